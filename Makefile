@@ -1,0 +1,38 @@
+# Each target does all of its own set-up: a virtual environment, the pinned packages, the data.
+# Nothing but make and Python 3.11 or newer (with its venv module) need be there before.
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+    command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+    && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/demo
+
+.PHONY: demo test lint benchmark results clean
+
+demo: $(VENV)/installed-experiments  ## train LeNet300, compress it to 2 %, print the paper's table beside ours
+	$(BIN)/python -m experiments.lc_lenet300 --preset quick --methods reference l0 l0_l2 --seeds 0 --output $(RUN) --resume
+
+test: $(VENV)/installed-test lint  ## lint, type-check and test
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: $(VENV)/installed-benchmarks  ## speed ratios (against PyTorch too, where it is installed)
+	$(BIN)/python -m benchmarks.lenet300
+
+results: $(VENV)/installed-experiments  ## the published table at full length, into results/
+	$(BIN)/python -m experiments.lc_lenet300 --preset paper --output runs/lc_lenet300 --results results/lc_lenet300 --resume
+
+# One stamp for each extra, remade when the requirements change.
+$(VENV)/installed-%: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: put it on PATH, or run 'make $(MAKECMDGOALS) PYTHON=/path/to/python3'"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache

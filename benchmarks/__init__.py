@@ -1,0 +1,1 @@
+"""What a user would pick instead, measured beside ours in one run."""

@@ -1,0 +1,1 @@
+"""What every experiment shares: the report's form, and how it is written."""

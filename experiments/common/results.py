@@ -1,0 +1,69 @@
+"""report.json: the one form in which every experiment states its results."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from sparsejax.training import write_json
+
+_PACKAGES = ("sparsejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    return found | {package: importlib.metadata.version(package) for package in _PACKAGES}
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were made on."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "backend": jax.default_backend(),
+        "devices": sorted({device.device_kind for device in jax.devices()}),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, sample standard deviation (0 for a single value) and the values themselves."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "std": spread, "values": list(values)}
+
+
+def write_report(
+    folder: Path, experiment: str, command: str, rows: Sequence[Mapping[str, Any]]
+) -> Path:
+    """Write ``folder/report.json`` and return its path."""
+    path = folder / "report.json"
+    write_json(
+        path,
+        {
+            "experiment": experiment,
+            "command": command,
+            "versions": versions(),
+            "machine": machine(),
+            "rows": list(rows),
+        },
+    )
+    return path
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"

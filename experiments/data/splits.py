@@ -1,0 +1,38 @@
+"""A validation split held out of the training images: stratified and seeded."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def stratified_holdout(labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the examples to train on and of those held out.
+
+    Each class is held out in proportion to its share (rounded by largest remainder, so that
+    exactly ``size`` are held out); which of its examples is drawn from ``seed``.
+
+    Args:
+      labels: int array [n].
+      size: how many to hold out.
+      seed: of the draw.
+
+    Returns:
+      Sorted index arrays [n - size] and [size] that share nothing.
+
+    Raises:
+      ValueError: ``size`` is not from 0 to n - 1.
+    """
+    if not 0 <= size < len(labels):
+        raise ValueError(f"size must be from 0 to {len(labels) - 1}; got {size}")
+    classes, counts = np.unique(labels, return_counts=True)
+    shares = counts * size / len(labels)
+    quotas = np.floor(shares).astype(int)
+    rest = size - quotas.sum()
+    quotas[np.argsort(quotas - shares, kind="stable")[:rest]] += 1
+    rng = np.random.default_rng(seed)
+    held = [
+        rng.permutation(np.flatnonzero(labels == label))[:quota]
+        for label, quota in zip(classes, quotas, strict=True)
+    ]
+    validation = np.sort(np.concatenate(held))
+    return np.setdiff1d(np.arange(len(labels)), validation), validation

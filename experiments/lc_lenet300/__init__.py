@@ -1,0 +1,1 @@
+"""LeNet300 on MNIST, compressed by learning-compression."""

@@ -1,0 +1,68 @@
+"""``python -m experiments.lc_lenet300``: train, compress, report."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import tyro
+
+from experiments.data import DataError, load
+from experiments.lc_lenet300 import report
+from experiments.lc_lenet300.config import Config, Row
+from experiments.lc_lenet300.figures import draw
+from experiments.lc_lenet300.train import Run
+from sparsejax.training import CheckpointError, TrainingDivergedError
+
+
+def main(config: Config, command: str) -> None:
+    """Make the rows asked for, then the report and the figures."""
+    results = config.results or config.output / "results"
+    dataset = load("mnist", config.data_dir)
+    wanted = config.rows()
+    ended: dict[Row, list[Run]] = {}
+    for seed in config.seeds:
+        reference = Run(config, dataset, "reference", seed)
+        _make(reference, None, ended)
+        for row in wanted:
+            if row != "reference":
+                _make(Run(config, dataset, row, seed), reference.network(), ended)
+    in_order = {row: ended[row] for row in wanted}
+    rows = report.table_rows(in_order)
+    results.mkdir(parents=True, exist_ok=True)
+    table = report.write(results, command, rows)
+    pictures = draw(results, ended)
+    print(f"\n{table}\n")
+    for path in (results / "report.md", results / "report.json", *pictures):
+        print(f"wrote {path}")
+
+
+def _make(run: Run, reference, ended: dict[Row, list[Run]]) -> None:
+    """Train ``run`` unless it has ended and the configuration says to resume."""
+    if run.config.resume and run.done() and run.result()["settings"] == run.settings:
+        result, how = run.result(), "already there"
+    else:
+        result = run.train(reference)
+        how = f"{result['seconds']:.0f} s"
+    units = "-".join(map(str, result["live_units"]))
+    print(
+        f"{run.row} seed {run.seed}: test error {result['test_error']:.2f} %, "
+        f"{result['nonzeros']:,} weights ({result['density']:.2%}), units {units} ({how})",
+        flush=True,
+    )
+    ended.setdefault(run.row, []).append(run)
+
+
+def cli() -> None:
+    """Read the flags; end with one line where the user can mend it."""
+    config = tyro.cli(Config, prog="python -m experiments.lc_lenet300")
+    command = " ".join(["python -m experiments.lc_lenet300", *sys.argv[1:]])
+    try:
+        main(config, command)
+    except (ValueError, DataError, CheckpointError, TrainingDivergedError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("default", category=RuntimeWarning, module="sparsejax")
+    cli()

@@ -1,0 +1,31 @@
+"""The figures of the experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.lc_lenet300.config import Row
+from experiments.lc_lenet300.train import Run
+from sparsejax.inspection import figures
+from sparsejax.models import LENET300_LAYERS
+from sparsejax.training import read_metrics
+
+
+def draw(folder: Path, runs: Mapping[Row, Sequence[Run]]) -> list[Path]:
+    """Draw the runs (each row's first seed where one network is shown); return the PNGs."""
+    networks: dict[str, Any] = {row: of_row[0].network() for row, of_row in runs.items()}
+    curves: dict[str, Any] = {
+        row: [read_metrics(run.folder) for run in of_row]
+        for row, of_row in runs.items()
+        if row != "reference"
+    }
+    drawn = [
+        figures.pixel_maps(folder / "pixels.png", networks, LENET300_LAYERS, (28, 28)),
+        figures.connectivity(folder / "connectivity.png", networks, LENET300_LAYERS),
+    ]
+    if curves:
+        path = folder / "curves.png"
+        drawn.append(figures.learning_compression_curves(path, curves))
+    return drawn

@@ -1,0 +1,26 @@
+"""Sparse neural networks as constrained optimisation, in pure functions for JAX.
+
+``sparsejax.projections`` and ``sparsejax.compression`` solve for the nearest sparse weights;
+``sparsejax.learning_compression`` trains towards them in any ``optax.chain``;
+``sparsejax.inspection`` tells what is left. These need jax and optax alone;
+``sparsejax.training`` and ``sparsejax.models`` need the ``experiments`` extra and are imported by
+name.
+
+Everywhere, ``where`` chooses the leaves that are sparsified: a callable ``(path, leaf) -> bool``
+(``path`` as in ``jax.tree_util.tree_map_with_path``) or a pytree of bools (or a prefix of one).
+Its default chooses the floating-point leaves with two or more dimensions.
+"""
+
+from sparsejax import compression, inspection, projections, transforms
+from sparsejax.transforms import compressed_params, learning_compression
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "compressed_params",
+    "compression",
+    "inspection",
+    "learning_compression",
+    "projections",
+    "transforms",
+]

@@ -1,0 +1,66 @@
+"""Checks of arguments where they enter: values that are known are checked, traced ones pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def known(value: Any) -> np.ndarray | None:
+    """``value`` as a numpy array, or ``None`` while it is traced."""
+    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+
+
+def scalar_count(name: str, value: Any, most: int | None = None) -> jax.Array:
+    """``value`` as an int32 scalar in ``[0, most]``.
+
+    A known value out of range is an error; a traced one is clipped, since it cannot raise.
+
+    Raises:
+      TypeError: not a number, or a traced value that is not an integer.
+      ValueError: not a scalar, fractional, negative, or larger than ``most``.
+    """
+    allowed = "an integer >= 0" if most is None else f"an integer from 0 to {most}"
+    if jnp.shape(value) != ():
+        raise ValueError(f"{name} must be {allowed}; got shape {jnp.shape(value)}")
+    number = known(value)
+    if number is None:
+        if not jnp.issubdtype(value.dtype, jnp.integer):
+            raise TypeError(f"{name} must be {allowed}; got a traced {value.dtype}")
+        return jnp.clip(value, 0, most).astype(jnp.int32)
+    if number.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be {allowed}; got {value!r} ({type(value).__name__})")
+    if not (number >= 0 and number == np.floor(number) and (most is None or number <= most)):
+        raise ValueError(f"{name} must be {allowed}; got {value}")
+    return jnp.asarray(int(number), jnp.int32)
+
+
+def scalar_at_least_zero(name: str, value: Any) -> jax.Array:
+    """``value`` as a floating-point scalar that is not negative (a traced one is not checked).
+
+    Raises:
+      ValueError: not a scalar, negative, or NaN.
+    """
+    if jnp.shape(value) != ():
+        raise ValueError(f"{name} must be a scalar >= 0; got shape {jnp.shape(value)}")
+    number = known(value)
+    if number is not None and not number >= 0:
+        raise ValueError(f"{name} must be a number >= 0; got {value}")
+    dtype = jnp.promote_types(jnp.result_type(value), jnp.float32)
+    return jnp.asarray(value, dtype)
+
+
+def no_nan(name: str, paths: list[str], leaves: list[jax.Array]) -> None:
+    """Raise ValueError naming the first leaf that is known and holds NaN."""
+    for path, leaf in zip(paths, leaves, strict=True):
+        if isinstance(leaf, jax.core.Tracer) or not leaf.is_fully_addressable:
+            continue
+        count = int(jnp.isnan(leaf).sum())
+        if count:
+            raise ValueError(
+                f"{name} holds NaN in {count} of the {leaf.size} entries of {path or 'its leaf'}; "
+                "a projection is defined for numbers only"
+            )

@@ -1,0 +1,45 @@
+"""What every C step is: a pair of pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from sparsejax import _checks
+from sparsejax._where import PyTree, choose, everything
+
+
+class Compression(NamedTuple):
+    r"""The C step of learning-compression: the compressed weights nearest to given ones.
+
+    .. math:: \theta = \arg\min_\theta \tfrac{\mu}{2}\|w-\theta\|_2^2 + P(\theta)
+
+    Any pair of functions with these shapes is a compression; ``learning_compression`` asks for no
+    more.
+
+    Attributes:
+      init: ``weights -> state``. ``weights`` is a pytree that holds just the leaves to compress
+        (``learning_compression`` puts ``optax.MaskedNode()`` in the place of the others). The
+        state is a pytree of arrays: hyperparameters live there, so that changing one recompiles
+        nothing and several can be run at once under ``vmap``.
+      project: ``(weights, mu, state) -> (theta, state)``, pure and jittable, ``mu`` a traced
+        positive scalar; ``theta`` has the structure, shapes and dtypes of ``weights``.
+    """
+
+    init: Callable[[PyTree], PyTree]
+    project: Callable[[PyTree, jax.Array, PyTree], tuple[PyTree, PyTree]]
+
+
+class ScalarState(NamedTuple):
+    """State of a compression with one hyperparameter."""
+
+    value: jax.Array
+
+
+def check_weights(weights: PyTree) -> int:
+    """How many weights there are to compress; raises ValueError where they hold NaN."""
+    chosen = choose(weights, everything)
+    _checks.no_nan("weights", chosen.paths, chosen.leaves)
+    return chosen.size

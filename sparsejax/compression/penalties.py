@@ -1,0 +1,59 @@
+"""C steps with a price on each non-zero weight instead of a budget."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from sparsejax import _checks
+from sparsejax._where import everything
+from sparsejax.compression.base import Compression, ScalarState, check_weights
+from sparsejax.projections import hard_threshold, soft_threshold
+
+
+def l0_penalty(alpha: ArrayLike) -> Compression:
+    r"""A price of ``alpha`` for each non-zero weight.
+
+    .. math:: \min_\theta \tfrac{\mu}{2}\|w-\theta\|_2^2 + \alpha\|\theta\|_0
+              \quad\Rightarrow\quad \theta_i = w_i\,[\,|w_i|>\sqrt{2\alpha/\mu}\,]
+
+    Args:
+      alpha: scalar ``>= 0``, in units of the loss per weight; may be traced.
+
+    Raises:
+      ValueError: ``alpha`` is negative, NaN or not a scalar; in ``init``: the weights hold NaN.
+    """
+    alpha = _checks.scalar_at_least_zero("alpha", alpha)
+
+    def init(weights):
+        check_weights(weights)
+        return ScalarState(alpha)
+
+    def project(weights, mu, state):
+        return hard_threshold(weights, jnp.sqrt(2 * state.value / mu), everything), state
+
+    return Compression(init, project)
+
+
+def l1_penalty(alpha: ArrayLike) -> Compression:
+    r"""A price of ``alpha`` for each unit of a weight's magnitude.
+
+    .. math:: \min_\theta \tfrac{\mu}{2}\|w-\theta\|_2^2 + \alpha\|\theta\|_1
+              \quad\Rightarrow\quad \theta_i = \operatorname{sign}(w_i)\max(|w_i|-\alpha/\mu, 0)
+
+    Args:
+      alpha: scalar ``>= 0``, in units of the loss per unit of weight; may be traced.
+
+    Raises:
+      ValueError: ``alpha`` is negative, NaN or not a scalar; in ``init``: the weights hold NaN.
+    """
+    alpha = _checks.scalar_at_least_zero("alpha", alpha)
+
+    def init(weights):
+        check_weights(weights)
+        return ScalarState(alpha)
+
+    def project(weights, mu, state):
+        return soft_threshold(weights, state.value / mu, everything), state
+
+    return Compression(init, project)

@@ -1,0 +1,7 @@
+"""Which theta is nearest to w? Exact, jittable projections and proximal maps of pytrees."""
+
+from sparsejax.projections.l0_ball import project_l0_ball
+from sparsejax.projections.l1_ball import project_l1_ball
+from sparsejax.projections.thresholds import hard_threshold, soft_threshold
+
+__all__ = ["hard_threshold", "project_l0_ball", "project_l1_ball", "soft_threshold"]

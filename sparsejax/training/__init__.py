@@ -1,0 +1,23 @@
+"""The jitted loop: step, fit, checkpoint and resume, metrics. Needs the ``experiments`` extra."""
+
+from sparsejax.training.batches import Batches
+from sparsejax.training.checkpoints import CheckpointError, Checkpoints, write_json
+from sparsejax.training.folder import claim_folder
+from sparsejax.training.loop import TrainingDivergedError, fit
+from sparsejax.training.metrics import MetricLog, read_metrics
+from sparsejax.training.state import TrainState, init_state, make_step
+
+__all__ = [
+    "Batches",
+    "CheckpointError",
+    "Checkpoints",
+    "MetricLog",
+    "TrainState",
+    "TrainingDivergedError",
+    "claim_folder",
+    "fit",
+    "init_state",
+    "make_step",
+    "read_metrics",
+    "write_json",
+]

@@ -1,0 +1,209 @@
+"""The training loop: a jitted step, called one at a time or scanned in blocks."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from tqdm import tqdm
+
+from sparsejax.training.batches import ArrayData, Batches
+from sparsejax.training.checkpoints import Checkpoints
+from sparsejax.training.folder import claim_folder
+from sparsejax.training.metrics import MetricLog
+from sparsejax.training.state import Metrics, StepFunction, TrainState
+
+_SHOWN = ("loss", "error", "density")  # in the progress bar, where a row has them
+
+
+class TrainingDivergedError(FloatingPointError):
+    """The loss or the parameters stopped being finite."""
+
+
+def fit(
+    step: StepFunction,
+    state: TrainState,
+    data: ArrayData,
+    *,
+    batch_size: int,
+    steps: int,
+    seed: int = 0,
+    block: int | None = None,
+    evaluate: Callable[[TrainState], Mapping[str, float]] | None = None,
+    report_every: int | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    config: Mapping[str, Any] | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
+    learning_rate: optax.Schedule | None = None,
+    name: str = "",
+    device_bytes: int = 2**31,
+) -> TrainState:
+    """Train to ``steps`` steps and return the last state.
+
+    The result depends on the arguments alone: not on ``block``, on where the data lives, or on how
+    often the run was killed and resumed; each of these gives the same bits.
+
+    Args:
+      step: ``(state, batch) -> (state, metrics)``, as `make_step` builds it. Pass the same object
+        to several runs and it is compiled once.
+      state: the state to start from (kept intact: the loop works on a copy).
+      data: arrays of equal length by name, see `Batches`.
+      batch_size: examples a step.
+      steps: the number of the last step.
+      seed: of the order of the examples.
+      block: steps a call. 1 calls a jitted step from Python, best for convolutions on a CPU;
+        more are scanned in one call. Default: an epoch, at most 256.
+      evaluate: ``state -> numbers``, added to each report.
+      report_every: steps between reports; default an epoch. A report holds the means of the step's
+        metrics since the last one. There is one at every checkpoint and at the end, too.
+      folder: where to keep ``config.json``, ``metrics.jsonl``, ``tensorboard/`` and
+        ``checkpoints/``; nothing is written without one.
+      config: what defines the run, as JSON values; a folder belongs to one configuration.
+      checkpoint_every: steps between checkpoints; default 10 epochs. The last state is always
+        saved. Everything is in it: parameters, optimizer state, PRNG key, the place in the data.
+      resume: continue from the newest undamaged checkpoint in ``folder``, if there is one.
+      learning_rate: the schedule in use, for the reports and for the message of a failure.
+      name: shown in the progress bar (on a terminal only).
+      device_bytes: see `Batches`.
+
+    Raises:
+      ValueError: an argument is out of range, or the folder is not this run's.
+      TrainingDivergedError: the loss or a parameter is NaN or infinite; names the step, the
+        learning rate and the last good checkpoint.
+      CheckpointError: a checkpoint cannot be written, or none can be read.
+    """
+    batches = Batches(data, batch_size, seed, device_bytes)
+    epoch = batches.steps_per_epoch
+    block = _at_least_one("block", block or min(epoch, 256))
+    report_every = _at_least_one("report_every", report_every or epoch)
+    checkpoint_every = _at_least_one("checkpoint_every", checkpoint_every or 10 * epoch)
+
+    state = jax.tree.map(jnp.copy, state)  # the loop donates its state
+    checkpoints, log, seconds = None, None, 0.0
+    if folder is not None:
+        folder = claim_folder(folder, config or {}, resume)
+        checkpoints = Checkpoints(folder / "checkpoints")
+        found = checkpoints.restore(state) if resume else None
+        if found:
+            state, seconds = found.state, found.extra["seconds"]
+        log = MetricLog(folder, after_step=int(state.step))
+    now = int(state.step)
+    bar = tqdm(
+        total=steps, initial=now, desc=name, unit="step", disable=None, leave=False, miniters=1
+    )
+    start = time.perf_counter() - seconds
+    pending: list[Metrics] = []
+    try:
+        while now < steps:
+            boundary = min(
+                steps, _next_multiple(now, report_every), _next_multiple(now, checkpoint_every)
+            )
+            while now < boundary:
+                count = min(block, boundary - now, _next_multiple(now, epoch) - now)
+                state, metrics = _run_block(step, state, *batches.block(now, count))
+                pending.append(metrics)
+                now += count
+            row = _means(pending, now, folder, learning_rate)
+            pending.clear()
+            if evaluate:
+                row |= {key: float(value) for key, value in evaluate(state).items()}
+            if learning_rate:
+                row["learning_rate"] = float(learning_rate(now - 1))
+            row |= {"step": now, "epoch": now / epoch, "seconds": time.perf_counter() - start}
+            if log:
+                log.write(row)
+            if checkpoints and (now % checkpoint_every == 0 or now == steps):
+                _check_parameters(state, now, folder, learning_rate)
+                checkpoints.save(now, state, {"seconds": row["seconds"]})
+            bar.set_postfix({k: f"{row[k]:.4g}" for k in _SHOWN if k in row}, refresh=False)
+            bar.update(now - bar.n)
+    finally:
+        bar.close()
+        if log:
+            log.close()
+        if checkpoints:
+            checkpoints.close()
+    return state
+
+
+@functools.partial(jax.jit, static_argnames="step", donate_argnames="state")
+def _run_block(step: StepFunction, state: TrainState, arrays, indices):
+    """Take one step for each row of ``indices`` (or of ``arrays`` where there are no indices)."""
+
+    def take(state: TrainState, rows):
+        if indices is None:
+            return step(state, rows)
+        pick = lambda array: array.at[rows].get(mode="promise_in_bounds")  # noqa: E731
+        return step(state, jax.tree.map(pick, arrays))
+
+    rows = arrays if indices is None else indices
+    if jax.tree.leaves(rows)[0].shape[0] > 1:
+        return lax.scan(take, state, rows)
+    state, metrics = take(state, jax.tree.map(lambda array: array[0], rows))
+    return state, jax.tree.map(lambda value: value[None], metrics)
+
+
+@jax.jit
+def _all_finite(tree) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _means(
+    pending: list[Metrics], now: int, folder: Path | None, learning_rate: optax.Schedule | None
+) -> dict[str, float]:
+    """Means of the metrics over the steps since the last report, in float64."""
+    series = {
+        key: np.concatenate([np.asarray(block[key], np.float64) for block in pending])
+        for key in pending[0]
+    }
+    bad = np.flatnonzero(~np.isfinite(series["loss"]))
+    if bad.size:
+        step = now - len(series["loss"]) + int(bad[0])
+        what = f"the loss is {series['loss'][bad[0]]}"
+        raise TrainingDivergedError(_diverged(what, step, folder, learning_rate))
+    return {key: math.fsum(values) / len(values) for key, values in series.items()}
+
+
+def _check_parameters(
+    state: TrainState, now: int, folder: Path | None, learning_rate: optax.Schedule | None
+) -> None:
+    """A checkpoint that is not finite must not push out one that is."""
+    if not _all_finite(state.params):
+        what = "a parameter is not finite"
+        raise TrainingDivergedError(_diverged(what, now - 1, folder, learning_rate))
+
+
+def _diverged(
+    what: str, step: int, folder: Path | None, learning_rate: optax.Schedule | None
+) -> str:
+    rate = f" with learning rate {float(learning_rate(step)):.6g}" if learning_rate else ""
+    saved = []
+    if folder:
+        checkpoints = Checkpoints(folder / "checkpoints")
+        saved = checkpoints.steps()
+        checkpoints.close()
+    last = f"the last good checkpoint is that of step {saved[-1]} in {folder}" if saved else (
+        "no checkpoint was written yet"
+    )  # fmt: skip
+    return f"{what} at step {step}{rate}; {last}"
+
+
+def _next_multiple(now: int, every: int) -> int:
+    return (now // every + 1) * every
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name} must be an integer >= 1; got {value}")
+    return value
