@@ -58,7 +58,8 @@ def no_nan(name: str, paths: list[str], leaves: list[jax.Array]) -> None:
     for path, leaf in zip(paths, leaves, strict=True):
         if isinstance(leaf, jax.core.Tracer) or not leaf.is_fully_addressable:
             continue
-        count = int(jnp.isnan(leaf).sum())
+        with jax.ensure_compile_time_eval():  # known here, even while something else is traced
+            count = int(jnp.isnan(leaf).sum())
         if count:
             raise ValueError(
                 f"{name} holds NaN in {count} of the {leaf.size} entries of {path or 'its leaf'}; "

@@ -64,7 +64,8 @@ def learning_compression(
 
     The C step of an L step is run by its last ``update``, on the parameters given there, before
     the gradient of that update is formed; so after every L step `compressed_params` is up to date.
-    It runs only then (also under ``vmap``, where members may be at different steps).
+    It runs only then, also under ``vmap`` (where members may be at different steps); the price is
+    that ``update`` cannot be differentiated in reverse mode.
 
     Args:
       compression: the C step.
@@ -91,7 +92,8 @@ def learning_compression(
       CVPR 2018.
     """
     steps_per_l_step = _positive_int("steps_per_l_step", steps_per_l_step)
-    first = _positive_int("first_l_step", first_l_step) if first_l_step else steps_per_l_step
+    first = steps_per_l_step if first_l_step is None else first_l_step
+    first = _positive_int("first_l_step", first)
     schedule = mu_schedule if callable(mu_schedule) else optax.constant_schedule(mu_schedule)
     _check_mu_schedule(schedule)
 
@@ -138,10 +140,14 @@ def learning_compression(
 
     def update(updates, state, params=None):
         if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
+            raise ValueError("params must be passed to update: the gradient depends on them")
         weights = mask_out(params, where)
         state = state._replace(steps_left=state.steps_left - 1)
-        state = lax.cond(state.steps_left == 0, c_step, lambda _, state: state, weights, state)
+        # A loop of at most one trip, since a C step refills steps_left. `lax.cond` says the same,
+        # but under vmap it becomes a select that runs the C step at every update.
+        state = lax.while_loop(
+            lambda state: state.steps_left == 0, lambda state: c_step(weights, state), state
+        )
 
         def augmented(gradient, w, theta, lam=None):
             if isinstance(w, optax.MaskedNode):

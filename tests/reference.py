@@ -1,0 +1,50 @@
+"""Brute-force references in numpy, and helpers that several tests share."""
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+def as_float64(leaves):
+    return np.concatenate([np.asarray(leaf).astype(np.float64).ravel() for leaf in leaves])
+
+
+def top_kappa(leaves, kappa):
+    """The projection by a stable sort of float64 magnitudes."""
+    flat = as_float64(leaves)
+    kept = np.argsort(-np.abs(flat), kind="stable")[:kappa]
+    mask = np.zeros(flat.size, bool)
+    mask[kept] = True
+    return np.where(mask, flat, 0)
+
+
+def l1_ball(leaves, radius):
+    """The projection by sorting, in float64."""
+    flat = as_float64(leaves)
+    magnitudes = np.abs(flat)
+    if magnitudes.sum() <= radius:
+        return flat
+    ordered = np.sort(magnitudes)[::-1]
+    excess = (np.cumsum(ordered) - radius) / np.arange(1, flat.size + 1)
+    tau = excess[np.flatnonzero(ordered > excess)[-1]] if radius > 0 else ordered[0]
+    return np.sign(flat) * np.maximum(magnitudes - tau, 0)
+
+
+def shard(array, *axes):
+    """``array`` on a mesh of 4 x 2 devices, partitioned by mesh axes ``a`` and ``b``."""
+    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("a", "b"))
+    return jax.device_put(array, NamedSharding(mesh, PartitionSpec(*axes)))
+
+
+def primitives(jaxpr):
+    """Names of all primitives in a jaxpr and those inside it."""
+    names = set()
+    for equation in jaxpr.eqns:
+        names.add(equation.primitive.name)
+        for parameter in jax.tree.leaves(
+            equation.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")
+        ):
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                names |= primitives(inner)
+    return names
