@@ -49,7 +49,7 @@ def fetch(spec: Spec, folder: Path) -> Arrays:
 def _is_another(spec: Spec, arrays: Arrays) -> bool:
     """Whether the files are a sister dataset that uses the same file names."""
     for other in SPECS.values():
-        if other is not spec and other.parse is spec.parse:
+        if other.name != spec.name and other.parse is spec.parse:
             try:
                 other.check(arrays, "")
             except DataError:

@@ -23,13 +23,14 @@ _CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
 
 def read_idx_folder(folder: Path) -> Mapping[str, np.ndarray] | None:
     """The arrays of four IDX files, plain or gzipped, in a folder; None unless all are there."""
-    found = {}
+    files = {}
     for key, name in IDX_FILES.items():
-        files = [folder / name, folder / f"{name}.gz"]
-        file = next((file for file in files if file.is_file()), None)
+        candidates = [folder / name, folder / f"{name}.gz"]
+        file = next((file for file in candidates if file.is_file()), None)
         if file is None:
             return None
-        found[key] = read_idx(file)
+        files[key] = file
+    found = {key: read_idx(file) for key, file in files.items()}
     for key in ("train_images", "test_images"):
         found[key] = found[key][..., None]
     return found

@@ -22,13 +22,38 @@ class Schedule:
     l_steps: int
     epochs_per_l_step: int
     first_l_step_epochs: int
+    checkpoint_epochs: int
+    mu: float
+    mu_growth: float
 
 
 PRESETS = {
-    "smoke": Schedule(reference_epochs=2, l_steps=10, epochs_per_l_step=1, first_l_step_epochs=1),
-    "quick": Schedule(reference_epochs=30, l_steps=40, epochs_per_l_step=5, first_l_step_epochs=5),
+    "smoke": Schedule(
+        reference_epochs=2,
+        l_steps=8,
+        epochs_per_l_step=1,
+        first_l_step_epochs=1,
+        checkpoint_epochs=1,
+        mu=1e-3,
+        mu_growth=1.5,
+    ),
+    "quick": Schedule(
+        reference_epochs=30,
+        l_steps=40,
+        epochs_per_l_step=5,
+        first_l_step_epochs=5,
+        checkpoint_epochs=10,
+        mu=9e-5,
+        mu_growth=1.1,
+    ),
     "paper": Schedule(
-        reference_epochs=100, l_steps=40, epochs_per_l_step=20, first_l_step_epochs=40
+        reference_epochs=100,
+        l_steps=40,
+        epochs_per_l_step=20,
+        first_l_step_epochs=40,
+        checkpoint_epochs=20,
+        mu=9e-5,
+        mu_growth=1.1,
     ),
 }
 
@@ -52,7 +77,7 @@ class Config:
     ] = ("all",)
     """Rows of the table to make; the dense reference they start from is trained where missing."""
     preset: Literal["smoke", "quick", "paper"] = "quick"
-    """How long: smoke (10 epochs), quick (200), paper (820, the published schedule)."""
+    """How long: smoke (8 epochs), quick (200), paper (820, the published schedule)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of every method for each."""
     kappa: int | None = None
@@ -67,10 +92,10 @@ class Config:
     """Augmented Lagrangian, or (--no-multipliers) the quadratic penalty."""
     activation: Literal["relu", "tanh"] = "relu"
     """Of the hidden units."""
-    mu: float = 9e-5
-    """The penalty's weight in the first L step."""
-    mu_growth: float = 1.1
-    """Its growth from one L step to the next."""
+    mu: float | None = None
+    """The penalty's weight in the first L step; default the preset's."""
+    mu_growth: float | None = None
+    """Its growth from one L step to the next; default the preset's."""
     learning_rate: float = 0.2
     """Of SGD with Nesterov momentum 0.9, in the first L step."""
     learning_rate_decay: float = 0.98
@@ -93,8 +118,10 @@ class Config:
         return tuple(row for row in ROWS if "all" in self.method or row in self.method)
 
     def schedule(self) -> Schedule:
-        """What the preset fixes."""
-        return PRESETS[self.preset]
+        """The preset's, with the flags that override it."""
+        given = {"mu": self.mu, "mu_growth": self.mu_growth}
+        given = {name: value for name, value in given.items() if value is not None}
+        return dataclasses.replace(PRESETS[self.preset], **given)
 
     def row_settings(self, row: Row) -> dict[str, Any]:
         """What defines a run of ``row``, as JSON values: it names the run's folder owner."""
@@ -104,14 +131,13 @@ class Config:
             "activation": self.activation,
             "batch_size": self.batch_size,
             "reference_learning_rate": self.reference_learning_rate,
-            **dataclasses.asdict(self.schedule()),
+            "reference_epochs": self.schedule().reference_epochs,
         }
         if row == "reference":
             return settings
         settings |= {
             "multipliers": self.multipliers,
-            "mu": self.mu,
-            "mu_growth": self.mu_growth,
+            **dataclasses.asdict(self.schedule()),
             "learning_rate": self.learning_rate,
             "learning_rate_decay": self.learning_rate_decay,
         }

@@ -74,7 +74,7 @@ class Run:
             seed=self.seed,
             evaluate=self._evaluate_l_step if compresses else self._evaluate_dense,
             report_every=report_epochs * self.steps_per_epoch,
-            checkpoint_every=max(10, report_epochs) * self.steps_per_epoch,
+            checkpoint_every=schedule.checkpoint_epochs * self.steps_per_epoch,
             folder=self.folder,
             config=self.settings,
             resume=self.config.resume,
@@ -130,7 +130,7 @@ class Run:
 
         transform = sparsejax.learning_compression(
             self._compression(),
-            mu_schedule=optax.exponential_decay(config.mu, 1, config.mu_growth),
+            mu_schedule=optax.exponential_decay(schedule.mu, 1, schedule.mu_growth),
             steps_per_l_step=per_l_step,
             first_l_step=first,
             multipliers=config.multipliers,

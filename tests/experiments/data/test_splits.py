@@ -1,0 +1,26 @@
+import numpy as np
+import pytest
+
+from experiments.data import stratified_holdout
+
+
+def test_holds_out_exactly_and_in_proportion():
+    labels = np.repeat(np.arange(4), [100, 53, 27, 20])
+    train, validation = stratified_holdout(labels, 41, seed=0)
+    assert (len(train), len(validation)) == (159, 41)
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, validation])), np.arange(200))
+    assert (np.abs(np.bincount(labels[validation]) - np.bincount(labels) * 41 / 200) < 1).all()
+
+
+def test_depends_on_the_seed_alone():
+    labels = np.arange(1000) % 10
+    first, again, other = (stratified_holdout(labels, 100, seed)[1] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_bad_sizes_are_named():
+    assert len(stratified_holdout(np.zeros(5, int), 0, 0)[1]) == 0
+    for size in (-1, 5):
+        with pytest.raises(ValueError, match=f"size must be from 0 to 4; got {size}"):
+            stratified_holdout(np.zeros(5, int), size, 0)
