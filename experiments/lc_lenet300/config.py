@@ -119,13 +119,14 @@ class Config:
 
     def schedule(self) -> Schedule:
         """The preset's, with the flags that override it."""
-        given = {"mu": self.mu, "mu_growth": self.mu_growth}
-        given = {name: value for name, value in given.items() if value is not None}
-        return dataclasses.replace(PRESETS[self.preset], **given)
+        preset = PRESETS[self.preset]
+        return dataclasses.replace(
+            preset, mu=_or(self.mu, preset.mu), mu_growth=_or(self.mu_growth, preset.mu_growth)
+        )
 
     def row_settings(self, row: Row) -> dict[str, Any]:
         """What defines a run of ``row``, as JSON values: it names the run's folder owner."""
-        settings = {
+        settings: dict[str, Any] = {
             "row": row,
             "preset": self.preset,
             "activation": self.activation,

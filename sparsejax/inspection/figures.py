@@ -7,12 +7,16 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from sparsejax._where import PyTree
 from sparsejax.inspection.live_units import layer_kernels, live_unit_masks
 
 _INK = "#1b2a41"
+_INK_ON_WHITE = ListedColormap(["white", _INK])
+_CELLS_ACROSS = 300  # as many columns as a panel has pixels for
 
 
 def pixel_maps(
@@ -61,14 +65,16 @@ def connectivity(path: Path, networks: Mapping[str, PyTree], layers: Sequence[st
         for column, (axis, links) in enumerate(zip(axes, carrying, strict=True)):
             sorted_links = links[orders[column]][:, orders[column + 1]].T
             units, inputs = sorted_links.shape
-            axis.set_xlim(0, inputs)
-            axis.set_ylim(units, 0)
-            if sorted_links.mean() > 0.5:
-                axis.set_facecolor(_INK)
-            else:
+            if inputs <= _CELLS_ACROSS:
+                axis.imshow(
+                    sorted_links, cmap=_INK_ON_WHITE, vmin=0, vmax=1, aspect="auto",
+                    interpolation="nearest", extent=(0, inputs, units, 0),
+                )  # fmt: skip
+            else:  # cells are smaller than pixels: a dot each, so that lone ones are not lost
                 rows, columns = np.nonzero(sorted_links)
-                size = min(4.0, 5e3 / inputs / units * 8 + 0.5)
-                axis.scatter(columns + 0.5, rows + 0.5, s=size, c=_INK, marker="s", linewidths=0)
+                axis.scatter(columns + 0.5, rows + 0.5, s=0.8, c=_INK, marker="s", linewidths=0)
+                axis.set_xlim(0, inputs)
+                axis.set_ylim(units, 0)
             axis.set_title(
                 f"{title}: {layers[column]}, {int(links.sum()):,} of {links.size:,}", fontsize=9
             )
@@ -99,15 +105,21 @@ def learning_compression_curves(
                 axis.plot(l_steps, values, color=color, linewidth=1.2, alpha=0.8, label=label)
     left.set_ylabel("validation error of the compressed network, %")
     right.set_ylabel("distance ‖w - θ‖₂")
+    right.set_yscale("log")
+    for set_formatter in (right.yaxis.set_major_formatter, right.yaxis.set_minor_formatter):
+        set_formatter(LogFormatter(minor_thresholds=(1.5, 0.7)))
+    left.set_yscale("log")
+    left.set_yticks(
+        [1, 2, 3, 5, 10, 20, 50, 100], labels=["1", "2", "3", "5", "10", "20", "50", "100"]
+    )
+    left.minorticks_off()
     for axis in (left, right):
         axis.set_xlabel("L step")
-        axis.set_yscale("log")
         axis.grid(True, which="major", alpha=0.3)
         axis.legend(frameon=False)
-    left.yaxis.set_major_formatter("{x:g}")
     return _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    figure.savefig(path, dpi=130, metadata={"Software": None})
     return path

@@ -33,7 +33,7 @@ StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def init_state(
     params: PyTree, optimizer: optax.GradientTransformation, key: jax.Array
 ) -> TrainState:
-    """The state before the first step: ``optimizer.init(params)`` and a typed PRNG key beside it."""
+    """The state before the first step, with ``optimizer.init(params)`` and a typed PRNG key."""
     return TrainState(jnp.asarray(0, jnp.int32), params, optimizer.init(params), key)
 
 

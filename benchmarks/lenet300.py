@@ -1,0 +1,173 @@
+"""An L step of LeNet300, ours against PyTorch's: ``python -m benchmarks.lenet300``.
+
+An epoch of learning-compression (60,000 MNIST images, batch 256) in our loop, and the same
+mathematics in the loop that a PyTorch user writes, measured in turn in one process. Where torch is
+not installed the ratio is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from flax import nnx
+
+import sparsejax
+from experiments.common.results import machine, versions
+from experiments.data import load
+from sparsejax import compression
+from sparsejax.models import LeNet300
+from sparsejax.training import fit, init_state, make_step, write_json
+
+_BATCH, _KAPPA, _MU = 256, 5324, 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Speed of an L step of LeNet300 against PyTorch."""
+
+    rounds: int = 7
+    """Epochs of each, in turn; the median counts."""
+    l_step_epochs: int = 5
+    """Epochs of an L step, to which a C step is compared."""
+    output: Path | None = None
+    """A JSON file for the figures; default none."""
+    data_dir: Path | None = None
+    """Folder of the datasets."""
+
+
+def main(config: Config) -> None:
+    """Measure, print, and perhaps write."""
+    dataset = load("mnist", config.data_dir, validation_size=0)
+    images, labels = dataset.train
+    ours, compile_seconds, c_step = _ours(images, labels)
+    contestants: dict[str, Callable[[], float]] = {"sparsejax": ours}
+    contestants |= _torch(images, labels)
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(config.rounds + 1):
+        for name, epoch in contestants.items():
+            taken = epoch()
+            if number:  # the first warms up
+                seconds[name].append(taken)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    c_seconds = statistics.median(c_step() for _ in range(50))
+    l_seconds = config.l_step_epochs * median["sparsejax"]
+    print(
+        f"{'one L-step epoch, 60,000 images':<44}{'median s':>10}{'min':>8}{'max':>8}{'ratio':>8}"
+    )
+    for name, value in median.items():
+        spread = f"{min(seconds[name]):>8.3f}{max(seconds[name]):>8.3f}"
+        print(f"{name:<44}{value:>10.3f}{spread}{value / median['sparsejax']:>7.2f}x")
+    if len(contestants) == 1:
+        print("torch is not installed: no ratio against it")
+    share = c_seconds / l_seconds
+    print(
+        f"C step {1e3 * c_seconds:.2f} ms: {share:.2%} of an L step of {config.l_step_epochs} epochs"
+    )
+    print(f"compilation {compile_seconds:.2f} s")
+    if config.output:
+        figures = {
+            "epoch_seconds": seconds,
+            "ratio_to_sparsejax": {k: v / median["sparsejax"] for k, v in median.items()},
+            "c_step_seconds": c_seconds,
+            "c_step_share_of_l_step": share,
+            "l_step_epochs": config.l_step_epochs,
+            "compile_seconds": compile_seconds,
+        }
+        about: dict[str, Any] = {"versions": versions(), "machine": machine()}
+        write_json(config.output, {"benchmark": "lenet300", **about, **figures})
+        print(f"wrote {config.output}")
+
+
+def _ours(images, labels) -> tuple[Callable[[], float], float, Callable[[], float]]:
+    """Our epoch and our C step, each returning the seconds it took; seconds of compilation."""
+    graph, params, rest = nnx.split(LeNet300(rngs=nnx.Rngs(0)), nnx.Param, ...)
+    step_count = len(labels) // _BATCH
+    compress = compression.l0_ball(_KAPPA)
+    optimizer = optax.chain(
+        sparsejax.learning_compression(compress, _MU, 5 * step_count),
+        optax.sgd(0.05, momentum=0.9, nesterov=True),
+    )
+
+    def loss(params, batch, key):
+        del key
+        logits = nnx.merge(graph, params, rest)(batch["image"].astype(jnp.float32) / 255)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), {}
+
+    step = make_step(loss, optimizer)
+    data = jax.device_put({"image": images, "label": labels})
+    state = init_state(params, optimizer, jax.random.key(0))
+
+    def epoch() -> float:
+        start = time.perf_counter()
+        fit(step, state, data, batch_size=_BATCH, steps=step_count)
+        return time.perf_counter() - start
+
+    weights = jax.tree.map(lambda leaf: leaf if leaf.ndim > 1 else optax.MaskedNode(), params)
+    inner = compress.init(weights)
+    project = jax.jit(compress.project)
+
+    def c_step() -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(project(weights, _MU, inner))
+        return time.perf_counter() - start
+
+    first = epoch()
+    later = min(epoch() for _ in range(3))
+    c_step()
+    return epoch, first - later, c_step
+
+
+def _torch(images, labels) -> dict[str, Callable[[], float]]:
+    """The same epoch in PyTorch, fed by a DataLoader and by slices of a shuffled tensor."""
+    try:
+        import torch
+    except ImportError:
+        return {}
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(784, 300), torch.nn.Linear(300, 100), torch.nn.Linear(100, 10)]
+    model = torch.nn.Sequential(layers[0], torch.nn.ReLU(), layers[1], torch.nn.ReLU(), layers[2])
+    weights = [layer.weight for layer in layers]
+    thetas = [weight.detach().clone() for weight in weights]
+    lambdas = [torch.zeros_like(weight) for weight in weights]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+    x = torch.from_numpy(images.reshape(len(images), -1).astype(np.float32) / 255)
+    y = torch.from_numpy(labels.astype(np.int64))
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(x, y), batch_size=_BATCH, shuffle=True, drop_last=True
+    )
+
+    def slices():
+        order = torch.randperm(len(y))
+        for start in range(0, len(y) - _BATCH + 1, _BATCH):
+            chosen = order[start : start + _BATCH]
+            yield x[chosen], y[chosen]
+
+    def epoch(batches) -> float:
+        start = time.perf_counter()
+        for image, label in batches():
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(image), label)
+            for weight, theta, lam in zip(weights, thetas, lambdas, strict=True):
+                loss = loss + 0.5 * _MU * ((weight - theta - lam / _MU) ** 2).sum()
+            loss.backward()
+            optimizer.step()
+        return time.perf_counter() - start
+
+    return {
+        "PyTorch with a DataLoader": lambda: epoch(lambda: loader),
+        "PyTorch slicing a tensor": lambda: epoch(slices),
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, prog="python -m benchmarks.lenet300"))
