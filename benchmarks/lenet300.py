@@ -70,9 +70,8 @@ def main(config: Config) -> None:
     if len(contestants) == 1:
         print("torch is not installed: no ratio against it")
     share = c_seconds / l_seconds
-    print(
-        f"C step {1e3 * c_seconds:.2f} ms: {share:.2%} of an L step of {config.l_step_epochs} epochs"
-    )
+    l_step = f"an L step of {config.l_step_epochs} epochs"
+    print(f"C step {1e3 * c_seconds:.2f} ms: {share:.2%} of {l_step}")
     print(f"compilation {compile_seconds:.2f} s")
     if config.output:
         figures = {
