@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import ArrayLike
 
 from sparsejax import _checks
@@ -15,10 +16,13 @@ from sparsejax.projections import project_l0_ball
 
 
 class L0BallL2State(NamedTuple):
-    """Hyperparameters of `l0_ball_l2`."""
+    """Hyperparameters of `l0_ball_l2` and where it stands."""
 
     kappa: jax.Array
     decay: jax.Array
+    """float32: of the next C step."""
+    c_step: jax.Array
+    """int32: C steps taken, direct compression included."""
 
 
 def l0_ball(kappa: ArrayLike) -> Compression:
@@ -50,7 +54,7 @@ def l0_ball(kappa: ArrayLike) -> Compression:
     return Compression(init, project)
 
 
-def l0_ball_l2(kappa: ArrayLike, decay: ArrayLike) -> Compression:
+def l0_ball_l2(kappa: ArrayLike, decay: ArrayLike | optax.Schedule) -> Compression:
     r"""At most ``kappa`` non-zero weights, each shrunk by an l2 penalty.
 
     .. math:: \min_\theta \tfrac{\mu}{2}\|w-\theta\|_2^2 + \lambda\|\theta\|_2^2
@@ -62,24 +66,31 @@ def l0_ball_l2(kappa: ArrayLike, decay: ArrayLike) -> Compression:
 
     Args:
       kappa: integer scalar in ``[0, n]``, as in `l0_ball`.
-      decay: scalar ``lambda >= 0``; may be traced.
+      decay: scalar ``lambda >= 0``, may be traced; or a schedule that gives it for C step 0 (direct
+        compression), 1, 2, ... A decay that falls settles the structure early, while connections
+        still move, and leaves the late L steps free to fit.
 
     Raises:
-      ValueError: as in `l0_ball`, or ``decay`` is negative, NaN or not a scalar.
+      ValueError: as in `l0_ball`, or ``decay`` (of a schedule: its first value) is negative, NaN
+        or not a scalar.
 
     References:
       Idelbayev and Carreira-Perpinan, Exploring the effect of l0/l2 regularization in neural
       network pruning using the LC toolkit, ICASSP 2022.
     """
     _checks.scalar_count("kappa", kappa)
-    decay = _checks.scalar_at_least_zero("decay", decay)
+    first = _checks.scalar_at_least_zero("decay", decay(0) if callable(decay) else decay)
 
     def init(weights):
-        return L0BallL2State(_checks.scalar_count("kappa", kappa, check_weights(weights)), decay)
+        count = _checks.scalar_count("kappa", kappa, check_weights(weights))
+        return L0BallL2State(count, first, jnp.asarray(0, jnp.int32))
 
     def project(weights, mu, state):
         kept = project_l0_ball(weights, state.kappa, everything)
         scale = mu / (mu + 2 * state.decay)
-        return jax.tree.map(lambda w: (scale * w).astype(jnp.result_type(w)), kept), state
+        theta = jax.tree.map(lambda w: (scale * w).astype(jnp.result_type(w)), kept)
+        c_step = state.c_step + 1
+        following = decay(c_step) if callable(decay) else state.decay
+        return theta, L0BallL2State(state.kappa, jnp.asarray(following, first.dtype), c_step)
 
     return Compression(init, project)

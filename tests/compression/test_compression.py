@@ -76,6 +76,18 @@ def test_shapes_dtypes_and_closed_forms(name, dtype):
     np.testing.assert_allclose(t, expected, rtol=2 * float(jnp.finfo(dtype).eps), atol=1e-6)
 
 
+def test_a_decay_schedule_is_followed_c_step_by_c_step():
+    step = compression.l0_ball_l2(9, lambda n: 0.4 * 0.5**n)
+    w, mu = weights(), 2.0
+    state = step.init(w)
+    kept = flat(project_l0_ball(w, 9, lambda path, leaf: True))
+    for n in range(3):
+        theta, state = jax.jit(step.project)(w, mu, state)
+        np.testing.assert_allclose(flat(theta), mu / (mu + 0.8 * 0.5**n) * kept, rtol=1e-6)
+    with pytest.raises(ValueError, match="decay must be a number >= 0; got -0.1"):
+        compression.l0_ball_l2(9, lambda n: -0.1)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_changing_a_hyperparameter_or_mu_compiles_nothing(name):
     step = CASES[name][0]

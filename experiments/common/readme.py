@@ -1,0 +1,51 @@
+"""Puts the figures of results/ into the README: ``python -m experiments.common.readme``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def filled(readme: str, results: Path) -> str:
+    """``readme`` with each marked part made anew from the files in ``results``."""
+    for name, make in PARTS.items():
+        marked = re.compile(rf"(<!-- begin: {name} -->\n).*?(<!-- end: {name} -->)", re.DOTALL)
+        parts = marked.search(readme)
+        if parts:
+            made = f"{parts[1]}{make(results)}{parts[2]}"
+            readme = f"{readme[: parts.start()]}{made}{readme[parts.end() :]}"
+    return readme
+
+
+def _table(results: Path) -> str:
+    lines = (results / "lc_lenet300" / "report.md").read_text().splitlines()
+    return "\n".join(line for line in lines if line.startswith("|")) + "\n"
+
+
+def _benchmark(results: Path) -> str:
+    found = json.loads((results / "benchmarks" / "lenet300.json").read_text())
+    rivals = {name: ratio for name, ratio in found["ratio_to_sparsejax"].items() if ratio != 1}
+    against = [f"{ratio:.1f} times as long in {name}" for name, ratio in rivals.items()]
+    machine, seconds = found["machine"], _median(found["epoch_seconds"]["sparsejax"])
+    return (
+        f"An L-step epoch (60,000 images) takes {seconds:.2f} s on {machine['cores']} cores of "
+        f"{machine['processor']}, and {' and '.join(against) or '(no PyTorch to compare with)'}; "
+        f"a C step takes {found['c_step_share_of_l_step']:.2%} of an L step, compilation "
+        f"{found['compile_seconds']:.1f} s (`make benchmark`).\n"
+    )
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+PARTS: Mapping[str, Callable[[Path], str]] = {"lc_lenet300": _table, "benchmark": _benchmark}
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    path.write_text(filled(path.read_text(), ROOT / "results"))

@@ -1,0 +1,24 @@
+import pathlib
+import re
+
+import pytest
+
+from experiments.common.readme import filled
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_its_figures_are_those_of_the_results():
+    assert filled(README, ROOT / "results") == README
+
+
+def test_its_example_runs(capsys):
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(block, {})
+    assert "500" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
+def test_its_links_lead_somewhere(link):
+    assert (ROOT / link).exists()
