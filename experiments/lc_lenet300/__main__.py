@@ -9,7 +9,7 @@ import tyro
 
 from experiments.data import DataError, load
 from experiments.lc_lenet300 import report
-from experiments.lc_lenet300.config import Config, Row
+from experiments.lc_lenet300.config import ROWS, Config, Row, is_reference
 from experiments.lc_lenet300.figures import draw
 from experiments.lc_lenet300.train import Run
 from sparsejax.training import CheckpointError, TrainingDivergedError
@@ -20,12 +20,15 @@ def main(config: Config, command: str) -> None:
     results = config.results or config.output / "results"
     dataset = load("mnist", config.data_dir)
     wanted = config.rows()
+    needed = {row if is_reference(row) else config.reference_of(row) for row in wanted}
     ended: dict[Row, list[Run]] = {}
     for seed in config.seeds:
-        reference = Run(config, dataset, "reference", seed)
-        _make(reference, None, ended)
+        references = {row: Run(config, dataset, row, seed) for row in ROWS if row in needed}
+        for reference in references.values():
+            _make(reference, None, ended)
         for row in wanted:
-            if row != "reference":
+            if not is_reference(row):
+                reference = references[config.reference_of(row)]
                 _make(Run(config, dataset, row, seed), reference.network(), ended)
     in_order = {row: ended[row] for row in wanted}
     rows = report.table_rows(in_order)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.lc_lenet300.config import Row
+from experiments.lc_lenet300.config import Row, is_reference
 from experiments.lc_lenet300.train import Run
 from sparsejax.inspection import figures
 from sparsejax.models import LENET300_LAYERS
@@ -19,7 +19,7 @@ def draw(folder: Path, runs: Mapping[Row, Sequence[Run]]) -> list[Path]:
     curves: dict[str, Any] = {
         row: [read_metrics(run.folder) for run in of_row]
         for row, of_row in runs.items()
-        if row != "reference"
+        if not is_reference(row)
     }
     drawn = [
         figures.pixel_maps(folder / "pixels.png", networks, LENET300_LAYERS, (28, 28)),

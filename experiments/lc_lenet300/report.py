@@ -12,11 +12,13 @@ from experiments.lc_lenet300.train import Run
 
 EXPERIMENT = "lc_lenet300"
 _TITLES = {
-    "reference": "reference",
+    "reference": "reference, ReLU",
+    "reference_tanh": "reference, tanh",
     "l0": "l0",
     "l1": "l1",
     "l0_l2": "l0 + l2",
-    "l0_l2_1pct": "l0 + l2, half the weights",
+    "l0_l2_relu": "l0 + l2",
+    "l0_l2_1pct": "l0 + l2 at 1 %",
 }
 
 
@@ -44,7 +46,7 @@ def table_rows(runs: Mapping[Row, Sequence[Run]]) -> list[dict[str, Any]]:
                 "live_units": column("live_units"),
                 "bzip2_bytes": column("bzip2_bytes"),
                 "seconds": column("seconds"),
-                "published": PUBLISHED[name],
+                "published": PUBLISHED.get(name, {}),
                 "settings": settings,
             }
         )
@@ -55,7 +57,7 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Write report.json and report.md into ``folder``; return the table for the screen."""
     write_report(folder, EXPERIMENT, command, rows)
     header = [
-        "row", "published error", "ours: test error", "validation", "weights left",
+        "row", "units", "published error", "ours: test error", "validation", "weights left",
         "published units", "ours: units left (most over seeds)", "seconds a run",
     ]  # fmt: skip
     cells = [_cells(row) for row in rows]
@@ -89,6 +91,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     most = [max(units) for units in zip(*row["live_units"], strict=True)]
     return [
         f"{_TITLES[row['name']]} [{row['name']}]",
+        row["settings"]["activation"],
         f"{published['test_error']:.2f} %" if published else "(none)",
         f"{ours['mean']:.2f} ± {ours['std']:.2f} %",
         f"{row['validation_error']['mean']:.2f} %",

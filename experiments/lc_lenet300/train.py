@@ -31,10 +31,9 @@ class Run:
     def __init__(self, config: Config, dataset: Dataset, row: Row, seed: int):
         self.config, self.row, self.seed = config, row, seed
         self.folder = config.output / row / f"seed_{seed}"
-        self.settings = config.row_settings(row) | {"seed": seed}
+        self.settings = config.settings(row) | {"seed": seed}
         self._dataset = dataset
-        self._mean_image = dataset.train.images.astype(np.float64).mean(axis=0) / 255
-        model = LeNet300(config.activation, rngs=nnx.Rngs(seed))
+        model = LeNet300(self.settings["activation"], rngs=nnx.Rngs(seed))
         self._graph, self._initial, self._rest = nnx.split(model, nnx.Param, ...)
 
     def done(self) -> bool:
@@ -53,14 +52,14 @@ class Run:
 
     def train(self, reference: Any) -> dict[str, Any]:
         """Run to the end and return the result; ``reference`` is None for the reference itself."""
-        compresses = reference is not None
+        compresses, settings = reference is not None, self.settings
         optimizer, learning_rate = self._compressor() if compresses else self._dense_optimizer()
-        schedule = self.config.schedule()
-        epochs = schedule.reference_epochs
+        epochs, report_epochs, checkpoint_epochs = settings["reference_epochs"], 1, 10
         if compresses:
-            epochs = schedule.first_l_step_epochs
-            epochs += (schedule.l_steps - 1) * schedule.epochs_per_l_step
-        report_epochs = schedule.epochs_per_l_step if compresses else 1
+            epochs = settings["first_l_step_epochs"]
+            epochs += (settings["l_steps"] - 1) * settings["epochs_per_l_step"]
+            report_epochs = settings["epochs_per_l_step"]
+            checkpoint_epochs = settings["checkpoint_epochs"]
         start = init_state(
             reference if compresses else self._initial, optimizer, jax.random.key(self.seed)
         )
@@ -74,9 +73,9 @@ class Run:
             seed=self.seed,
             evaluate=self._evaluate_l_step if compresses else self._evaluate_dense,
             report_every=report_epochs * self.steps_per_epoch,
-            checkpoint_every=schedule.checkpoint_epochs * self.steps_per_epoch,
+            checkpoint_every=checkpoint_epochs * self.steps_per_epoch,
             folder=self.folder,
-            config=self.settings,
+            config=settings,
             resume=self.config.resume,
             learning_rate=learning_rate,
             name=f"{self.row} seed {self.seed}",
@@ -100,8 +99,7 @@ class Run:
         return 100 * wrong / len(split.labels)
 
     def _logits(self, params, images):
-        pixels = images.astype(jnp.float32) / 255 - jnp.asarray(self._mean_image, jnp.float32)
-        return nnx.merge(self._graph, params, self._rest)(pixels)
+        return nnx.merge(self._graph, params, self._rest)(images.astype(jnp.float32) / 255)
 
     def _loss(self, params, batch, key):
         del key
@@ -115,30 +113,39 @@ class Run:
         return self._jitted(params, images, labels)
 
     def _dense_optimizer(self):
-        steps = self.config.schedule().reference_epochs * self.steps_per_epoch
-        rate = optax.cosine_decay_schedule(self.config.reference_learning_rate, steps)
+        steps = self.settings["reference_epochs"] * self.steps_per_epoch
+        rate = optax.cosine_decay_schedule(self.settings["learning_rate"], steps)
         return optax.sgd(rate, momentum=0.9, nesterov=True), rate
 
     def _compressor(self):
-        config, schedule = self.config, self.config.schedule()
-        per_l_step = schedule.epochs_per_l_step * self.steps_per_epoch
-        first = schedule.first_l_step_epochs * self.steps_per_epoch
+        settings = self.settings
+        per_l_step = settings["epochs_per_l_step"] * self.steps_per_epoch
+        first = settings["first_l_step_epochs"] * self.steps_per_epoch
+        cooldown_start = settings["l_steps"] - settings["cooldown_l_steps"]
 
         def rate(step):
             l_step = jnp.maximum(0, (step - first) // per_l_step + 1)
-            return config.learning_rate * config.learning_rate_decay**l_step
+            cooling = jnp.maximum(0, l_step - cooldown_start)
+            decay = settings["learning_rate_decay"] ** l_step * settings["cooldown"] ** cooling
+            return settings["learning_rate"] * decay
+
+        # What the noise of SGD leaves non-zero under l1 grows with mu, so there mu rests meanwhile.
+        last_growth = cooldown_start if self.row == "l1" else settings["l_steps"]
+
+        def mu(l_step):
+            return settings["mu"] * settings["mu_growth"] ** jnp.minimum(l_step, last_growth)
 
         transform = sparsejax.learning_compression(
             self._compression(),
-            mu_schedule=optax.exponential_decay(schedule.mu, 1, schedule.mu_growth),
+            mu_schedule=mu,
             steps_per_l_step=per_l_step,
             first_l_step=first,
-            multipliers=config.multipliers,
+            multipliers=settings["multipliers"],
         )
         chain = [transform, optax.sgd(rate, momentum=0.9, nesterov=True)]
-        if self.settings.get("formulation") == "l_step":
+        if settings.get("formulation") == "l_step":
             kernels = lambda params: jax.tree.map(lambda leaf: leaf.ndim >= 2, params)  # noqa: E731
-            chain.insert(1, optax.add_decayed_weights(2 * self.settings["decay"], kernels))
+            chain.insert(1, optax.add_decayed_weights(2 * settings["decay"], kernels))
         return optax.chain(*chain), rate
 
     def _compression(self) -> compression.Compression:

@@ -60,7 +60,7 @@ def test_prints_the_table_and_writes_report_and_figures(finished):
     for name in ("report.md", "report.json", "pixels.png", "connectivity.png", "curves.png"):
         assert f"wrote {output / 'results' / name}" in process.stdout
         assert (output / "results" / name).stat().st_size > 500
-    assert "| l0 [l0] | 2.33 % |" in (output / "results" / "report.md").read_text()
+    assert "| l0 [l0] | relu | 2.33 % |" in (output / "results" / "report.md").read_text()
 
 
 def test_the_report_has_the_agreed_form(finished):
