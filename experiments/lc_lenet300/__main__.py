@@ -34,7 +34,7 @@ def main(config: Config, command: str) -> None:
     rows = report.table_rows(in_order)
     results.mkdir(parents=True, exist_ok=True)
     table = report.write(results, command, rows)
-    pictures = draw(results, ended)
+    pictures = draw(results, in_order)
     print(f"\n{table}\n")
     for path in (results / "report.md", results / "report.json", *pictures):
         print(f"wrote {path}")
@@ -62,8 +62,10 @@ def cli() -> None:
     command = " ".join(["python -m experiments.lc_lenet300", *sys.argv[1:]])
     try:
         main(config, command)
-    except (ValueError, DataError, CheckpointError, TrainingDivergedError) as error:
+    except (ValueError, OSError, DataError, CheckpointError, TrainingDivergedError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command with --resume goes on from the last checkpoint")
 
 
 if __name__ == "__main__":

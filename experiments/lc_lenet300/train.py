@@ -35,6 +35,7 @@ class Run:
         self._dataset = dataset
         model = LeNet300(self.settings["activation"], rngs=nnx.Rngs(seed))
         self._graph, self._initial, self._rest = nnx.split(model, nnx.Param, ...)
+        self._mistakes = jax.jit(lambda p, x, y: (self._logits(p, x).argmax(-1) != y).sum())
 
     def done(self) -> bool:
         """Whether it has ended."""
@@ -106,11 +107,6 @@ class Run:
         logits = self._logits(params, batch["image"])
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
         return loss, {"train_error": 100 * (logits.argmax(-1) != batch["label"]).mean()}
-
-    def _mistakes(self, params, images, labels):
-        if not hasattr(self, "_jitted"):
-            self._jitted = jax.jit(lambda p, x, y: (self._logits(p, x).argmax(-1) != y).sum())
-        return self._jitted(params, images, labels)
 
     def _dense_optimizer(self):
         steps = self.settings["reference_epochs"] * self.steps_per_epoch

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
+from chex import Numeric
 
 from sparsejax import _checks
 from sparsejax._where import everything
@@ -25,7 +25,7 @@ class L0BallL2State(NamedTuple):
     """int32: C steps taken, direct compression included."""
 
 
-def l0_ball(kappa: ArrayLike) -> Compression:
+def l0_ball(kappa: Numeric) -> Compression:
     r"""At most ``kappa`` non-zero weights.
 
     .. math:: \min_\theta \tfrac{\mu}{2}\|w-\theta\|_2^2 \;\text{s.t.}\; \|\theta\|_0\le\kappa
@@ -54,7 +54,7 @@ def l0_ball(kappa: ArrayLike) -> Compression:
     return Compression(init, project)
 
 
-def l0_ball_l2(kappa: ArrayLike, decay: ArrayLike | optax.Schedule) -> Compression:
+def l0_ball_l2(kappa: Numeric, decay: Numeric | optax.Schedule) -> Compression:
     r"""At most ``kappa`` non-zero weights, each shrunk by an l2 penalty.
 
     .. math:: \min_\theta \tfrac{\mu}{2}\|w-\theta\|_2^2 + \lambda\|\theta\|_2^2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jax.typing import ArrayLike
+from chex import Numeric
 
 from sparsejax import _checks
 from sparsejax._where import everything
@@ -10,7 +10,7 @@ from sparsejax.compression.base import Compression, ScalarState, check_weights
 from sparsejax.projections import project_l1_ball
 
 
-def l1_ball(radius: ArrayLike) -> Compression:
+def l1_ball(radius: Numeric) -> Compression:
     r"""Weights whose l1 norm is at most ``radius``, over all leaves together.
 
     .. math:: \min_\theta \tfrac{\mu}{2}\|w-\theta\|_2^2 \;\text{s.t.}\; \|\theta\|_1\le r

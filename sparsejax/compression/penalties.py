@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from chex import Numeric
 
 from sparsejax import _checks
 from sparsejax._where import everything
@@ -11,7 +11,7 @@ from sparsejax.compression.base import Compression, ScalarState, check_weights
 from sparsejax.projections import hard_threshold, soft_threshold
 
 
-def l0_penalty(alpha: ArrayLike) -> Compression:
+def l0_penalty(alpha: Numeric) -> Compression:
     r"""A price of ``alpha`` for each non-zero weight.
 
     .. math:: \min_\theta \tfrac{\mu}{2}\|w-\theta\|_2^2 + \alpha\|\theta\|_0
@@ -35,7 +35,7 @@ def l0_penalty(alpha: ArrayLike) -> Compression:
     return Compression(init, project)
 
 
-def l1_penalty(alpha: ArrayLike) -> Compression:
+def l1_penalty(alpha: Numeric) -> Compression:
     r"""A price of ``alpha`` for each unit of a weight's magnitude.
 
     .. math:: \min_\theta \tfrac{\mu}{2}\|w-\theta\|_2^2 + \alpha\|\theta\|_1

@@ -30,9 +30,13 @@ def pixel_maps(
       layers: the layers from input to output, as for `live_units`.
       shape: height and width of the input image.
     """
-    figure = Figure(figsize=(2.6 * len(networks), 3.1), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, len(networks)))
-    for axis, (title, params) in zip(axes, networks.items(), strict=True):
+    columns = min(len(networks), 4)
+    rows = -(-len(networks) // columns)
+    figure = Figure(figsize=(2.5 * columns, 3.1 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[len(networks) :]:
+        axis.set_visible(False)
+    for axis, (title, params) in zip(axes, networks.items(), strict=False):
         kernel = layer_kernels(params, layers)[0]
         live = live_unit_masks(params, layers)
         counts = ((kernel != 0) & live[1][None, :]).sum(axis=1) * live[0]

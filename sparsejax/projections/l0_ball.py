@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from chex import Numeric
 
 from sparsejax import _checks
 from sparsejax._where import PyTree, Where, choose
@@ -12,7 +12,7 @@ from sparsejax.projections._selection import largest_masks
 _MOST_ENTRIES = 2**31 - 1  # counts are int32
 
 
-def project_l0_ball(tree: PyTree, kappa: ArrayLike, where: Where = None) -> PyTree:
+def project_l0_ball(tree: PyTree, kappa: Numeric, where: Where = None) -> PyTree:
     r"""The nearest tree with at most ``kappa`` non-zeros over all chosen leaves together.
 
     .. math:: \arg\min_\theta \tfrac12\|w-\theta\|_2^2 \quad \text{s.t.}\quad \|\theta\|_0\le\kappa

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from chex import Numeric
 from jax import lax
-from jax.typing import ArrayLike
 
 from sparsejax import _checks
 from sparsejax._where import PyTree, Where, choose
 from sparsejax.projections.thresholds import shrink
 
 
-def project_l1_ball(tree: PyTree, radius: ArrayLike, where: Where = None) -> PyTree:
+def project_l1_ball(tree: PyTree, radius: Numeric, where: Where = None) -> PyTree:
     r"""The nearest tree whose chosen leaves together have l1 norm at most ``radius``.
 
     .. math:: \arg\min_\theta \tfrac12\|w-\theta\|_2^2 \quad \text{s.t.}\quad \|\theta\|_1\le r

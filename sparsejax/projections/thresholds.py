@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from chex import Numeric
 
 from sparsejax import _checks
 from sparsejax._where import PyTree, Where, choose
 from sparsejax.projections._selection import magnitude_keys
 
 
-def hard_threshold(tree: PyTree, threshold: ArrayLike, where: Where = None) -> PyTree:
+def hard_threshold(tree: PyTree, threshold: Numeric, where: Where = None) -> PyTree:
     r"""Zero every chosen entry whose magnitude is at most ``threshold``.
 
     .. math:: \theta_i = w_i\,[\,|w_i| > t\,]
@@ -40,7 +40,7 @@ def hard_threshold(tree: PyTree, threshold: ArrayLike, where: Where = None) -> P
     return chosen.put_back([keep(leaf) for leaf in chosen.leaves])
 
 
-def soft_threshold(tree: PyTree, threshold: ArrayLike, where: Where = None) -> PyTree:
+def soft_threshold(tree: PyTree, threshold: Numeric, where: Where = None) -> PyTree:
     r"""Move every chosen entry towards zero by ``threshold``, stopping at zero.
 
     .. math:: \theta_i = \operatorname{sign}(w_i)\max(|w_i|-t,\,0)
