@@ -34,7 +34,7 @@ def main(config: Config, command: str) -> None:
     rows = report.table_rows(in_order)
     results.mkdir(parents=True, exist_ok=True)
     table = report.write(results, command, rows)
-    pictures = draw(results, in_order)
+    pictures = draw(results, {row: ended[row] for row in ROWS if row in ended})
     print(f"\n{table}\n")
     for path in (results / "report.md", results / "report.json", *pictures):
         print(f"wrote {path}")

@@ -16,11 +16,10 @@ from sparsejax.training import read_metrics
 def draw(folder: Path, runs: Mapping[Row, Sequence[Run]]) -> list[Path]:
     """Draw the runs (each row's first seed where one network is shown); return the PNGs.
 
-    Both references are dense, so one of them is enough to show.
+    Both references are dense: one of them is enough to show.
     """
-    networks: dict[str, Any] = {
-        row: of_row[0].network() for row, of_row in runs.items() if row != "reference_tanh"
-    }
+    shown = [row for row in runs if row != "reference_tanh" or "reference" not in runs]
+    networks: dict[str, Any] = {row: runs[row][0].network() for row in shown}
     curves: dict[str, Any] = {
         row: [read_metrics(run.folder) for run in of_row]
         for row, of_row in runs.items()
