@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: demo test lint benchmark results clean
+.PHONY: demo test lint benchmark results docs clean
 
 demo: $(VENV)/installed-experiments  ## train LeNet300, compress it to 2 %, print the paper's table beside ours
 	$(BIN)/python -m experiments.lc_lenet300 --preset quick --methods reference l0 l0_l2 --seeds 0 --output $(RUN) --resume
@@ -24,8 +24,13 @@ lint: $(VENV)/installed-test
 benchmark: $(VENV)/installed-benchmarks  ## speed ratios (against PyTorch too, where it is installed)
 	$(BIN)/python -m benchmarks.lenet300
 
-results: $(VENV)/installed-experiments  ## the published table at full length, into results/
-	$(BIN)/python -m experiments.lc_lenet300 --preset paper --output runs/lc_lenet300 --results results/lc_lenet300 --resume
+results: $(VENV)/installed-experiments  ## all that results/ and the README state, made again
+	$(BIN)/python -m experiments.lc_lenet300 --preset quick --output runs/lc_lenet300 --results results/lc_lenet300 --resume
+	$(BIN)/python -m benchmarks.lenet300 --output results/benchmarks/lenet300.json
+	$(BIN)/python -m experiments.common.readme
+
+docs: $(VENV)/installed-docs  ## the reference of every public name, as pages
+	$(BIN)/python -m pdoc --math --docformat google --output-directory docs/reference sparsejax sparsejax.training sparsejax.models
 
 # One stamp for each extra, remade when the requirements change.
 $(VENV)/installed-%: pyproject.toml constraints.txt
@@ -35,4 +40,4 @@ $(VENV)/installed-%: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) runs docs/reference .mypy_cache .pytest_cache .ruff_cache
