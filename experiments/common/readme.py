@@ -22,8 +22,8 @@ def filled(readme: str, results: Path) -> str:
 
 
 def _table(results: Path) -> str:
-    lines = (results / "lc_lenet300" / "report.md").read_text().splitlines()
-    return "\n".join(line for line in lines if line.startswith("|")) + "\n"
+    parts = (results / "lc_lenet300" / "report.md").read_text().split("\n\n")
+    return next(part for part in parts if part.startswith("|")) + "\n"
 
 
 def _benchmark(results: Path) -> str:

@@ -76,6 +76,15 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
         f"Made by `{command}` on {host['cores']} cores of {host['processor']} "
         f"({host['backend']}), " + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
         "",
+        *_markdown(
+            [
+                "row",
+                "weights left in the three layers (first seed)",
+                "bytes after BZIP2 (float32, biases too)",
+            ],
+            [_sizes(row) for row in rows],
+        ),
+        "",
         "![Error and distance along the LC steps](curves.png)",
         "",
         "![Input pixels that survive](pixels.png)",
@@ -99,6 +108,14 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         "-".join(map(str, published["live_units"])) if published else "(none)",
         "-".join(map(str, most)),
         f"{sum(row['seconds']) / len(row['seconds']):.0f}",
+    ]
+
+
+def _sizes(row: Mapping[str, Any]) -> list[str]:
+    return [
+        f"[{row['name']}]",
+        " + ".join(f"{count:,}" for count in row["layer_nonzeros"][0]),
+        f"{row['bzip2_bytes'][0]:,}",
     ]
 
 
