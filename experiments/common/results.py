@@ -31,6 +31,7 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "backend": jax.default_backend(),
         "devices": sorted({device.device_kind for device in jax.devices()}),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),  # threads change the last bits of a sum
         "system": f"{platform.system()} {platform.machine()}",
     }
 
