@@ -57,7 +57,7 @@ DEFAULTS: Mapping[str, dict[str, Any]] = {
     "l0": {"activation": "relu", "learning_rate": 0.2, "kappa": 5_324},
     "l1": {"activation": "relu", "learning_rate": 0.2, "alpha": 5e-5},
     "l0_l2": {
-        "activation": "tanh", "learning_rate": 0.4, "kappa": 5_324, "decay": 1.25e-4,
+        "activation": "tanh", "learning_rate": 0.4, "kappa": 5_324, "decay": 1e-4,
         "formulation": "l_step",
     },
     "l0_l2_relu": {
