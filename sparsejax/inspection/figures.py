@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 
 from sparsejax._where import PyTree
 from sparsejax.inspection.live_units import layer_kernels, live_unit_masks
@@ -30,8 +30,8 @@ def pixel_maps(
       layers: the layers from input to output, as for `live_units`.
       shape: height and width of the input image.
     """
-    columns = min(len(networks), 4)
-    rows = -(-len(networks) // columns)
+    rows = math.ceil(len(networks) / 4)
+    columns = math.ceil(len(networks) / rows)
     figure = Figure(figsize=(2.5 * columns, 3.1 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[len(networks) :]:
@@ -110,8 +110,7 @@ def learning_compression_curves(
     left.set_ylabel("validation error of the compressed network, %")
     right.set_ylabel("distance ‖w - θ‖₂")
     right.set_yscale("log")
-    for set_formatter in (right.yaxis.set_major_formatter, right.yaxis.set_minor_formatter):
-        set_formatter(LogFormatter(minor_thresholds=(1.5, 0.7)))
+    right.yaxis.set_major_formatter("{x:g}")
     left.set_yscale("log")
     left.set_yticks(
         [1, 2, 3, 5, 10, 20, 50, 100], labels=["1", "2", "3", "5", "10", "20", "50", "100"]
