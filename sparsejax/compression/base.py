@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+from chex import Numeric
 
 from sparsejax import _checks
 from sparsejax._where import PyTree, choose, everything
@@ -36,6 +37,22 @@ class ScalarState(NamedTuple):
     """State of a compression with one hyperparameter."""
 
     value: jax.Array
+
+
+def with_scalar(
+    name: str, value: Numeric, nearest: Callable[[PyTree, jax.Array, jax.Array], PyTree]
+) -> Compression:
+    """The compression with one hyperparameter >= 0 and ``theta = nearest(weights, mu, value)``."""
+    value = _checks.scalar_at_least_zero(name, value)
+
+    def init(weights):
+        check_weights(weights)
+        return ScalarState(value)
+
+    def project(weights, mu, state):
+        return nearest(weights, mu, state.value), state
+
+    return Compression(init, project)
 
 
 def check_weights(weights: PyTree) -> int:

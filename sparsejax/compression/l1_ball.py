@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from chex import Numeric
 
-from sparsejax import _checks
 from sparsejax._where import everything
-from sparsejax.compression.base import Compression, ScalarState, check_weights
+from sparsejax.compression.base import Compression, with_scalar
 from sparsejax.projections import project_l1_ball
 
 
@@ -21,14 +20,4 @@ def l1_ball(radius: Numeric) -> Compression:
     Raises:
       ValueError: ``radius`` is negative, NaN or not a scalar; in ``init``: the weights hold NaN.
     """
-    radius = _checks.scalar_at_least_zero("radius", radius)
-
-    def init(weights):
-        check_weights(weights)
-        return ScalarState(radius)
-
-    def project(weights, mu, state):
-        del mu
-        return project_l1_ball(weights, state.value, everything), state
-
-    return Compression(init, project)
+    return with_scalar("radius", radius, lambda w, mu, r: project_l1_ball(w, r, everything))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from chex import Numeric
 
-from sparsejax import _checks
 from sparsejax._where import everything
-from sparsejax.compression.base import Compression, ScalarState, check_weights
+from sparsejax.compression.base import Compression, with_scalar
 from sparsejax.projections import hard_threshold, soft_threshold
 
 
@@ -23,16 +22,9 @@ def l0_penalty(alpha: Numeric) -> Compression:
     Raises:
       ValueError: ``alpha`` is negative, NaN or not a scalar; in ``init``: the weights hold NaN.
     """
-    alpha = _checks.scalar_at_least_zero("alpha", alpha)
-
-    def init(weights):
-        check_weights(weights)
-        return ScalarState(alpha)
-
-    def project(weights, mu, state):
-        return hard_threshold(weights, jnp.sqrt(2 * state.value / mu), everything), state
-
-    return Compression(init, project)
+    return with_scalar(
+        "alpha", alpha, lambda w, mu, a: hard_threshold(w, jnp.sqrt(2 * a / mu), everything)
+    )
 
 
 def l1_penalty(alpha: Numeric) -> Compression:
@@ -47,13 +39,4 @@ def l1_penalty(alpha: Numeric) -> Compression:
     Raises:
       ValueError: ``alpha`` is negative, NaN or not a scalar; in ``init``: the weights hold NaN.
     """
-    alpha = _checks.scalar_at_least_zero("alpha", alpha)
-
-    def init(weights):
-        check_weights(weights)
-        return ScalarState(alpha)
-
-    def project(weights, mu, state):
-        return soft_threshold(weights, state.value / mu, everything), state
-
-    return Compression(init, project)
+    return with_scalar("alpha", alpha, lambda w, mu, a: soft_threshold(w, a / mu, everything))
