@@ -19,6 +19,6 @@ def test_its_example_runs(capsys):
     assert "500" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
+@pytest.mark.parametrize("link", re.findall(r'(?:\]\(|src=")([^)#:"]+)[)"]', README))
 def test_its_links_lead_somewhere(link):
     assert (ROOT / link).exists()
