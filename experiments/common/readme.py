@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -30,17 +31,13 @@ def _benchmark(results: Path) -> str:
     found = json.loads((results / "benchmarks" / "lenet300.json").read_text())
     rivals = {name: ratio for name, ratio in found["ratio_to_sparsejax"].items() if ratio != 1}
     against = [f"{ratio:.1f} times as long in {name}" for name, ratio in rivals.items()]
-    machine, seconds = found["machine"], _median(found["epoch_seconds"]["sparsejax"])
+    machine, seconds = found["machine"], statistics.median(found["epoch_seconds"]["sparsejax"])
     return (
         f"An L-step epoch (60,000 images) takes {seconds:.2f} s on {machine['cores']} cores of "
         f"{machine['processor']}, and {' and '.join(against) or '(no PyTorch to compare with)'}; "
         f"a C step takes {found['c_step_share_of_l_step']:.2%} of an L step, compilation "
         f"{found['compile_seconds']:.1f} s (`make benchmark`).\n"
     )
-
-
-def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]
 
 
 PARTS: Mapping[str, Callable[[Path], str]] = {"lc_lenet300": _table, "benchmark": _benchmark}

@@ -26,7 +26,6 @@ class Spec:
     name: str
     title: str
     image_shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
     sha256: Mapping[str, str]
     """Of each array's bytes in C order: so any container of the same images will do."""
     parse: Callable[[Path], Arrays | None]
@@ -58,18 +57,12 @@ class Spec:
         return arrays
 
 
-_DIGITS = tuple(str(digit) for digit in range(10))
-_CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
-            "Bag", "Ankle boot")  # fmt: skip
-_THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
-           "truck")  # fmt: skip
 _IDX = "the four IDX files (train-images-idx3-ubyte and so on, plain or .gz)"
 
 MNIST = Spec(
     name="mnist",
     title="MNIST",
     image_shape=(28, 28, 1),
-    class_names=_DIGITS,
     sha256={
         "train_images": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
         "train_labels": "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
@@ -91,7 +84,6 @@ FASHION_MNIST = Spec(
     name="fashion_mnist",
     title="Fashion-MNIST",
     image_shape=(28, 28, 1),
-    class_names=_CLOTHES,
     sha256={
         "train_images": "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
         "train_labels": "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
@@ -113,7 +105,6 @@ CIFAR10 = Spec(
     name="cifar10",
     title="CIFAR-10",
     image_shape=(32, 32, 3),
-    class_names=_THINGS,
     sha256={
         "train_images": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
         "train_labels": "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",

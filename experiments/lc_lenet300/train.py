@@ -19,7 +19,14 @@ from experiments.data import Dataset, Split
 from experiments.lc_lenet300.config import Config, Row
 from sparsejax import compression, inspection
 from sparsejax.models import LENET300_LAYERS, LeNet300
-from sparsejax.training import TrainState, fit, init_state, make_step, write_json
+from sparsejax.training import (
+    TrainState,
+    fit,
+    init_state,
+    make_step,
+    read_metrics,
+    write_json,
+)
 
 
 class Run:
@@ -175,7 +182,6 @@ class Run:
         leaves: Any = dict(zip(names, map(np.asarray, jax.tree.leaves(params)), strict=False))
         np.savez(self.folder / "network.npz", **leaves)
         counts = inspection.report(params)
-        metrics = (self.folder / "metrics.jsonl").read_text().splitlines()
         result = {
             "settings": self.settings,
             "test_error": self.error(params, self._dataset.test),
@@ -185,7 +191,7 @@ class Run:
             "layer_nonzeros": [leaf.nonzeros for leaf in counts.leaves],
             "live_units": inspection.live_units(params, LENET300_LAYERS),
             "bzip2_bytes": inspection.bzip2_bytes(params),
-            "seconds": json.loads(metrics[-1])["seconds"],
+            "seconds": read_metrics(self.folder)[-1]["seconds"],
             "finished": time.strftime("%Y-%m-%d", time.gmtime()),
         }
         write_json(self.folder / "result.json", result)

@@ -67,8 +67,7 @@ def l0_ball_l2(kappa: Numeric, decay: Numeric | optax.Schedule) -> Compression:
     Args:
       kappa: integer scalar in ``[0, n]``, as in `l0_ball`.
       decay: scalar ``lambda >= 0``, may be traced; or a schedule that gives it for C step 0 (direct
-        compression), 1, 2, ... A decay that falls settles the structure early, while connections
-        still move, and leaves the late L steps free to fit.
+        compression), 1, 2, ...
 
     Raises:
       ValueError: as in `l0_ball`, or ``decay`` (of a schedule: its first value) is negative, NaN

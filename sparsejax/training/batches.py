@@ -43,7 +43,7 @@ class Batches:
         self.batch_size = batch_size
         self.steps_per_epoch = self.examples // batch_size
         self._seed = seed
-        self._on_device = sum(np.asarray(a).nbytes for a in data.values()) <= device_bytes
+        self._on_device = sum(array.nbytes for array in data.values()) <= device_bytes
         self._data: Mapping[str, Any] = dict(data)
         if self._on_device:
             self._data = jax.device_put(self._data)

@@ -7,7 +7,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -114,7 +113,7 @@ def fit(
                 state, metrics = _run_block(step, state, *batches.block(now, count))
                 pending.append(metrics)
                 now += count
-            row = _means(pending, now, folder, learning_rate)
+            row = _means(pending, now, checkpoints, learning_rate)
             pending.clear()
             if evaluate:
                 row |= {key: float(value) for key, value in evaluate(state).items()}
@@ -124,7 +123,7 @@ def fit(
             if log:
                 log.write(row)
             if checkpoints and (now % checkpoint_every == 0 or now == steps):
-                _check_parameters(state, now, folder, learning_rate)
+                _check_parameters(state, now, checkpoints, learning_rate)
                 checkpoints.save(now, state, {"seconds": row["seconds"]})
             bar.set_postfix({k: f"{row[k]:.4g}" for k in _SHOWN if k in row}, refresh=False)
             bar.update(now - bar.n)
@@ -160,7 +159,10 @@ def _all_finite(tree) -> jax.Array:
 
 
 def _means(
-    pending: list[Metrics], now: int, folder: Path | None, learning_rate: optax.Schedule | None
+    pending: list[Metrics],
+    now: int,
+    checkpoints: Checkpoints | None,
+    learning_rate: optax.Schedule | None,
 ) -> dict[str, float]:
     """Means of the metrics over the steps since the last report, in float64."""
     series = {
@@ -171,31 +173,26 @@ def _means(
     if bad.size:
         step = now - len(series["loss"]) + int(bad[0])
         what = f"the loss is {series['loss'][bad[0]]}"
-        raise TrainingDivergedError(_diverged(what, step, folder, learning_rate))
+        raise TrainingDivergedError(_diverged(what, step, checkpoints, learning_rate))
     return {key: math.fsum(values) / len(values) for key, values in series.items()}
 
 
 def _check_parameters(
-    state: TrainState, now: int, folder: Path | None, learning_rate: optax.Schedule | None
+    state: TrainState, now: int, checkpoints: Checkpoints, learning_rate: optax.Schedule | None
 ) -> None:
     """A checkpoint that is not finite must not push out one that is."""
     if not _all_finite(state.params):
         what = "a parameter is not finite"
-        raise TrainingDivergedError(_diverged(what, now - 1, folder, learning_rate))
+        raise TrainingDivergedError(_diverged(what, now - 1, checkpoints, learning_rate))
 
 
 def _diverged(
-    what: str, step: int, folder: Path | None, learning_rate: optax.Schedule | None
+    what: str, step: int, checkpoints: Checkpoints | None, learning_rate: optax.Schedule | None
 ) -> str:
     rate = f" with learning rate {float(learning_rate(step)):.6g}" if learning_rate else ""
-    saved = []
-    if folder:
-        checkpoints = Checkpoints(folder / "checkpoints")
-        saved = checkpoints.steps()
-        checkpoints.close()
-    last = f"the last good checkpoint is that of step {saved[-1]} in {folder}" if saved else (
-        "no checkpoint was written yet"
-    )  # fmt: skip
+    last = "no checkpoint was written yet"
+    if checkpoints and (saved := checkpoints.steps()):
+        last = f"the last good checkpoint is that of step {saved[-1]} in {checkpoints.folder}"
     return f"{what} at step {step}{rate}; {last}"
 
 
