@@ -9,7 +9,7 @@ import jax
 from chex import Numeric
 
 from sparsejax import _checks
-from sparsejax._where import PyTree, choose, everything
+from sparsejax._where import Chosen, PyTree, choose, everything
 
 
 class Compression(NamedTuple):
@@ -55,8 +55,8 @@ def with_scalar(
     return Compression(init, project)
 
 
-def check_weights(weights: PyTree) -> int:
-    """How many weights there are to compress; raises ValueError where they hold NaN."""
+def check_weights(weights: PyTree) -> Chosen:
+    """The weights there are to compress; raises ValueError where they hold NaN."""
     chosen = choose(weights, everything)
     _checks.no_nan("weights", chosen.paths, chosen.leaves)
-    return chosen.size
+    return chosen

@@ -10,22 +10,33 @@ import optax
 from chex import Numeric
 
 from sparsejax import _checks
-from sparsejax._where import everything
-from sparsejax.compression.base import Compression, ScalarState, check_weights
+from sparsejax._where import PyTree, everything
+from sparsejax.compression.base import Compression, check_weights
 from sparsejax.projections import project_l0_ball
+from sparsejax.projections._shards import layouts_of, whole_size
+
+
+class L0BallState(NamedTuple):
+    """State of `l0_ball`."""
+
+    kappa: jax.Array
+    threshold: jax.Array
+    """Of the last C step, where the search of the next one begins; 0 before the first."""
 
 
 class L0BallL2State(NamedTuple):
-    """Hyperparameters of `l0_ball_l2` and where it stands."""
+    """State of `l0_ball_l2`: its hyperparameters and where it stands."""
 
     kappa: jax.Array
+    threshold: jax.Array
+    """As in `L0BallState`."""
     decay: jax.Array
     """float32: of the next C step."""
     c_step: jax.Array
     """int32: C steps taken, direct compression included."""
 
 
-def l0_ball(kappa: Numeric) -> Compression:
+def l0_ball(kappa: Numeric, *, specs: PyTree = None) -> Compression:
     r"""At most ``kappa`` non-zero weights.
 
     .. math:: \min_\theta \tfrac{\mu}{2}\|w-\theta\|_2^2 \;\text{s.t.}\; \|\theta\|_0\le\kappa
@@ -34,6 +45,8 @@ def l0_ball(kappa: Numeric) -> Compression:
     Args:
       kappa: integer scalar in ``[0, n]``, the number of weights kept over all leaves together; may
         be traced (then it is clipped to that range).
+      specs: inside ``jax.shard_map`` or ``jax.pmap``: what the weights are pieces of, as in
+        `sparsejax.projections.project_l0_ball`.
 
     Raises:
       ValueError: ``kappa`` is negative or fractional; in ``init``: larger than the number of
@@ -45,16 +58,19 @@ def l0_ball(kappa: Numeric) -> Compression:
     _checks.scalar_count("kappa", kappa)
 
     def init(weights):
-        return ScalarState(_checks.scalar_count("kappa", kappa, check_weights(weights)))
+        return L0BallState(*_begin(kappa, weights, specs))
 
     def project(weights, mu, state):
         del mu  # the nearest point of a set does not depend on the weight of the distance
-        return project_l0_ball(weights, state.value, everything), state
+        kept, threshold = _keep(weights, state, specs)
+        return kept, L0BallState(state.kappa, threshold)
 
     return Compression(init, project)
 
 
-def l0_ball_l2(kappa: Numeric, decay: Numeric | optax.Schedule) -> Compression:
+def l0_ball_l2(
+    kappa: Numeric, decay: Numeric | optax.Schedule, *, specs: PyTree = None
+) -> Compression:
     r"""At most ``kappa`` non-zero weights, each shrunk by an l2 penalty.
 
     .. math:: \min_\theta \tfrac{\mu}{2}\|w-\theta\|_2^2 + \lambda\|\theta\|_2^2
@@ -68,6 +84,7 @@ def l0_ball_l2(kappa: Numeric, decay: Numeric | optax.Schedule) -> Compression:
       kappa: integer scalar in ``[0, n]``, as in `l0_ball`.
       decay: scalar ``lambda >= 0``, may be traced; or a schedule that gives it for C step 0 (direct
         compression), 1, 2, ...
+      specs: as in `l0_ball`.
 
     Raises:
       ValueError: as in `l0_ball`, or ``decay`` (of a schedule: its first value) is negative, NaN
@@ -81,15 +98,31 @@ def l0_ball_l2(kappa: Numeric, decay: Numeric | optax.Schedule) -> Compression:
     first = _checks.scalar_at_least_zero("decay", decay(0) if callable(decay) else decay)
 
     def init(weights):
-        count = _checks.scalar_count("kappa", kappa, check_weights(weights))
-        return L0BallL2State(count, first, jnp.asarray(0, jnp.int32))
+        return L0BallL2State(*_begin(kappa, weights, specs), first, jnp.asarray(0, jnp.int32))
 
     def project(weights, mu, state):
-        kept = project_l0_ball(weights, state.kappa, everything)
+        kept, threshold = _keep(weights, state, specs)
         scale = mu / (mu + 2 * state.decay)
         theta = jax.tree.map(lambda w: (scale * w).astype(jnp.result_type(w)), kept)
         c_step = state.c_step + 1
         following = decay(c_step) if callable(decay) else state.decay
-        return theta, L0BallL2State(state.kappa, jnp.asarray(following, first.dtype), c_step)
+        following = jnp.asarray(following, first.dtype)
+        return theta, L0BallL2State(state.kappa, threshold, following, c_step)
 
     return Compression(init, project)
+
+
+def _begin(kappa: Numeric, weights: PyTree, specs: PyTree) -> tuple[jax.Array, jax.Array]:
+    """The checked kappa, and no threshold yet."""
+    chosen = check_weights(weights)
+    size = whole_size(chosen.leaves, layouts_of(weights, chosen, specs))
+    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(weights))
+    return _checks.scalar_count("kappa", kappa, size), jnp.zeros((), dtype)
+
+
+def _keep(
+    weights: PyTree, state: L0BallState | L0BallL2State, specs: PyTree
+) -> tuple[PyTree, jax.Array]:
+    return project_l0_ball(
+        weights, state.kappa, everything, specs=specs, guess=state.threshold, with_threshold=True
+    )

@@ -1,9 +1,4 @@
-"""Exact selection of the largest entries by counting: no sort, no copy into one vector.
-
-Magnitudes are compared as integers: the bit pattern of |w| grows with |w|. The threshold is found
-by narrowing a bracket, counting in each pass over the weights how many keys reach each of seven
-thresholds inside it; the counts are exact, so the result is too.
-"""
+"""Exact selection of the largest entries by counting: no sort, no gather, no copy of the tree."""
 
 from __future__ import annotations
 
@@ -12,155 +7,152 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-_SPLIT = 3  # a pass splits the bracket in 2**3 parts: seven counts, one variadic reduction
+from sparsejax.projections._count import add_up, count_reaching, varying_zero
+from sparsejax.projections._keys import KeyFormat, key_format
+from sparsejax.projections._sample import sampled_thresholds
+from sparsejax.projections._search import Bracket, search
+from sparsejax.projections._shards import Layout, whole_size
+
+_SAMPLED = 2**21  # entries from which on a sample costs less than the passes it saves
 
 
-class Keys(NamedTuple):
-    """Integer arrays that grow with the magnitudes they stand for."""
+class Selection(NamedTuple):
+    """The largest entries: all above ``threshold``, and of those at it the first ones."""
 
-    leaves: list[jax.Array]
-    infinity: int
-    """The key of an infinite magnitude; only NaN has a larger one."""
-
-
-class Cut(NamedTuple):
-    """A threshold on keys: ``reached`` keys are at or above it, ``above`` are strictly above it.
-
-    ``above`` means something only where the threshold is itself the wanted key, that is where
-    ``reached`` is not the wanted number.
-    """
-
+    keys: KeyFormat
     threshold: jax.Array
-    reached: jax.Array
-    above: jax.Array
+    """A key."""
+    tie: jax.Array
+    """int32: entries at the threshold count if this many or more entries follow them."""
+    any_nan: jax.Array
+
+    @property
+    def magnitude(self) -> jax.Array:
+        """The threshold as a magnitude, in float32 or wider."""
+        magnitude = self.keys.magnitude(jnp.minimum(self.threshold, self.keys.infinity))
+        return magnitude.astype(jnp.promote_types(magnitude.dtype, jnp.float32))
+
+    def masks(self, leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> list[jax.Array]:
+        """For each leaf which entries were selected."""
+        masks = []
+        for leaf, layout, following in zip(
+            leaves, layouts, _following(leaves, layouts), strict=True
+        ):
+            key = self.keys.keys(leaf)
+            first = layout.positions_from_end(leaf, following) >= self.tie
+            masks.append((key > self.threshold) | ((key == self.threshold) & first))
+        return masks
 
 
-def magnitude_keys(leaves: Sequence[jax.Array]) -> Keys:
-    """Keys that rank the entries of all leaves together by magnitude, exactly.
-
-    Leaves of one 16-bit dtype keep their own 15 bits; a mixture is compared in the widest of
-    float32 and the dtypes present (every conversion made here is exact, subnormals included).
-    """
-    dtypes = {leaf.dtype for leaf in leaves}
-    common = dtypes.pop() if len(dtypes) == 1 else jnp.dtype(jnp.float32)
-    if jnp.dtype(jnp.float64) in dtypes:
-        common = jnp.dtype(jnp.float64)
-    if common.itemsize == 1:
-        common = jnp.dtype(jnp.float32)
-    bits = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[common.itemsize]
-    signed = jnp.int64 if common.itemsize == 8 else jnp.int32
-    largest = jnp.iinfo(bits).max >> 1  # all bits but the sign
-
-    def key(leaf: jax.Array) -> jax.Array:
-        if leaf.dtype == jnp.bfloat16 and common == jnp.float32:
-            pattern = lax.bitcast_convert_type(leaf, jnp.uint16).astype(jnp.uint32) << 16
-        else:
-            pattern = lax.bitcast_convert_type(leaf.astype(common), bits)
-        return (pattern & bits(largest)).astype(signed)
-
-    infinity = int(np.asarray(np.inf, common).view(bits))
-    return Keys([key(lax.stop_gradient(leaf)) for leaf in leaves], infinity)
-
-
-def largest_masks(
-    leaves: Sequence[jax.Array], kappa: jax.Array
-) -> tuple[list[jax.Array], jax.Array]:
-    """Masks of the ``kappa`` largest magnitudes of all leaves together, and whether any is NaN.
+def select(
+    leaves: Sequence[jax.Array],
+    layouts: Sequence[Layout],
+    kappa: jax.Array,
+    guess: jax.Array | None = None,
+) -> Selection:
+    """The ``kappa`` largest magnitudes of all leaves together.
 
     Of equal magnitudes at the threshold the earlier ones are chosen: earlier leaf, then earlier
-    entry in row-major order.
+    entry in row-major order. Zeros at the threshold are all chosen: no one could tell.
+
+    Args:
+      leaves: none of them empty.
+      layouts: of each leaf.
+      kappa: int32 scalar from 0 to the number of entries.
+      guess: a magnitude near which the threshold is expected, or 0 for none. It never changes the
+        result.
     """
-    keys = magnitude_keys(leaves)
-    any_nan = _count_reaching(keys.leaves, [keys.infinity + 1])[0] > 0
-    cut = find_cut(keys.leaves, kappa, keys.infinity + 1)
-    clean = cut.reached == kappa
-    starts = lax.cond(
-        clean,
-        lambda: [jnp.zeros((), jnp.int32) for _ in leaves],
-        lambda: _tie_starts(keys.leaves, cut, kappa),
+    keys = key_format(leaves)
+    total = whole_size(leaves, layouts)
+    zero = varying_zero(leaves, layouts)
+    key_zero = zero.astype(keys.bits)
+    end = keys.infinity + 1  # what reaches it is NaN
+
+    def count(thresholds):
+        counts = []
+        for leaf in leaves:
+            # Tied to the thresholds, or XLA forms the keys of all weights once, before the loop.
+            leaf, _ = lax.optimization_barrier((leaf, thresholds))
+            counts.append(count_reaching(keys.keys(leaf), thresholds))
+        return add_up(counts, layouts)
+
+    first = _first_thresholds(leaves, layouts, keys, kappa, total, guess)
+    bracket = Bracket(key_zero, key_zero + end, zero + total, zero)
+    first = [jnp.asarray(threshold, keys.bits) + key_zero for threshold in (*first, end)]
+    cut, nans = search(count, kappa + zero, bracket, keys.octave, first)
+
+    clean = (cut.reached == kappa) | (cut.low == 0)
+    tie = _tie(
+        leaves, layouts, keys, cut, jnp.where(clean, cut.reached - cut.above, kappa - cut.above)
     )
-    masks = [
-        (key > cut.threshold) | ((key == cut.threshold) & (_positions_from_end(key) >= start))
-        for key, start in zip(keys.leaves, starts, strict=True)
-    ]
-    return masks, any_nan
+    return Selection(keys, cut.low, tie, nans > 0)
 
 
-def find_cut(keys: Sequence[jax.Array], kappa: jax.Array, end: int | jax.Array) -> Cut:
-    """The cut that at least ``kappa`` keys reach and fewer than ``kappa`` lie above.
+def _tie(
+    leaves: Sequence[jax.Array],
+    layouts: Sequence[Layout],
+    keys: KeyFormat,
+    cut: Bracket,
+    wanted: jax.Array,
+) -> jax.Array:
+    """How many entries must follow an entry at the threshold so that ``wanted`` of those count.
 
-    Keys are integers in ``[0, end)``; larger ones count as reaching every threshold. The search
-    ends early where exactly ``kappa`` keys reach some threshold: then nothing is tied across it.
+    The first ties have the most entries behind them, so this is the same search again with
+    positions for keys; they all differ, so it ends at just the number wanted.
     """
-    dtype = keys[0].dtype
-    total = jnp.asarray(sum(key.size for key in keys), jnp.int32)
+    following = _following(leaves, layouts)
+    total = following[0] + layouts[0].size(leaves[0])
 
-    def unfinished(state):
-        low, high, reached, _ = state
-        return (high - low > 1) & (reached != kappa)
+    def count(thresholds):
+        counts = []
+        for leaf, layout, after in zip(leaves, layouts, following, strict=True):
+            # The positions too are to be formed in each pass, not once as an array.
+            leaf, after, _ = lax.optimization_barrier((leaf, jnp.asarray(after), thresholds))
+            position = layout.positions_from_end(leaf, after)
+            tied = jnp.where(keys.keys(leaf) == cut.low, position, -1)
+            counts.append(count_reaching(tied, thresholds))
+        return add_up(counts, layouts)
 
-    def narrow(state):
-        low, high, reached, above = state
-        step = jnp.maximum((high - low) >> _SPLIT, 1)
-        inside = [jnp.minimum(low + step * way, high) for way in range(1, 1 << _SPLIT)]
-        counts = _count_reaching(keys, inside)
-        # Counts fall as thresholds rise: move the low end up while it is still reached by
-        # kappa keys, and the high end down to the first threshold that is not.
-        for threshold, count in zip(inside, counts, strict=True):
-            enough = (count >= kappa) & (threshold < high)
-            low = jnp.where(enough, threshold, low)
-            reached = jnp.where(enough, count, reached)
-        for threshold, count in reversed(list(zip(inside, counts, strict=True))):
-            short = (count < kappa) & (threshold < high)
-            above = jnp.where(short, count, above)
-            high = jnp.where(short, threshold, high)
-        return low, high, reached, above
-
-    start = (jnp.asarray(0, dtype), jnp.asarray(end, dtype), total, jnp.asarray(0, jnp.int32))
-    low, _, reached, above = lax.while_loop(unfinished, narrow, start)
-    return Cut(low, reached, above)
+    ties = cut.reached - cut.above
+    zero = ties * 0
+    place, _ = search(count, wanted, Bracket(zero, zero + (total + 1), ties, zero), total)
+    return place.low
 
 
-def _count_reaching(
-    keys: Sequence[jax.Array], thresholds: Sequence[int | jax.Array]
+def _following(leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> list[int]:
+    """For each leaf how many entries the leaves after it have."""
+    after, following = 0, []
+    for leaf, layout in zip(reversed(leaves), reversed(layouts), strict=True):
+        following.append(after)
+        after += layout.size(leaf)
+    return following[::-1]
+
+
+def _first_thresholds(
+    leaves: Sequence[jax.Array],
+    layouts: Sequence[Layout],
+    keys: KeyFormat,
+    kappa: jax.Array,
+    total: int,
+    guess: jax.Array | None,
 ) -> list[jax.Array]:
-    """How many keys reach each threshold: one pass over each leaf, whatever the number asked."""
-    counts = [jnp.asarray(0, jnp.int32) for _ in thresholds]
-    for key in keys:
-        hits = tuple((key >= threshold).astype(jnp.int32) for threshold in thresholds)
-        zeros = tuple(jnp.asarray(0, jnp.int32) for _ in thresholds)
-        add = lambda left, right: tuple(a + b for a, b in zip(left, right, strict=True))  # noqa: E731
-        sums = lax.reduce(hits, zeros, add, tuple(range(key.ndim)))
-        counts = [count + extra for count, extra in zip(counts, sums, strict=True)]
-    return counts
+    """Six rising thresholds: around the guess, from a sample, or evenly over all finite numbers."""
 
+    def unguessed() -> list[jax.Array]:
+        if total >= _SAMPLED:
+            return sampled_thresholds(leaves, layouts, keys, kappa, total)
+        zero = varying_zero(leaves, layouts).astype(keys.bits)
+        return [zero + keys.infinity // 7 * way for way in range(1, 7)]
 
-def _tie_starts(keys: Sequence[jax.Array], cut: Cut, kappa: jax.Array) -> list[jax.Array]:
-    """From which position (counted from the end of its leaf) ties at the cut are chosen.
+    def around(guess: jax.Array) -> list[jax.Array]:
+        # Two that settle it if the guess is still right, two near them and two farther off.
+        far, near = max(keys.octave >> 6, 1), max(keys.octave >> 11, 1)
+        zero = varying_zero(leaves, layouts).astype(keys.bits)
+        key = zero + jnp.clip(keys.keys(guess.astype(keys.dtype)), far, keys.infinity - far)
+        return [key + offset for offset in (-far, -near, 0, 1, near, far)]
 
-    The first ties of a leaf are those with the largest positions from its end, so this is the
-    same selection again, with positions as keys: they differ, so it always ends cleanly.
-    """
-    left = kappa - cut.above
-    starts = []
-    for key in keys:
-        ties = jnp.where(key == cut.threshold, _positions_from_end(key) + 1, 0)
-        here = jnp.minimum(_count_reaching([ties], [1])[0], left)
-        # Key 0 stands for "no tie"; a leaf that gets none starts past every position.
-        start = find_cut([ties], here, key.size + 1).threshold - 1
-        starts.append(jnp.where(here > 0, start, key.size))
-        left = left - here
-    return starts
-
-
-def _positions_from_end(leaf: jax.Array) -> jax.Array:
-    """For each entry how many entries follow it in row-major order (int32)."""
-    position = jnp.full(leaf.shape, leaf.size - 1, jnp.int32)
-    stride = 1
-    for axis in reversed(range(leaf.ndim)):
-        position = position - lax.broadcasted_iota(jnp.int32, leaf.shape, axis) * stride
-        stride *= leaf.shape[axis]
-    return position
+    if guess is None:
+        return unguessed()
+    return lax.cond(guess > 0, around, lambda guess: unguessed(), guess)

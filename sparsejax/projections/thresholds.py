@@ -8,7 +8,7 @@ from chex import Numeric
 
 from sparsejax import _checks
 from sparsejax._where import PyTree, Where, choose
-from sparsejax.projections._selection import magnitude_keys
+from sparsejax.projections._keys import key_format
 
 
 def hard_threshold(tree: PyTree, threshold: Numeric, where: Where = None) -> PyTree:
@@ -33,8 +33,8 @@ def hard_threshold(tree: PyTree, threshold: Numeric, where: Where = None) -> PyT
     threshold = _checks.scalar_at_least_zero("threshold", threshold)
 
     def keep(leaf: jax.Array) -> jax.Array:
-        entries, bar = magnitude_keys([leaf, threshold]).leaves
-        return jnp.where(entries > bar, leaf, 0).astype(leaf.dtype)
+        ranked = key_format([leaf, threshold])
+        return jnp.where(ranked.keys(leaf) > ranked.keys(threshold), leaf, 0).astype(leaf.dtype)
 
     chosen = choose(tree, where)
     return chosen.put_back([keep(leaf) for leaf in chosen.leaves])

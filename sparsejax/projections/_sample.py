@@ -1,0 +1,81 @@
+"""A first guess at the threshold from a small sample of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from sparsejax.projections._count import add_up, count_reaching, varying_zero
+from sparsejax.projections._keys import KeyFormat
+from sparsejax.projections._shards import Layout, automatic_shards
+
+_ENOUGH = 2**12  # entries of a leaf that a sample holds at least, where it has them
+_STRIDE = 2**8  # of the entries of a large leaf one in so many is sampled
+_DEVIATIONS = (3.5, 1.2, 0.4, -0.4, -1.2, -3.5)
+
+
+def sampled_thresholds(
+    leaves: Sequence[jax.Array],
+    layouts: Sequence[Layout],
+    keys: KeyFormat,
+    kappa: jax.Array,
+    total: int,
+) -> list[jax.Array]:
+    """Six rising thresholds around the one that ``kappa`` of ``total`` entries reach.
+
+    They are order statistics of a strided sample, spread by the standard deviation of the rank of
+    the wanted entry in it (as if the sample were random; if it is not, the guess may be wrong).
+    """
+    samples, strides = zip(*(_sample(leaf) for leaf in leaves), strict=True)
+    ranks = kappa.astype(jnp.float32)
+    variance = ranks * (1 - ranks / total) * max(strides)
+    spread = jnp.sqrt(jnp.maximum(variance, 0)) + max(strides)
+    wanted = [ranks + deviation * spread for deviation in _DEVIATIONS]
+
+    def estimates(thresholds):
+        counts = []
+        for sample, stride in zip(samples, strides, strict=True):
+            hits = count_reaching(keys.keys(sample), thresholds)
+            counts.append([number.astype(jnp.float32) * stride for number in hits])
+        return add_up(counts, layouts)
+
+    def refine(number, thresholds):
+        # The largest threshold that enough of the sample reach, built bit by bit from the top.
+        bit = jnp.asarray(1, keys.bits) << (top - number).astype(keys.bits)
+        raised = [threshold | bit for threshold in thresholds]
+        return [
+            jnp.where((guess >= rank) & (new <= keys.infinity), new, old)
+            for guess, rank, new, old in zip(
+                estimates(raised), wanted, raised, thresholds, strict=True
+            )
+        ]
+
+    top = 8 * keys.bits.itemsize - 2
+    zero = varying_zero(leaves, layouts).astype(keys.bits)
+    return lax.fori_loop(0, top + 1, refine, [zero] * len(wanted))
+
+
+def _sample(leaf: jax.Array) -> tuple[jax.Array, float]:
+    """Every so many-th entry of a leaf, and how many entries stand behind each of them.
+
+    The stride is shared out over the dimensions. It never straddles two devices, however evenly
+    the compiler cuts the leaf: so sampling moves no data.
+    """
+    size, most = leaf.size, max(1, min(_STRIDE, leaf.size // _ENOUGH))
+    shards = automatic_shards(leaf)
+    for limit in (math.isqrt(most), most):
+        for axis in reversed(range(leaf.ndim)):
+            length = leaf.shape[axis]
+            piece = length // math.gcd(length, shards)
+            allowed = max(1, min(limit, most * leaf.size // size))
+            step = max(d for d in range(1, allowed + 1) if piece % d == 0 or piece == length)
+            if piece == length:  # it is whole on every device
+                leaf = lax.slice_in_dim(leaf, 0, length, min(step, length), axis)
+            elif step > 1:
+                grouped = (*leaf.shape[:axis], length // step, step, *leaf.shape[axis + 1 :])
+                leaf = lax.index_in_dim(leaf.reshape(grouped), 0, axis + 1, keepdims=False)
+    return leaf, size / leaf.size
