@@ -1,13 +1,16 @@
 """The jitted loop: step, fit, checkpoint and resume, metrics. Needs the ``experiments`` extra."""
 
-from sparsejax.training.batches import Batches
+from sparsejax.training.batches import Batches, BatchSource
 from sparsejax.training.checkpoints import CheckpointError, Checkpoints, write_json
 from sparsejax.training.folder import claim_folder
 from sparsejax.training.loop import TrainingDivergedError, fit
+from sparsejax.training.meshes import fsdp_specs
 from sparsejax.training.metrics import MetricLog, read_metrics
+from sparsejax.training.processes import start_processes
 from sparsejax.training.state import TrainState, init_state, make_step
 
 __all__ = [
+    "BatchSource",
     "Batches",
     "CheckpointError",
     "Checkpoints",
@@ -16,8 +19,10 @@ __all__ = [
     "TrainingDivergedError",
     "claim_folder",
     "fit",
+    "fsdp_specs",
     "init_state",
     "make_step",
     "read_metrics",
+    "start_processes",
     "write_json",
 ]

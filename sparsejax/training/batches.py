@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 ArrayData = Mapping[str, np.ndarray]
+Block = tuple[Mapping[str, Any], jax.Array | None]
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """What `fit` asks of data that is not in memory: batches that depend on the step alone.
+
+    ``block(step, count)`` gives numpy arrays [count, rows, ...] by name, and None. The rows are
+    those of the batch that this process feeds: all of them in a single process, else the part that
+    belongs to its devices, in the order of the mesh.
+    """
+
+    batch_size: int
+    """Examples a step, in all processes together."""
+    steps_per_epoch: int
+
+    def block(self, step: int, count: int) -> Block: ...
 
 
 class Batches:
@@ -25,12 +44,21 @@ class Batches:
       seed: of the shuffle.
       device_bytes: data that takes at most this many bytes is put on the device once and gathered
         there; larger data stays on the host, which sends each batch. The batches are the same.
+      sharding: how the examples of a batch are dealt out to the devices of a mesh. Of several
+        processes each forms the examples of its own devices and no others.
 
     Raises:
       ValueError: the arrays differ in length, or there are fewer examples than ``batch_size``.
     """
 
-    def __init__(self, data: ArrayData, batch_size: int, seed: int, device_bytes: int = 2**31):
+    def __init__(
+        self,
+        data: ArrayData,
+        batch_size: int,
+        seed: int,
+        device_bytes: int = 2**31,
+        sharding: NamedSharding | None = None,
+    ):
         lengths = {name: len(array) for name, array in data.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"data must hold arrays of one length; got {lengths}")
@@ -43,13 +71,17 @@ class Batches:
         self.batch_size = batch_size
         self.steps_per_epoch = self.examples // batch_size
         self._seed = seed
+        self._sharding = stacked(sharding) if sharding is not None else None
         self._on_device = sum(array.nbytes for array in data.values()) <= device_bytes
+        if sharding is not None and jax.process_count() > 1:
+            self._on_device = False
         self._data: Mapping[str, Any] = dict(data)
         if self._on_device:
-            self._data = jax.device_put(self._data)
+            place = sharding and NamedSharding(sharding.mesh, PartitionSpec())
+            self._data = jax.device_put(self._data, place)
         self._epoch, self._order = -1, np.empty(0, np.int32)
 
-    def block(self, step: int, count: int) -> tuple[Mapping[str, jax.Array], jax.Array | None]:
+    def block(self, step: int, count: int) -> Block:
         """The batches of ``count`` steps from ``step`` on, all of one epoch.
 
         Returns:
@@ -64,5 +96,45 @@ class Batches:
         stop = (position + count) * self.batch_size
         indices = self._order[position * self.batch_size : stop].reshape(count, self.batch_size)
         if self._on_device:
-            return self._data, jnp.asarray(indices)
-        return {name: jnp.asarray(array[indices]) for name, array in self._data.items()}, None
+            placed = jax.device_put(indices, self._sharding) if self._sharding else indices
+            return self._data, jnp.asarray(placed)
+        if self._sharding is None:
+            return {name: jnp.asarray(array[indices]) for name, array in self._data.items()}, None
+        sharding = self._sharding
+        return {n: _dealt_out(array, indices, sharding) for n, array in self._data.items()}, None
+
+
+class PlacedSource:
+    """A `BatchSource` whose batches are on the devices.
+
+    Args:
+      source: gives the rows of this process.
+      sharding: as for `Batches`.
+    """
+
+    def __init__(self, source: BatchSource, sharding: NamedSharding | None = None):
+        self._source = source
+        self._sharding = stacked(sharding) if sharding is not None else None
+        self.batch_size, self.steps_per_epoch = source.batch_size, source.steps_per_epoch
+
+    def block(self, step: int, count: int) -> Block:
+        """The batches of ``count`` steps from ``step`` on, of shape [count, batch_size, ...]."""
+        arrays, _ = self._source.block(step, count)
+        if self._sharding is None:
+            return jax.tree.map(jnp.asarray, arrays), None
+        put = functools.partial(jax.make_array_from_process_local_data, self._sharding)
+        return {name: put(array) for name, array in arrays.items()}, None
+
+
+def _dealt_out(array: np.ndarray, indices: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """The batches on the devices, of which only this process's own are formed here."""
+
+    def rows(part: Any) -> np.ndarray:
+        return array[indices[part[:2]]]
+
+    return jax.make_array_from_callback((*indices.shape, *array.shape[1:]), sharding, rows)
+
+
+def stacked(sharding: NamedSharding) -> NamedSharding:
+    """The sharding of a block of batches [count, batch, ...], from that of a batch."""
+    return NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from sparsejax._where import PyTree
+from sparsejax.training.processes import is_main_process, main_decides, wait_for_all
 
 _KEPT = 3
 
@@ -36,7 +37,9 @@ class Checkpoints:
 
     Orbax writes each to a temporary folder that it renames when complete; a file of SHA-256 sums
     follows. A checkpoint counts only if its sums are there and match, so one cut short by a crash
-    at any moment, or damaged later, is passed over for the one before it.
+    at any moment, or damaged later, is passed over for the one before it. Of several processes
+    every one writes and reads its own part, and the main one sees to the sums; all call the same
+    methods in the same order, and the folder is one that all of them can reach.
 
     Args:
       folder: where they live; made if missing.
@@ -78,7 +81,8 @@ class Checkpoints:
                     state=ocp.args.StandardSave(_by_path(state)), extra=ocp.args.JsonSave(extra)
                 ),
             )
-            write_json(self._sum_file(step), _sums(self._step_folder(step)))
+            if is_main_process():
+                write_json(self._sum_file(step), _sums(self._step_folder(step)))
         except Exception as error:
             self._discard(step)
             last = self.steps()
@@ -89,7 +93,8 @@ class Checkpoints:
                 f"({free:,.0f} MiB free): {_first_line(error)}; {kept}. Free some space or choose "
                 "another folder, then resume"
             ) from error
-        for file in self._sums.glob("*.json"):
+        wait_for_all(f"checkpoint {step} has its sums")
+        for file in self._sums.glob("*.json") if is_main_process() else ():
             if int(file.stem) not in self._manager.all_steps():
                 file.unlink()
 
@@ -102,21 +107,29 @@ class Checkpoints:
         Raises:
           CheckpointError: every checkpoint is damaged, or one holds another kind of state.
         """
+        step = main_decides(self._newest_undamaged)
+        if step < 0:
+            return None
+        self._manager.reload()  # the main process may have thrown damaged ones away
+        return self._read(step, like)
+
+    def _newest_undamaged(self) -> int:
+        """Its step, or -1 where there is no checkpoint."""
         steps = self.steps()
         for step in reversed(steps):
             damage = self._damage(step)
             if damage is None:
-                return self._read(step, like)
+                return step
             warnings.warn(
                 f"the checkpoint of step {step} in {self.folder} is damaged ({damage}); "
                 "falling back to the one before it",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=4,
             )
             self._discard(step)
         if steps:
             raise CheckpointError(f"every checkpoint in {self.folder} is damaged: steps {steps}")
-        return None
+        return -1
 
     def _read(self, step: int, like: PyTree) -> Restored:
         wanted = {name: _abstract(leaf) for name, leaf in _by_path(like).items()}
@@ -155,6 +168,8 @@ class Checkpoints:
         return None
 
     def _discard(self, step: int) -> None:
+        if not is_main_process():
+            return
         self._sum_file(step).unlink(missing_ok=True)
         shutil.rmtree(self._step_folder(step), ignore_errors=True)
         for partial in (self.folder / "states").glob(f"{step}.orbax-checkpoint-tmp*"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsejax.training.checkpoints import write_json
+from sparsejax.training.processes import main_decides
 
 
 def claim_folder(folder: str | os.PathLike[str], config: Mapping[str, Any], resume: bool) -> Path:
@@ -20,13 +21,23 @@ def claim_folder(folder: str | os.PathLike[str], config: Mapping[str, Any], resu
       resume: whether a run that is already there is to be continued.
 
     Returns:
-      The folder's path.
+      The folder's path. Of several processes the main one does this for all.
 
     Raises:
       ValueError: the folder belongs to another configuration (the message names what differs), or
         holds a run of this one while ``resume`` is false, or is not a folder.
     """
     path = Path(folder)
+
+    def claim() -> int:
+        _claim(path, config, resume)
+        return 0
+
+    main_decides(claim)
+    return path
+
+
+def _claim(path: Path, config: Mapping[str, Any], resume: bool) -> None:
     if path.exists() and not path.is_dir():
         raise ValueError(f"folder must be a folder; {path} is a file")
     path.mkdir(parents=True, exist_ok=True)
@@ -36,7 +47,7 @@ def claim_folder(folder: str | os.PathLike[str], config: Mapping[str, Any], resu
         if any(path.glob("checkpoints/states/*")):
             raise ValueError(f"folder {path} holds checkpoints of an unknown configuration")
         write_json(file, wanted)
-        return path
+        return
     held = json.loads(file.read_text())
     if held != wanted:
         odd = sorted(k for k in held.keys() | wanted.keys() if held.get(k) != wanted.get(k))
@@ -49,4 +60,3 @@ def claim_folder(folder: str | os.PathLike[str], config: Mapping[str, Any], resu
             f"folder {path} already holds a run of this configuration; resume it (--resume) or "
             "choose another folder"
         )
-    return path

@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,12 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.sharding import Mesh
 from tqdm import tqdm
 
-from sparsejax.training.batches import ArrayData, Batches
+from sparsejax.training.batches import ArrayData, Batches, BatchSource, PlacedSource
 from sparsejax.training.checkpoints import Checkpoints
 from sparsejax.training.folder import claim_folder
+from sparsejax.training.meshes import batch_sharding, mesh_of
 from sparsejax.training.metrics import MetricLog
+from sparsejax.training.processes import is_main_process
 from sparsejax.training.state import Metrics, StepFunction, TrainState
 
 _SHOWN = ("loss", "error", "density")  # in the progress bar, where a row has them
@@ -32,9 +35,9 @@ class TrainingDivergedError(FloatingPointError):
 def fit(
     step: StepFunction,
     state: TrainState,
-    data: ArrayData,
+    data: ArrayData | BatchSource,
     *,
-    batch_size: int,
+    batch_size: int | None = None,
     steps: int,
     seed: int = 0,
     block: int | None = None,
@@ -47,18 +50,24 @@ def fit(
     learning_rate: optax.Schedule | None = None,
     name: str = "",
     device_bytes: int = 2**31,
+    batch_axes: str | Sequence[str] | None = None,
 ) -> TrainState:
     """Train to ``steps`` steps and return the last state.
 
     The result depends on the arguments alone: not on ``block``, on where the data lives, or on how
     often the run was killed and resumed; each of these gives the same bits.
 
+    A state that `init_state` put on a mesh is trained there and stays cut as it is; the batch is
+    dealt out over the mesh. With several processes (see `start_processes`) all call this with the
+    same arguments and a folder that all of them can reach. A checkpoint does not depend on the mesh
+    or on the number of processes: it can be resumed on others, to the same numbers within rounding.
+
     Args:
       step: ``(state, batch) -> (state, metrics)``, as `make_step` builds it. Pass the same object
         to several runs and it is compiled once.
       state: the state to start from (kept intact: the loop works on a copy).
-      data: arrays of equal length by name, see `Batches`.
-      batch_size: examples a step.
+      data: arrays of equal length by name, see `Batches`; or a `BatchSource`.
+      batch_size: examples a step, over all devices together (a `BatchSource` has its own).
       steps: the number of the last step.
       seed: of the order of the examples.
       block: steps a call. 1 calls a jitted step from Python, best for convolutions on a CPU;
@@ -75,6 +84,7 @@ def fit(
       learning_rate: the schedule in use, for the reports and for the message of a failure.
       name: shown in the progress bar (on a terminal only).
       device_bytes: see `Batches`.
+      batch_axes: the mesh axes over which a batch is dealt out; default all.
 
     Raises:
       ValueError: an argument is out of range, or the folder is not this run's.
@@ -82,7 +92,7 @@ def fit(
         learning rate and the last good checkpoint.
       CheckpointError: a checkpoint cannot be written, or none can be read.
     """
-    batches = Batches(data, batch_size, seed, device_bytes)
+    batches = _batches(data, batch_size, seed, device_bytes, mesh_of(state), batch_axes)
     epoch = batches.steps_per_epoch
     block = _at_least_one("block", block or min(epoch, 256))
     report_every = _at_least_one("report_every", report_every or epoch)
@@ -96,10 +106,13 @@ def fit(
         found = checkpoints.restore(state) if resume else None
         if found:
             state, seconds = found.state, found.extra["seconds"]
-        log = MetricLog(folder, after_step=int(state.step))
+        if is_main_process():
+            log = MetricLog(folder, after_step=int(state.step))
+    shardings = _shardings(state)
     now = int(state.step)
+    hidden = None if is_main_process() else True
     bar = tqdm(
-        total=steps, initial=now, desc=name, unit="step", disable=None, leave=False, miniters=1
+        total=steps, initial=now, desc=name, unit="step", disable=hidden, leave=False, miniters=1
     )
     start = time.perf_counter() - seconds
     pending: list[Metrics] = []
@@ -110,7 +123,7 @@ def fit(
             )
             while now < boundary:
                 count = min(block, boundary - now, _next_multiple(now, epoch) - now)
-                state, metrics = _run_block(step, state, *batches.block(now, count))
+                state, metrics = _run_block(step, state, *batches.block(now, count), shardings)
                 pending.append(metrics)
                 now += count
             row = _means(pending, now, checkpoints, learning_rate)
@@ -136,15 +149,47 @@ def fit(
     return state
 
 
-@functools.partial(jax.jit, static_argnames="step", donate_argnames="state")
-def _run_block(step: StepFunction, state: TrainState, arrays, indices):
+def _batches(
+    data: ArrayData | BatchSource,
+    batch_size: int | None,
+    seed: int,
+    device_bytes: int,
+    mesh: Mesh | None,
+    batch_axes: str | Sequence[str] | None,
+) -> BatchSource:
+    if isinstance(data, BatchSource):
+        if batch_size not in (None, data.batch_size):
+            raise ValueError(
+                f"batch_size must be that of data, {data.batch_size}; got {batch_size}"
+            )
+        return PlacedSource(data, batch_sharding(mesh, batch_axes, data.batch_size))
+    if batch_size is None:
+        raise ValueError("batch_size must be an integer >= 1; got None")
+    sharding = batch_sharding(mesh, batch_axes, batch_size)
+    return Batches(data, batch_size, seed, device_bytes, sharding)
+
+
+def _shardings(state: TrainState) -> tuple[Any, ...] | None:
+    """How a state lies on its mesh, so that each step can leave it so; None where there is none."""
+    if mesh_of(state) is None:
+        return None
+    return tuple(leaf.sharding for leaf in jax.tree.leaves(state))
+
+
+@functools.partial(jax.jit, static_argnames=("step", "shardings"), donate_argnames="state")
+def _run_block(step: StepFunction, state: TrainState, arrays, indices, shardings):
     """Take one step for each row of ``indices`` (or of ``arrays`` where there are no indices)."""
 
     def take(state: TrainState, rows):
-        if indices is None:
-            return step(state, rows)
-        pick = lambda array: array.at[rows].get(mode="promise_in_bounds")  # noqa: E731
-        return step(state, jax.tree.map(pick, arrays))
+        batch = rows
+        if indices is not None:
+            pick = lambda array: array.at[rows].get(mode="promise_in_bounds")  # noqa: E731
+            batch = jax.tree.map(pick, arrays)
+        state, metrics = step(state, batch)
+        if shardings is not None:
+            leaves = map(lax.with_sharding_constraint, jax.tree.leaves(state), shardings)
+            state = jax.tree.unflatten(jax.tree.structure(state), leaves)
+        return state, metrics
 
     rows = arrays if indices is None else indices
     if jax.tree.leaves(rows)[0].shape[0] > 1:

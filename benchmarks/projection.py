@@ -1,0 +1,304 @@
+"""Exact top-kappa, ours against what one would pick instead: ``python -m benchmarks.projection``.
+
+Every contestant takes weights and kappa and gives the projected weights. They take turns in one
+process, PyTorch's after the others: its threads go on spinning after a call. Times are also stated
+as multiples of a copy, ``jit(lambda x: 2 * x)``, of the same weights. What would take minutes is
+left out and said to be; so is PyTorch where it is missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from benchmarks.projection_figure import draw
+from experiments.common.results import machine, versions
+from sparsejax.projections import project_l0_ball
+from sparsejax.training import write_json
+
+Contestants = Mapping[str, Callable[[int], Any]]
+COPY, COLD, WARM = "a copy", "sparsejax, cold", "sparsejax, warm"
+_EVERYTHING = lambda path, leaf: True  # noqa: E731
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Speed and memory of the projection onto the l0 ball."""
+
+    sizes: tuple[int, ...] = (266_200, 431_080, 15_000_000, 138_357_544, 1_000_000_000)
+    """Numbers of float32 weights: LeNet300, LeNet5, a middling network, VGG-16, a large one."""
+    shares: tuple[float, ...] = (0.001, 0.02, 0.5)
+    """Of the weights to be kept."""
+    rounds: int = 7
+    """Times that each contestant is measured; the median counts."""
+    patience: float = 30.0
+    """Seconds that one call may take (extrapolated from the size before); slower ones are left
+    out."""
+    device_counts: tuple[int, ...] = (1, 2, 4, 8)
+    """Simulated devices over which the middle size is sharded, in a process of its own."""
+    output: Path | None = None
+    """A folder for projection.json and projection.png; default none."""
+    sharded: bool = False
+    """Only print the times for each number of devices, as JSON (what that process does)."""
+
+
+def main(config: Config) -> None:
+    """Measure, print, and perhaps write."""
+    if config.sharded:
+        print(json.dumps(_sharded(config)))
+        return
+    rows: list[dict[str, Any]] = []
+    for size in config.sizes:
+        if size * 4 * 3.5 > _free_memory():
+            print(
+                f"\n{size:,} weights are left out: they need {size * 4 * 3.5 / 2**30:.0f} GiB free"
+            )
+            continue
+        weights = jax.random.normal(jax.random.key(0), (size,))
+        for share in config.shares:
+            rows.append(_measure(weights, share, config, rows))
+            _print_row(rows[-1])
+        del weights
+    devices = _in_another_process(config) if config.device_counts else {}
+    if devices:
+        _print_devices(devices)
+    if config.output:
+        about: dict[str, Any] = {"versions": versions(), "machine": machine()}
+        settings = dataclasses.asdict(config) | {"output": str(config.output)}
+        figures = {"config": settings, "rows": rows, "devices": devices}
+        write_json(
+            config.output / "projection.json", {"benchmark": "projection", **about, **figures}
+        )
+        draw(rows, devices, config.output / "projection.png")
+        print(f"wrote {config.output / 'projection.json'} and projection.png")
+
+
+def _measure(
+    weights: jax.Array, share: float, config: Config, before: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """One row: seconds of every contestant at one size and one kappa."""
+    size, kappa = weights.size, int(share * weights.size)
+    left_out: dict[str, str] = {}
+    seconds: dict[str, list[float]] = {}
+    for group in (_ours(weights, kappa) | _jax(weights) | _numpy(weights), _torch(weights)):
+        contestants = dict(group)
+        for name in group:
+            earlier = [row for row in before if row["share"] == share]
+            expected = _expected(name, size, earlier[-1]) if earlier else 0.0
+            needed = 4 * size * _COPIES_NEEDED.get(name, 2)
+            if expected > config.patience:
+                left_out[name] = f"about {expected:.0f} s a call"
+            elif needed > _free_memory():
+                left_out[name] = f"needs {needed / 2**30:.0f} GiB"
+            if name in left_out:
+                del contestants[name]
+        seconds |= _take_turns(contestants, kappa, config)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "size": size,
+        "share": share,
+        "kappa": kappa,
+        "seconds": seconds,
+        "median": median,
+        "copies": {name: value / median[COPY] for name, value in median.items()},
+        "left_out": left_out,
+        "extra_memory": _extra_memory(weights, kappa),
+    }
+
+
+def _take_turns(contestants: Contestants, kappa: int, config: Config) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(config.rounds + 1):
+        for name, contestant in contestants.items():
+            if number > 1 and max(seconds[name]) > config.patience / config.rounds:
+                continue  # a slow one has been measured once
+            start = time.perf_counter()
+            jax.block_until_ready(contestant(kappa))
+            if number:  # the first call compiles and warms up
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _ours(weights: jax.Array, kappa: int) -> dict[str, Callable[[int], Any]]:
+    double = jax.jit(lambda w: 2 * w)
+    total = jax.jit(jnp.sum)
+    cold = jax.jit(lambda w, k: project_l0_ball(w, k, _EVERYTHING))
+    warm = jax.jit(lambda w, k, guess: project_l0_ball(w, k, _EVERYTHING, guess=guess))
+    _, threshold = project_l0_ball(weights, kappa, _EVERYTHING, with_threshold=True)
+    # Where the search would begin after an L step that moved the threshold by a thousandth.
+    guess = 1.001 * threshold
+    return {
+        "one read": lambda kappa: total(weights),
+        COPY: lambda kappa: double(weights),
+        COLD: lambda kappa: cold(weights, kappa),
+        WARM: lambda kappa: warm(weights, kappa, guess),
+    }
+
+
+def _jax(weights: jax.Array) -> dict[str, Callable[[int], Any]]:
+    def above(threshold):
+        return jnp.where(jnp.abs(weights) >= threshold, weights, 0)
+
+    top = jax.jit(lambda w, k: jax.lax.top_k(jnp.abs(w), k)[0][-1], static_argnums=1)
+    order = jax.jit(lambda w: jnp.sort(jnp.abs(w)))
+    return {
+        "jax.lax.top_k": lambda kappa: above(top(weights, kappa)),
+        "jnp.sort": lambda kappa: above(order(weights)[-kappa]),
+    }
+
+
+def _numpy(weights: jax.Array) -> dict[str, Callable[[int], Any]]:
+    array = np.asarray(weights)
+
+    def partition(kappa: int) -> np.ndarray:
+        magnitudes = np.abs(array)
+        threshold = np.partition(magnitudes, len(array) - kappa)[len(array) - kappa]
+        return np.where(magnitudes >= threshold, array, np.float32(0))
+
+    return {"np.partition": partition}
+
+
+def _torch(weights: jax.Array) -> dict[str, Callable[[int], Any]]:
+    try:
+        import torch
+    except ImportError:
+        return {}
+    tensor = torch.from_dlpack(weights)
+
+    def topk(kappa: int) -> Any:
+        chosen = torch.topk(tensor.abs(), kappa, sorted=False).indices
+        result = torch.zeros_like(tensor)
+        result[chosen] = tensor[chosen]
+        return result.numpy()
+
+    def kthvalue(kappa: int) -> Any:
+        magnitudes = tensor.abs()
+        threshold = torch.kthvalue(magnitudes, len(tensor) - kappa + 1).values
+        return torch.where(magnitudes >= threshold, tensor, 0).numpy()
+
+    return {"torch.topk": topk, "torch.kthvalue": kthvalue}
+
+
+_MAPPED = 2**26  # bytes from which on freed memory goes back to the system, so peaks can be seen
+
+# Working memory in copies of the weights (indices are 64-bit), so that none is run out of memory.
+_COPIES_NEEDED = {
+    "jax.lax.top_k": 6, "jnp.sort": 5, "np.partition": 4, "torch.topk": 8, "torch.kthvalue": 6,
+}  # fmt: skip
+
+
+def _expected(name: str, size: int, earlier: Mapping[str, Any]) -> float:
+    """Seconds of a call by proportion; infinite where it was left out at a smaller size."""
+    if name in earlier["left_out"]:
+        return float("inf")
+    return earlier["median"].get(name, 0.0) * size / earlier["size"]
+
+
+def _extra_memory(weights: jax.Array, kappa: int) -> dict[str, float | None]:
+    """What a projection needs beyond its result, as a share of the weights."""
+    project = jax.jit(lambda w, k: project_l0_ball(w, k, _EVERYTHING)).lower(weights, kappa)
+    compiled = project.compile()
+    planned: Any = compiled.memory_analysis()
+    found: dict[str, float | None] = {
+        "planned": planned.temp_size_in_bytes / weights.nbytes,
+        "measured": None,
+    }
+    if weights.nbytes < _MAPPED or not Path("/proc/self/clear_refs").exists():
+        return found
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew from here
+    before = _status("VmRSS")
+    jax.block_until_ready(compiled(weights, jnp.asarray(kappa)))
+    found["measured"] = (_status("VmHWM") - before - weights.nbytes) / weights.nbytes
+    return found
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def _free_memory() -> int:
+    gc.collect()
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
+def _in_another_process(config: Config) -> dict[str, Any]:
+    """Times on several simulated devices: their number must be set before JAX starts."""
+    flag = f"--xla_force_host_platform_device_count={max(config.device_counts)}"
+    sizes = [str(size) for size in sorted(config.sizes)[len(config.sizes) // 2 :][:1]]
+    counts = [str(count) for count in config.device_counts]
+    command = [sys.executable, "-m", "benchmarks.projection", "--sharded", "--sizes", *sizes]
+    done = subprocess.run(
+        [*command, "--device-counts", *counts, "--rounds", str(config.rounds)],
+        env=os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _sharded(config: Config) -> dict[str, Any]:
+    """Seconds of a copy and of a projection of one array cut over 1, 2, ... devices."""
+    (size,) = config.sizes
+    kappa, found = size // 50, {}
+    copy = jax.jit(lambda w: 2 * w)
+    cold = jax.jit(lambda w, k: project_l0_ball(w, k, _EVERYTHING))
+    for count in config.device_counts:
+        mesh = Mesh(np.array(jax.devices()[:count]), ("weights",))
+        sharding = NamedSharding(mesh, PartitionSpec("weights"))
+        usable = size // (128 * count) * 128 * count
+        weights = jax.device_put(jax.random.normal(jax.random.key(0), (usable,)), sharding)
+        turns: Contestants = {
+            COPY: functools.partial(lambda w, kappa: copy(w), weights),
+            COLD: functools.partial(cold, weights),
+        }
+        seconds = _take_turns(turns, kappa, config)
+        found[str(count)] = {name: statistics.median(values) for name, values in seconds.items()}
+    return {"size": size, "kappa": kappa, "seconds": found}
+
+
+def _print_row(row: Mapping[str, Any]) -> None:
+    print(f"\n{row['size']:,} weights, {row['share']:.1%} kept")
+    print(f"  {'':<20}{'median ms':>11}{'min':>10}{'max':>10}{'copies':>9}")
+    for name, values in row["seconds"].items():
+        spread = f"{1e3 * min(values):>10.2f}{1e3 * max(values):>10.2f}"
+        ratio = f"{row['copies'][name]:>9.2f}"
+        print(f"  {name:<20}{1e3 * row['median'][name]:>11.2f}{spread}{ratio}")
+    for name, why in row["left_out"].items():
+        print(f"  {name:<20}  left out: {why}")
+    memory = row["extra_memory"]
+    measured = (
+        "not measured" if memory["measured"] is None else f"{memory['measured']:.2%} measured"
+    )
+    print(f"  memory beyond the result: {memory['planned']:.3%} planned, {measured}")
+
+
+def _print_devices(devices: Mapping[str, Any]) -> None:
+    print(
+        f"\n{devices['size']:,} weights, 2.0% kept, sharded over simulated devices of these cores"
+    )
+    for count, seconds in devices["seconds"].items():
+        copy, ours = 1e3 * seconds[COPY], 1e3 * seconds[COLD]
+        print(
+            f"  {count:>2} devices: copy {copy:.2f} ms, ours {ours:.2f} ms, {ours / copy:.2f} copies"
+        )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, prog="python -m benchmarks.projection"))

@@ -1,0 +1,50 @@
+"""One of two processes that `test_processes` starts: ``run_process.py DATA FOLDER STEPS DIE``.
+
+It trains LeNet300 with learning-compression, fully sharded over the devices of all processes. At
+step DIE (if it is not 0) process 1 kills itself as ``kill -9`` would.
+"""
+
+import os
+import signal
+import sys
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from sparsejax.training import fit, fsdp_specs, init_state, start_processes
+from tests.training.lenet300 import build
+
+
+def main(data: str, folder: str, steps: int, die: int) -> None:
+    number, count = start_processes()
+    assert (count, jax.device_count(), jax.local_device_count()) == (2, 8, 4)
+    with np.load(data) as file:
+        arrays = dict(file)
+
+    def evaluate(state):
+        if number == 1 and int(state.step) == die:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+    step, params, optimizer = build()
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    specs = fsdp_specs(params, mesh, smallest=500)
+    fit(
+        step,
+        init_state(params, optimizer, jax.random.key(3), mesh, specs),
+        arrays,
+        batch_size=64,
+        steps=steps,
+        report_every=1,
+        checkpoint_every=7,
+        folder=folder,
+        config={},
+        resume=True,
+        evaluate=evaluate,
+    )
+    print(f"process {number} of {count} has ended at step {steps}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

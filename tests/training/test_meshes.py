@@ -1,0 +1,199 @@
+"""Training on a mesh of eight simulated devices: the same numbers as on one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+import sparsejax
+from sparsejax.compression import l0_ball
+from sparsejax.training import fit, fsdp_specs, init_state
+from sparsejax.training.meshes import batch_sharding, place, specs_like
+from tests.training.lenet300 import assert_close, build
+
+STEPS = 35  # of 15 an epoch; the C steps come at 10, 20 and 30
+
+
+def mesh(shape=(8,), names=("data",), explicit=False):
+    if explicit:
+        return jax.make_mesh(shape, names)
+    return Mesh(np.array(jax.devices()[: int(np.prod(shape))]).reshape(shape), names)
+
+
+MESHES = {
+    "data parallel": (mesh(), None),
+    "fully sharded": (mesh(), "fsdp"),
+    "sharded on one axis of two": (mesh((2, 4), ("data", "fsdp")), "fsdp"),
+    "explicit axes": (mesh((2, 4), ("data", "fsdp"), explicit=True), "fsdp"),
+}
+
+
+@pytest.fixture(scope="module")
+def data(mnist):
+    return {"image": mnist.train.images[:1000], "label": mnist.train.labels[:1000]}
+
+
+@pytest.fixture(scope="module")
+def on_one_device(data):
+    step, params, optimizer = build()
+    return fit(
+        step, init_state(params, optimizer, jax.random.key(3)), data, batch_size=64, steps=STEPS
+    )
+
+
+def specs_for(on, kind, params):
+    return (
+        None
+        if kind is None
+        else fsdp_specs(params, on, [n for n in on.axis_names if n == "fsdp"] or None, 500)
+    )
+
+
+@pytest.mark.parametrize("block", [None, 1])
+@pytest.mark.parametrize("name", MESHES)
+def test_a_mesh_gives_the_numbers_of_one_device(name, block, data, on_one_device):
+    on, kind = MESHES[name]
+    step, params, optimizer = build()
+    state = init_state(params, optimizer, jax.random.key(3), on, specs_for(on, kind, params))
+    arguments = {} if block is None else {"block": block, "device_bytes": 0}
+    final = fit(step, state, data, batch_size=64, steps=STEPS, **arguments)
+    assert_close(final, on_one_device)
+    for new, old in zip(jax.tree.leaves(final), jax.tree.leaves(state), strict=True):
+        assert new.sharding.is_equivalent_to(old.sharding, new.ndim)
+
+
+def test_fully_sharded_means_that_no_device_holds_more_than_its_part():
+    _, params, optimizer = build()
+    on = mesh((4,))  # divides a dimension of every kernel
+    specs = fsdp_specs(params, on, smallest=500)
+    state = init_state(params, optimizer, jax.random.key(3), on, specs)
+    kernels = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim == 2]
+    assert len(kernels) == 3 * 4  # parameters, momentum, theta and multipliers
+    for leaf in kernels:
+        assert leaf.addressable_shards[0].data.size == leaf.size / 4
+
+
+def test_a_step_on_a_mesh_gathers_no_theta():
+    """Weights are gathered to be multiplied; what only the C step sees is not."""
+    _, params, optimizer = build()
+    on = mesh()
+    state = init_state(
+        params, optimizer, jax.random.key(3), on, fsdp_specs(params, on, smallest=500)
+    )
+    project = jax.jit(optimizer.update).lower(state.params, state.opt_state, state.params).compile()
+    assert "all-reduce" in project.as_text()
+    assert not any(op in project.as_text() for op in ("all-gather", "all-to-all"))
+
+
+def test_a_users_pmap_loop(data, on_one_device):
+    """Replicated state, a part of the batch on each device, gradients averaged."""
+    _, params, optimizer = build()
+    step, _, _ = build(axis_name="batch")
+    state = init_state(params, optimizer, jax.random.key(3))
+    state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (8, *leaf.shape)), state)
+    mapped = jax.pmap(step, axis_name="batch")
+    for number in range(STEPS):
+        epoch, position = divmod(number, 1000 // 64)
+        order = np.random.default_rng([0, epoch]).permutation(1000)
+        rows = order[position * 64 : (position + 1) * 64].reshape(8, 8)
+        state, metrics = mapped(state, {name: array[rows] for name, array in data.items()})
+    assert metrics["loss"].shape == (8,)
+    for leaf in jax.tree.leaves(state.params):
+        np.testing.assert_array_equal(leaf[0], leaf[7])
+    assert_close(jax.tree.map(lambda leaf: leaf[0], state), on_one_device)
+
+
+def test_a_users_shard_map_loop_with_theta_cut_up():
+    """The C step is told by specs what its piece of the weights is a piece of."""
+    on = mesh()
+    weights = {"kernel": jax.random.normal(jax.random.key(0), (64, 30))}
+    specs = {"kernel": P("data")}
+    optimizer = optax.chain(
+        sparsejax.learning_compression(l0_ball(100, specs=specs), 0.1, 2), optax.sgd(0.1)
+    )
+    alone = optax.chain(sparsejax.learning_compression(l0_ball(100), 0.1, 2), optax.sgd(0.1))
+
+    def train(params, optimizer):
+        state = optimizer.init(params)
+        for _ in range(5):
+            updates, state = optimizer.update(jax.tree.map(jnp.sin, params), state, params)
+            params = optax.apply_updates(params, updates)
+        return sparsejax.compressed_params(state, params)
+
+    mapped = jax.shard_map(
+        lambda params: train(params, optimizer), mesh=on, in_specs=(specs,), out_specs=specs
+    )
+    cut = jax.jit(mapped)(weights)
+    whole = jax.jit(lambda params: train(params, alone))(weights)
+    np.testing.assert_array_equal(cut["kernel"], whole["kernel"])
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_checkpoint_of_eight_devices_resumes_on_fewer(devices, data, on_one_device, tmp_path):
+    step, params, optimizer = build()
+    arguments = {"batch_size": 64, "checkpoint_every": 7, "folder": tmp_path, "config": {}}
+
+    def start(on):
+        specs = on and fsdp_specs(params, on, smallest=500)
+        return init_state(params, optimizer, jax.random.key(3), on, specs)
+
+    fit(step, start(mesh()), data, steps=14, **arguments)
+    target = start(mesh((devices,)) if devices > 1 else None)
+    final = fit(step, target, data, steps=STEPS, resume=True, **arguments)
+    assert_close(final, on_one_device)
+    for new, old in zip(jax.tree.leaves(final), jax.tree.leaves(target), strict=True):
+        assert new.sharding.is_equivalent_to(old.sharding, new.ndim)
+
+
+def test_fsdp_specs_cut_the_longest_dimension_that_fits():
+    shapes = {
+        "wide": jax.ShapeDtypeStruct((64, 512), jnp.float32),
+        "odd": jax.ShapeDtypeStruct((63, 513), jnp.float32),
+        "small": jax.ShapeDtypeStruct((8, 8), jnp.float32),
+        "scalar": jax.ShapeDtypeStruct((), jnp.float32),
+    }
+    specs = fsdp_specs(shapes, mesh((2, 4), ("a", "b")), smallest=1000)
+    assert specs == {"wide": P(None, ("a", "b")), "odd": P(), "small": P(), "scalar": P()}
+    assert fsdp_specs(shapes, mesh((2, 4), ("a", "b")), "b", 64)["small"] == P(("b",))
+
+
+def test_an_optimizer_state_lies_as_its_parameters():
+    params = {"a": {"kernel": jnp.zeros((8, 4)), "bias": jnp.zeros(8)}, "kernel": jnp.zeros((2, 4))}
+    specs = {"a": {"kernel": P("data"), "bias": P()}, "kernel": P(None, "data")}
+    state = optax.chain(
+        sparsejax.learning_compression(l0_ball(3), 1.0, 2), optax.adam(optax.constant_schedule(1.0))
+    ).init(params)
+    found = specs_like(state, params, specs)
+    assert found[0].theta["a"]["kernel"] == P("data")
+    assert found[0].theta["kernel"] == P(None, "data")
+    assert found[0].multipliers["a"]["kernel"] == P("data")
+    assert found[0].mu == P()
+    assert found[1][0].mu == found[1][0].nu == specs
+    assert found[1][0].count == P()
+
+
+def test_bad_arguments_are_named():
+    start = lambda params, *rest, **more: init_state(  # noqa: E731
+        params, optax.sgd(1.0), jax.random.key(0), *rest, **more
+    )
+    with pytest.raises(ValueError, match="specs are of no use without a mesh"):
+        start({"a": jnp.ones(2)}, specs=P())
+    with pytest.raises(ValueError, match=r"specs cuts \['a'\] of shape \(6, 2\)"):
+        start({"a": jnp.ones((6, 2))}, mesh(), P("data"))
+    with pytest.raises(ValueError, match="batch_size must be a multiple of 8, .*; got 60"):
+        batch_sharding(mesh(), None, 60)
+    with pytest.raises(ValueError, match=r"axes must be among the mesh's \('data',\)"):
+        batch_sharding(mesh(), "model", 64)
+
+
+def test_place_keeps_values_and_keys():
+    tree = {"a": np.arange(16.0).reshape(8, 2), "key": jax.random.key(5)}
+    placed = place(tree, mesh(), {"a": P("data"), "key": P()})
+    np.testing.assert_array_equal(placed["a"], tree["a"])
+    assert placed["a"].sharding.spec == P("data")
+    np.testing.assert_array_equal(
+        jax.random.key_data(placed["key"]), jax.random.key_data(tree["key"])
+    )

@@ -1,0 +1,173 @@
+"""Two real processes on loopback, four simulated devices each."""
+
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from sparsejax.training import (
+    Checkpoints,
+    fit,
+    fsdp_specs,
+    init_state,
+    read_metrics,
+    start_processes,
+)
+from tests.training.lenet300 import assert_close, build
+
+STEPS, SAVED, DIES = 23, 14, 17
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def arrays(mnist):
+    return {"image": mnist.train.images[:1000], "label": mnist.train.labels[:1000]}
+
+
+@pytest.fixture(scope="module")
+def data(arrays, tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "data.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def start():
+    _, params, optimizer = build()
+    return init_state(params, optimizer, jax.random.key(3))
+
+
+@pytest.fixture(scope="module")
+def on_one_device(arrays):
+    return fit(build()[0], start(), arrays, batch_size=64, steps=STEPS)
+
+
+def run_two(data, folder, steps=STEPS, die=0):
+    """Start both, wait for the end of both, and return their exit codes and what they said."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    processes = []
+    for number in range(2):
+        environment = os.environ | {
+            "JAX_COORDINATOR_ADDRESS": address,
+            "JAX_COORDINATOR_BIND_ADDRESS": address,
+            "JAX_NUM_PROCESSES": "2",
+            "JAX_PROCESS_ID": str(number),
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "PYTHONPATH": str(ROOT),
+        }
+        script = pathlib.Path(__file__).with_name("run_process.py")
+        command = [sys.executable, str(script), str(data), str(folder), str(steps), str(die)]
+        processes.append(
+            subprocess.Popen(
+                command,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    limit = time.monotonic() + 240
+    while any(process.poll() is None for process in processes) and time.monotonic() < limit:
+        if die and processes[1].poll() is not None:
+            limit = min(limit, time.monotonic() + 10)  # the other may wait for it for minutes
+        time.sleep(0.2)
+    for process in processes:
+        process.kill()
+    said = [process.communicate()[0] for process in processes]
+    return [process.returncode for process in processes], said
+
+
+def saved(folder, step):
+    """The state in the newest checkpoint of a run, on one device."""
+    checkpoints = Checkpoints(folder / "checkpoints")
+    restored = checkpoints.restore(start())
+    checkpoints.close()
+    assert restored.step == step
+    return restored.state
+
+
+def test_killed_and_resumed_on_two_processes_and_on_one(data, arrays, on_one_device, tmp_path):
+    killed, whole, alone = (tmp_path / name for name in ("killed", "whole", "alone"))
+    codes, said = run_two(data, killed, die=DIES)
+    assert codes[1] == -9, said
+    assert codes[0] != 0, said
+    assert not (killed / "checkpoints" / "sums" / f"{STEPS}.json").exists()
+    shutil.copytree(killed, alone)
+    final = fit(
+        build()[0],
+        start(),
+        arrays,
+        batch_size=64,
+        steps=STEPS,
+        folder=alone,
+        config={},
+        resume=True,
+    )
+    assert_close(final, on_one_device)
+
+    codes, said = run_two(data, killed)
+    assert codes == [0, 0], said
+    codes, said = run_two(data, whole)
+    assert codes == [0, 0], said
+    resumed, uninterrupted = saved(killed, STEPS), saved(whole, STEPS)
+    assert_close(uninterrupted, on_one_device)
+    for new, old in zip(
+        jax.tree.leaves(resumed.params), jax.tree.leaves(uninterrupted.params), strict=True
+    ):
+        np.testing.assert_array_equal(new, old)
+    for folder in (killed, whole):
+        rows = read_metrics(folder)
+        assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    losses = [[row["loss"] for row in read_metrics(folder)] for folder in (killed, whole)]
+    assert losses[0] == losses[1]
+
+
+def test_a_checkpoint_of_eight_devices_resumes_on_two_processes(
+    data, arrays, on_one_device, tmp_path
+):
+    step, params, optimizer = build()
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    specs = fsdp_specs(params, mesh, smallest=500)
+    state = init_state(params, optimizer, jax.random.key(3), mesh, specs)
+    fit(step, state, arrays, batch_size=64, steps=SAVED, folder=tmp_path, config={})
+    codes, said = run_two(data, tmp_path)
+    assert codes == [0, 0], said
+    assert_close(saved(tmp_path, STEPS), on_one_device)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"JAX_NUM_PROCESSES": "2"},
+            "JAX_NUM_PROCESSES set, but not JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID",
+        ),
+        (
+            {
+                "JAX_COORDINATOR_ADDRESS": "127.0.0.1:1",
+                "JAX_NUM_PROCESSES": "two",
+                "JAX_PROCESS_ID": "0",
+            },
+            "JAX_NUM_PROCESSES must be an integer >= 0; got 'two'",
+        ),
+    ],
+)
+def test_a_wrong_environment_is_named(given, message, monkeypatch):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        start_processes()
+
+
+def test_alone_there_is_nothing_to_start():
+    assert start_processes() == (0, 1)
