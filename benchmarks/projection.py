@@ -103,7 +103,9 @@ def _measure(
             expected = _expected(name, size, earlier[-1]) if earlier else 0.0
             needed = 4 * size * _COPIES_NEEDED.get(name, 2)
             if expected > config.patience:
-                left_out[name] = f"about {expected:.0f} s a call"
+                seconds_a_call = f"about {expected:.0f} s a call"
+                slow = expected < float("inf")
+                left_out[name] = seconds_a_call if slow else "too slow at a smaller size already"
             elif needed > _free_memory():
                 left_out[name] = f"needs {needed / 2**30:.0f} GiB"
             if name in left_out:
@@ -295,9 +297,7 @@ def _print_devices(devices: Mapping[str, Any]) -> None:
     )
     for count, seconds in devices["seconds"].items():
         copy, ours = 1e3 * seconds[COPY], 1e3 * seconds[COLD]
-        print(
-            f"  {count:>2} devices: copy {copy:.2f} ms, ours {ours:.2f} ms, {ours / copy:.2f} copies"
-        )
+        print(f"  {count:>2} devices: copy {copy:.2f} ms, ours {ours:.2f} ms")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,10 @@ import pytest
 import sparsejax
 
 ROOMS = ["projections", "compression", "transforms", "inspection", "training", "models"]
-OPTIONAL = ["flax", "orbax", "tensorflow_datasets", "matplotlib", "tqdm", "tyro", "tensorboardX"]
+OPTIONAL = [
+    "flax", "orbax", "tensorflow_datasets", "matplotlib", "tqdm", "tyro", "tensorboardX",
+    "safetensors",
+]  # fmt: skip
 
 
 def test_the_bare_library_imports_none_of_the_extras():

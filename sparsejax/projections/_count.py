@@ -30,7 +30,8 @@ def count_reaching(keys: jax.Array, thresholds: Sequence[int | jax.Array]) -> li
     partial = lax.reduce(hits, zeros, add, inside)
     if not partial[0].ndim:
         return list(partial)
-    return list(jnp.stack(partial).sum(range(1, partial[0].ndim + 1)))
+    inner = range(1, partial[0].ndim + 1)
+    return list(jnp.stack(partial).sum(inner, dtype=jnp.int32))
 
 
 def add_up(counts: Sequence[Sequence[jax.Array]], layouts: Sequence[Layout]) -> list[jax.Array]:

@@ -52,8 +52,8 @@ def search(
       wanted: int32 scalar.
       bracket: where to begin. It counts as finished if ``reached`` is ``wanted`` already.
       smooth: a distance of keys over which their density may change by an order of magnitude.
-      first: rising thresholds for the first pass (inside the bracket or at its ends), if more is
-        known than the bracket says.
+      first: thresholds for the first pass, in any order, if more is known than the bracket says.
+        With them that pass is made even if the bracket is finished.
 
     Returns:
       The last bracket, and the first pass's count at its last threshold.
@@ -63,7 +63,8 @@ def search(
 
     def unfinished(state: _Search) -> jax.Array:
         low, high, reached, _ = state.bracket
-        return (high - low > 1) & (reached != wanted)
+        finished = (high - low <= 1) | (reached == wanted)
+        return ~finished if first is None else ~finished | (state.beyond < 0)
 
     def narrow(state: _Search) -> _Search:
         old, thresholds = state.bracket, state.thresholds

@@ -138,21 +138,23 @@ def _first_thresholds(
     total: int,
     guess: jax.Array | None,
 ) -> list[jax.Array]:
-    """Six rising thresholds: around the guess, from a sample, or evenly over all finite numbers."""
-
-    def unguessed() -> list[jax.Array]:
-        if total >= _SAMPLED:
-            return sampled_thresholds(leaves, layouts, keys, kappa, total)
-        zero = varying_zero(leaves, layouts).astype(keys.bits)
-        return [zero + keys.infinity // 7 * way for way in range(1, 7)]
-
-    def around(guess: jax.Array) -> list[jax.Array]:
-        # Two that settle it if the guess is still right, two near them and two farther off.
-        far, near = max(keys.octave >> 6, 1), max(keys.octave >> 11, 1)
-        zero = varying_zero(leaves, layouts).astype(keys.bits)
-        key = zero + jnp.clip(keys.keys(guess.astype(keys.dtype)), far, keys.infinity - far)
-        return [key + offset for offset in (-far, -near, 0, 1, near, far)]
-
+    """Six thresholds: from a sample, or among few entries around the guess or evenly."""
+    zero = varying_zero(leaves, layouts).astype(keys.bits)
+    guessed = zero if guess is None else zero + keys.keys(guess.astype(keys.dtype))
+    guessed = jnp.minimum(guessed, keys.infinity)
+    if total >= _SAMPLED:
+        thresholds = sampled_thresholds(leaves, layouts, keys, kappa, total)
+        if guess is None:
+            return thresholds
+        # A sample tells more than a guess that is a little off; one that is still right settles it.
+        far_below, below, middle, after, above, far_above = thresholds
+        middle = jnp.where(guess > 0, guessed, middle)
+        after = jnp.where(guess > 0, guessed + 1, after)
+        return [far_below, below, middle, after, above, far_above]
+    evenly = [zero + keys.infinity // 7 * way for way in range(1, 7)]
     if guess is None:
-        return unguessed()
-    return lax.cond(guess > 0, around, lambda guess: unguessed(), guess)
+        return evenly
+    far, near = max(keys.octave >> 6, 1), max(keys.octave >> 11, 1)
+    centre = jnp.clip(guessed, far, keys.infinity - far)
+    around = [centre + offset for offset in (-far, -near, 0, 1, near, far)]
+    return [jnp.where(guess > 0, *pair) for pair in zip(around, evenly, strict=True)]

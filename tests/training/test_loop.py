@@ -113,6 +113,31 @@ def test_resuming_gives_the_same_bits_and_rows(stop, built, data, uninterrupted,
             assert rows[0][step][name] == rows[1][step][name]
 
 
+class Stream:
+    """Batches that are made when asked for, as those of data that is not in memory."""
+
+    batch_size = 64
+
+    def __init__(self, data, rows=slice(None)):
+        self.steps_per_epoch = len(data["label"]) // 64
+        self._data, self._rows = data, rows
+
+    def block(self, step, count):
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([5, epoch]).permutation(len(self._data["label"]))
+        indices = order[position * 64 : (position + count) * 64].reshape(count, 64)
+        return {name: array[indices[:, self._rows]] for name, array in self._data.items()}, None
+
+
+def test_a_source_of_batches_in_place_of_arrays(built, data, uninterrupted):
+    assert_same_bits(fit(*built, Stream(data), steps=STEPS), uninterrupted)
+    assert_same_bits(fit(*built, Stream(data), steps=STEPS, block=1), uninterrupted)
+    with pytest.raises(ValueError, match="batch_size must be that of data, 64; got 32"):
+        fit(*built, Stream(data), steps=STEPS, batch_size=32)
+    with pytest.raises(ValueError, match="batch_size must be an integer >= 1; got None"):
+        fit(*built, data, steps=STEPS)
+
+
 def test_a_run_that_has_ended_is_not_run_again(built, data, tmp_path):
     arguments = {"batch_size": 64, "steps": 10, "folder": tmp_path, "config": {}}
     first = fit(*built, data, **arguments)

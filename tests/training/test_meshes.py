@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 import sparsejax
 from sparsejax.compression import l0_ball
-from sparsejax.training import fit, fsdp_specs, init_state
+from sparsejax.training import Batches, fit, fsdp_specs, init_state
 from sparsejax.training.meshes import batch_sharding, place, specs_like
 from tests.training.lenet300 import assert_close, build
 
@@ -63,6 +63,13 @@ def test_a_mesh_gives_the_numbers_of_one_device(name, block, data, on_one_device
     assert_close(final, on_one_device)
     for new, old in zip(jax.tree.leaves(final), jax.tree.leaves(state), strict=True):
         assert new.sharding.is_equivalent_to(old.sharding, new.ndim)
+
+
+def test_a_source_of_batches_is_dealt_out_over_the_mesh(data, on_one_device):
+    step, params, optimizer = build()
+    arrays = Batches(data, 64, seed=0, device_bytes=0)  # gives whole batches, as a source does
+    state = init_state(params, optimizer, jax.random.key(3), mesh())
+    assert_close(fit(step, state, arrays, steps=STEPS), on_one_device)
 
 
 def test_fully_sharded_means_that_no_device_holds_more_than_its_part():

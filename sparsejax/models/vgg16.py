@@ -1,0 +1,116 @@
+"""VGG-16: configuration D of Simonyan and Zisserman (2015), for ImageNet."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+_BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions
+_HIDDEN = 4096
+_MAP = 7  # height and width of what the first dense layer reads
+
+_CONVOLUTIONS = tuple(
+    tuple(f"conv{block}_{number}" for number in range(1, depth + 1))
+    for block, (_, depth) in enumerate(_BLOCKS, start=1)
+)
+VGG16_LAYERS = (*(name for block in _CONVOLUTIONS for name in block), "fc6", "fc7", "fc8")
+"""The layers from input to output, for ``sparsejax.inspection.live_units``."""
+
+
+class VGG16(nnx.Module):
+    """Thirteen 3x3 convolutions in five blocks and three dense layers: 138,357,544 parameters.
+
+    Each convolution pads by 1, each block ends with a 2x2 max-pool, and ReLU follows every layer
+    but the last. The map of 7x7x512 is flattened in that order (channels last; published weights
+    have channels first, see `load_vgg16_weights`). Dropout of 0.5 follows fc6 and fc7: it is off
+    until ``model.train()`` and off again after ``model.eval()``.
+
+    Kernels start as He-normal, biases as zeros. Parameters are float32; to have the network
+    without allocating them, build it in ``nnx.eval_shape``.
+
+    Args:
+      classes: units of the last layer.
+      width: multiplier of all channels and hidden units (rounded, at least 1); 1 is VGG-16.
+      rngs: for the initial kernels and, as stream ``dropout``, for the dropped units.
+
+    Raises:
+      ValueError: ``classes`` or ``width`` is out of range.
+
+    References:
+      Simonyan and Zisserman, Very deep convolutional networks for large-scale image recognition,
+      ICLR 2015.
+    """
+
+    def __init__(self, classes: int = 1000, width: float = 1.0, *, rngs: nnx.Rngs):
+        if isinstance(classes, bool) or int(classes) != classes or classes < 1:
+            raise ValueError(f"classes must be an integer >= 1; got {classes!r}")
+        if not 0 < width < float("inf"):
+            raise ValueError(f"width must be a positive number; got {width!r}")
+
+        def scaled(units: int) -> int:
+            return max(1, round(units * width))
+
+        kernel_init = nnx.initializers.he_normal()
+        units = 3
+        for names, (channels, _) in zip(_CONVOLUTIONS, _BLOCKS, strict=True):
+            for name in names:
+                layer = nnx.Conv(
+                    units, scaled(channels), (3, 3),
+                    padding=((1, 1), (1, 1)), kernel_init=kernel_init, rngs=rngs,
+                )  # fmt: skip
+                setattr(self, name, layer)
+                units = layer.out_features
+        hidden = scaled(_HIDDEN)
+        self.fc6 = nnx.Linear(_MAP * _MAP * units, hidden, kernel_init=kernel_init, rngs=rngs)
+        self.fc7 = nnx.Linear(hidden, hidden, kernel_init=kernel_init, rngs=rngs)
+        self.fc8 = nnx.Linear(hidden, classes, kernel_init=kernel_init, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, deterministic=True, rngs=rngs)
+
+    def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Logits [batch, classes] of images [batch, height, width, 3], normalised, floating point.
+
+        224 is the published height and width. The map after the last block is averaged to 7x7 over
+        equal windows, so its height and width (the image's over 32, rounded down) must be multiples
+        of 7.
+
+        Args:
+          images: NHWC, minus the mean and over the standard deviation of each channel.
+          rngs: in training, the stream ``dropout`` in place of the model's own: a loss without side
+            effects passes ``nnx.Rngs(dropout=key)``.
+
+        Raises:
+          ValueError: the images have another shape, or are not floating point.
+        """
+        _check_images(images)
+        hidden = images
+        for names in _CONVOLUTIONS:
+            for name in names:
+                hidden = jax.nn.relu(getattr(self, name)(hidden))
+            hidden = nnx.max_pool(hidden, (2, 2), strides=(2, 2))
+        hidden = _average_to_map(hidden).reshape(len(hidden), -1)
+        hidden = self.dropout(jax.nn.relu(self.fc6(hidden)), rngs=rngs)
+        hidden = self.dropout(jax.nn.relu(self.fc7(hidden)), rngs=rngs)
+        return self.fc8(hidden)
+
+
+def _check_images(images: jax.Array) -> None:
+    shape = images.shape
+    if len(shape) != 4 or shape[3] != 3:
+        raise ValueError(f"images must have shape [batch, height, width, 3]; got {shape}")
+    if any(side // 32 < _MAP or side // 32 % _MAP for side in shape[1:3]):
+        raise ValueError(
+            "images must have a height and a width from 224 to 255, from 448 to 479, and so on "
+            f"(over 32, rounded down, a multiple of {_MAP}); got {shape[1]} x {shape[2]}"
+        )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images must be floating point, normalised; got {images.dtype}")
+
+
+def _average_to_map(hidden: jax.Array) -> jax.Array:
+    """Means over equal windows: [batch, 7 a, 7 b, channels] to [batch, 7, 7, channels]."""
+    batch, height, width, channels = hidden.shape
+    if height == width == _MAP:
+        return hidden
+    windows = (batch, _MAP, height // _MAP, _MAP, width // _MAP, channels)
+    return hidden.reshape(windows).mean(axis=(2, 4))
