@@ -42,7 +42,7 @@ def search(
     count: Count,
     wanted: jax.Array,
     bracket: Bracket,
-    smooth: int,
+    smooth: float,
     first: Sequence[jax.Array] | None = None,
 ) -> tuple[Bracket, jax.Array]:
     """Narrow ``bracket`` until ``wanted`` keys reach its low end, or it holds a single key.
@@ -58,13 +58,15 @@ def search(
     Returns:
       The last bracket, and the first pass's count at its last threshold.
     """
-    guess = _thresholds(bracket, wanted, smooth, jnp.asarray(True))
-    start = guess if first is None else tuple(jnp.asarray(t, bracket.low.dtype) for t in first)
+    at_least_once = first is not None
+    if first is None:
+        first = _thresholds(bracket, wanted, smooth, jnp.asarray(False))
+    start = tuple(jnp.asarray(threshold, bracket.low.dtype) for threshold in first)
 
     def unfinished(state: _Search) -> jax.Array:
         low, high, reached, _ = state.bracket
         finished = (high - low <= 1) | (reached == wanted)
-        return ~finished if first is None else ~finished | (state.beyond < 0)
+        return ~finished | (state.beyond < 0) if at_least_once else ~finished
 
     def narrow(state: _Search) -> _Search:
         old, thresholds = state.bracket, state.thresholds
@@ -90,7 +92,7 @@ def search(
 
 
 def _thresholds(
-    bracket: Bracket, wanted: jax.Array, smooth: int, evenly: jax.Array
+    bracket: Bracket, wanted: jax.Array, smooth: float, evenly: jax.Array
 ) -> tuple[jax.Array, ...]:
     """Seven thresholds inside a bracket: around the expected place of the wanted key, or evenly."""
     low, high, reached, above = bracket
@@ -100,10 +102,12 @@ def _thresholds(
     even = jnp.maximum(width >> 3, 1)
     keys = jnp.maximum(reached - above, 1).astype(real)
     below = (reached - wanted).astype(real) / keys  # the share of the bracket's keys below
-    noise = jnp.sqrt(below * (1 - below) / keys) + 0.5 / keys
-    bend = width.astype(real) / smooth / 4  # of the density over the bracket
+    noise = jnp.sqrt(below * (1 - below) / keys) + 0.25 / keys
+    bend = width.astype(real) / (4.0 * smooth)  # of the density over the bracket
     wide = width.astype(real)
-    step = (wide * jnp.minimum(0.8 * noise + bend, 0.125)).astype(dtype)
+    # Among few keys it is best to try for the gap above the wanted one, among many to enclose it.
+    apart = jnp.where(keys < 64, 0.5, 0.8)
+    step = (wide * jnp.minimum(apart * noise + bend, 0.125)).astype(dtype)
     step = jnp.where(evenly, even, jnp.clip(step, 1, even))
     centre = low + jnp.minimum(wide * below, wide * 0.999).astype(dtype)
     first = jnp.clip(

@@ -117,7 +117,8 @@ def _tie(
 
     ties = cut.reached - cut.above
     zero = ties * 0
-    place, _ = search(count, wanted, Bracket(zero, zero + (total + 1), ties, zero), total)
+    everywhere = 64.0 * total  # ties lie anywhere, without a slope
+    place, _ = search(count, wanted, Bracket(zero, zero + (total + 1), ties, zero), everywhere)
     return place.low
 
 
