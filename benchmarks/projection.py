@@ -17,9 +17,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,8 @@ from sparsejax.training import write_json
 
 Contestants = Mapping[str, Callable[[int], Any]]
 COPY, COLD, WARM = "a copy", "sparsejax, cold", "sparsejax, warm"
+_HUGE_PAGES = "glibc.malloc.hugetlb=1"
+_MOST_HUGE = 200_000_000  # weights: enough to show it
 _EVERYTHING = lambda path, leaf: True  # noqa: E731
 
 
@@ -54,14 +56,14 @@ class Config:
     """Simulated devices over which the middle size is sharded, in a process of its own."""
     output: Path | None = None
     """A folder for projection.json and projection.png; default none."""
-    sharded: bool = False
-    """Only print the times for each number of devices, as JSON (what that process does)."""
+    part: Literal["all", "devices", "huge_pages"] = "all"
+    """Only measure this part and print it as JSON (what the other processes do)."""
 
 
 def main(config: Config) -> None:
     """Measure, print, and perhaps write."""
-    if config.sharded:
-        print(json.dumps(_sharded(config)))
+    if config.part != "all":
+        print(json.dumps(_sharded(config) if config.part == "devices" else _alone(config)))
         return
     rows: list[dict[str, Any]] = []
     for size in config.sizes:
@@ -75,13 +77,15 @@ def main(config: Config) -> None:
             rows.append(_measure(weights, share, config, rows))
             _print_row(rows[-1])
         del weights
-    devices = _in_another_process(config) if config.device_counts else {}
-    if devices:
-        _print_devices(devices)
+    measured = [size for size in config.sizes if any(row["size"] == size for row in rows)]
+    devices = _on_devices(config, measured[len(measured) // 2])
+    _print_devices(devices)
+    huge_pages = _with_huge_pages(config, measured)
+    _print_huge_pages(huge_pages)
     if config.output:
         about: dict[str, Any] = {"versions": versions(), "machine": machine()}
         settings = dataclasses.asdict(config) | {"output": str(config.output)}
-        figures = {"config": settings, "rows": rows, "devices": devices}
+        figures = {"config": settings, "rows": rows, "devices": devices, "huge_pages": huge_pages}
         write_json(
             config.output / "projection.json", {"benchmark": "projection", **about, **figures}
         )
@@ -241,18 +245,51 @@ def _free_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
-def _in_another_process(config: Config) -> dict[str, Any]:
+def _in_another_process(
+    part: str, size: int, config: Config, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """What a part measures where ``environment`` must be set before the process starts."""
+    counts = [str(count) for count in config.device_counts]
+    command = [sys.executable, "-m", "benchmarks.projection", "--part", part]
+    options = ["--sizes", str(size), "--rounds", str(config.rounds), "--device-counts", *counts]
+    done = subprocess.run(
+        [*command, *options], env=os.environ | environment, stdout=subprocess.PIPE, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _on_devices(config: Config, size: int) -> dict[str, Any]:
     """Times on several simulated devices: their number must be set before JAX starts."""
     flag = f"--xla_force_host_platform_device_count={max(config.device_counts)}"
-    sizes = [str(size) for size in sorted(config.sizes)[len(config.sizes) // 2 :][:1]]
-    counts = [str(count) for count in config.device_counts]
-    command = [sys.executable, "-m", "benchmarks.projection", "--sharded", "--sizes", *sizes]
-    done = subprocess.run(
-        [*command, "--device-counts", *counts, "--rounds", str(config.rounds)],
-        env=os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}"},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return json.loads(done.stdout.splitlines()[-1])
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
+    return _in_another_process("devices", size, config, {"XLA_FLAGS": flags})
+
+
+def _with_huge_pages(config: Config, sizes: Sequence[int]) -> dict[str, Any]:
+    """The two that come nearest, with huge pages for both.
+
+    Most of a copy's time is the system handing out its pages. NumPy asks for huge ones, and gets
+    them as luck will have it; XLA does not ask. With this setting the C library asks for all.
+    """
+    large = [size for size in sizes if size <= _MOST_HUGE]
+    return _in_another_process("huge_pages", large[-1], config, {"GLIBC_TUNABLES": _HUGE_PAGES})
+
+
+def _alone(config: Config) -> dict[str, Any]:
+    (size,) = config.sizes
+    weights = jax.random.normal(jax.random.key(0), (size,))
+    kappa = size // 50
+    ours = {name: run for name, run in _ours(weights, kappa).items() if name in (COPY, COLD)}
+    seconds = _take_turns(ours | _numpy(weights), kappa, config)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    settings = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "")}
+    return {
+        "size": size,
+        "kappa": kappa,
+        "settings": settings,
+        "median": median,
+        "seconds": seconds,
+    }
 
 
 def _sharded(config: Config) -> dict[str, Any]:
@@ -298,6 +335,12 @@ def _print_devices(devices: Mapping[str, Any]) -> None:
     for count, seconds in devices["seconds"].items():
         copy, ours = 1e3 * seconds[COPY], 1e3 * seconds[COLD]
         print(f"  {count:>2} devices: copy {copy:.2f} ms, ours {ours:.2f} ms")
+
+
+def _print_huge_pages(found: Mapping[str, Any]) -> None:
+    print(f"\n{found['size']:,} weights, 2.0% kept, huge pages ({_HUGE_PAGES})")
+    for name, seconds in found["median"].items():
+        print(f"  {name:<20}{1e3 * seconds:>11.2f} ms")
 
 
 if __name__ == "__main__":

@@ -23,10 +23,7 @@ def draw(rows: Sequence[Mapping[str, Any]], devices: Mapping[str, Any], path: Pa
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     _sizes(left, [row for row in rows if row["share"] == _SHARE] or rows)
-    if devices:
-        _devices(right, devices)
-    else:
-        right.set_visible(False)
+    _devices(right, devices)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 

@@ -2,6 +2,8 @@
 
 ``sparsejax.projections`` and ``sparsejax.compression`` solve for the nearest sparse weights;
 ``sparsejax.learning_compression`` trains towards them in any ``optax.chain``;
+``sparsejax.gates`` puts random gates on the parameters of any network and
+``sparsejax.constraints`` trains under a constraint, such as on the gates' expected density;
 ``sparsejax.inspection`` tells what is left. These need jax and optax alone;
 ``sparsejax.training`` and ``sparsejax.models`` need the ``experiments`` extra and are imported by
 name.
@@ -11,7 +13,7 @@ Everywhere, ``where`` chooses the leaves that are sparsified: a callable ``(path
 Its default chooses the floating-point leaves with two or more dimensions.
 """
 
-from sparsejax import compression, inspection, projections, transforms
+from sparsejax import compression, constraints, gates, inspection, projections, transforms
 from sparsejax.transforms import compressed_params, learning_compression
 
 __version__ = "0.1.0"
@@ -19,6 +21,8 @@ __version__ = "0.1.0"
 __all__ = [
     "compressed_params",
     "compression",
+    "constraints",
+    "gates",
     "inspection",
     "learning_compression",
     "projections",

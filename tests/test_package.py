@@ -9,7 +9,10 @@ import pytest
 
 import sparsejax
 
-ROOMS = ["projections", "compression", "transforms", "inspection", "training", "models"]
+ROOMS = [
+    "projections", "compression", "transforms", "gates", "constraints", "inspection", "training",
+    "models",
+]  # fmt: skip
 OPTIONAL = [
     "flax", "orbax", "tensorflow_datasets", "matplotlib", "tqdm", "tyro", "tensorboardX",
     "safetensors",
@@ -26,6 +29,8 @@ ALLOWED = {
     "projections": set(),
     "compression": {"projections"},
     "transforms": {"compression"},
+    "gates": set(),
+    "constraints": set(),
     "inspection": set(),
     "training": set(),
     "models": {"flax"},

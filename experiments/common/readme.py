@@ -59,20 +59,40 @@ def _projection(results: Path) -> str:
         cells += [ratio.get(name, "(left out)") for name in rivals]
         lines.append(f"| {' | '.join(cells)} |")
     memory = max(row["extra_memory"]["planned"] for row in found["rows"])
-    machine = found["machine"]
+    machine, huge = found["machine"], found["huge_pages"]
+    ours, theirs = (huge["median"][name] for name in ("sparsejax, cold", "np.partition"))
+    tunables = huge["settings"]["GLIBC_TUNABLES"]
     text = (
-        f"Medians on {machine['cores']} cores of {machine['processor']}; 2 % of the weights are kept. "
+        f"Medians on {machine['cores']} cores of {machine['processor']}; 2 % of the weights stay. "
         "The third column states the cost in copies, `jit(lambda x: 2 * x)`, of the weights; the "
         "others say how many times as long as ours the alternative takes. Beyond its result a "
-        f"projection needs at most {memory:.1%} of the weights' memory."
+        f"projection needs at most {memory:.1%} of the weights' memory. Much of a large copy is "
+        f"the system handing out pages: with huge ones (`GLIBC_TUNABLES={tunables}`) "
+        f"{huge['size']:,} weights take {1e3 * ours:,.0f} ms, and `np.partition` "
+        f"{theirs / ours:.1f} times as long."
     )
     return "\n".join([*lines, "", text, ""])
+
+
+def _vgg16(results: Path) -> str:
+    found = json.loads((results / "vgg16_step" / "report.json").read_text())
+    seconds, peak = found["seconds"], found["peak_host_gib"]
+    return (
+        f"Full-size VGG-16 ({found['parameters']:,} parameters, {found['parameter_gib']:.2f} GiB): "
+        f"direct compression to {found['kappa']:,} weights takes "
+        f"{seconds['direct_compression']:.1f} s, an optimisation step with its C step "
+        f"{seconds['step']:.1f} s at batch "
+        f"{found['config']['batch_size']}, at a peak of {peak['step']:.1f} GiB for a state of "
+        f"{found['state_copies']:.0f} copies of the parameters "
+        "(`python -m experiments.vgg16_step`).\n"
+    )
 
 
 PARTS: Mapping[str, Callable[[Path], str]] = {
     "lc_lenet300": _table,
     "benchmark": _benchmark,
     "projection": _projection,
+    "vgg16_step": _vgg16,
 }
 
 

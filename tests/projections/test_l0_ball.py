@@ -132,12 +132,14 @@ def test_nothing_is_sorted_or_sent_to_the_host():
     assert not used & {"concatenate", "gather", "cumsum"}
 
 
-def test_compiled_memory_is_the_result_and_little_more(monkeypatch):
-    weights = jnp.zeros((2000, 1000))
-    for entries in (0, 2**40):  # with a sample and without
-        monkeypatch.setattr(_selection, "_SAMPLED", entries)
-        compiled = jax.jit(lambda w, k: project_l0_ball(w, k)).lower(weights, 7).compile()
-        assert compiled.memory_analysis().temp_size_in_bytes < 0.02 * weights.nbytes
+@pytest.mark.parametrize("shape", [(2_000_000,), (2000, 1000), (10, 200, 1000)])
+@pytest.mark.parametrize("sampled_from", [0, 2**40])
+def test_compiled_memory_is_the_result_and_little_more(shape, sampled_from, monkeypatch):
+    monkeypatch.setattr(_selection, "_SAMPLED", sampled_from)
+    weights = jnp.zeros(shape)
+    project = jax.jit(lambda w, k: project_l0_ball(w, k, everything))
+    compiled = project.lower(weights, 7).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.02 * weights.nbytes
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

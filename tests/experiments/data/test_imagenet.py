@@ -17,6 +17,7 @@ from tensorflow_datasets.datasets.imagenet2012 import imagenet2012_dataset_build
 from experiments.data import DataError, imagenet
 from experiments.data.imagenet import ImageNetBatches, ImageNetEvaluation
 from experiments.data.imagenet_images import evaluation_image, training_image
+from sparsejax.training import BatchSource
 from tests.experiments.data.test_imagenet_images import pixels, smooth
 
 Published = imagenet2012_dataset_builder.Builder
@@ -108,6 +109,7 @@ def expected_batch(there, seed, epoch, indices):
 
 def test_a_batch_depends_on_the_seed_and_the_step_alone(data_dir, in_order):
     with ImageNetBatches(data_dir, 4, seed=7, workers=3) as batches:
+        assert isinstance(batches, BatchSource)  # so `fit` takes it in place of arrays
         assert (batches.examples, batches.batch_size, batches.steps_per_epoch) == (TRAIN, 4, 5)
         # In order, across an epoch's end, back, and far ahead: prefetched or not.
         for step, count in ((0, 2), (2, 2), (4, 3), (1, 1), (12, 1), (13, 1)):

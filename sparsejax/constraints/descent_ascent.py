@@ -1,0 +1,95 @@
+"""Two optax chains, one that descends in the parameters and one that ascends in the multipliers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sparsejax._where import PyTree
+
+
+class DescentAscentState(NamedTuple):
+    """State of `descent_ascent`."""
+
+    multipliers: PyTree
+    primal: PyTree
+    """State of the optimizer of the parameters."""
+    dual: PyTree
+    """State of the optimizer of the multipliers."""
+
+
+def descent_ascent(
+    primal: optax.GradientTransformation,
+    dual: optax.GradientTransformation,
+    multipliers: PyTree = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Simultaneous gradient descent in the parameters and ascent in the multipliers.
+
+    .. math:: x_{t+1} = \operatorname{primal}\bigl(x_t, \nabla_x L(x_t, \lambda_t)\bigr), \qquad
+              \lambda_{t+1} = \operatorname{dual}\bigl(\lambda_t, g(x_t)\bigr)
+
+    The multipliers live in the optimizer's state, so they are saved, resumed and sharded with it.
+    Give ``update`` the gradient of the Lagrangian at ``current_multipliers(state)`` and, as the
+    keyword ``violation``, the violations; `constrained_step` does both.
+
+    Args:
+      primal: any optimizer of the parameters, e.g. ``optax.adam(7e-4)``.
+      dual: an optimizer of the multipliers with the calling convention of `dual_ascent`.
+        ``optax.set_to_zero()`` holds them: the penalised form, the same program with the weights of
+        the penalties fixed.
+      multipliers: their initial values: a pytree of numbers or arrays with the structure and shapes
+        of the violations.
+
+    Returns:
+      A ``GradientTransformationExtraArgs`` for the parameters.
+
+    Raises:
+      TypeError, ValueError: those of ``dual.init``, such as for negative multipliers; in
+        ``update``: ``violation`` is missing or does not fit the multipliers.
+    """
+    primal = optax.with_extra_args_support(primal)
+
+    def init(params):
+        start = jax.tree.map(_as_float, multipliers)
+        return DescentAscentState(start, primal.init(params), dual.init(start))
+
+    def update(updates, state, params=None, *, violation=None, **extra):
+        if violation is None:
+            raise ValueError("violation must be passed to update: the multipliers follow it")
+        updates, primal_state = primal.update(updates, state.primal, params, **extra)
+        rises, dual_state = dual.update(violation, state.dual, state.multipliers)
+        raised = optax.apply_updates(state.multipliers, rises)
+        return updates, DescentAscentState(raised, primal_state, dual_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def current_multipliers(opt_state: PyTree) -> PyTree:
+    """The multipliers in the state of `descent_ascent`.
+
+    Args:
+      opt_state: an optimizer state with one `DescentAscentState` in it, however deeply chained or
+        wrapped.
+
+    Returns:
+      A pytree of floating-point arrays.
+
+    Raises:
+      ValueError: there is no such state in ``opt_state``, or more than one.
+    """
+    is_ours = lambda node: isinstance(node, DescentAscentState)  # noqa: E731
+    found = [s for s in jax.tree.leaves(opt_state, is_leaf=is_ours) if is_ours(s)]
+    if len(found) != 1:
+        raise ValueError(
+            "opt_state must hold one state of sparsejax.constraints.descent_ascent; it holds "
+            f"{len(found)}"
+        )
+    return found[0].multipliers
+
+
+def _as_float(value) -> jax.Array:
+    dtype = jnp.result_type(value)
+    return jnp.asarray(value, dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float32)
