@@ -1,6 +1,16 @@
 """What is left? Counts, live units, sizes; ``sparsejax.inspection.figures`` draws them."""
 
 from sparsejax.inspection.live_units import live_unit_masks, live_units
+from sparsejax.inspection.purge import Purged, purge
 from sparsejax.inspection.report import LeafReport, Report, bzip2_bytes, report
 
-__all__ = ["LeafReport", "Report", "bzip2_bytes", "live_unit_masks", "live_units", "report"]
+__all__ = [
+    "LeafReport",
+    "Purged",
+    "Report",
+    "bzip2_bytes",
+    "live_unit_masks",
+    "live_units",
+    "purge",
+    "report",
+]

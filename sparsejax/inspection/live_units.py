@@ -39,7 +39,7 @@ def live_unit_masks(params: PyTree, layers: Sequence[str]) -> list[np.ndarray]:
     """The masks that `live_units` counts: booleans for the inputs, then for each layer's units."""
     if not layers:
         raise ValueError("layers must name at least one layer; got none")
-    leaves = _leaves_by_name(params)
+    leaves = leaves_by_name(params)
     biases = [leaves.get(f"{layer}/bias") for layer in layers]
     links: list[np.ndarray] = []
     for layer, kernel in zip(layers, layer_kernels(params, layers), strict=True):
@@ -70,14 +70,14 @@ def live_unit_masks(params: PyTree, layers: Sequence[str]) -> list[np.ndarray]:
 
 def layer_kernels(params: PyTree, layers: Sequence[str]) -> list[np.ndarray]:
     """The kernels of the layers from input to output; raises as `live_units` does."""
-    leaves = _leaves_by_name(params)
+    leaves = leaves_by_name(params)
     for layer in layers:
         if f"{layer}/kernel" not in leaves:
             raise ValueError(f"layers names {layer!r}; params hold no {layer}/kernel")
     return [leaves[f"{layer}/kernel"] for layer in layers]
 
 
-def _leaves_by_name(params: PyTree) -> dict[str, np.ndarray]:
+def leaves_by_name(params: PyTree) -> dict[str, np.ndarray]:
     """Leaves by path, parts joined by ``/``; without the last part of a Flax NNX variable."""
     named = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
