@@ -10,8 +10,14 @@ import numpy as np
 
 
 def known(value: Any) -> np.ndarray | None:
-    """``value`` as a numpy array, or ``None`` while it is traced."""
-    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+    """``value`` as a numpy array; ``None`` while it is traced or on another process's devices."""
+    if isinstance(value, jax.core.Tracer):
+        return None
+    if isinstance(value, jax.Array) and not (
+        value.is_fully_addressable or value.is_fully_replicated
+    ):
+        return None
+    return np.asarray(value)
 
 
 def scalar_count(name: str, value: Any, most: int | None = None) -> jax.Array:

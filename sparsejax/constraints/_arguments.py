@@ -14,13 +14,6 @@ from sparsejax import _checks
 from sparsejax._where import PyTree
 
 
-def known(value: Any) -> np.ndarray | None:
-    """``value`` as a numpy array, or None while it is traced or on another process's devices."""
-    if isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer):
-        return np.asarray(value) if value.is_fully_addressable else None
-    return _checks.known(value)
-
-
 def scalar(name: str, value: Any, allowed: str, fits: Callable[[float], bool]) -> jax.Array:
     """``value`` as a scalar of float32 or wider.
 
@@ -32,7 +25,7 @@ def scalar(name: str, value: Any, allowed: str, fits: Callable[[float], bool]) -
         raise TypeError(f"{name} must be {allowed}; got {value!r} ({type(value).__name__})")
     if jnp.shape(value) != ():
         raise ValueError(f"{name} must be {allowed}; got shape {jnp.shape(value)}")
-    number = known(value)
+    number = _checks.known(value)
     if number is not None and not fits(float(number)):
         raise ValueError(f"{name} must be {allowed}; got {value}")
     return jnp.asarray(value, jnp.promote_types(jnp.result_type(value), jnp.float32))
@@ -57,7 +50,7 @@ def check_multipliers(multipliers: PyTree, equality: bool) -> None:
             raise TypeError(
                 f"multipliers must be floating point; {where} is of dtype {jnp.result_type(leaf)}"
             )
-        number = known(leaf)
+        number = _checks.known(leaf)
         if number is None:
             continue
         bad = ~np.isfinite(number) if equality else ~(np.isfinite(number) & (number >= 0))
@@ -87,7 +80,7 @@ def check_like_multipliers(violation: PyTree, multipliers: PyTree) -> None:
 def check_finite(violation: PyTree) -> None:
     """Raise ValueError naming the first leaf that is known and not finite."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(violation)[0]:
-        number = known(leaf)
+        number = _checks.known(leaf)
         if number is not None and not np.isfinite(number).all():
             raise ValueError(
                 f"violation must be finite; {jax.tree_util.keystr(path) or 'its leaf'} holds "

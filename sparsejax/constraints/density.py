@@ -12,6 +12,7 @@ import optax
 from chex import Numeric
 from jax.typing import ArrayLike
 
+from sparsejax import _checks
 from sparsejax._where import PyTree
 from sparsejax.constraints import _arguments
 
@@ -154,8 +155,8 @@ def _violation(part: PyTree, target: Numeric, path: str) -> jax.Array:
     name = f"target{path}"
     epsilon = _arguments.scalar(name, target, "a density in (0, 1]", lambda x: 0 < x <= 1)
     count = _count(part, path)
-    smallest = _arguments.known(count.always / count.total)
-    number = _arguments.known(target)
+    smallest = _checks.known(count.always / count.total)
+    number = _checks.known(target)
     if smallest is not None and number is not None and float(number) < smallest:
         # Rounded up, so that the target named here is one that is accepted.
         feasible = math.ceil(float(smallest) * 1e6) / 1e6
@@ -173,7 +174,7 @@ def _count(activity: PyTree, path: str) -> _Count:
     counts = [_count_group(leaf, path + jax.tree_util.keystr(below)) for below, leaf in flat]
     active = sum((count.active for count in counts), start=jnp.zeros(()))
     total = sum(count.total for count in counts)
-    if _arguments.known(total) == 0:
+    if _checks.known(total) == 0:
         raise ValueError(f"activity{path} must hold at least one parameter; it holds none")
     return _Count(active, total, sum(count.always for count in counts))
 
@@ -183,7 +184,7 @@ def _count_group(group: Group | jax.Array, path: str) -> _Count:
     name = f"activity{path}"
     p = jnp.asarray(group.probability)
     p = p.astype(jnp.promote_types(p.dtype, jnp.float32))
-    known_p = _arguments.known(p)
+    known_p = _checks.known(p)
     if known_p is not None and not ((known_p >= 0) & (known_p <= 1)).all():
         bad = known_p[~((known_p >= 0) & (known_p <= 1))].flat[0]
         raise ValueError(f"{name} must hold probabilities in [0, 1]; it holds {bad}")
@@ -202,7 +203,7 @@ def _count_group(group: Group | jax.Array, path: str) -> _Count:
 
 def _amount(name: str, value: Numeric) -> np.ndarray | jax.Array:
     """An amount of parameters: in float64 on the host if it is known, else traced."""
-    number = _arguments.known(value)
+    number = _checks.known(value)
     if number is None:
         return jnp.asarray(value, jnp.promote_types(jnp.result_type(value), jnp.float32))
     number = number.astype(np.float64)

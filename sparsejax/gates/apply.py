@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sparsejax._where import PyTree
+from sparsejax._where import PyTree, path_name
 from sparsejax.gates.base import is_masked
 
 Followers = Mapping[str, str]
@@ -66,7 +66,7 @@ def spread(params: PyTree, gates: PyTree, followers: Followers | None = None) ->
     given = _by_name(gates)
 
     def gate(path, leaf):
-        name = _name(path)
+        name = path_name(path)
         if name in leaders:
             return given[leaders[name]].reshape(-1)
         return given.get(name, optax.MaskedNode())
@@ -102,9 +102,4 @@ def _leaders(params: PyTree, gates: PyTree, followers: Followers) -> dict[str, s
 
 def _by_name(tree: PyTree) -> dict[str, jax.Array]:
     flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)
-    return {_name(path): leaf for path, leaf in flat if not is_masked(leaf)}
-
-
-def _name(path) -> str:
-    """Parts joined by ``/``, without the last part of a Flax NNX variable."""
-    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+    return {path_name(path): leaf for path, leaf in flat if not is_masked(leaf)}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from sparsejax._where import PyTree
+from sparsejax._where import PyTree, path_name
 
 
 def live_units(params: PyTree, layers: Sequence[str]) -> list[int]:
@@ -78,9 +78,6 @@ def layer_kernels(params: PyTree, layers: Sequence[str]) -> list[np.ndarray]:
 
 
 def leaves_by_name(params: PyTree) -> dict[str, np.ndarray]:
-    """Leaves by path, parts joined by ``/``; without the last part of a Flax NNX variable."""
-    named = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        named[name.removesuffix("/value")] = np.asarray(leaf)
-    return named
+    """Leaves by path, parts joined by ``/``."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {path_name(path): np.asarray(leaf) for path, leaf in flat}

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from sparsejax._where import PyTree, path_name
 from sparsejax.models.vgg16 import VGG16_LAYERS
-
-PyTree = Any
 
 _FEATURES = tuple(f"features.{n}" for n in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28))
 _TIMM = (*_FEATURES, "pre_logits.fc1", "pre_logits.fc2", "head.fc")
@@ -52,7 +51,7 @@ def load_vgg16_weights(params: PyTree, path: str | os.PathLike[str]) -> PyTree:
       FileNotFoundError: there is no such file.
     """
     flat, treedef = jax.tree_util.tree_flatten_with_path(params)
-    leaves = {_name(path): leaf for path, leaf in flat}
+    leaves = {path_name(path): leaf for path, leaf in flat}
     expected = {f"{layer}/{part}" for layer in VGG16_LAYERS for part in ("kernel", "bias")}
     if leaves.keys() != expected:
         raise ValueError(
@@ -143,8 +142,3 @@ def _load(file: Any, source: _Source) -> jax.Array:
 @functools.partial(jax.jit, donate_argnums=0)
 def _fill(leaf: jax.Array, part: jax.Array, start: jax.Array) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(leaf, part, start, axis=-1)
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    """``layer/kernel``, without the last part of a Flax NNX variable."""
-    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")

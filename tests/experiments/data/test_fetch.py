@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import gzip
 import http.server
+import io
+import tarfile
 import threading
 
 import numpy as np
@@ -122,3 +124,20 @@ def test_a_download_that_is_not_the_dataset_is_not_kept(published, tmp_path):
         server.shutdown()
         server.server_close()
     assert [path.name for path in tmp_path.iterdir()] == ["wrong"]
+
+
+def test_an_archive_cannot_write_outside_of_its_folder(tmp_path):
+    archive, folder = tmp_path / "archive.tgz", tmp_path / "folder"
+    folder.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in ("package/data/good", "../evil", str(tmp_path / "evil")):
+            member = tarfile.TarInfo(name)
+            member.size = 4
+            tar.addfile(member, io.BytesIO(b"text"))
+        link = tarfile.TarInfo("package/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "../../elsewhere"
+        tar.addfile(link)
+    routes.unpack(archive, folder)
+    assert (folder / "package" / "data" / "good").read_bytes() == b"text"
+    assert [path.name for path in folder.rglob("*") if not path.is_dir()] == ["good"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["archive.tgz", "folder"]
