@@ -23,6 +23,7 @@ lint: $(VENV)/installed-test
 
 benchmark: $(VENV)/installed-benchmarks  ## speed ratios (against PyTorch too, where it is installed)
 	$(BIN)/python -m benchmarks.lenet300
+	$(BIN)/python -m benchmarks.lenet5
 	$(BIN)/python -m benchmarks.projection
 
 results: $(VENV)/installed-experiments  ## all that results/ and the README state, made again

@@ -1,7 +1,16 @@
 """The networks of the papers, in Flax NNX. Needs the ``experiments`` extra."""
 
+from sparsejax.models.lenet5 import LENET5_LAYERS, LeNet5
 from sparsejax.models.lenet300 import LENET300_LAYERS, LeNet300
 from sparsejax.models.vgg16 import VGG16, VGG16_LAYERS
 from sparsejax.models.vgg16_weights import load_vgg16_weights
 
-__all__ = ["LENET300_LAYERS", "VGG16", "VGG16_LAYERS", "LeNet300", "load_vgg16_weights"]
+__all__ = [
+    "LENET5_LAYERS",
+    "LENET300_LAYERS",
+    "VGG16",
+    "VGG16_LAYERS",
+    "LeNet5",
+    "LeNet300",
+    "load_vgg16_weights",
+]

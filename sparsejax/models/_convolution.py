@@ -1,0 +1,179 @@
+"""A 2-D convolution that trains fast on CPUs: matrix products in place of convolutions.
+
+XLA's convolution is quick on a CPU forwards, not backwards: inside ``lax.scan`` the weight gradient
+of LeNet5's first layer takes fifty times as long as its forward pass. A matrix product is quick
+everywhere. So the patches that a kernel meets are written out (im2col), and each of the three
+convolutions in a step of training is a matrix product with them.
+
+Inside, images lie as [channels, height, width, batch]. Then patches are cut and put back in whole
+runs of the batch, and between two such layers the compiler finds that the one's transposition
+undoes the other's.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+_NUMBERS = ("NHWC", "HWIO", "NHWC")
+_SHORT = 64  # entries of a patch up to which XLA's product is faster with the patches on its left
+
+
+def conv_general_dilated(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+) -> jax.Array:
+    """``jax.lax.conv_general_dilated``, faster to differentiate on a CPU.
+
+    The same arguments and the same mathematics; to be handed to ``nnx.Conv`` under this very name.
+    Faster are 2-D convolutions of images [batch, height, width, channels] with kernels [height,
+    width, in, out], floating point, at stride 1, not dilated, in one group, padded or not.
+    Everything else is lax's; so are all convolutions on other platforms than the CPU, and those
+    that nobody differentiates. The platform is the one that the program is lowered for.
+
+    The fast ones are differentiated in reverse (``grad``, ``vjp``, also of one another), not
+    forwards (``jvp``). For the backward pass a compiled step keeps the patches: kernel height x
+    kernel width times the memory of the images.
+    """
+    if _is_covered(
+        lhs, rhs, window_strides, lhs_dilation, rhs_dilation, dimension_numbers,
+        feature_group_count, batch_group_count, preferred_element_type, out_sharding,
+    ):  # fmt: skip
+        pads = padding
+        if isinstance(pads, str):
+            pads = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], (1, 1), pads)
+        (top, bottom), (left, right) = pads
+        explicit = (int(top), int(bottom)), (int(left), int(right))
+        if min(map(min, explicit)) >= 0 and min(_map_size(lhs, rhs, explicit)) > 0:
+            return _convolve(lhs, rhs, explicit, precision)
+    return lax.conv_general_dilated(
+        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
+        feature_group_count, batch_group_count, precision, preferred_element_type, out_sharding,
+    )  # fmt: skip
+
+
+def _is_covered(
+    lhs, rhs, strides, lhs_dilation, rhs_dilation, numbers, groups, batch_groups, dtype, sharding
+) -> bool:
+    """Everything but the padding fits `_convolve`."""
+    if not (lhs.ndim == rhs.ndim == 4 and lhs.dtype == rhs.dtype and lhs.shape[3] == rhs.shape[2]):
+        return False
+    channels_last = lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NUMBERS)
+    return (
+        jnp.issubdtype(lhs.dtype, jnp.floating)
+        and lax.conv_dimension_numbers(lhs.shape, rhs.shape, numbers) == channels_last
+        and all(n is None or tuple(n) == (1, 1) for n in (strides, lhs_dilation, rhs_dilation))
+        and groups == batch_groups == 1
+        and dtype in (None, lhs.dtype)
+        and sharding is None
+        and lhs.size > 0
+        and rhs.size > 0
+    )
+
+
+def _map_size(x: jax.Array, kernel: jax.Array, pads: Pads) -> tuple[int, int]:
+    """Height and width of what the convolution gives."""
+    (top, bottom), (left, right) = pads
+    height, width = kernel.shape[:2]
+    return x.shape[1] + top + bottom - height + 1, x.shape[2] + left + right - width + 1
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x: jax.Array, kernel: jax.Array, pads: Pads, precision: Any) -> jax.Array:
+    # Without a gradient lax's is the faster one for large batches, and needs no memory for patches.
+    return _convolve_lax(x, kernel, pads, precision)
+
+
+def _forward(x: jax.Array, kernel: jax.Array, pads: Pads, precision: Any):
+    def cpu(x, kernel):
+        height, width = _map_size(x, kernel, pads)
+        flat = kernel.reshape(-1, kernel.shape[3])
+        y = lax.dot_general(flat, _patches(x, kernel, pads), (((0,), (0,)), ((), ())), precision)
+        return _swap_batch_and_channels(y.reshape(-1, height, width, x.shape[0]))
+
+    def other(x, kernel):
+        return _convolve_lax(x, kernel, pads, precision)
+
+    # The patches are asked for again in the backward pass. The compiler of a whole step finds that
+    # it has them; as residuals they would have to exist on every platform.
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=other), (x, kernel)
+
+
+def _backward(pads: Pads, precision: Any, residuals, gradient: jax.Array):
+    def cpu(x, kernel, gradient):
+        flat = kernel.reshape(-1, kernel.shape[3])
+        gradient = _swap_batch_and_channels(gradient).reshape(kernel.shape[3], -1)
+        patches = _patches(x, kernel, pads)
+        over_columns = (((1,), (1,)), ((), ()))
+        if len(patches) <= _SHORT:
+            of_kernel = lax.dot_general(patches, gradient, over_columns, precision)
+        else:
+            of_kernel = lax.dot_general(gradient, patches, over_columns, precision)
+            # Without the barrier the compiler swaps the factors to save this transposition.
+            of_kernel = lax.optimization_barrier(of_kernel).T
+        of_patches = lax.dot(flat, gradient, precision=precision)
+        return _sum_patches(of_patches, x, kernel, pads), of_kernel.reshape(kernel.shape)
+
+    def other(x, kernel, gradient):
+        convolve = functools.partial(_convolve_lax, pads=pads, precision=precision)
+        return jax.vjp(convolve, x, kernel)[1](gradient)
+
+    return lax.platform_dependent(*residuals, gradient, cpu=cpu, default=other)
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+def _convolve_lax(x: jax.Array, kernel: jax.Array, pads: Pads, precision: Any) -> jax.Array:
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), pads, dimension_numbers=_NUMBERS, precision=precision
+    )
+
+
+def _patches(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    """[kernel height * kernel width * channels, height * width * batch]."""
+    height, width = _map_size(x, kernel, pads)
+    rows, columns, channels, _ = kernel.shape
+    x = jnp.pad(_swap_batch_and_channels(x), ((0, 0), *pads, (0, 0)))
+    # In two steps, so that most of what is copied is whole rows.
+    x = jnp.stack([x[:, :, left : left + width] for left in range(columns)])
+    x = jnp.stack([x[:, :, top : top + height] for top in range(rows)])
+    return x.reshape(rows * columns * channels, -1)
+
+
+def _sum_patches(patches: jax.Array, x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    """The transpose of `_patches`: to each entry of ``x`` the sum over the patches it is in."""
+    height, width = _map_size(x, kernel, pads)
+    rows, columns, channels, _ = kernel.shape
+    batch = x.shape[0]
+    patches = patches.reshape(rows, columns, channels, height, width, batch)
+    total = jnp.zeros((channels, height + rows - 1, width + columns - 1, batch), x.dtype)
+    # Sums in place: adding up padded arrays, as autodiff would, takes several times as long.
+    for at in itertools.product(range(rows), range(columns)):
+        there = lax.dynamic_slice(total, (0, *at, 0), (channels, height, width, batch))
+        total = lax.dynamic_update_slice(total, there + patches[at], (0, *at, 0))
+    (top, bottom), (left, right) = pads
+    total = total[:, top : total.shape[1] - bottom, left : total.shape[2] - right]
+    return _swap_batch_and_channels(total)
+
+
+def _swap_batch_and_channels(x: jax.Array) -> jax.Array:
+    return jnp.swapaxes(x, 0, 3)

@@ -1,0 +1,92 @@
+"""A 2x2 max-pool that trains fast on CPUs: it remembers where each maximum was."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+@jax.custom_vjp
+def max_pool(x: jax.Array) -> jax.Array:
+    """Maxima over 2x2 windows at stride 2: [batch, height, width, channels] to half the size.
+
+    A last odd row or column is left out, as in ``nnx.max_pool(x, (2, 2), (2, 2))``. The gradient of
+    a window goes to exactly one entry, the first of its maxima row by row. (A mask ``x == maximum``
+    would count each of several, and in MNIST's blank borders all four are equal.)
+
+    On a CPU the backward pass reads the place of each maximum, one byte, instead of searching the
+    windows again. Differentiated in reverse only, as everything with a ``jax.custom_vjp``.
+
+    Args:
+      x: images, channels last, floating point.
+    """
+    return _max_pool_lax(x)
+
+
+def _forward(x: jax.Array):
+    def cpu(x):
+        windows = _windows(x)
+        first, second = windows[:, :, 0, :, 0], windows[:, :, 0, :, 1]
+        third, fourth = windows[:, :, 1, :, 0], windows[:, :, 1, :, 1]
+        upper = jnp.maximum(first, second)
+        place = (second > first).astype(jnp.uint8)
+        place = jnp.where(third > upper, jnp.uint8(2), place)
+        place = jnp.where(fourth > jnp.maximum(upper, third), jnp.uint8(3), place)
+        return jnp.max(windows, axis=(2, 4)).swapaxes(0, 3), place
+
+    def other(x):
+        batch, height, width, channels = x.shape
+        nothing = jnp.zeros((channels, height // 2, width // 2, batch), jnp.uint8)
+        return _max_pool_lax(x), nothing
+
+    maxima, place = lax.platform_dependent(x, cpu=cpu, default=other)
+    return maxima, (x, place)  # each platform reads one of them; the compiler drops the other
+
+
+def _backward(residuals, gradient: jax.Array):
+    def cpu(x, place, gradient):
+        del x
+        return _spread(place, gradient, odd)
+
+    def other(x, place, gradient):
+        del place
+        return jax.vjp(_max_pool_lax, x)[1](gradient)[0]
+
+    x, place = residuals
+    odd = x.shape[1] % 2, x.shape[2] % 2
+    return (lax.platform_dependent(x, place, gradient, cpu=cpu, default=other),)
+
+
+max_pool.defvjp(_forward, _backward)
+
+
+def _max_pool_lax(x: jax.Array) -> jax.Array:
+    window = (1, 2, 2, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
+
+
+def _windows(x: jax.Array) -> jax.Array:
+    """[channels, height, 2, width, 2, batch]: maxima and places are found in runs of the batch."""
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2].swapaxes(0, 3)
+    return x.reshape(channels, height // 2, 2, width // 2, 2, batch)
+
+
+def _spread(place: jax.Array, gradient: jax.Array, odd: tuple[int, int]) -> jax.Array:
+    """The gradient at the place of each maximum, zeros elsewhere."""
+    corners = jnp.arange(4, dtype=jnp.uint8).reshape(2, 1, 2, 1)
+
+    def spread(piece):  # [rows, width, batch] to [rows, 2, width, 2, batch]
+        place, gradient = (part[:, None, :, None] for part in piece)
+        return jnp.where(place == corners, gradient, 0)
+
+    # Piece by piece, because a loop reads its inputs from memory: without one the compiler does not
+    # store `place` but finds each maximum again for each of its four entries.
+    channels, height, width, batch = place.shape
+    rows = channels * height
+    pieces = next((n for n in range(2, rows + 1) if rows % n == 0), 1)
+    shape = (pieces, rows // pieces, width, batch)
+    spreads = lax.map(spread, (place.reshape(shape), gradient.swapaxes(0, 3).reshape(shape)))
+    x = spreads.reshape(channels, 2 * height, 2 * width, batch).swapaxes(0, 3)
+    return jnp.pad(x, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)))
