@@ -73,9 +73,7 @@ def reference(params, images, kept=None):
     return hidden @ leaf("dense2", "kernel") + leaf("dense2", "bias")
 
 
-@pytest.mark.parametrize(
-    ("units", "kept"), [((20, 50, 500), None), ((1, 3, 1), (0, 3, 41, 47))]
-)
+@pytest.mark.parametrize(("units", "kept"), [((20, 50, 500), None), ((1, 3, 1), (0, 3, 41, 47))])
 def test_computes_what_its_weights_say(units, kept):
     apply, params = drawn(LeNet5, units, kept)
     images, _ = digits(3)
