@@ -70,8 +70,9 @@ def fit(
       batch_size: examples a step, over all devices together (a `BatchSource` has its own).
       steps: the number of the last step.
       seed: of the order of the examples.
-      block: steps a call. 1 calls a jitted step from Python, best for convolutions on a CPU;
-        more are scanned in one call. Default: an epoch, at most 256.
+      block: steps a call. 1 calls a jitted step from Python, best for XLA's own convolutions on a
+        CPU (not for those of `LeNet5`); more are scanned in one call. Default: an epoch, at most
+        256.
       evaluate: ``state -> numbers``, added to each report.
       report_every: steps between reports; default an epoch. A report holds the means of the step's
         metrics since the last one. There is one at every checkpoint and at the end, too.
