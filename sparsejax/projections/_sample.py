@@ -65,6 +65,8 @@ def _sample(leaf: jax.Array) -> tuple[jax.Array, float]:
     The stride is shared out over the dimensions. It never straddles two devices, however evenly
     the compiler cuts the leaf: so sampling moves no data.
     """
+    if not leaf.size:
+        return leaf, 1.0
     size, most = leaf.size, max(1, min(_STRIDE, leaf.size // _ENOUGH))
     shards = automatic_shards(leaf)
     for limit in (math.isqrt(most), most):

@@ -58,7 +58,7 @@ def select(
     entry in row-major order. Zeros at the threshold are all chosen: no one could tell.
 
     Args:
-      leaves: none of them empty.
+      leaves: at least one of them not empty.
       layouts: of each leaf.
       kappa: int32 scalar from 0 to the number of entries.
       guess: a magnitude near which the threshold is expected, or 0 for none. It never changes the
@@ -84,9 +84,8 @@ def select(
     cut, nans = search(count, kappa + zero, bracket, keys.octave, first)
 
     clean = (cut.reached == kappa) | (cut.low == 0)
-    tie = _tie(
-        leaves, layouts, keys, cut, jnp.where(clean, cut.reached - cut.above, kappa - cut.above)
-    )
+    wanted = jnp.where(clean, cut.reached, kappa) - cut.above
+    tie = _tie(leaves, layouts, keys, cut, wanted)
     return Selection(keys, cut.low, tie, nans > 0)
 
 

@@ -61,3 +61,11 @@ def test_sampling_a_sharded_leaf_moves_no_data():
     text = compiled.as_text()
     assert "all-reduce" in text
     assert not any(op in text for op in ("all-gather", "all-to-all", "collective-permute"))
+
+
+def test_an_empty_leaf_beside_large_ones(monkeypatch):
+    monkeypatch.setattr(_selection, "_SAMPLED", 0)
+    leaves = [jnp.zeros((0, 4)), jax.random.normal(jax.random.key(0), (200, 100))]
+    result = jax.jit(lambda tree, kappa: project_l0_ball(tree, kappa))(leaves, 700)
+    assert result[0].shape == (0, 4)
+    np.testing.assert_array_equal(as_float64(result), top_kappa(leaves, 700))
