@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common.results import machine, summary, versions, write_report
+from experiments.common.tables import markdown, screen
 from experiments.lc_lenet300.config import PUBLISHED, Row
 from experiments.lc_lenet300.train import Run
 
@@ -66,7 +67,7 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         "# LeNet300 on MNIST, compressed by learning-compression",
         "",
-        *_markdown(header, cells),
+        *markdown(header, cells),
         "",
         "Errors in per cent at the end of training, mean ± sample standard deviation over seeds "
         f"{', '.join(map(str, seeds))}. The validation split is 5,000 "
@@ -77,7 +78,7 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
         f"Made by `{command}` on {host['cores']} cores of {host['processor']} "
         f"({host['backend']}), " + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
         "",
-        *_markdown(
+        *markdown(
             [
                 "row",
                 "weights left in the three layers (first seed)",
@@ -93,7 +94,7 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
         "![Weights of each layer before and after](connectivity.png)",
     ]
     (folder / "report.md").write_text("\n".join(lines) + "\n")
-    return _screen(header, cells)
+    return screen(header, cells)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -118,17 +119,3 @@ def _sizes(row: Mapping[str, Any]) -> list[str]:
         " + ".join(f"{count:,}" for count in row["layer_nonzeros"][0]),
         f"{row['bzip2_bytes'][0]:,}",
     ]
-
-
-def _markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    return ["| " + " | ".join(line) + " |" for line in [header, rule, *cells]]
-
-
-def _screen(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(line[i]) for line in [header, *cells]) for i in range(len(header))]
-    pad = lambda line: "  ".join(  # noqa: E731
-        text.ljust(width) if i == 0 else text.rjust(width)
-        for i, (text, width) in enumerate(zip(line, widths, strict=True))
-    )
-    return "\n".join([pad(header), "  ".join("-" * width for width in widths), *map(pad, cells)])

@@ -15,12 +15,14 @@ from sparsejax.constraints.descent_ascent import (
 from sparsejax.constraints.dual_ascent import DualAscentState, dual_ascent
 from sparsejax.constraints.lagrangian import augmented_lagrangian, lagrangian
 from sparsejax.constraints.nupi import NuPIState, nupi
+from sparsejax.constraints.slack import SlackState, slack
 
 __all__ = [
     "DescentAscentState",
     "DualAscentState",
     "Group",
     "NuPIState",
+    "SlackState",
     "augmented_lagrangian",
     "constrained_step",
     "current_multipliers",
@@ -31,4 +33,5 @@ __all__ = [
     "lagrangian",
     "nupi",
     "parameter_groups",
+    "slack",
 ]

@@ -22,9 +22,18 @@ class Purged(NamedTuple):
     """For each layer its smaller ``kernel`` and, where it has one, its ``bias``."""
     units: list[np.ndarray]
     """Indices of the units that stayed: of the inputs, then of each layer."""
+    single_inputs: dict[str, np.ndarray]
+    """Of each layer behind a flattening whose single inputs were purged: the indices of those that
+    stayed, counted in the flattened output of the *smaller* layer below; row i of its kernel reads
+    the i-th of them."""
 
 
-def purge(params: PyTree, layers: Sequence[str], activation: Activation = jax.nn.relu) -> Purged:
+def purge(
+    params: PyTree,
+    layers: Sequence[str],
+    activation: Activation = jax.nn.relu,
+    single_inputs: bool = False,
+) -> Purged:
     r"""Take out every dead unit with all that feeds only it. Runs on the host.
 
     Dead units are those of `live_units`. One that nothing live reads leaves no trace; one that
@@ -40,6 +49,9 @@ def purge(params: PyTree, layers: Sequence[str], activation: Activation = jax.nn
       params: as for `live_units`: gates already multiplied in (``sparsejax.gates.apply``).
       layers: the path of each layer's node from input to output.
       activation: phi, elementwise.
+      single_inputs: whether a layer behind a flattening loses its single inputs too, which no live
+        unit of it reads, though their channel stays (as gates per input unit leave it). The smaller
+        network then has to choose them (see ``Purged.single_inputs``).
 
     Raises:
       ValueError: as `live_units`; or a constant would have to be absorbed by a convolution, which
@@ -49,7 +61,7 @@ def purge(params: PyTree, layers: Sequence[str], activation: Activation = jax.nn
     live = live_unit_masks(params, layers)
     kept = [np.flatnonzero(mask) for mask in live]
     constants = np.zeros(len(live[0]))
-    purged = {}
+    purged, chosen = {}, {}
     for number, layer in enumerate(layers):
         kernel, bias = leaves[f"{layer}/kernel"], leaves.get(f"{layer}/bias")
         below, here = live[number], live[number + 1]
@@ -65,10 +77,14 @@ def purge(params: PyTree, layers: Sequence[str], activation: Activation = jax.nn
                 "other than 0; it cannot absorb them exactly where it pads"
             )
         base = np.zeros(len(here)) if bias is None else bias.astype(np.float64)
-        found = {"kernel": kernel[..., stays, :][..., here]}
+        smaller = kernel[..., stays, :][..., here]
+        if single_inputs and repeats > 1:
+            chosen[layer] = np.flatnonzero((smaller != 0).any(axis=1))
+            smaller = smaller[chosen[layer]]
+        found = {"kernel": smaller}
         if bias is not None:
             found["bias"] = (base + moved)[here].astype(bias.dtype)
         purged[layer] = found
         # Of units that read nothing live; for the others this is no output of theirs.
         constants = np.asarray(activation(jnp.asarray(base + moved, jnp.float32)), np.float64)
-    return Purged(purged, kept)
+    return Purged(purged, kept, chosen)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from sparsejax.models._sizes import kept_of, sizes_of
+
+_PIXELS = 784
+_ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh}
 
 LENET300_LAYERS = ("dense1", "dense2", "dense3")
 """The layers from input to output, for ``sparsejax.inspection.live_units``."""
@@ -19,21 +25,45 @@ class LeNet300(nnx.Module):
 
     Args:
       activation: ``"relu"`` or ``"tanh"`` (the LC toolkit's script has tanh).
+      units: of the two hidden layers; fewer make a network from which units have been purged.
+      kept_inputs: which of the 784 pixels the first layer reads, for a network from which inputs
+        have been purged; row i of its kernel belongs to ``kept_inputs[i]``. Default: all.
       rngs: for the initial kernels.
+
+    Raises:
+      ValueError: ``activation``, ``units`` or ``kept_inputs`` is none of what is allowed, or an
+        input is kept twice.
     """
 
-    def __init__(self, activation: Literal["relu", "tanh"] = "relu", *, rngs: nnx.Rngs):
-        functions = {"relu": jax.nn.relu, "tanh": jnp.tanh}
-        if activation not in functions:
-            raise ValueError(f"activation must be one of {sorted(functions)}; got {activation!r}")
-        self.activation = functions[activation]
-        self.dense1 = nnx.Linear(784, 300, rngs=rngs)
-        self.dense2 = nnx.Linear(300, 100, rngs=rngs)
-        self.dense3 = nnx.Linear(100, 10, rngs=rngs)
+    def __init__(
+        self,
+        activation: Literal["relu", "tanh"] = "relu",
+        units: Sequence[int] = (300, 100),
+        kept_inputs: Sequence[int] | None = None,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.activation = activation_of(activation)
+        first, second = sizes_of(units, 2)
+        self.kept_inputs = None if kept_inputs is None else kept_of(kept_inputs, _PIXELS)
+        inputs = _PIXELS if self.kept_inputs is None else len(self.kept_inputs)
+        self.dense1 = nnx.Linear(inputs, first, rngs=rngs)
+        self.dense2 = nnx.Linear(first, second, rngs=rngs)
+        self.dense3 = nnx.Linear(second, 10, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits [batch, 10] of images [batch, 784] or [batch, 28, 28, 1]."""
         hidden = images.reshape(len(images), -1)
+        if self.kept_inputs is not None:
+            columns = jnp.asarray(self.kept_inputs)
+            hidden = hidden.at[:, columns].get(mode="promise_in_bounds", unique_indices=True)
         hidden = self.activation(self.dense1(hidden))
         hidden = self.activation(self.dense2(hidden))
         return self.dense3(hidden)
+
+
+def activation_of(name: str) -> Callable[[jax.Array], jax.Array]:
+    """The function of that name; raises ValueError where there is none."""
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"activation must be one of {sorted(_ACTIVATIONS)}; got {name!r}")
+    return _ACTIVATIONS[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 
 import jax
@@ -11,12 +10,16 @@ from flax import nnx
 
 from sparsejax.models._convolution import conv_general_dilated
 from sparsejax.models._max_pool import max_pool
+from sparsejax.models._sizes import kept_of, sizes_of
 
 _SIDE = 28  # height and width of an image
 _MAP = 4  # height and width of what the first dense layer reads
 
 LENET5_LAYERS = ("conv1", "conv2", "dense1", "dense2")
 """The layers from input to output, for ``sparsejax.inspection.live_units``."""
+
+LENET5_POSITIONS = {"conv1": 24 * 24, "conv2": 8 * 8}
+"""Output positions of its convolutions, for ``sparsejax.inspection.macs``."""
 
 
 class LeNet5(nnx.Module):
@@ -53,9 +56,9 @@ class LeNet5(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        first, second, hidden = _units(units)
+        first, second, hidden = sizes_of(units, 3)
         flattened = _MAP * _MAP * second
-        self.kept_inputs = None if kept_inputs is None else _kept(kept_inputs, flattened)
+        self.kept_inputs = None if kept_inputs is None else kept_of(kept_inputs, flattened)
         inputs = flattened if self.kept_inputs is None else len(self.kept_inputs)
         self.conv1 = _conv(1, first, rngs)
         self.conv2 = _conv(first, second, rngs)
@@ -89,27 +92,3 @@ def _conv(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Conv:
         inputs, outputs, (5, 5),
         padding="VALID", conv_general_dilated=conv_general_dilated, rngs=rngs,
     )  # fmt: skip
-
-
-def _units(units: Sequence[int]) -> tuple[int, int, int]:
-    message = f"units must be three integers >= 1; got {units!r}"
-    try:
-        first, second, hidden = (operator.index(n) for n in units)
-    except (TypeError, ValueError):
-        raise ValueError(message) from None
-    if min(first, second, hidden) < 1:
-        raise ValueError(message)
-    return first, second, hidden
-
-
-def _kept(kept_inputs: Sequence[int], flattened: int) -> tuple[int, ...]:
-    try:
-        kept = tuple(operator.index(n) for n in kept_inputs)
-    except TypeError:
-        raise ValueError(f"kept_inputs must be integers; got {kept_inputs!r}") from None
-    if not kept or min(kept) < 0 or max(kept) >= flattened or len(set(kept)) < len(kept):
-        raise ValueError(
-            f"kept_inputs must be one or more different integers from 0 to {flattened - 1}; "
-            f"got {list(kept)}"
-        )
-    return kept

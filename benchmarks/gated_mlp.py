@@ -1,0 +1,183 @@
+"""An epoch of constrained L0 on the MLP against PyTorch: ``python -m benchmarks.gated_mlp``.
+
+One epoch of MNIST (60,000 images, batch 128) of the MLP 784-300-100-10 under hard-concrete gates
+and a constraint on its density: Adam for weights and gates, ascent for the multiplier. Ours, ours
+without the gates, and the loop that a PyTorch user writes, measured in turn in one process. Where
+torch is not installed its ratios are left out. Best run while nothing else is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import tyro
+
+from experiments.common.results import machine, versions
+from experiments.constrained_l0.networks import GatedNetwork
+from experiments.data import load
+from sparsejax.constraints import constrained_step, density_violation, descent_ascent, dual_ascent
+from sparsejax.gates import keep_within
+from sparsejax.training import fit, init_state, make_step, write_json
+
+_BATCH, _RATE, _DUAL_RATE, _TARGET = 128, 7e-4, 1e-3, 0.33
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Speed of training a gated MLP against PyTorch, and against no gates."""
+
+    epochs: int = 7
+    """Epochs of each, in turn."""
+    output: Path | None = None
+    """A JSON file for the figures; default none."""
+    data_dir: Path | None = None
+    """Folder of the datasets."""
+
+
+def main(config: Config) -> None:
+    """Measure, print, and perhaps write."""
+    if config.epochs < 1:
+        raise SystemExit(f"--epochs must be at least 1; got {config.epochs}")
+    dataset = load("mnist", config.data_dir, validation_size=0)
+    images, labels = dataset.train
+    contestants = {
+        "sparsejax": _ours(images, labels, gated=True),
+        "sparsejax without gates": _ours(images, labels, gated=False),
+    }
+    contestants |= _torch(images, labels)
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(config.epochs + 1):
+        for name, epoch in contestants.items():
+            start = time.perf_counter()
+            epoch()
+            if number:  # the first compiles and warms up
+                seconds[name].append(time.perf_counter() - start)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    print(f"{'one epoch, 60,000 images':<40}{'median s':>10}{'min':>8}{'max':>8}{'ratio':>8}")
+    for name, value in median.items():
+        spread = f"{min(seconds[name]):>8.3f}{max(seconds[name]):>8.3f}"
+        print(f"{name:<40}{value:>10.3f}{spread}{value / median['sparsejax']:>7.2f}x")
+    if len(contestants) == 2:
+        print("torch is not installed: no ratio against it")
+    if config.output:
+        figures = {
+            "epoch_seconds": seconds,
+            "ratio_to_sparsejax": {k: v / median["sparsejax"] for k, v in median.items()},
+        }
+        about: dict[str, Any] = {"versions": versions(), "machine": machine()}
+        write_json(config.output, {"benchmark": "gated_mlp", **about, **figures})
+        print(f"wrote {config.output}")
+
+
+def _ours(images, labels, gated: bool) -> Callable[[], None]:
+    """Trains on by an epoch at each call."""
+    network = GatedNetwork("mlp", (0.2, 0.5), seed=0)
+
+    def loss(params, batch, key):
+        weights = network.sampled(params, key) if gated else params["weights"]
+        logits = network.logits(weights, batch["image"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), {}
+
+    if gated:
+        gates = optax.chain(optax.adam(_RATE), keep_within())
+        primal = optax.partition(
+            {"weights": optax.adam(_RATE), "gates": gates}, {"weights": "weights", "gates": "gates"}
+        )
+        optimizer: Any = descent_ascent(primal, dual_ascent(_DUAL_RATE))
+
+        def constraint(params, batch, key):
+            del batch, key
+            return density_violation(network.activity(params), _TARGET)
+
+        step: Any = constrained_step(loss, constraint, optimizer)
+        params = network.initial
+    else:
+        optimizer = optax.adam(_RATE)
+        step = make_step(loss, optimizer)
+        params = {"weights": network.initial["weights"]}
+    data = jax.device_put({"image": images, "label": labels})
+    state = init_state(params, optimizer, jax.random.key(0))
+
+    def epoch() -> None:
+        nonlocal state
+        steps = int(state.step) + len(labels) // _BATCH
+        state = fit(step, state, data, batch_size=_BATCH, steps=steps)
+        jax.block_until_ready(state)
+
+    return epoch
+
+
+def _torch(images, labels) -> dict[str, Callable[[], None]]:
+    """The same in PyTorch: one sample of the gates a step, fed by a loader and by slices."""
+    try:
+        import torch
+    except ImportError:
+        return {}
+    torch.manual_seed(0)
+    sizes, drop_rates = (784, 300, 100, 10), (0.2, 0.5, 0.5)
+    layers = [torch.nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+    log_alpha = [
+        torch.nn.Parameter(float(np.log((1 - p) / p)) + 0.01 * torch.randn(layer.in_features))
+        for p, layer in zip(drop_rates, layers, strict=True)
+    ]
+    weights = [parameter for layer in layers for parameter in layer.parameters()]
+    optimizer = torch.optim.Adam([*weights, *log_alpha], lr=_RATE)
+    total = sum(parameter.numel() for parameter in weights)
+    low, high, temperature = -0.1, 1.1, 2 / 3
+    offset = temperature * float(np.log(-low / high))
+    multiplier = 0.0
+    x = torch.from_numpy(images.reshape(len(images), -1).astype(np.float32) / 255)
+    y = torch.from_numpy(labels.astype(np.int64))
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(x, y), batch_size=_BATCH, shuffle=True, drop_last=True
+    )
+
+    def slices():
+        order = torch.randperm(len(y))
+        for start in range(0, len(y) - _BATCH + 1, _BATCH):
+            chosen = order[start : start + _BATCH]
+            yield x[chosen], y[chosen]
+
+    def step(image, label) -> None:
+        nonlocal multiplier
+        hidden, active = image, 0.0
+        for number, (layer, alpha) in enumerate(zip(layers, log_alpha, strict=True)):
+            noise = torch.empty_like(alpha).uniform_(1e-6, 1 - 1e-6)
+            logits = torch.log(noise) - torch.log1p(-noise) + alpha
+            z = (torch.sigmoid(logits / temperature) * (high - low) + low).clamp(0, 1)
+            hidden = torch.nn.functional.linear(hidden * z, layer.weight, layer.bias)
+            hidden = torch.relu(hidden) if number < 2 else hidden
+            probability = torch.sigmoid(alpha - offset).sum()
+            active = active + layer.out_features * probability + layer.out_features
+        violation = active / total - _TARGET
+        loss = torch.nn.functional.cross_entropy(hidden, label) + multiplier * violation
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            for alpha in log_alpha:
+                alpha.clamp_(float(np.log(1e-2)), float(np.log(1e2)))
+        excess = float(violation)
+        multiplier = multiplier + _DUAL_RATE * excess if excess > 0 else 0.0
+
+    def epoch(batches) -> None:
+        for image, label in batches():
+            step(image, label)
+
+    return {
+        "PyTorch with a DataLoader": lambda: epoch(lambda: loader),
+        "PyTorch slicing a tensor": lambda: epoch(slices),
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, prog="python -m benchmarks.gated_mlp"))

@@ -1,0 +1,110 @@
+"""``python -m experiments.constrained_l0``: train under constraints, purge, report."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from pathlib import Path
+
+import tyro
+
+from experiments.constrained_l0 import report
+from experiments.constrained_l0.config import SOUGHT, Config, Row, check
+from experiments.constrained_l0.figures import draw
+from experiments.constrained_l0.train import Run
+from experiments.data import DataError, Dataset, load
+from sparsejax.training import CheckpointError, TrainingDivergedError
+
+
+def main(config: Config, command: str) -> None:
+    """Make the rows asked for, then the report and the figures."""
+    check(config)
+    results = config.results or config.output / "results"
+    dataset = load("mnist", config.data_dir)
+    # All are made before any is trained, so that a target that nothing can satisfy is seen at once.
+    planned = {row: _planned(config, dataset, row) for row in config.rows()}
+    for seed in range(len(config.seeds)):
+        for runs in planned.values():
+            for of_seed in runs:
+                _make(of_seed[seed])
+    ended = {row: [run for runs in of_row for run in runs] for row, of_row in planned.items()}
+    if "bisection" in config.rows():
+        ended["bisection"] = _bisection(config, dataset)
+    rows = report.table_rows(config, ended)
+    results.mkdir(parents=True, exist_ok=True)
+    table = report.write(results, command, rows)
+    pictures = draw(results, ended)
+    print(f"\n{table}\n")
+    for path in (results / "report.md", results / "report.json", *pictures):
+        print(f"wrote {path}")
+
+
+def _planned(config: Config, dataset: Dataset, row: Row) -> list[list[Run]]:
+    """The runs of a row: for each variant, one of each seed."""
+    variants: list[tuple[Path, dict]] = [(config.output / row, config.settings(row))]
+    if row == "bisection":
+        return []
+    if row == "controllability":
+        variants = [
+            (config.output / row / f"target_{target:g}", config.settings(row, target=target))
+            for target in config.controlled()
+        ]
+    return [
+        [
+            Run(folder / f"seed_{seed}", dataset, settings, seed, config.resume)
+            for seed in config.seeds
+        ]
+        for folder, settings in variants
+    ]
+
+
+def _bisection(config: Config, dataset: Dataset) -> list[Run]:
+    """Penalised runs, each of a penalty halfway (in its logarithm), until one has the density."""
+    low, high = SOUGHT["lowest"], SOUGHT["highest"]
+    runs: list[Run] = []
+    for _ in range(config.schedule.bisection_runs):
+        penalty = float(f"{math.sqrt(low * high):.4g}")
+        seed = config.seeds[0]
+        folder = config.output / "bisection" / f"penalty_{penalty:g}" / f"seed_{seed}"
+        settings = config.settings("bisection", penalty=penalty)
+        runs.append(Run(folder, dataset, settings, seed, config.resume))
+        _make(runs[-1])
+        excess = runs[-1].result()["expected_density"] - SOUGHT["target"]
+        if abs(excess) <= SOUGHT["tolerance"]:
+            break
+        low, high = (penalty, high) if excess > 0 else (low, penalty)
+    return runs
+
+
+def _make(run: Run) -> None:
+    """Train ``run`` unless it has ended and may be resumed."""
+    if run.resumes and run.done():
+        result, how = run.result(), "already there"
+    else:
+        result = run.train()
+        how = f"{result['seconds']:.0f} s"
+    units = "-".join(map(str, result["architecture"]))
+    print(
+        f"{run.title}: test error {result['test_error']:.2f} % (best epoch "
+        f"{result['best_test_error']:.2f} %), expected density {result['expected_density']:.2%}, "
+        f"{units}, {result['macs']:,} MACs ({how})",
+        flush=True,
+    )
+
+
+def cli() -> None:
+    """Read the flags; end with one line where the user can mend it."""
+    config = tyro.cli(Config, prog="python -m experiments.constrained_l0")
+    command = " ".join(["python -m experiments.constrained_l0", *sys.argv[1:]])
+    try:
+        main(config, command)
+    except (ValueError, OSError, DataError, CheckpointError, TrainingDivergedError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command with --resume goes on from the last checkpoint")
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("default", category=RuntimeWarning, module="sparsejax")
+    cli()

@@ -1,0 +1,196 @@
+"""The flags of the experiment, its presets, each row's settings, and the published table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+Row = Literal[
+    "mlp_33", "mlp_layerwise_30", "mlp_penalized", "lenet5_10", "lenet5_penalized",
+    "controllability", "mlp_33_restarts", "mlp_33_ascent", "bisection",
+]  # fmt: skip
+ROWS: tuple[Row, ...] = (
+    "mlp_33", "mlp_layerwise_30", "mlp_penalized", "lenet5_10", "lenet5_penalized",
+    "controllability", "mlp_33_restarts", "mlp_33_ascent", "bisection",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How long: what a preset fixes."""
+
+    epochs: int
+    checkpoint_epochs: int
+    bisection_runs: int
+    """At most so many penalised runs in search of one density."""
+
+
+PRESETS = {
+    "smoke": Schedule(epochs=3, checkpoint_epochs=1, bisection_runs=2),
+    "quick": Schedule(epochs=40, checkpoint_epochs=10, bisection_runs=12),
+    "paper": Schedule(epochs=200, checkpoint_epochs=20, bisection_runs=12),
+}
+
+# Shared by every row; BUILD_NOTES.md has the search for ours.
+_SHARED: Mapping[str, Any] = {
+    "batch_size": 128,
+    "learning_rate": 7e-4,
+    "gate_learning_rate": 2e-3,
+    "rate_decay": "cosine",
+    "log_alpha_low": -7.0,
+    "log_alpha_high": 1.4,
+    "dual": "nupi",
+    "dual_rate": 1e-3,
+    "proportional": 20.0,
+    "closing": 0.5,
+    "margin": 1e-3,
+}
+_MLP = {"network": "mlp", "first_drop_rate": 0.2, "drop_rate": 0.5}
+_LENET5 = {"network": "lenet5", "first_drop_rate": 0.5, "drop_rate": 0.5}
+# As published: constant rates, log alpha in the code's range, nothing that eases the multiplier.
+_PUBLISHED_WAY = {
+    "gate_learning_rate": 7e-4, "rate_decay": "none", "log_alpha_low": -4.6,
+    "log_alpha_high": 4.6, "proportional": 0.0, "closing": 0.0, "margin": 0.0,
+}  # fmt: skip
+# lambda = 0.1 / N on each expected parameter, N = 60,000 images; here per unit of density.
+_FIXED = {"dual": "fixed", "closing": 0.0, "margin": 0.0}
+
+DEFAULTS: Mapping[Row, dict[str, Any]] = {
+    "mlp_33": _MLP | {"target": 0.33},
+    "mlp_layerwise_30": _MLP | {"target": [0.3, 0.3, 0.3]},
+    "mlp_penalized": _MLP | _FIXED | {"penalty": 0.1 / 60_000 * 266_610},
+    "lenet5_10": _LENET5 | {"target": 0.1},
+    "lenet5_penalized": _LENET5 | _FIXED | {"penalty": 0.1 / 60_000 * 431_080},
+    "controllability": _MLP | {"target": 0.2},
+    "mlp_33_restarts": _MLP | _PUBLISHED_WAY | {"target": 0.33, "dual": "restarts"},
+    "mlp_33_ascent": _MLP | _PUBLISHED_WAY | {"target": 0.33, "dual": "ascent"},
+    "bisection": _MLP | _FIXED | {"penalty": 1.0},
+}
+CONTROLLED = (0.2, 0.35, 0.5, 0.65, 0.8)
+"""The targets of the row ``controllability``."""
+
+SOUGHT = {"target": 0.33, "tolerance": 0.01, "lowest": 0.01, "highest": 10.0}
+"""What the penalised runs of the row ``bisection`` look for, and between which penalties."""
+
+PUBLISHED: Mapping[str, dict[str, Any]] = {
+    "mlp_33": {
+        "architecture": [198, 233, 100], "best_test_error": 1.4, "saved_runs": {
+            "test_error": 1.77, "best_test_error": 1.36, "expected_density": 0.342,
+        },
+    },
+    "mlp_layerwise_30": {"test_error": 2.19, "density": 0.076},
+    "mlp_penalized": {"architecture": [219, 214, 100], "best_test_error": 1.4},
+    "lenet5_10": {
+        "architecture": [20, 21, 34, 407], "best_test_error": 0.53, "saved_runs": {
+            "test_error": 1.01, "best_test_error": 0.56, "expected_density": 0.122,
+            "macs_share": 0.465,
+        },
+    },
+    "lenet5_penalized": {"architecture": [20, 25, 45, 462], "best_test_error": 0.9},
+    "controllability": {"density_within": 0.01},
+}  # fmt: skip
+"""The poster's table (Gallego-Posada, Ramirez and Erraqabi), with the means of the authors' saved
+runs where they differ from it; the penalised rows are of Louizos et al. (ICLR 2018)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sparse MLP and LeNet5 on MNIST by constrained L0 regularisation."""
+
+    row: tuple[Literal["all"] | Row, ...] = ("all",)
+    """Rows of the table to make."""
+    preset: Literal["smoke", "quick", "paper"] = "quick"
+    """How long: smoke (3 epochs), quick (40), paper (200, as published)."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run of every row for each."""
+    epochs: int | None = None
+    """In place of the preset's."""
+    target: tuple[float, ...] | None = None
+    """Densities in place of the rows': one for the whole network, or one for each layer. For the
+    row controllability: the densities to try."""
+    penalty: float | None = None
+    """Weight of the expected density in the penalised rows."""
+    learning_rate: float | None = None
+    """Of Adam for the weights."""
+    gate_learning_rate: float | None = None
+    """Of Adam for log alpha."""
+    rate_decay: Literal["cosine", "none"] | None = None
+    """Of both rates, to 0 over the run."""
+    first_drop_rate: float | None = None
+    """Initial share of closed gates in the first layer."""
+    drop_rate: float | None = None
+    """The same in the others."""
+    log_alpha_low: float | None = None
+    """Lower end of the range in which log alpha is held."""
+    log_alpha_high: float | None = None
+    """Upper end; the lower it is, the more noise open gates keep."""
+    dual: Literal["nupi", "ascent", "restarts"] | None = None
+    """How constrained rows move the multiplier."""
+    dual_rate: float | None = None
+    """Learning rate of the ascent, or integral gain of nuPI."""
+    proportional: float | None = None
+    """Proportional gain of nuPI."""
+    closing: float | None = None
+    """Share of the run over which the density allowed falls from 1 to the target; 0: at once."""
+    margin: float | None = None
+    """By how much the density is pushed below the target."""
+    batch_size: int | None = None
+    """Images a step."""
+    whole_training_set: bool = False
+    """Train on all 60,000 images, as published; the validation images are then among them."""
+    output: Path = Path("runs/constrained_l0")
+    """Folder of the runs: configuration, metrics, checkpoints, networks."""
+    results: Path | None = None
+    """Folder of the report and the figures; default OUTPUT/results."""
+    data_dir: Path | None = None
+    """Folder of the datasets; default $SPARSEJAX_DATA_DIR, else the user's cache folder."""
+    resume: bool = False
+    """Continue what is already in OUTPUT; runs that ended are not run again."""
+
+    def rows(self) -> tuple[Row, ...]:
+        """The rows asked for, in the table's order."""
+        return tuple(row for row in ROWS if "all" in self.row or row in self.row)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The preset's, with the flags' epochs."""
+        chosen = PRESETS[self.preset]
+        return dataclasses.replace(chosen, epochs=self.epochs) if self.epochs else chosen
+
+    def settings(self, row: Row, **varied: Any) -> dict[str, Any]:
+        """What defines a run of ``row``, as JSON values: the row's, the flags', then ``varied``."""
+        chosen = dict(_SHARED) | DEFAULTS[row]
+        for name in chosen:
+            given = getattr(self, name, None)
+            if given is None:
+                continue
+            if name == "dual" and chosen["dual"] == "fixed":
+                continue
+            if name == "target":
+                given = given[0] if len(given) == 1 else list(given)
+            chosen[name] = given
+        schedule = self.schedule
+        return (
+            {"row": row, "epochs": schedule.epochs, "checkpoint_epochs": schedule.checkpoint_epochs}
+            | {"whole_training_set": self.whole_training_set}
+            | chosen
+            | varied
+        )
+
+    def controlled(self) -> tuple[float, ...]:
+        """The targets of the row ``controllability``."""
+        return self.target or CONTROLLED
+
+
+def check(config: Config) -> None:
+    """Raise ValueError where a flag is out of its range; the library checks the others."""
+    for name in ("learning_rate", "gate_learning_rate", "batch_size", "epochs"):
+        given = getattr(config, name)
+        if given is not None and not given > 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive; got {given}")
+    if config.penalty is not None and not 0 <= config.penalty < float("inf"):
+        raise ValueError(f"--penalty must be finite and >= 0; got {config.penalty}")
+    if config.closing is not None and not 0 <= config.closing <= 1:
+        raise ValueError(f"--closing must be in [0, 1]; got {config.closing}")

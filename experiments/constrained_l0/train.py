@@ -1,0 +1,249 @@
+"""One run: a gated network trained under a constraint on its density, or under a penalty."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from experiments.constrained_l0.networks import (
+    GatedNetwork,
+    architecture,
+    multiply_accumulates,
+    parameters,
+)
+from experiments.data import Dataset, Split
+from sparsejax import gates
+from sparsejax.constraints import (
+    constrained_step,
+    current_multipliers,
+    density_violation,
+    descent_ascent,
+    dual_ascent,
+    expected_density,
+    nupi,
+    slack,
+)
+from sparsejax.training import TrainState, fit, init_state, read_metrics, write_json
+
+
+class Run:
+    """A network trained with one list of settings and one seed, in its own folder.
+
+    ``result.json`` and ``network.npz`` there mean that it has ended.
+    """
+
+    def __init__(
+        self, folder: Path, dataset: Dataset, settings: dict[str, Any], seed: int, resume: bool
+    ):
+        self.folder, self.seed, self.resumes = folder, seed, resume
+        self.settings = settings | {"seed": seed}
+        self._dataset = dataset
+        drop_rates = (settings["first_drop_rate"], settings["drop_rate"])
+        self.network = GatedNetwork(settings["network"], drop_rates, seed)
+        network = self.network
+        self._mistakes = jax.jit(lambda w, x, y: (network.logits(w, x).argmax(-1) != y).sum())
+        self._settled = jax.jit(network.settled)
+        self._density = jax.jit(lambda p: expected_density(network.activity(p)))
+        # Raises where no gates could satisfy the target, before a step is taken.
+        jax.block_until_ready(self._violation(network.initial))
+
+    def done(self) -> bool:
+        """Whether it has ended, with these settings."""
+        files = [self.folder / name for name in ("result.json", "network.npz")]
+        return all(file.exists() for file in files) and self.result()["settings"] == self.settings
+
+    def result(self) -> dict[str, Any]:
+        """What it ended with."""
+        return json.loads((self.folder / "result.json").read_text())
+
+    @property
+    def title(self) -> str:
+        """Its row, what is varied in it, and its seed."""
+        settings, varied = self.settings, ""
+        if settings["row"] == "controllability":
+            varied = f" target {settings['target']:g}"
+        elif settings["row"] == "bisection":
+            varied = f" penalty {settings['penalty']:g}"
+        return f"{settings['row']}{varied} seed {self.seed}"
+
+    def metrics(self) -> list[dict[str, float]]:
+        """A row for each epoch."""
+        return read_metrics(self.folder)
+
+    def log_alpha(self) -> dict[str, np.ndarray]:
+        """Of each layer, at the end."""
+        with np.load(self.folder / "network.npz") as file:
+            names = [name for name in file.files if name.startswith("log_alpha")]
+            return {name.split("/", 1)[1]: file[name] for name in names}
+
+    def train(self) -> dict[str, Any]:
+        """Run to the end and return the result."""
+        settings = self.settings
+        optimizer, rate = self._optimizer()
+        start = init_state(self.network.initial, optimizer, jax.random.key(self.seed))
+        images, labels = self._images()
+        final = fit(
+            constrained_step(self._loss, lambda p, batch, key: self._violation(p), optimizer),
+            start,
+            {"image": images, "label": labels},
+            batch_size=settings["batch_size"],
+            steps=settings["epochs"] * self.steps_per_epoch,
+            seed=self.seed,
+            evaluate=self._evaluate,
+            checkpoint_every=settings["checkpoint_epochs"] * self.steps_per_epoch,
+            folder=self.folder,
+            config=settings,
+            resume=self.resumes,
+            learning_rate=rate,
+            name=self.title,
+        )
+        return self._finish(final.params)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch."""
+        return len(self._images()[1]) // self.settings["batch_size"]
+
+    def _images(self) -> tuple[np.ndarray, np.ndarray]:
+        splits = [self._dataset.train]
+        if self.settings["whole_training_set"]:
+            splits.append(self._dataset.validation)
+        return (
+            np.concatenate([split.images for split in splits]),
+            np.concatenate([split.labels for split in splits]),
+        )
+
+    def _loss(self, params, batch, key):
+        logits = self.network.logits(self.network.sampled(params, key), batch["image"])
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+        return loss, {"train_error": 100 * (logits.argmax(-1) != batch["label"]).mean()}
+
+    def _violation(self, params):
+        """The density's excess, of the whole or by layer; of a penalised run, the density."""
+        activity, target = self.network.activity(params), self.settings.get("target")
+        if target is None:
+            return expected_density(activity)
+        if isinstance(target, list):
+            if len(target) != len(activity):
+                raise ValueError(
+                    f"--target must be one density or one for each of {list(activity)}; got "
+                    f"{len(target)}"
+                )
+            target = dict(zip(activity, target, strict=True))
+        return density_violation(activity, target)
+
+    def _optimizer(self):
+        settings = self.settings
+        steps = settings["epochs"] * self.steps_per_epoch
+
+        def rate(name):
+            if settings["rate_decay"] == "none":
+                return optax.constant_schedule(settings[name])
+            return optax.cosine_decay_schedule(settings[name], steps)
+
+        within = gates.keep_within(settings["log_alpha_low"], settings["log_alpha_high"])
+        primal = optax.partition(
+            {
+                "weights": optax.adam(rate("learning_rate")),
+                "gates": optax.chain(optax.adam(rate("gate_learning_rate")), within),
+            },
+            {"weights": "weights", "gates": "gates"},
+        )
+        start = settings.get("penalty", 0.0)
+        shapes = jax.eval_shape(self._violation, self.network.initial)
+        multipliers = jax.tree.map(lambda leaf: jnp.full(leaf.shape, start), shapes)
+        return descent_ascent(primal, self._dual(steps), multipliers), rate("learning_rate")
+
+    def _dual(self, steps: int) -> optax.GradientTransformation:
+        settings = self.settings
+        rate = settings["dual_rate"]
+        if settings["dual"] == "fixed":
+            return optax.set_to_zero()
+        if settings["dual"] == "nupi":
+            dual = nupi(rate, settings["proportional"], first_average="violation")
+        else:
+            dual = dual_ascent(rate, restarts=settings["dual"] == "restarts")
+        if not settings["closing"] and not settings["margin"]:
+            return dual
+        targets = np.atleast_1d(settings["target"])
+        closing = optax.polynomial_schedule(
+            float(1 - targets.min()) if settings["closing"] else -settings["margin"],
+            -settings["margin"],
+            power=3,
+            transition_steps=max(1, int(settings["closing"] * steps)),
+        )
+        return optax.chain(slack(closing), dual)
+
+    def _error(self, weights: Any, split: Split) -> float:
+        wrong = 0
+        for start in range(0, len(split.labels), 5000):
+            images = split.images[start : start + 5000]
+            wrong += int(self._mistakes(weights, images, split.labels[start : start + 5000]))
+        return 100 * wrong / len(split.labels)
+
+    def _evaluate(self, state: TrainState) -> dict[str, float]:
+        weights = self._settled(state.params)
+        multipliers = jax.tree.leaves(current_multipliers(state.opt_state))
+        violations = jax.tree.leaves(self._violation(state.params))
+        return {
+            "error": self._error(weights, self._dataset.validation),
+            "test_error": self._error(weights, self._dataset.test),
+            "density": float(self._density(state.params)),
+            "largest_violation": float(max(violations)),
+            "largest_multiplier": float(max(multipliers)),
+        }
+
+    def _finish(self, params: Any) -> dict[str, Any]:
+        network, test = self.network, self._dataset.test
+        small = network.purged(params)
+        weights = self._settled(params)
+        images = jnp.asarray(test.images, jnp.float32) / 255
+        pieces = [images[start : start + 1000] for start in range(0, len(images), 1000)]
+        outputs = jnp.concatenate([small(piece) for piece in pieces])
+        whole = jnp.concatenate([network.logits(weights, 255 * piece) for piece in pieces])
+        layers = {
+            layer: float(expected_density(groups))
+            for layer, groups in network.activity(params).items()
+        }
+        metrics = self.metrics()
+        inside = [
+            row["test_error"]
+            for row in metrics
+            if "target" in self.settings and row["largest_violation"] <= 0
+        ]
+        whole_network = network.kind.model(rngs=nnx.Rngs(0))
+        result = {
+            "settings": self.settings,
+            "test_error": float(100 * (outputs.argmax(-1) != test.labels).mean()),
+            "validation_error": self._error(weights, self._dataset.validation),
+            "best_test_error": min(row["test_error"] for row in metrics),
+            "best_test_error_inside": min(inside, default=None),
+            "expected_density": float(self._density(params)),
+            "layer_expected_density": layers,
+            "largest_violation": metrics[-1]["largest_violation"],
+            "nonzeros": parameters(small),
+            "density": parameters(small) / parameters(whole_network),
+            "architecture": architecture(small),
+            "macs": multiply_accumulates(small),
+            "macs_share": multiply_accumulates(small) / multiply_accumulates(whole_network),
+            "purging_moved_a_logit_by": float(jnp.abs(outputs - whole).max()),
+            "multiplier": metrics[-1]["largest_multiplier"],
+            "seconds": metrics[-1]["seconds"],
+            "finished": time.strftime("%Y-%m-%d", time.gmtime()),
+        }
+        leaves = jax.tree.leaves(params["gates"])
+        gates_of: Any = {
+            f"log_alpha/{layer}": np.asarray(leaf).ravel()
+            for layer, leaf in zip(network.kind.layers, leaves, strict=True)
+        }
+        np.savez(self.folder / "network.npz", **gates_of)
+        write_json(self.folder / "result.json", result)
+        return result

@@ -1,0 +1,41 @@
+"""The arguments that make a model smaller than its paper's: read and checked."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+
+def sizes_of(units: Sequence[int], layers: int) -> tuple[int, ...]:
+    """``units`` as integers, one for each of ``layers``.
+
+    Raises:
+      ValueError: there are more or fewer, or one is no integer >= 1.
+    """
+    number = {2: "two", 3: "three"}[layers]
+    message = f"units must be {number} integers >= 1; got {units!r}"
+    try:
+        sizes = tuple(operator.index(n) for n in units)
+    except TypeError:
+        raise ValueError(message) from None
+    if len(sizes) != layers or min(sizes) < 1:
+        raise ValueError(message)
+    return sizes
+
+
+def kept_of(kept_inputs: Sequence[int], inputs: int) -> tuple[int, ...]:
+    """``kept_inputs`` as integers.
+
+    Raises:
+      ValueError: they are not one or more different integers below ``inputs``.
+    """
+    try:
+        kept = tuple(operator.index(n) for n in kept_inputs)
+    except TypeError:
+        raise ValueError(f"kept_inputs must be integers; got {kept_inputs!r}") from None
+    if not kept or min(kept) < 0 or max(kept) >= inputs or len(set(kept)) < len(kept):
+        raise ValueError(
+            f"kept_inputs must be one or more different integers from 0 to {inputs - 1}; "
+            f"got {list(kept)}"
+        )
+    return kept

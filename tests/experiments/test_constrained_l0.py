@@ -1,0 +1,150 @@
+"""The experiment as its users run it: from the command line, on the real MNIST."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments.constrained_l0.__main__ import main
+from experiments.constrained_l0.config import DEFAULTS, ROWS, Config
+from experiments.constrained_l0.networks import GatedNetwork, architecture, multiply_accumulates
+from sparsejax.constraints import expected_density
+
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+
+
+def run(output, *flags):
+    return subprocess.run(
+        [
+            sys.executable, "-m", "experiments.constrained_l0", "--preset", "smoke",
+            "--seeds", "0", "--output", str(output), *flags,
+        ],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(mnist, tmp_path_factory):
+    del mnist  # it is prepared by now
+    output = tmp_path_factory.mktemp("smoke") / "run"
+    rows = ["--row", "mlp_33", "controllability", "bisection"]
+    return output, run(output, *rows, "--target", "0.85", "--closing", "0.5")
+
+
+def results(output):
+    """What each run ended with, without the times."""
+    found = {}
+    for file in sorted(output.glob("**/result.json")):
+        result = json.loads(file.read_text())
+        del result["seconds"], result["finished"]
+        found[str(file.relative_to(output))] = result
+    return found
+
+
+def test_prints_the_table_and_writes_report_and_figures(finished):
+    output, process = finished
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    assert "1.77 % / 1.40 %" in process.stdout  # the published figures stand beside ours
+    for name in ("report.md", "report.json", "dynamics.png", "controllability.png", "gates.png"):
+        assert (output / "results" / name).stat().st_size > 1000
+    report = json.loads((output / "results" / "report.json").read_text())
+    assert report["experiment"] == "constrained_l0"
+    rows = {row["name"]: row for row in report["rows"]}
+    row = rows["mlp_33"]
+    assert row["seeds"] == [0]
+    assert row["settings"]["epochs"] == 3
+    assert row["test_error"]["values"][0] < 20
+    assert row["best_test_error"]["mean"] <= row["test_error"]["mean"]
+    assert row["purging_moved_a_logit_by"][0] < 1e-3
+    first, second, third = row["architecture"][0]
+    counted = first * second + second * third + third * 10
+    assert row["macs"] == [counted]
+    assert row["nonzeros"] == [counted + second + third + 10]
+    assert [found["target"] for found in rows["controllability"]["by_target"]] == [0.85]
+    assert rows["bisection"]["runs"] == 2
+    assert not rows["bisection"]["found"]
+    assert "2 penalised runs did not suffice" in (output / "results" / "report.md").read_text()
+
+
+def test_resumed_halfway_it_ends_at_the_same_bits(finished, tmp_path):
+    output, _ = finished
+    shutil.copytree(output / "mlp_33", tmp_path / "mlp_33")
+    folder = tmp_path / "mlp_33" / "seed_0"
+    (folder / "result.json").unlink()
+    for checkpoint in (folder / "checkpoints").iterdir():
+        if "1287" in checkpoint.name:  # the last: the run was killed before
+            shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink()
+    process = run(
+        tmp_path, "--row", "mlp_33", "--target", "0.85", "--closing", "0.5", "--resume"
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    name = "mlp_33/seed_0/result.json"
+    assert results(tmp_path)[name] == results(output)[name]
+
+
+def test_finished_runs_are_not_run_again(finished):
+    output, _ = finished
+    process = run(output, "--row", "mlp_33", "--target", "0.85", "--closing", "0.5", "--resume")
+    assert "(already there)" in process.stdout, process.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"target": (0.0,)}, r"target must be a density in \(0, 1\]; got 0"),
+        ({"target": (1.5,)}, r"target must be a density in \(0, 1\]; got 1.5"),
+        ({"target": (0.001,)}, "smallest feasible"),
+        ({"target": (0.3, 0.3)}, "--target must be one density or one for each of"),
+        ({"drop_rate": 1.0}, r"drop_rate must be in \(0, 1\); got 1.0"),
+        ({"log_alpha_low": 2.0}, "low must not be above high"),
+        ({"learning_rate": -1.0}, "--learning-rate must be positive; got -1.0"),
+        ({"closing": 2.0}, r"--closing must be in \[0, 1\]; got 2.0"),
+        ({"penalty": -1.0}, "--penalty must be finite and >= 0; got -1.0"),
+    ],
+)
+def test_bad_flags_are_named_before_anything_is_trained(mnist, tmp_path, flags, message):
+    del mnist
+    config = Config(row=("mlp_33",), preset="smoke", seeds=(0,), output=tmp_path / "run", **flags)
+    with pytest.raises(ValueError, match=message):
+        main(config, "")
+    assert not any((tmp_path / "run").glob("**/metrics.jsonl"))
+
+
+def test_a_bad_flag_ends_in_one_line(mnist, tmp_path):
+    del mnist
+    process = run(tmp_path, "--row", "mlp_33", "--target", "0")
+    assert process.returncode == 1
+    assert process.stderr == "error: target must be a density in (0, 1]; got 0.0\n"
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_has_the_settings_its_runs_read(row):
+    settings = Config().settings(row)
+    assert settings["dual"] == "fixed" or "target" in settings
+    assert ("penalty" in settings) == (settings["dual"] == "fixed")
+    assert settings["row"] == row
+    assert set(DEFAULTS) == set(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "count", "ungated"),
+    [("mlp", [784, 300, 100], 266_200, 410), ("lenet5", [20, 50, 800, 500], 2_293_000, 510)],
+)
+def test_networks_count_parameters_and_operations_as_published(name, wanted, count, ungated):
+    network = GatedNetwork(name, (0.2, 0.5), seed=0)
+    model = network.kind.model(rngs=nnx.Rngs(0))
+    assert architecture(model) == wanted
+    assert multiply_accumulates(model) == count
+    # With every gate closed, the biases that no gate takes along are left.
+    phi = jax.tree.map(lambda leaf: jnp.full_like(leaf, -jnp.inf), network.initial["gates"])
+    left = expected_density(network.activity(network.initial | {"gates": phi}))
+    total = {"mlp": 266_610, "lenet5": 431_080}[name]
+    np.testing.assert_allclose(left, ungated / total, rtol=1e-5)
