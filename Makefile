@@ -23,11 +23,15 @@ lint: $(VENV)/installed-test
 
 benchmark: $(VENV)/installed-benchmarks  ## speed ratios (against PyTorch too, where it is installed)
 	$(BIN)/python -m benchmarks.lenet300
+	$(BIN)/python -m benchmarks.gated_mlp
 	$(BIN)/python -m benchmarks.lenet5
 	$(BIN)/python -m benchmarks.projection
 
 results: $(VENV)/installed-experiments  ## all that results/ and the README state, made again
 	$(BIN)/python -m experiments.lc_lenet300 --preset quick --output runs/lc_lenet300 --results results/lc_lenet300 --resume
+	$(BIN)/python -m experiments.constrained_l0 --preset paper --output runs/constrained_l0 --results results/constrained_l0 --resume
+	$(BIN)/python -m benchmarks.gated_mlp --output results/benchmarks/gated_mlp.json
+	$(BIN)/python -m benchmarks.lenet5 --output results/benchmarks/lenet5.json
 	$(BIN)/python -m benchmarks.lenet300 --output results/benchmarks/lenet300.json
 	$(BIN)/python -m benchmarks.projection --output results/benchmarks
 	$(BIN)/python -m experiments.vgg16_step --output results/vgg16_step/report.json

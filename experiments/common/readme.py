@@ -8,6 +8,8 @@ import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from experiments.common.tables import markdown
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -88,11 +90,75 @@ def _vgg16(results: Path) -> str:
     )
 
 
+def _constrained(results: Path) -> str:
+    """What was asked for, published, and reached."""
+    found = json.loads((results / "constrained_l0" / "report.json").read_text())
+    rows = {row["name"]: row for row in found["rows"]}
+    head = [
+        "row", "published: final / best error", "ours: final", "best epoch",
+        "expected density (highest of all seeds)", "published", "ours (first seed)",
+    ]  # fmt: skip
+    cells = []
+    for name, title in _CONSTRAINED.items():
+        row = rows[name]
+        published = row["published"]
+        saved = published.get("saved_runs", {})
+        final = published.get("test_error", saved.get("test_error"))
+        best = published.get("best_test_error")
+        units = published.get("architecture")
+        cells.append(
+            [
+                f"{title} [{name}]",
+                " / ".join("(none)" if x is None else f"{x:.2f} %" for x in (final, best)),
+                f"{row['test_error']['mean']:.2f} ± {row['test_error']['std']:.2f} %",
+                f"{row['best_test_error']['mean']:.2f} %",
+                f"{max(row['expected_density']):.2%}",
+                "-".join(map(str, units)) if units else "(none)",
+                "-".join(map(str, row["architecture"][0])),
+            ]
+        )
+    control, sought = rows["controllability"], rows["bisection"]
+    targets = [f"{by['target']:.0%}" for by in control["by_target"]]
+    seeds = len(control["seeds"])
+    text = (
+        f"Asked for {', '.join(targets)} of the parameters ({seeds} seeds each), the expected "
+        f"density ends at most {100 * control['largest_gap']:.2f} points away and "
+        f"{'never' if control['highest_excess'] <= 0 else 'sometimes'} above. Bisecting a penalty "
+        f"{'took' if sought['found'] else 'did not get there in'} {sought['runs']} runs "
+        f"{'to come' if sought['found'] else ', coming'} within "
+        f"{100 * sought['sought']['tolerance']:g} point of {sought['sought']['target']:.0%}."
+    )
+    return "\n".join([*markdown(head, cells), "", text, ""])
+
+
+_CONSTRAINED = {
+    "mlp_33": "MLP, at most 33 % of the parameters",
+    "mlp_layerwise_30": "MLP, at most 30 % of each layer",
+    "lenet5_10": "LeNet5, at most 10 % of the parameters",
+}
+
+
+def _gated_mlp(results: Path) -> str:
+    """How long a gated epoch takes beside the alternatives."""
+    found = json.loads((results / "benchmarks" / "gated_mlp.json").read_text())
+    ratio, machine = found["ratio_to_sparsejax"], found["machine"]
+    seconds = statistics.median(found["epoch_seconds"]["sparsejax"])
+    torch = [f"{x:.1f} times as long in {name}" for name, x in ratio.items() if "PyTorch" in name]
+    return (
+        f"A gated and constrained MLP epoch (60,000 images) takes {seconds:.2f} s on "
+        f"{machine['cores']} cores of {machine['processor']}: "
+        f"{1 / ratio['sparsejax without gates']:.1f} times as long as without gates; "
+        f"{' and '.join(torch) or '(no PyTorch to compare with)'} (`make benchmark`).\n"
+    )
+
+
 PARTS: Mapping[str, Callable[[Path], str]] = {
     "lc_lenet300": _table,
     "benchmark": _benchmark,
     "projection": _projection,
     "vgg16_step": _vgg16,
+    "constrained_l0": _constrained,
+    "gated_mlp": _gated_mlp,
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 
 from experiments.constrained_l0 import report
-from experiments.constrained_l0.config import SOUGHT, Config, Row, check
+from experiments.constrained_l0.config import PRESETS, SOUGHT, Config, Row, check
 from experiments.constrained_l0.figures import draw
 from experiments.constrained_l0.train import Run
 from experiments.data import DataError, Dataset, load
@@ -23,12 +23,12 @@ def main(config: Config, command: str) -> None:
     results = config.results or config.output / "results"
     dataset = load("mnist", config.data_dir)
     # All are made before any is trained, so that a target that nothing can satisfy is seen at once.
-    planned = {row: _planned(config, dataset, row) for row in config.rows()}
+    of_rows = {row: planned(config, dataset, row) for row in config.rows()}
     for seed in range(len(config.seeds)):
-        for runs in planned.values():
+        for runs in of_rows.values():
             for of_seed in runs:
                 _make(of_seed[seed])
-    ended = {row: [run for runs in of_row for run in runs] for row, of_row in planned.items()}
+    ended = {row: [run for runs in of_row for run in runs] for row, of_row in of_rows.items()}
     if "bisection" in config.rows():
         ended["bisection"] = _bisection(config, dataset)
     rows = report.table_rows(config, ended)
@@ -40,7 +40,7 @@ def main(config: Config, command: str) -> None:
         print(f"wrote {path}")
 
 
-def _planned(config: Config, dataset: Dataset, row: Row) -> list[list[Run]]:
+def planned(config: Config, dataset: Dataset, row: Row) -> list[list[Run]]:
     """The runs of a row: for each variant, one of each seed."""
     variants: list[tuple[Path, dict]] = [(config.output / row, config.settings(row))]
     if row == "bisection":
@@ -63,7 +63,7 @@ def _bisection(config: Config, dataset: Dataset) -> list[Run]:
     """Penalised runs, each of a penalty halfway (in its logarithm), until one has the density."""
     low, high = SOUGHT["lowest"], SOUGHT["highest"]
     runs: list[Run] = []
-    for _ in range(config.schedule.bisection_runs):
+    for _ in range(PRESETS[config.preset].bisection_runs):
         penalty = float(f"{math.sqrt(low * high):.4g}")
         seed = config.seeds[0]
         folder = config.output / "bisection" / f"penalty_{penalty:g}" / f"seed_{seed}"

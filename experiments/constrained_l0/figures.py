@@ -102,7 +102,7 @@ def gate_histograms(path: Path, rows: Mapping[Row, Run]) -> Path:
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes, (row, gates) in zip(grid, layers.items(), strict=True):
         settings = rows[row].settings
-        low, high = settings["log_alpha_low"], settings["log_alpha_high"]
+        low, high = np.min(settings["log_alpha_low"]), np.max(settings["log_alpha_high"])
         for axis, (layer, values) in zip(axes, gates.items(), strict=False):
             axis.hist(values, bins=np.linspace(low, high, 41), color=_COLORS[0])
             axis.set_title(f"{row}: {layer}, {values.size} gates", fontsize=8)

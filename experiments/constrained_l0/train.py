@@ -54,6 +54,7 @@ class Run:
         self._density = jax.jit(lambda p: expected_density(network.activity(p)))
         # Raises where no gates could satisfy the target, before a step is taken.
         jax.block_until_ready(self._violation(network.initial))
+        self._optimizer()
 
     def done(self) -> bool:
         """Whether it has ended, with these settings."""
@@ -132,12 +133,7 @@ class Run:
         if target is None:
             return expected_density(activity)
         if isinstance(target, list):
-            if len(target) != len(activity):
-                raise ValueError(
-                    f"--target must be one density or one for each of {list(activity)}; got "
-                    f"{len(target)}"
-                )
-            target = dict(zip(activity, target, strict=True))
+            target = dict(zip(activity, self._by_layer("target"), strict=True))
         return density_violation(activity, target)
 
     def _optimizer(self):
@@ -149,18 +145,33 @@ class Run:
                 return optax.constant_schedule(settings[name])
             return optax.cosine_decay_schedule(settings[name], steps)
 
-        within = gates.keep_within(settings["log_alpha_low"], settings["log_alpha_high"])
+        layers, decay = self.network.kind.layers, settings["weight_decay"]
+        lows, highs = (self._by_layer(f"log_alpha_{end}") for end in ("low", "high"))
         primal = optax.partition(
-            {
-                "weights": optax.adam(rate("learning_rate")),
-                "gates": optax.chain(optax.adam(rate("gate_learning_rate")), within),
+            {"weights": optax.adamw(rate("learning_rate"), weight_decay=decay, mask=_kernels)}
+            | {
+                layer: optax.chain(
+                    optax.adam(rate("gate_learning_rate")), gates.keep_within(low, high)
+                )
+                for layer, low, high in zip(layers, lows, highs, strict=True)
             },
-            {"weights": "weights", "gates": "gates"},
+            {"weights": "weights", "gates": tuple(layers)},
         )
         start = settings.get("penalty", 0.0)
         shapes = jax.eval_shape(self._violation, self.network.initial)
         multipliers = jax.tree.map(lambda leaf: jnp.full(leaf.shape, start), shapes)
         return descent_ascent(primal, self._dual(steps), multipliers), rate("learning_rate")
+
+    def _by_layer(self, name: str) -> list[float]:
+        """A setting that is one number, or one for each layer."""
+        given, layers = self.settings[name], self.network.kind.layers
+        values = given if isinstance(given, list) else [given] * len(layers)
+        if len(values) != len(layers):
+            raise ValueError(
+                f"--{name.replace('_', '-')} must be one number or one for each of "
+                f"{list(layers)}; got {len(values)}"
+            )
+        return values
 
     def _dual(self, steps: int) -> optax.GradientTransformation:
         settings = self.settings
@@ -247,3 +258,8 @@ class Run:
         np.savez(self.folder / "network.npz", **gates_of)
         write_json(self.folder / "result.json", result)
         return result
+
+
+def _kernels(weights: Any) -> Any:
+    """Which weights decay: all but the biases."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, weights)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.constrained_l0.__main__ import main
-from experiments.constrained_l0.config import DEFAULTS, ROWS, Config
+from experiments.constrained_l0.__main__ import planned
+from experiments.constrained_l0.config import DEFAULTS, ROWS, Config, check
 from experiments.constrained_l0.networks import GatedNetwork, architecture, multiply_accumulates
 from sparsejax.constraints import expected_density
 
@@ -36,6 +36,11 @@ def finished(mnist, tmp_path_factory):
     output = tmp_path_factory.mktemp("smoke") / "run"
     rows = ["--row", "mlp_33", "controllability", "bisection"]
     return output, run(output, *rows, "--target", "0.85", "--closing", "0.5")
+
+
+def plan(config, dataset):
+    check(config)
+    return planned(config, dataset, "mlp_33")
 
 
 def results(output):
@@ -102,20 +107,19 @@ def test_finished_runs_are_not_run_again(finished):
         ({"target": (0.0,)}, r"target must be a density in \(0, 1\]; got 0"),
         ({"target": (1.5,)}, r"target must be a density in \(0, 1\]; got 1.5"),
         ({"target": (0.001,)}, "smallest feasible"),
-        ({"target": (0.3, 0.3)}, "--target must be one density or one for each of"),
+        ({"target": (0.3, 0.3)}, "--target must be one number or one for each of"),
+        ({"log_alpha_high": (1.0, 2.0)}, "--log-alpha-high must be one number or one for each of"),
         ({"drop_rate": 1.0}, r"drop_rate must be in \(0, 1\); got 1.0"),
-        ({"log_alpha_low": 2.0}, "low must not be above high"),
+        ({"log_alpha_low": (2.0,)}, "low must not be above high"),
         ({"learning_rate": -1.0}, "--learning-rate must be positive; got -1.0"),
         ({"closing": 2.0}, r"--closing must be in \[0, 1\]; got 2.0"),
         ({"penalty": -1.0}, "--penalty must be finite and >= 0; got -1.0"),
     ],
 )
 def test_bad_flags_are_named_before_anything_is_trained(mnist, tmp_path, flags, message):
-    del mnist
     config = Config(row=("mlp_33",), preset="smoke", seeds=(0,), output=tmp_path / "run", **flags)
     with pytest.raises(ValueError, match=message):
-        main(config, "")
-    assert not any((tmp_path / "run").glob("**/metrics.jsonl"))
+        plan(config, mnist)
 
 
 def test_a_bad_flag_ends_in_one_line(mnist, tmp_path):
