@@ -113,7 +113,7 @@ class Config:
     row: tuple[Literal["all"] | Row, ...] = ("all",)
     """Rows of the table to make."""
     preset: Literal["smoke", "quick", "paper"] = "quick"
-    """How long: smoke (3 epochs), quick (40), paper (200, as published; row controllability: 100)."""
+    """How long: smoke (3 epochs), quick (40), paper (200, as published; controllability: 100)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of every row for each."""
     epochs: int | None = None
