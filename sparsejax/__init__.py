@@ -2,6 +2,8 @@
 
 ``sparsejax.projections`` and ``sparsejax.compression`` solve for the nearest sparse weights;
 ``sparsejax.learning_compression`` trains towards them in any ``optax.chain``;
+``sparsejax.gated_weight_decay`` and ``sparsejax.prune_when_accurate`` shrink and prune what the
+loss does not feel, while accuracy holds;
 ``sparsejax.gates`` puts random gates on the parameters of any network and
 ``sparsejax.constraints`` trains under a constraint, such as on the gates' expected density;
 ``sparsejax.inspection`` tells what is left. These need jax and optax alone;
@@ -14,7 +16,13 @@ Its default chooses the floating-point leaves with two or more dimensions.
 """
 
 from sparsejax import compression, constraints, gates, inspection, projections, transforms
-from sparsejax.transforms import compressed_params, learning_compression
+from sparsejax.transforms import (
+    compressed_params,
+    gated_weight_decay,
+    hold_zeros,
+    learning_compression,
+    prune_when_accurate,
+)
 
 __version__ = "0.1.0"
 
@@ -22,9 +30,12 @@ __all__ = [
     "compressed_params",
     "compression",
     "constraints",
+    "gated_weight_decay",
     "gates",
+    "hold_zeros",
     "inspection",
     "learning_compression",
     "projections",
+    "prune_when_accurate",
     "transforms",
 ]

@@ -24,10 +24,11 @@ def main(config: Config, command: str) -> None:
     dataset = load("mnist", config.data_dir)
     # All are made before any is trained, so that a target that nothing can satisfy is seen at once.
     of_rows = {row: planned(config, dataset, row) for row in config.rows()}
-    for seed in range(len(config.seeds)):
+    for number in range(len(config.seeds)):
         for runs in of_rows.values():
-            for of_seed in runs:
-                _make(of_seed[seed])
+            for of_seeds in runs:
+                if number < len(of_seeds):
+                    _make(of_seeds[number])
     ended = {row: [run for runs in of_row for run in runs] for row, of_row in of_rows.items()}
     if "bisection" in config.rows():
         ended["bisection"] = _bisection(config, dataset)
@@ -53,7 +54,7 @@ def planned(config: Config, dataset: Dataset, row: Row) -> list[list[Run]]:
     return [
         [
             Run(folder / f"seed_{seed}", dataset, settings, seed, config.resume)
-            for seed in config.seeds
+            for seed in config.seeds_of(row)
         ]
         for folder, settings in variants
     ]
@@ -65,7 +66,7 @@ def _bisection(config: Config, dataset: Dataset) -> list[Run]:
     runs: list[Run] = []
     for _ in range(PRESETS[config.preset].bisection_runs):
         penalty = float(f"{math.sqrt(low * high):.4g}")
-        seed = config.seeds[0]
+        (seed,) = config.seeds_of("bisection")
         folder = config.output / "bisection" / f"penalty_{penalty:g}" / f"seed_{seed}"
         settings = config.settings("bisection", penalty=penalty)
         runs.append(Run(folder, dataset, settings, seed, config.resume))

@@ -57,8 +57,7 @@ _SHARED: Mapping[str, Any] = {
 _MLP = {"network": "mlp", "first_drop_rate": 0.2, "drop_rate": 0.5}
 _LENET5 = {
     "network": "lenet5", "first_drop_rate": 0.5, "drop_rate": 0.5, "gate_learning_rate": 3e-3,
-    "log_alpha_high": [2.0, 2.0, 2.0, 0.7], "dual_rate": 0.01, "proportional": 50.0,
-    "closing": 0.6, "margin": 5e-4,
+    "log_alpha_high": [2.0, 2.0, 2.0, 0.7], "closing": 0.6,
 }  # fmt: skip
 # As published: constant rates, log alpha in the code's range, nothing that eases the multiplier.
 _PUBLISHED_WAY = {
@@ -79,6 +78,9 @@ DEFAULTS: Mapping[Row, dict[str, Any]] = {
     "mlp_33_ascent": _MLP | _PUBLISHED_WAY | {"target": 0.33, "dual": "ascent"},
     "bisection": _MLP | _FIXED | {"penalty": 1.0},
 }
+ONE_SEED: tuple[Row, ...] = ("mlp_33_restarts", "mlp_33_ascent", "bisection")
+"""Rows that show one run's course: they take the first seed alone."""
+
 CONTROLLED = (0.2, 0.35, 0.5, 0.65, 0.8)
 """The targets of the row ``controllability``."""
 
@@ -115,7 +117,7 @@ class Config:
     preset: Literal["smoke", "quick", "paper"] = "quick"
     """How long: smoke (3 epochs), quick (40), paper (200, as published; controllability: 100)."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One run of every row for each."""
+    """One run for each (of rows that show one run's course: the first)."""
     epochs: int | None = None
     """In place of the preset's."""
     target: tuple[float, ...] | None = None
@@ -189,6 +191,10 @@ class Config:
             | chosen
             | varied
         )
+
+    def seeds_of(self, row: Row) -> tuple[int, ...]:
+        """The seeds of a row's runs."""
+        return self.seeds[:1] if row in ONE_SEED else self.seeds
 
     def controlled(self) -> tuple[float, ...]:
         """The targets of the row ``controllability``."""

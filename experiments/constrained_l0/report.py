@@ -33,7 +33,7 @@ def table_rows(config: Config, ended: Mapping[Row, Sequence[Run]]) -> list[dict[
     """The rows of report.json: a value for each ended run."""
     rows = []
     for name, runs in ended.items():
-        row = _common(name, runs) | {"preset": config.preset, "seeds": list(config.seeds)}
+        row = _common(name, runs) | {"preset": config.preset, "seeds": list(config.seeds_of(name))}
         if name == "controllability":
             row |= _controllability(runs)
         elif name == "bisection":
@@ -91,7 +91,6 @@ def _controllability(runs: Sequence[Run]) -> dict[str, Any]:
 def _bisection(runs: Sequence[Run]) -> dict[str, Any]:
     found = abs(runs[-1].result()["expected_density"] - SOUGHT["target"]) <= SOUGHT["tolerance"]
     return _of_seeds(runs) | {
-        "seeds": [runs[0].seed],
         "penalties": [run.settings["penalty"] for run in runs],
         "sought": SOUGHT,
         "runs": len(runs),

@@ -2,6 +2,13 @@
 
 from sparsejax.projections.l0_ball import project_l0_ball
 from sparsejax.projections.l1_ball import project_l1_ball
+from sparsejax.projections.largest_mask import largest_mask
 from sparsejax.projections.thresholds import hard_threshold, soft_threshold
 
-__all__ = ["hard_threshold", "project_l0_ball", "project_l1_ball", "soft_threshold"]
+__all__ = [
+    "hard_threshold",
+    "largest_mask",
+    "project_l0_ball",
+    "project_l1_ball",
+    "soft_threshold",
+]

@@ -1,9 +1,33 @@
 """How does w move? Gradient transformations that compose in an ``optax.chain``."""
 
+from sparsejax.transforms.gated_weight_decay import (
+    GatedWeightDecayState,
+    exact_gated_decay,
+    gated_weight_decay,
+    inverse_sensitivity,
+    restart_decay,
+)
+from sparsejax.transforms.hold_zeros import HoldZerosState, hold_zeros, with_mask
 from sparsejax.transforms.learning_compression import (
     LearningCompressionState,
     compressed_params,
     learning_compression,
 )
+from sparsejax.transforms.prune_when_accurate import Pruner, PruningState, prune_when_accurate
 
-__all__ = ["LearningCompressionState", "compressed_params", "learning_compression"]
+__all__ = [
+    "GatedWeightDecayState",
+    "HoldZerosState",
+    "LearningCompressionState",
+    "Pruner",
+    "PruningState",
+    "compressed_params",
+    "exact_gated_decay",
+    "gated_weight_decay",
+    "hold_zeros",
+    "inverse_sensitivity",
+    "learning_compression",
+    "prune_when_accurate",
+    "restart_decay",
+    "with_mask",
+]

@@ -1,0 +1,174 @@
+"""Weight decay that spares the weights which the loss feels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from chex import Numeric
+
+from sparsejax import _checks
+from sparsejax._where import PyTree, Where, resolve_where
+
+Coefficient = Callable[[jax.Array], jax.Array]
+"""How strongly a weight decays, as a function of the gradient of the loss in it, elementwise."""
+
+
+class GatedWeightDecayState(NamedTuple):
+    """State of `gated_weight_decay`."""
+
+    step: jax.Array
+    """int32: updates since the beginning or the last `restart_decay`, where the schedule stands."""
+
+
+def inverse_sensitivity(gradient: jax.Array) -> jax.Array:
+    r"""The coefficient of the paper, :math:`1/(1+|g|)`: 1 for a weight that the loss ignores."""
+    return 1 / (1 + jnp.abs(gradient))
+
+
+def gated_weight_decay(
+    decay: optax.ScalarOrSchedule,
+    where: Where = None,
+    coefficient: Coefficient = inverse_sensitivity,
+) -> optax.GradientTransformation:
+    r"""Decay each weight the more, the less the loss feels it.
+
+    .. math:: g \leftarrow g + 2\lambda\, C(g)\, w, \qquad C(g) = \frac{1}{1+|g|}
+
+    the gradient of the loss  L(w) + lambda sum C w^2  with the derivative of C neglected (see
+    `exact_gated_decay`). C is formed from the gradient that arrives, so one backward pass is
+    enough; put it where that is the data loss's: first in a chain, inside ``optax.MultiSteps`` to
+    see the accumulated gradient, and behind the all-reduce under ``pmap``::
+
+        optax.chain(gated_weight_decay(1e-3), optax.adam(1e-3), hold_zeros(mask))
+
+    Relatives of it are a coefficient each: plain weight decay ``jnp.ones_like``, sensitivity-driven
+    regularisation (Tartaglione et al., 2018) ``lambda g: jnp.maximum(0, 1 - jnp.abs(g))``.
+
+    Args:
+      decay: lambda, a scalar ``>= 0``, may be traced; or a schedule of the number of updates since
+        the last `restart_decay`.
+      where: which leaves decay; the gradient of the others is left alone.
+      coefficient: C, any jittable elementwise function of the gradient; it gets float32 or wider.
+
+    Returns:
+      A ``GradientTransformation``; ``update`` needs ``params``. Computed in float32 or wider,
+      returned in the gradient's dtype.
+
+    Raises:
+      TypeError: a chosen leaf is not floating point.
+      ValueError: ``decay`` is negative or no scalar (of a schedule, its first value; a traced one
+        is not checked); in ``update``: ``params`` is missing, or ``where`` chooses nothing.
+
+    References:
+      Bonetta and Cancelliere, Lightening CNN architectures by regularization driven weights'
+      pruning, ESANN 2022 (equation 2). The published code divides by 1 - |g|; this follows the
+      paper.
+    """
+    decay_at = _schedule(decay)
+
+    def init(params):
+        del params
+        return GatedWeightDecayState(jnp.asarray(0, jnp.int32))
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("params must be passed to update: it decays them")
+        now = decay_at(state.step)
+
+        def add(g, w, chosen):
+            if not chosen:
+                return g
+            wide = jnp.promote_types(jnp.result_type(g), jnp.float32)
+            strength = coefficient(g.astype(wide))
+            return (g + 2 * now.astype(wide) * strength * w.astype(wide)).astype(g.dtype)
+
+        updates = jax.tree.map(add, updates, params, resolve_where(params, where))
+        return updates, GatedWeightDecayState(optax.safe_increment(state.step))
+
+    return optax.GradientTransformation(init, update)
+
+
+def restart_decay(opt_state: PyTree, when: Numeric = True) -> PyTree:
+    """Let the schedule of every `gated_weight_decay` begin anew.
+
+    Args:
+      opt_state: an optimizer state with one or more `GatedWeightDecayState` in it, however deeply
+        chained or wrapped.
+      when: whether to; a boolean scalar, may be traced (such as "a pruning has happened").
+
+    Returns:
+      An optimizer state like ``opt_state``.
+
+    Raises:
+      ValueError: there is no such state in ``opt_state``.
+    """
+    is_ours = lambda node: isinstance(node, GatedWeightDecayState)  # noqa: E731
+    if not any(is_ours(node) for node in jax.tree.leaves(opt_state, is_leaf=is_ours)):
+        raise ValueError("opt_state must hold a state of sparsejax.gated_weight_decay; it has none")
+
+    def restart(node):
+        if not is_ours(node):
+            return node
+        return GatedWeightDecayState(jnp.where(when, 0, node.step).astype(jnp.int32))
+
+    return jax.tree.map(restart, opt_state, is_leaf=is_ours)
+
+
+def exact_gated_decay(
+    gradient: Callable[[PyTree], PyTree],
+    params: PyTree,
+    decay: Numeric,
+    where: Where = None,
+    coefficient: Coefficient = inverse_sensitivity,
+) -> PyTree:
+    r"""The whole gradient of the gated loss, with the term that `gated_weight_decay` neglects.
+
+    .. math:: \nabla\Bigl(L + \lambda\sum_i C(g_i) w_i^2\Bigr)
+              = g + 2\lambda\, C(g)\odot w + \lambda H\bigl(C'(g)\odot w^2\bigr)
+
+    H is the Hessian of L; its product is one more backward pass, through the gradient. (The paper's
+    equation 1 has the diagonal of H alone, and of that the sign.) To see what neglecting it costs,
+    give this to the optimizer in place of the gradient.
+
+    Args:
+      gradient: ``params -> g``, such as ``jax.grad(loss)`` with the batch bound.
+      params: where to evaluate it.
+      decay: lambda, a scalar ``>= 0``, may be traced.
+      where: which leaves decay.
+      coefficient: C, differentiable.
+
+    Returns:
+      A tree like ``params``.
+
+    Raises:
+      TypeError, ValueError: as `gated_weight_decay`.
+    """
+    now = _checks.scalar_at_least_zero("decay", decay)
+    mask = resolve_where(params, where)
+    grads, transposed = jax.vjp(gradient, params)
+
+    def slope(g, w, chosen):
+        if not chosen:
+            return jnp.zeros_like(g)
+        _, derivative = jax.jvp(coefficient, (g,), (jnp.ones_like(g),))
+        return (derivative * w**2).astype(g.dtype)
+
+    (curvature,) = transposed(jax.tree.map(slope, grads, params, mask))
+
+    def total(g, w, hv, chosen):
+        pull = 2 * coefficient(g) * w if chosen else 0
+        return g + (now * (pull + hv)).astype(g.dtype)
+
+    return jax.tree.map(total, grads, params, curvature, mask)
+
+
+def _schedule(decay: optax.ScalarOrSchedule) -> Callable[[jax.Array], jax.Array]:
+    if callable(decay):
+        _checks.scalar_at_least_zero("decay(0)", decay(0))
+        return lambda count: jnp.asarray(decay(count))
+    constant = _checks.scalar_at_least_zero("decay", decay)
+    return lambda count: constant

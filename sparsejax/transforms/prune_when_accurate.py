@@ -1,0 +1,128 @@
+"""Pruning that goes on while the validation accuracy holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from chex import Numeric
+from jax import lax
+
+from sparsejax import _checks
+from sparsejax._where import PyTree, Where, mask_out
+from sparsejax.projections.largest_mask import largest_mask
+
+
+class PruningState(NamedTuple):
+    """State of `prune_when_accurate`."""
+
+    mask: PyTree
+    """Like the parameters: booleans, True for the weights that survive, ``optax.MaskedNode()`` for
+    leaves that are not pruned; for `hold_zeros`."""
+    remaining: jax.Array
+    """int32: how many weights survive."""
+    prunings: jax.Array
+    """int32: how many times weights were pruned."""
+    since_pruning: jax.Array
+    """int32: assessments since then that were not accurate enough, 0 right after a pruning: a
+    plateau is where it grows."""
+
+
+class Pruner(NamedTuple):
+    """What `prune_when_accurate` returns: a pair of pure functions."""
+
+    init: Callable[[PyTree], PruningState]
+    """``params -> state``: everything survives."""
+    update: Callable[[PruningState, PyTree, Numeric], tuple[PyTree, PruningState]]
+    """``(state, params, accuracy) -> (params, state)``: one assessment."""
+
+
+def prune_when_accurate(fraction: Numeric, lower_bound: Numeric, where: Where = None) -> Pruner:
+    r"""Prune the smallest weights whenever the network is accurate enough.
+
+    At an assessment whose accuracy is above the bound, of the n weights that survive
+
+    .. math:: \lceil \text{fraction} \cdot n \rceil
+
+    are set to zero: those of the smallest magnitude over all chosen leaves together, exactly that
+    many (of equal ones the later go first). Otherwise nothing changes. Weights that were pruned
+    stay out of the ranking, and are zero in the result whatever they have become since; between
+    assessments `hold_zeros` keeps them so::
+
+        params, pruning = pruner.update(pruning, params, accuracy)
+        opt_state = with_mask(opt_state, pruning.mask)
+
+    Args:
+      fraction: of the surviving weights, in ``(0, 1)``, may be traced. Its product with their
+        number is rounded to float32 before it is rounded up.
+      lower_bound: the accuracy to stay above, in ``[0, 1]``, may be traced.
+      where: which leaves are pruned, ranked together; pass ``lambda path, leaf: True`` to have
+        biases among them, as the published code has.
+
+    Returns:
+      A `Pruner`. ``update`` works under ``jit`` (the ranking is skipped where nothing is pruned),
+      ``vmap`` and on sharded parameters; ``accuracy`` is a fraction in ``[0, 1]``, and under
+      ``jit``, where nothing can raise, NaN prunes nothing.
+
+    Raises:
+      TypeError: a chosen leaf is not floating point.
+      ValueError: ``fraction``, ``lower_bound`` or a known ``accuracy`` is out of its range (a per
+        cent value is refused, not guessed) or NaN; ``where`` chooses nothing.
+
+    References:
+      Bonetta and Cancelliere, ESANN 2022 (section 2).
+    """
+    fraction = _scalar("fraction", fraction, "in (0, 1)", lambda x: 0 < x < 1)
+    lower_bound = _fraction_of_one("lower_bound", lower_bound)
+
+    def init(params):
+        mask = jax.tree.map(lambda leaf: jnp.ones_like(leaf, bool), mask_out(params, where))
+        size = sum(leaf.size for leaf in jax.tree.leaves(mask))
+        zero = jnp.asarray(0, jnp.int32)
+        return PruningState(mask, jnp.asarray(size, jnp.int32), zero, zero)
+
+    def update(state, params, accuracy):
+        accurate = _fraction_of_one("accuracy", accuracy) > lower_bound
+        count = jnp.ceil(fraction * state.remaining.astype(fraction.dtype)).astype(jnp.int32)
+        fewer = jnp.maximum(state.remaining - count, 0)
+
+        def prune(mask):
+            return largest_mask(params, fewer, mask, where)
+
+        mask = lax.cond(accurate, prune, lambda mask: mask, state.mask)
+        new = PruningState(
+            mask,
+            jnp.where(accurate, fewer, state.remaining),
+            state.prunings + accurate,
+            jnp.where(accurate, 0, state.since_pruning + 1),
+        )
+        return _cut(params, mask), new
+
+    return Pruner(init, update)
+
+
+def _cut(params: PyTree, mask: PyTree) -> PyTree:
+    leaves = jax.tree.leaves(params)
+    structure: Any = jax.tree.structure(params)
+    masks = structure.flatten_up_to(mask)
+    cut = [
+        leaf if isinstance(m, optax.MaskedNode) else jnp.where(m, leaf, jnp.zeros_like(leaf))
+        for leaf, m in zip(leaves, masks, strict=True)
+    ]
+    return structure.unflatten(cut)
+
+
+def _fraction_of_one(name: str, value: Numeric) -> jax.Array:
+    return _scalar(name, value, "a fraction in [0, 1], not in per cent", lambda x: 0 <= x <= 1)
+
+
+def _scalar(name: str, value: Numeric, allowed: str, fits: Callable[[float], bool]) -> jax.Array:
+    if jnp.shape(value) != ():
+        raise ValueError(f"{name} must be {allowed}; got shape {jnp.shape(value)}")
+    number = _checks.known(value)
+    if number is not None and not fits(float(number)):
+        raise ValueError(f"{name} must be {allowed}; got {value}")
+    return jnp.asarray(value, jnp.promote_types(jnp.result_type(value), jnp.float32))
