@@ -69,7 +69,12 @@ _FIXED = {"dual": "fixed", "closing": 0.0, "margin": 0.0}
 
 DEFAULTS: Mapping[Row, dict[str, Any]] = {
     "mlp_33": _MLP | {"target": 0.33},
-    "mlp_layerwise_30": _MLP | {"target": [0.3, 0.3, 0.3]},
+    "mlp_layerwise_30": _MLP
+    | {
+        "target": [0.3, 0.3, 0.3],
+        "log_alpha_low": -4.6,
+        "log_alpha_high": 2.5,
+    },
     "mlp_penalized": _MLP | _FIXED | {"penalty": 0.1 / 60_000 * 266_610},
     "lenet5_10": _LENET5 | {"target": 0.1},
     "lenet5_penalized": _LENET5 | _FIXED | {"penalty": 0.1 / 60_000 * 431_080},
