@@ -51,8 +51,9 @@ def fit(
     name: str = "",
     device_bytes: int = 2**31,
     batch_axes: str | Sequence[str] | None = None,
+    stop_when: Callable[[TrainState], bool] | None = None,
 ) -> TrainState:
-    """Train to ``steps`` steps and return the last state.
+    """Train to ``steps`` steps, or until ``stop_when``, and return the last state.
 
     The result depends on the arguments alone: not on ``block``, on where the data lives, or on how
     often the run was killed and resumed; each of these gives the same bits.
@@ -86,6 +87,9 @@ def fit(
       name: shown in the progress bar (on a terminal only).
       device_bytes: see `Batches`.
       batch_axes: the mesh axes over which a batch is dealt out; default all.
+      stop_when: ``state -> bool``, asked after each report: whether training is over before
+        ``steps``, such as on a plateau. A function of the state alone, so that a resumed run stops
+        where it would have.
 
     Raises:
       ValueError: an argument is out of range, or the folder is not this run's.
@@ -118,7 +122,8 @@ def fit(
     start = time.perf_counter() - seconds
     pending: list[Metrics] = []
     try:
-        while now < steps:
+        done = now >= steps or bool(now and stop_when and stop_when(state))
+        while not done:
             boundary = min(
                 steps, _next_multiple(now, report_every), _next_multiple(now, checkpoint_every)
             )
@@ -136,7 +141,8 @@ def fit(
             row |= {"step": now, "epoch": now / epoch, "seconds": time.perf_counter() - start}
             if log:
                 log.write(row)
-            if checkpoints and (now % checkpoint_every == 0 or now == steps):
+            done = now >= steps or bool(stop_when and stop_when(state))
+            if checkpoints and (now % checkpoint_every == 0 or done):
                 _check_parameters(state, now, checkpoints, learning_rate)
                 checkpoints.save(now, state, {"seconds": row["seconds"]})
             bar.set_postfix({k: f"{row[k]:.4g}" for k in _SHOWN if k in row}, refresh=False)

@@ -85,7 +85,8 @@ def make_step(
         from device to device there. Not needed under ``jit``, on a mesh or not.
 
     Returns:
-      ``(state, batch) -> (state, metrics)``; ``metrics`` gains ``loss``.
+      ``(state, batch) -> (state, metrics)``; ``metrics`` gains ``loss``. The state may be any
+      NamedTuple that has the fields of `TrainState`; further ones are left alone.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -97,6 +98,7 @@ def make_step(
             value, metrics, grads = lax.pmean((value, metrics, grads), axis_name)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state, state.key), {"loss": value, **metrics}
+        state = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
+        return state, {"loss": value, **metrics}
 
     return step

@@ -14,6 +14,7 @@ from sparsejax.transforms.learning_compression import (
     learning_compression,
 )
 from sparsejax.transforms.prune_when_accurate import Pruner, PruningState, prune_when_accurate
+from sparsejax.transforms.pruning_step import pruning_step
 
 __all__ = [
     "GatedWeightDecayState",
@@ -28,6 +29,7 @@ __all__ = [
     "inverse_sensitivity",
     "learning_compression",
     "prune_when_accurate",
+    "pruning_step",
     "restart_decay",
     "with_mask",
 ]

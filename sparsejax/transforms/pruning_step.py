@@ -1,0 +1,85 @@
+"""A training step that prunes: assess every so often, prune, let the optimizer know."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+from chex import Numeric
+from jax import lax
+
+from sparsejax._where import PyTree
+from sparsejax.transforms.gated_weight_decay import GatedWeightDecayState, restart_decay
+from sparsejax.transforms.hold_zeros import with_mask
+from sparsejax.transforms.prune_when_accurate import Pruner
+
+State = TypeVar("State", bound=tuple)
+
+
+def pruning_step(
+    step: Callable[[State, Any], tuple[State, Any]],
+    pruner: Pruner,
+    accuracy: Callable[[PyTree], Numeric],
+    every: int,
+) -> Callable[[State, Any], tuple[State, Any]]:
+    """A step that assesses and prunes after every ``every`` steps, inside the same program.
+
+    After a step whose new number is a multiple of ``every`` the accuracy is taken and the pruner
+    asked; the new mask goes to the optimizer's `hold_zeros`, and where weights were pruned the
+    schedule of `gated_weight_decay`, if there is one, begins anew. No host is asked, so it runs in
+    scanned blocks, and a resumed run prunes at the same steps::
+
+        class PruningTrainState(NamedTuple):  # the fields of TrainState, and one more
+            step: jax.Array
+            params: PyTree
+            opt_state: PyTree
+            key: jax.Array
+            pruning: PruningState
+
+        optimizer = optax.chain(gated_weight_decay(decay), optax.adam(1e-3), hold_zeros(mask))
+        step = pruning_step(make_step(loss, optimizer), pruner, accuracy, every=250)
+        state = PruningTrainState(*init_state(params, optimizer, key), pruner.init(params))
+        state = fit(step, state, data, batch_size=100, steps=66_000)
+
+    Args:
+      step: ``(state, batch) -> (state, metrics)``, such as ``sparsejax.training.make_step``.
+      pruner: a `prune_when_accurate`.
+      accuracy: ``params -> accuracy`` on data it holds, a fraction in ``[0, 1]``; of a large split,
+        in batches (``jax.lax.map``).
+      every: steps between assessments.
+
+    Returns:
+      ``(state, batch) -> (state, metrics)``, not yet jitted. The state is any NamedTuple with the
+      fields ``step`` (int32), ``params``, ``opt_state`` and ``pruning``; an optimizer with a
+      `hold_zeros` in it made ``opt_state``.
+
+    Raises:
+      ValueError: ``every`` is not an integer >= 1; when it runs: ``opt_state`` holds no
+        `hold_zeros`.
+    """
+    try:
+        every = operator.index(every)
+    except TypeError:
+        every = 0
+    if every < 1:
+        raise ValueError(f"every must be an integer >= 1; got {every}")
+
+    def assess(state):
+        params, pruning = pruner.update(state.pruning, state.params, accuracy(state.params))
+        opt_state = with_mask(state.opt_state, pruning.mask)
+        if _has_gated_decay(opt_state):
+            opt_state = restart_decay(opt_state, pruning.prunings > state.pruning.prunings)
+        return state._replace(params=params, opt_state=opt_state, pruning=pruning)
+
+    def take(state, batch):
+        state, metrics = step(state, batch)
+        return lax.cond(state.step % every == 0, assess, lambda state: state, state), metrics
+
+    return take
+
+
+def _has_gated_decay(opt_state: PyTree) -> bool:
+    is_ours = lambda node: isinstance(node, GatedWeightDecayState)  # noqa: E731
+    return any(map(is_ours, jax.tree.leaves(opt_state, is_leaf=is_ours)))
