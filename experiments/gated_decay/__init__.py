@@ -1,0 +1,1 @@
+"""Gated weight decay: LeNet5 pruned while it stays accurate."""
