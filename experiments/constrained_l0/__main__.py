@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-import sys
-import warnings
 from pathlib import Path
 
-import tyro
-
+from experiments.common import cli
 from experiments.constrained_l0 import report
 from experiments.constrained_l0.config import PRESETS, SOUGHT, Config, Row, check
 from experiments.constrained_l0.figures import draw
 from experiments.constrained_l0.train import Run
-from experiments.data import DataError, Dataset, load
-from sparsejax.training import CheckpointError, TrainingDivergedError
+from experiments.data import Dataset, load
 
 
 def main(config: Config, command: str) -> None:
@@ -79,12 +75,8 @@ def _bisection(config: Config, dataset: Dataset) -> list[Run]:
 
 
 def _make(run: Run) -> None:
-    """Train ``run`` unless it has ended and may be resumed."""
-    if run.resumes and run.done():
-        result, how = run.result(), "already there"
-    else:
-        result = run.train()
-        how = f"{result['seconds']:.0f} s"
+    """Train ``run`` unless it has ended and may be resumed, and say what came of it."""
+    result, how = run.ensure()
     units = "-".join(map(str, result["architecture"]))
     print(
         f"{run.title}: test error {result['test_error']:.2f} % (best epoch "
@@ -94,18 +86,5 @@ def _make(run: Run) -> None:
     )
 
 
-def cli() -> None:
-    """Read the flags; end with one line where the user can mend it."""
-    config = tyro.cli(Config, prog="python -m experiments.constrained_l0")
-    command = " ".join(["python -m experiments.constrained_l0", *sys.argv[1:]])
-    try:
-        main(config, command)
-    except (ValueError, OSError, DataError, CheckpointError, TrainingDivergedError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command with --resume goes on from the last checkpoint")
-
-
 if __name__ == "__main__":
-    warnings.filterwarnings("default", category=RuntimeWarning, module="sparsejax")
-    cli()
+    cli.run(Config, "experiments.constrained_l0", main)

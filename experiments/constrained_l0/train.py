@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from experiments.common.runs import FolderRun, error
 from experiments.constrained_l0.networks import (
     GatedNetwork,
     architecture,
@@ -34,17 +34,13 @@ from sparsejax.constraints import (
 from sparsejax.training import TrainState, fit, init_state, read_metrics, write_json
 
 
-class Run:
-    """A network trained with one list of settings and one seed, in its own folder.
-
-    ``result.json`` and ``network.npz`` there mean that it has ended.
-    """
+class Run(FolderRun):
+    """A gated network trained with one list of settings and one seed, in its own folder."""
 
     def __init__(
         self, folder: Path, dataset: Dataset, settings: dict[str, Any], seed: int, resume: bool
     ):
-        self.folder, self.seed, self.resumes = folder, seed, resume
-        self.settings = settings | {"seed": seed}
+        super().__init__(folder, settings, seed, resume)
         self._dataset = dataset
         drop_rates = (settings["first_drop_rate"], settings["drop_rate"])
         self.network = GatedNetwork(settings["network"], drop_rates, seed)
@@ -55,15 +51,6 @@ class Run:
         # Raises where no gates could satisfy the target, before a step is taken.
         jax.block_until_ready(self._violation(network.initial))
         self._optimizer()
-
-    def done(self) -> bool:
-        """Whether it has ended, with these settings."""
-        files = [self.folder / name for name in ("result.json", "network.npz")]
-        return all(file.exists() for file in files) and self.result()["settings"] == self.settings
-
-    def result(self) -> dict[str, Any]:
-        """What it ended with."""
-        return json.loads((self.folder / "result.json").read_text())
 
     @property
     def title(self) -> str:
@@ -194,11 +181,7 @@ class Run:
         return optax.chain(slack(closing), dual)
 
     def _error(self, weights: Any, split: Split) -> float:
-        wrong = 0
-        for start in range(0, len(split.labels), 5000):
-            images = split.images[start : start + 5000]
-            wrong += int(self._mistakes(weights, images, split.labels[start : start + 5000]))
-        return 100 * wrong / len(split.labels)
+        return error(self._mistakes, weights, split)
 
     def _evaluate(self, state: TrainState) -> dict[str, float]:
         weights = self._settled(state.params)

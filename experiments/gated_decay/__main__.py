@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
-
-import tyro
-
-from experiments.data import DataError, load
+from experiments.common import cli
+from experiments.data import load
 from experiments.gated_decay import report
 from experiments.gated_decay.config import Config, Row, check
 from experiments.gated_decay.figures import draw
 from experiments.gated_decay.train import Run
-from sparsejax.training import CheckpointError, TrainingDivergedError
 
 
 def main(config: Config, command: str) -> None:
@@ -43,12 +38,8 @@ def planned(config: Config, row: Row) -> list[Run]:
 
 
 def _make(run: Run) -> None:
-    """Train ``run`` unless it has ended and may be resumed."""
-    if run.resumes and run.done():
-        result, how = run.result(), "already there"
-    else:
-        result = run.train()
-        how = f"{result['seconds']:.0f} s"
+    """Train ``run`` unless it has ended and may be resumed, and say what came of it."""
+    result, how = run.ensure()
     print(
         f"{run.title}: test accuracy {100 - result['test_error']:.2f} %, "
         f"{result['nonzeros']:,} parameters left (sparsity {1 - result['density']:.2%}) after "
@@ -57,18 +48,5 @@ def _make(run: Run) -> None:
     )
 
 
-def cli() -> None:
-    """Read the flags; end with one line where the user can mend it."""
-    config = tyro.cli(Config, prog="python -m experiments.gated_decay")
-    command = " ".join(["python -m experiments.gated_decay", *sys.argv[1:]])
-    try:
-        main(config, command)
-    except (ValueError, OSError, DataError, CheckpointError, TrainingDivergedError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command with --resume goes on from the last checkpoint")
-
-
 if __name__ == "__main__":
-    warnings.filterwarnings("default", category=RuntimeWarning, module="sparsejax")
-    cli()
+    cli.run(Config, "experiments.gated_decay", main)

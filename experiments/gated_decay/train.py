@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from flax import nnx
 from jax import lax
 
 import sparsejax
+from experiments.common.runs import FolderRun, error
 from experiments.data import Dataset, Split
 from experiments.gated_decay.config import PARAMETERS
 from sparsejax import inspection
@@ -36,18 +36,13 @@ class PruningTrainState(NamedTuple):
     pruning: PruningState
 
 
-class Run:
-    """One row of the table for one seed, in its own folder, a folder in it for each phase.
-
-    ``result.json`` and ``network.npz`` there mean that it has ended.
-    """
+class Run(FolderRun):
+    """One row of the table for one seed; in its folder a folder for each phase."""
 
     def __init__(
         self, folder: Path, dataset: Dataset, settings: dict[str, Any], seed: int, resume: bool
     ):
-        self.folder, self.seed, self.resumes = folder, seed, resume
-        self.settings = settings | {"seed": seed}
-        self.title = f"{settings['row']} seed {seed}"
+        super().__init__(folder, settings, seed, resume)
         self._dataset = dataset
         model = LeNet5(rngs=nnx.Rngs(seed))
         self._graph, self._initial, self._rest = nnx.split(model, nnx.Param, ...)
@@ -56,15 +51,6 @@ class Run:
         self._pruner = sparsejax.prune_when_accurate(
             settings["fraction"], settings["lower_bound"], _everything
         )
-
-    def done(self) -> bool:
-        """Whether it has ended, with these settings."""
-        files = [self.folder / name for name in ("result.json", "network.npz")]
-        return all(file.exists() for file in files) and self.result()["settings"] == self.settings
-
-    def result(self) -> dict[str, Any]:
-        """What it ended with."""
-        return json.loads((self.folder / "result.json").read_text())
 
     def metrics(self, phase: str) -> list[dict[str, float]]:
         """A row for each epoch of a phase: ``start``, ``prune`` or ``finetune``."""
@@ -174,11 +160,7 @@ class Run:
         return {"density": inspection.report(state.params, _everything).density}
 
     def _error(self, params: Any, split: Split) -> float:
-        wrong = 0
-        for start in range(0, len(split.labels), 5000):
-            images = split.images[start : start + 5000]
-            wrong += int(self._mistakes(params, images, split.labels[start : start + 5000]))
-        return 100 * wrong / len(split.labels)
+        return error(self._mistakes, params, split)
 
     def _finish(self, params: Any, pruned: Any) -> dict[str, Any]:
         counts = inspection.report(params, _everything)

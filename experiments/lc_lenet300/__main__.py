@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
-
-import tyro
-
-from experiments.data import DataError, load
+from experiments.common import cli
+from experiments.data import load
 from experiments.lc_lenet300 import report
 from experiments.lc_lenet300.config import ROWS, Config, Row, is_reference
 from experiments.lc_lenet300.figures import draw
 from experiments.lc_lenet300.train import Run
-from sparsejax.training import CheckpointError, TrainingDivergedError
 
 
 def main(config: Config, command: str) -> None:
@@ -56,18 +51,5 @@ def _make(run: Run, reference, ended: dict[Row, list[Run]]) -> None:
     ended.setdefault(run.row, []).append(run)
 
 
-def cli() -> None:
-    """Read the flags; end with one line where the user can mend it."""
-    config = tyro.cli(Config, prog="python -m experiments.lc_lenet300")
-    command = " ".join(["python -m experiments.lc_lenet300", *sys.argv[1:]])
-    try:
-        main(config, command)
-    except (ValueError, OSError, DataError, CheckpointError, TrainingDivergedError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command with --resume goes on from the last checkpoint")
-
-
 if __name__ == "__main__":
-    warnings.filterwarnings("default", category=RuntimeWarning, module="sparsejax")
-    cli()
+    cli.run(Config, "experiments.lc_lenet300", main)

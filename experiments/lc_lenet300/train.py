@@ -15,6 +15,7 @@ import optax
 from flax import nnx
 
 import sparsejax
+from experiments.common.runs import error
 from experiments.data import Dataset, Split
 from experiments.lc_lenet300.config import Config, Row
 from sparsejax import compression, inspection
@@ -100,11 +101,7 @@ class Run:
 
     def error(self, params: Any, split: Split) -> float:
         """Misclassified images of a split in per cent."""
-        wrong = 0
-        for start in range(0, len(split.labels), 5000):
-            images = split.images[start : start + 5000]
-            wrong += int(self._mistakes(params, images, split.labels[start : start + 5000]))
-        return 100 * wrong / len(split.labels)
+        return error(self._mistakes, params, split)
 
     def _logits(self, params, images):
         return nnx.merge(self._graph, params, self._rest)(images.astype(jnp.float32) / 255)
