@@ -166,7 +166,7 @@ def _torch(images, labels) -> dict[str, Callable[[], None]]:
         with torch.no_grad():
             for alpha in log_alpha:
                 alpha.clamp_(float(np.log(1e-2)), float(np.log(1e2)))
-        excess = float(violation)
+        excess = float(violation.detach())
         multiplier = multiplier + _DUAL_RATE * excess if excess > 0 else 0.0
 
     def epoch(batches) -> None:
