@@ -123,7 +123,8 @@ def _constrained(results: Path) -> str:
     targets = [f"{by['target']:.0%}" for by in control["by_target"]]
     seeds = len(control["seeds"])
     text = (
-        f"Asked for {', '.join(targets)} of the parameters ({seeds} seeds each), the expected "
+        f"Asked for {', '.join(targets)} of the parameters ({seeds} seeds of "
+        f"{control['settings']['epochs']} epochs each), the expected "
         f"density ends at most {100 * control['largest_gap']:.2f} points away and "
         f"{'never' if control['highest_excess'] <= 0 else 'sometimes'} above. Bisecting a penalty "
         f"{'took' if sought['found'] else 'did not get there in'} {sought['runs']} runs "

@@ -111,7 +111,8 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
         shown.append(_main_screen(simple))
     for row in rows:
         if row["name"] == "controllability":
-            lines += ["## Asked for, and got", "", *controllability_table(row), ""]
+            about = f"The MLP, {row['settings']['epochs']} epochs a run, seeds {row['seeds']}."
+            lines += ["## Asked for, and got", "", about, "", *controllability_table(row), ""]
             lines += ["![Density against target](controllability.png)", ""]
             shown.append(screen(*_controllability_cells(row)))
         if row["name"] == "bisection":
