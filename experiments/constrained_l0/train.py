@@ -77,7 +77,7 @@ class Run(FolderRun):
         settings = self.settings
         optimizer, rate = self._optimizer()
         start = init_state(self.network.initial, optimizer, jax.random.key(self.seed))
-        images, labels = self._images()
+        images, labels = map(np.concatenate, zip(*self._splits(), strict=True))
         final = fit(
             constrained_step(self._loss, lambda p, batch, key: self._violation(p), optimizer),
             start,
@@ -98,16 +98,12 @@ class Run(FolderRun):
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in an epoch."""
-        return len(self._images()[1]) // self.settings["batch_size"]
+        return sum(len(split.labels) for split in self._splits()) // self.settings["batch_size"]
 
-    def _images(self) -> tuple[np.ndarray, np.ndarray]:
-        splits = [self._dataset.train]
-        if self.settings["whole_training_set"]:
-            splits.append(self._dataset.validation)
-        return (
-            np.concatenate([split.images for split in splits]),
-            np.concatenate([split.labels for split in splits]),
-        )
+    def _splits(self) -> list[Split]:
+        """What it trains on."""
+        whole = self.settings["whole_training_set"]
+        return [self._dataset.train, self._dataset.validation][: 1 + whole]
 
     def _loss(self, params, batch, key):
         logits = self.network.logits(self.network.sampled(params, key), batch["image"])

@@ -52,13 +52,13 @@ def hold_zeros(mask: PyTree) -> optax.GradientTransformation:
     def update(updates, state, params=None):
         if params is None:
             raise ValueError("params must be passed to update: some of them are held at zero")
-        structure: Any = jax.tree.structure(params)
-        held = structure.flatten_up_to(state.mask)
-        leaves = [
-            u if isinstance(m, optax.MaskedNode) else jnp.where(m, u, -w.astype(u.dtype))
-            for u, w, m in zip(jax.tree.leaves(updates), jax.tree.leaves(params), held, strict=True)
-        ]
-        return jax.tree.unflatten(jax.tree.structure(updates), leaves), state
+
+        def hold(w, u, free):
+            return (
+                u if isinstance(free, optax.MaskedNode) else jnp.where(free, u, -w.astype(u.dtype))
+            )
+
+        return jax.tree.map(hold, params, updates, state.mask), state
 
     return optax.GradientTransformation(init, update)
 

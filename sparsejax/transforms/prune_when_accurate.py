@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,14 +105,10 @@ def prune_when_accurate(fraction: Numeric, lower_bound: Numeric, where: Where = 
 
 
 def _cut(params: PyTree, mask: PyTree) -> PyTree:
-    leaves = jax.tree.leaves(params)
-    structure: Any = jax.tree.structure(params)
-    masks = structure.flatten_up_to(mask)
-    cut = [
-        leaf if isinstance(m, optax.MaskedNode) else jnp.where(m, leaf, jnp.zeros_like(leaf))
-        for leaf, m in zip(leaves, masks, strict=True)
-    ]
-    return structure.unflatten(cut)
+    def cut(leaf, m):
+        return leaf if isinstance(m, optax.MaskedNode) else jnp.where(m, leaf, jnp.zeros_like(leaf))
+
+    return jax.tree.map(cut, params, mask)
 
 
 def _fraction_of_one(name: str, value: Numeric) -> jax.Array:
