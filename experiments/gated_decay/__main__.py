@@ -2,39 +2,74 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
+
+from flax import nnx
+
 from experiments.common import cli
-from experiments.data import load
+from experiments.data import DataError, load
 from experiments.gated_decay import report
 from experiments.gated_decay.config import Config, Row, check
 from experiments.gated_decay.figures import draw
+from experiments.gated_decay.tasks import LeNet5Task, Task, VGG16Task
 from experiments.gated_decay.train import Run
+from sparsejax.models import LeNet5
 
 
 def main(config: Config, command: str) -> None:
     """Make the rows asked for, then the report and the figures."""
     check(config)
     results = config.results or config.output / "results"
-    ended = {row: planned(config, row) for row in config.rows()}
+    planned = plan(config)
     for number in range(len(config.seeds)):
-        for runs in ended.values():
+        for runs in planned.values():
             _make(runs[number])
-    rows = report.table_rows(config, ended)
+    rows = report.table_rows(config, planned)
     results.mkdir(parents=True, exist_ok=True)
     table = report.write(results, command, rows)
-    pictures = draw(results, ended)
+    pictures = draw(results, planned)
     print(f"\n{table}\n")
     for path in (results / "report.md", results / "report.json", *pictures):
         print(f"wrote {path}")
 
 
-def planned(config: Config, row: Row) -> list[Run]:
-    """The runs of a row, one of each seed."""
+def plan(config: Config) -> dict[str, list[Run]]:
+    """The runs of each row, one of each seed; those that compress take over the pruned network."""
+    planned: dict[str, list[Run]] = {}
+    for row in config.rows():
+        make_task = _task_maker(config, row)
+        for seed in config.seeds:
+            folder = config.output / row / f"seed_{seed}"
+            new = functools.partial(Run, make_task=functools.partial(make_task, seed), seed=seed)
+            pruned = new(folder=folder, settings=config.settings(row), resume=config.resume)
+            planned.setdefault(row, []).append(pruned)
+            for kappa in config.kappas(row):
+                name = f"{row}_{kappa}"
+                compressed = new(
+                    folder=folder / f"kappa_{kappa}",
+                    settings=config.settings(row, kappa),
+                    resume=config.resume,
+                    pruned=pruned,
+                )
+                planned.setdefault(name, []).append(compressed)
+    return planned
+
+
+def _task_maker(config: Config, row: Row):
+    """``seed -> Task``."""
+    settings = config.settings(row)
+    if row == "imagenet2012":
+        if config.data_dir is None:
+            raise DataError("--data-dir must name the folder in which TFDS has prepared ImageNet")
+        folder: Path = config.data_dir
+
+        def make(seed: int) -> Task:
+            return VGG16Task(folder, settings, seed)
+
+        return make
     dataset = load(row, config.data_dir)
-    folder, settings = config.output / row, config.settings(row)
-    return [
-        Run(folder / f"seed_{seed}", dataset, settings, seed, config.resume)
-        for seed in config.seeds
-    ]
+    return lambda seed: LeNet5Task(dataset, settings, LeNet5(rngs=nnx.Rngs(seed)))
 
 
 def _make(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,30 +10,60 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.gated_decay.config import Row
+from experiments.gated_decay.config import CITED, PHASES, Row
 from experiments.gated_decay.train import Run
-from sparsejax.models import LENET5_LAYERS
 
+_ACROSS = 4  # histograms
+_FILTERS = 20
 _COLORS = matplotlib.color_sequences["tab10"]
 
 
-def draw(folder: Path, ended: Mapping[Row, Sequence[Run]]) -> list[Path]:
-    """Draw the runs (each row's first seed where one network is shown); return the PNGs."""
+def draw(folder: Path, ended: Mapping[str, Sequence[Run]]) -> list[Path]:
+    """Draw the first seed of each row; return the PNGs."""
     first = {row: runs[0] for row, runs in ended.items()}
     return [
+        frontier(folder / "frontier.png", ended),
         curves(folder / "curves.png", first),
         weights(folder / "weights.png", first),
         filters(folder / "filters.png", first),
     ]
 
 
-def curves(path: Path, runs: Mapping[Row, Run]) -> Path:
+def frontier(path: Path, ended: Mapping[str, Sequence[Run]]) -> Path:
+    """Test accuracy against parameters left, every seed, beside the published figures."""
+    by_dataset: dict[Row, list[tuple[str, Sequence[Run]]]] = {}
+    for name, runs in ended.items():
+        by_dataset.setdefault(runs[0].settings["row"], []).append((name, runs))
+    figure = Figure(figsize=(6 * len(by_dataset), 4.5), layout="constrained")
+    axes = figure.subplots(1, len(by_dataset), squeeze=False)[0]
+    for axis, (dataset, rows) in zip(axes, by_dataset.items(), strict=True):
+        for (name, runs), color in zip(rows, itertools.cycle(_COLORS)):
+            results = [run.result() for run in runs]
+            left = [100 * result["density"] for result in results]
+            accuracy = [100 - result["test_error"] for result in results]
+            axis.scatter(left, accuracy, s=18, color=color, label=name)
+        for method, (accuracy_, sparsity) in CITED[dataset].items():
+            axis.scatter(100 - sparsity, accuracy_, s=30, color="black", marker="x")
+            axis.annotate(
+                method, (100 - sparsity, accuracy_), (4, 4), textcoords="offset points", fontsize=7
+            )
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.set_xlabel("parameters left, %")
+        axis.set_ylabel(f"{dataset}: test accuracy, %")
+        axis.margins(x=0.2)
+        axis.grid(True, alpha=0.3)
+        axis.legend(frameon=False, fontsize=8, title="ours, a point a seed", title_fontsize=8)
+    return _save(figure, path)
+
+
+def curves(path: Path, runs: Mapping[str, Run]) -> Path:
     """Density and validation error over all phases, epochs that pruned marked."""
     figure = Figure(figsize=(11, 3.4 * len(runs)), layout="constrained")
     grid = figure.subplots(len(runs), 2, squeeze=False)
     for (left, right), (row, run) in zip(grid, runs.items(), strict=True):
         before = 0.0
-        for phase, color in zip(("start", "prune", "finetune"), _COLORS, strict=False):
+        for phase, color in zip(PHASES, _COLORS, strict=False):
             metrics = run.metrics(phase)
             if not metrics:
                 continue
@@ -61,34 +92,37 @@ def curves(path: Path, runs: Mapping[Row, Run]) -> Path:
     return _save(figure, path)
 
 
-def weights(path: Path, runs: Mapping[Row, Run]) -> Path:
+def weights(path: Path, runs: Mapping[str, Run]) -> Path:
     """Histograms of the weights of each layer that are left."""
-    figure = Figure(figsize=(12, 2.4 * len(runs)), layout="constrained")
-    grid = figure.subplots(len(runs), len(LENET5_LAYERS), squeeze=False)
-    for axes, (row, run) in zip(grid, runs.items(), strict=True):
-        network = run.network()
-        for axis, layer in zip(axes, LENET5_LAYERS, strict=True):
-            kernel = network[f"{layer}/kernel"]
-            left = kernel[kernel != 0]
-            axis.hist(left, bins=41, color=_COLORS[0])
-            axis.set_title(f"{row}: {layer}, {left.size:,} of {kernel.size:,}", fontsize=9)
-            axis.tick_params(labelsize=7)
+    panels = [(row, run, layer) for row, run in runs.items() for layer in run.task.layers]
+    lines = -(-len(panels) // _ACROSS)
+    figure = Figure(figsize=(12, 2.4 * lines), layout="constrained")
+    axes = figure.subplots(lines, _ACROSS, squeeze=False).flat
+    for axis, (row, run, layer) in zip(axes, panels, strict=False):
+        kernel = run.network()[f"{layer}/kernel"]
+        left = kernel[kernel != 0]
+        axis.hist(left, bins=41, color=_COLORS[0])
+        axis.set_title(f"{row}: {layer}, {left.size:,} of {kernel.size:,}", fontsize=9)
+        axis.tick_params(labelsize=7)
     return _save(figure, path)
 
 
-def filters(path: Path, runs: Mapping[Row, Run]) -> Path:
-    """The 5x5 filters of the first layer; what was pruned is white."""
-    figure = Figure(figsize=(11, 1.5 * len(runs)), layout="constrained")
-    grid = figure.subplots(len(runs), 20, squeeze=False)
+def filters(path: Path, runs: Mapping[str, Run]) -> Path:
+    """The first layer's first 20 filters, mean of the input channels; what was pruned is white."""
+    figure = Figure(figsize=(11, 0.75 * len(runs)), layout="constrained")
+    grid = figure.subplots(len(runs), _FILTERS, squeeze=False)
     for axes, (row, run) in zip(grid, runs.items(), strict=True):
-        kernel = run.network()["conv1/kernel"]
+        kernel = run.network()[f"{run.task.layers[0]}/kernel"].mean(axis=2)
         limit = np.abs(kernel).max() or 1.0
-        for number, axis in enumerate(axes):
-            picture = np.ma.masked_equal(kernel[:, :, 0, number], 0)
+        for axis in axes:
+            axis.set_axis_off()
+        for axis, filter_ in zip(axes, np.moveaxis(kernel, -1, 0), strict=False):
+            picture = np.ma.masked_equal(filter_, 0)
+            axis.set_axis_on()
             axis.imshow(picture, cmap="RdBu", vmin=-limit, vmax=limit)
             axis.set_xticks([])
             axis.set_yticks([])
-        axes[0].set_ylabel(row, fontsize=8)
+        axes[0].set_ylabel(row, fontsize=8, rotation=0, ha="right", va="center")
     return _save(figure, path)
 
 

@@ -8,30 +8,33 @@ from typing import Any
 
 from experiments.common.results import machine, summary, versions, write_report
 from experiments.common.tables import markdown, screen
-from experiments.gated_decay.config import PUBLISHED, Config, Row
+from experiments.gated_decay.config import LEVELS, PHASES, PUBLISHED, Config
 from experiments.gated_decay.train import Run
 
 EXPERIMENT = "gated_decay"
 _COLUMNS = (
     "nonzeros", "density", "layer_nonzeros", "layer_density", "live_units", "prunings",
-    "pruned_validation_error", "bzip2_bytes", "dense_bzip2_bytes", "seconds",
+    "pruned_validation_error", "pruned_nonzeros", "parameters",
+    "bzip2_bytes", "dense_bzip2_bytes", "seconds",
 )  # fmt: skip
 
 
-def table_rows(config: Config, ended: Mapping[Row, Sequence[Run]]) -> list[dict[str, Any]]:
-    """The rows of report.json: one for each dataset, a value for each of its ended runs."""
+def table_rows(config: Config, ended: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
+    """The rows of report.json, with a value for each ended run."""
     rows = []
     for name, runs in ended.items():
         results = [run.result() for run in runs]
-        settings = {k: v for k, v in results[0]["settings"].items() if k not in ("seed", "row")}
+        settings = dict(results[0]["settings"])
+        dataset, compressed = settings.pop("row"), settings["kappa"] > 0
+        del settings["seed"]
         row: dict[str, Any] = {
             "name": name,
-            "model": "lenet5",
-            "dataset": name,
-            "method": "gated_weight_decay",
+            "model": config.model,
+            "dataset": dataset,
+            "method": "gated_weight_decay" + (", learning_compression" if compressed else ""),
             "preset": config.preset,
             "seeds": [run.seed for run in runs],
-            "published": PUBLISHED[name],
+            "published": PUBLISHED[dataset],
             "settings": settings,
         }
         for key in ("test_error", "validation_error"):
@@ -46,23 +49,29 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
     host = machine()
     header = [
         "row", "epochs", "published accuracy", "ours: test accuracy", "best", "validation",
-        "published sparsity", "ours: sparsity (least)", "left by layer (first seed)",
+        "published sparsity", "ours: sparsity (least)", "parameters left (most)",
+        "left by layer (first seed)",
         "bytes after BZIP2", "dense", "seconds a run",
     ]  # fmt: skip
     cells = [_cells(row) for row in rows]
     seeds = sorted({seed for row in rows for seed in row["seeds"]})
     lines = [
-        "# LeNet5 pruned by gated weight decay",
+        "# Networks pruned by gated weight decay",
         "",
         *markdown(header, cells),
         "",
         "Accuracy in per cent at the end of the fine-tuning, mean ± sample standard deviation over "
         f"seeds {', '.join(map(str, seeds))}. The validation split, 5,000 images held out of "
-        "the training set, decides when weights are pruned. Sparsity counts all 431,080 "
-        "parameters, biases among them. Published: Bonetta and Cancelliere, ESANN 2022.",
+        "the training set (of ImageNet half of its validation set, whose other half is tested on), "
+        "decides when weights are pruned. Sparsity counts all parameters, biases among them. A "
+        "number behind a row's name is an exact count that learning-compression went on to. "
+        "Published: Bonetta and Cancelliere, ESANN 2022.",
         "",
         f"Made by `{command}` on {host['cores']} cores of {host['processor']} "
         f"({host['backend']}), " + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
+        "",
+        *_frontier(rows),
+        "![Accuracy against the parameters left](frontier.png)",
         "",
         "![Density and error along the training](curves.png)",
         "",
@@ -74,9 +83,31 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
     return screen(header, cells)
 
 
+def _frontier(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each level of accuracy the row that reaches it with the fewest parameters."""
+    lines = []
+    for dataset, levels in LEVELS.items():
+        for level in levels:
+            there = [r for r in rows if r["dataset"] == dataset and accuracy(r) >= level]
+            if there:
+                row = min(there, key=lambda row: max(row["nonzeros"]))
+                lines.append(
+                    f"- {dataset}, at least {level:.1f} %: {max(row['nonzeros']):,} parameters "
+                    f"({1 - max(row['density']):.2%} sparsity) at {accuracy(row):.2f} % "
+                    f"[{row['name']}]"
+                )
+    return ["The sparsest row whose mean test accuracy is", "", *lines, ""] if lines else []
+
+
+def accuracy(row: Mapping[str, Any]) -> float:
+    """The mean test accuracy in per cent."""
+    return 100 - row["test_error"]["mean"]
+
+
 def _cells(row: Mapping[str, Any]) -> list[str]:
     published, ours, settings = row["published"], row["test_error"], row["settings"]
-    epochs = [settings[f"{phase}_epochs"] for phase in ("start", "prune", "finetune")]
+    skipped = set() if settings["kappa"] else {"compress"}
+    epochs = [settings[f"{phase}_epochs"] for phase in PHASES if phase not in skipped]
     return [
         f"[{row['name']}]",
         "+".join(str(count) for count in epochs if count),
@@ -86,6 +117,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         f"{100 - row['validation_error']['mean']:.2f} %",
         f"{100 - 100 * published['density']:.1f} %",
         f"{100 - 100 * max(row['density']):.2f} %",
+        f"{max(row['nonzeros']):,}",
         " / ".join(f"{100 * share:.2g}" for share in row["layer_density"][0]) + " %",
         f"{row['bzip2_bytes'][0]:,}",
         f"{row['dense_bzip2_bytes'][0]:,}",

@@ -1,4 +1,4 @@
-"""One run: a start, pruning under gated weight decay, fine-tuning of what is left."""
+"""One run: a start, gated weight decay with pruning, compression to a count, fine-tuning."""
 
 from __future__ import annotations
 
@@ -8,22 +8,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
-from jax import lax
 
 import sparsejax
-from experiments.common.runs import FolderRun, error
-from experiments.data import Dataset, Split
-from experiments.gated_decay.config import PARAMETERS
-from sparsejax import inspection
-from sparsejax.models import LENET5_LAYERS, LeNet5
+from experiments.common.runs import FolderRun
+from experiments.gated_decay.config import PHASES
+from experiments.gated_decay.tasks import Task
+from sparsejax import compression, inspection
 from sparsejax.training import fit, init_state, make_step, read_metrics, write_json
-from sparsejax.transforms import PruningState, pruning_step
-
-_CHUNK = 500  # images a forward pass of the assessment inside the step
+from sparsejax.transforms import PruningState
 
 
 class PruningTrainState(NamedTuple):
@@ -37,24 +31,54 @@ class PruningTrainState(NamedTuple):
 
 
 class Run(FolderRun):
-    """One row of the table for one seed; in its folder a folder for each phase."""
+    """One row of the table for one seed; in its folder a folder for each phase.
+
+    Args:
+      folder: its own.
+      make_task: makes the network and the data, once they are needed.
+      settings: of the row.
+      seed: of the parameters and of the order of the images.
+      resume: whether to continue what is in the folder.
+      pruned: the run whose pruned network this one takes over instead of pruning itself.
+    """
 
     def __init__(
-        self, folder: Path, dataset: Dataset, settings: dict[str, Any], seed: int, resume: bool
+        self,
+        folder: Path,
+        make_task: Callable[[], Task],
+        settings: dict[str, Any],
+        seed: int,
+        resume: bool,
+        pruned: Run | None = None,
     ):
         super().__init__(folder, settings, seed, resume)
-        self._dataset = dataset
-        model = LeNet5(rngs=nnx.Rngs(seed))
-        self._graph, self._initial, self._rest = nnx.split(model, nnx.Param, ...)
-        self._mistakes = jax.jit(lambda p, x, y: (self._logits(p, x).argmax(-1) != y).sum())
+        self._make_task, self._source = make_task, pruned
+        self._task: Task | None = None
+        self._state: Any = None  # pruned
         # Raises where an argument is out of its range, before a step is taken.
         self._pruner = sparsejax.prune_when_accurate(
             settings["fraction"], settings["lower_bound"], _everything
         )
 
+    @property
+    def title(self) -> str:
+        """For the screen."""
+        kappa = self.settings["kappa"]
+        return f"{self.settings['row']}{f' to {kappa:,}' if kappa else ''} seed {self.seed}"
+
+    @property
+    def task(self) -> Task:
+        """The network and its data."""
+        if self._source:
+            return self._source.task
+        if self._task is None:
+            self._task = self._make_task()
+        return self._task
+
     def metrics(self, phase: str) -> list[dict[str, float]]:
-        """A row for each epoch of a phase: ``start``, ``prune`` or ``finetune``."""
-        return read_metrics(self.folder / phase)
+        """A row for each report of a phase."""
+        run = self._source if self._source and phase in ("start", "prune") else self
+        return read_metrics(run.folder / phase)
 
     def network(self) -> dict[str, np.ndarray]:
         """The parameters it ended with, by path."""
@@ -63,23 +87,29 @@ class Run(FolderRun):
 
     def train(self) -> dict[str, Any]:
         """Run to the end and return the result."""
-        settings, params = self.settings, self._initial
-        if settings["start_epochs"]:
-            params = self._start(params)
-        pruned = self._prune(params)
-        params = self._finetune(pruned.params, pruned.pruning)
+        pruned = self.pruned()
+        params, mask = pruned.params, pruned.pruning.mask
+        if self.settings["kappa"]:
+            params = self._compress(params)
+            mask = jax.tree.map(lambda leaf: leaf != 0, params)
+        params = self._finetune(params, mask)
         return self._finish(params, pruned)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch."""
-        return len(self._dataset.train.labels) // self.settings["batch_size"]
+    def pruned(self) -> PruningTrainState:
+        """The state after the pruning; trained for if it is not there yet."""
+        if self._source:
+            return self._source.pruned()
+        if self._state is None:
+            params = self.task.initial
+            if self.settings["start_epochs"]:
+                params = self._start(params)
+            self._state = self._prune(params)
+        return self._state
 
     def _start(self, params: Any) -> Any:
-        optimizer = optax.adam(self.settings["learning_rate"])
+        optimizer = self._optimizer(self.settings["learning_rate"])
         state = init_state(params, optimizer, jax.random.key(self.seed))
-        step = make_step(self._loss, optimizer)
-        return self._fit("start", step, state, self._density).params
+        return self._fit("start", make_step(self.task.loss, optimizer), state).params
 
     def _prune(self, params: Any) -> Any:
         settings = self.settings
@@ -88,103 +118,114 @@ class Run(FolderRun):
         pruning = self._pruner.init(params)
         optimizer = optax.chain(
             sparsejax.gated_weight_decay(decay, _everything),
-            optax.adam(settings["learning_rate"]),
+            self._optimizer(settings["learning_rate"]),
             sparsejax.hold_zeros(pruning.mask),
         )
-        step = pruning_step(make_step(self._loss, optimizer), self._pruner, self._accuracy, every)
+        how = self.task.pruning(make_step(self.task.loss, optimizer), self._pruner, every)
         start = init_state(params, optimizer, jax.random.key(self.seed))
         patience = settings["patience"]
 
         def plateau(state: Any) -> bool:
             return bool(patience) and int(state.pruning.since_pruning) >= patience
 
-        return self._fit(
-            "prune", step, PruningTrainState(*start, pruning),
-            lambda state: {
-                "density": int(state.pruning.remaining) / PARAMETERS,
+        def assessed(state: Any) -> dict[str, float]:
+            remaining = int(state.pruning.remaining)
+            return {
+                "error": how.validation_error(state),
+                "density": remaining / _size(state.params),
                 "prunings": int(state.pruning.prunings),
-            },
-            stop_when=plateau,
-        )  # fmt: skip
+            }
 
-    def _finetune(self, params: Any, pruning: PruningState) -> Any:
+        state = PruningTrainState(*start, pruning)
+        return self._fit("prune", how.step, state, assessed, stop_when=plateau, **how.options)
+
+    def _compress(self, params: Any) -> Any:
+        """Learning-compression of the pruned parameters to exactly kappa."""
         settings = self.settings
-        steps = settings["finetune_epochs"] * self.steps_per_epoch
-        rate = optax.cosine_decay_schedule(settings["finetune_rate"], steps)
-        optimizer = optax.chain(optax.adam(rate), sparsejax.hold_zeros(pruning.mask))
+        steps = settings["l_step_epochs"] * self.task.steps_per_epoch
+        optimizer = optax.chain(
+            sparsejax.learning_compression(
+                compression.l0_ball(settings["kappa"]),
+                optax.exponential_decay(settings["mu"], 1, settings["mu_growth"]),
+                steps,
+                where=_everything,
+            ),
+            self._optimizer(settings["learning_rate"]),
+        )
         state = init_state(params, optimizer, jax.random.key(self.seed))
-        step = make_step(self._loss, optimizer)
-        return self._fit("finetune", step, state, self._density).params
+        step = make_step(self.task.loss, optimizer)
 
-    def _fit(self, phase: str, step: Any, state: Any, about: Callable, **options: Any) -> Any:
-        train = self._dataset.train
+        def assessed(state: Any) -> dict[str, float]:
+            return self._assessed(sparsejax.compressed_params(state.opt_state, state.params))
+
+        state = self._fit("compress", step, state, assessed)
+        return sparsejax.compressed_params(state.opt_state, state.params)
+
+    def _finetune(self, params: Any, mask: Any) -> Any:
+        settings = self.settings
+        steps = settings["finetune_epochs"] * self.task.steps_per_epoch
+        rate = optax.cosine_decay_schedule(settings["finetune_rate"], steps)
+        optimizer = optax.chain(self._optimizer(rate), sparsejax.hold_zeros(mask))
+        state = init_state(params, optimizer, jax.random.key(self.seed))
+        return self._fit("finetune", make_step(self.task.loss, optimizer), state).params
+
+    def _optimizer(self, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+        momentum = self.settings["momentum"]
+        return optax.sgd(rate, momentum) if momentum else optax.adam(rate)
+
+    def _fit(
+        self,
+        phase: str,
+        step: Any,
+        state: Any,
+        evaluate: Callable[[Any], dict[str, float]] | None = None,
+        **options: Any,
+    ) -> Any:
         return fit(
             step,
             state,
-            {"image": train.images, "label": train.labels},
+            self.task.data,
             batch_size=self.settings["batch_size"],
-            steps=self.settings[f"{phase}_epochs"] * self.steps_per_epoch,
+            steps=self.settings[f"{phase}_epochs"] * self.task.steps_per_epoch,
             seed=self.seed,
-            evaluate=lambda s: {
-                "error": self._error(s.params, self._dataset.validation), **about(s)
-            },
+            evaluate=evaluate or (lambda state: self._assessed(state.params)),
             folder=self.folder / phase,
             config=self.settings,
             resume=self.resumes,
             name=f"{self.title}, {phase}",
             **options,
-        )  # fmt: skip
-
-    def _logits(self, params, images):
-        return nnx.merge(self._graph, params, self._rest)(images.astype(jnp.float32) / 255)
-
-    def _loss(self, params, batch, key):
-        del key
-        logits = self._logits(params, batch["image"])
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-        return loss, {"train_error": 100 * (logits.argmax(-1) != batch["label"]).mean()}
-
-    def _accuracy(self, params):
-        """On the validation split, inside a step."""
-        images, labels = self._dataset.validation
-
-        def right(chunk):
-            return (self._logits(params, chunk[0]).argmax(-1) == chunk[1]).sum()
-
-        chunks = jax.tree.map(
-            lambda array: jnp.asarray(array).reshape(-1, _CHUNK, *array.shape[1:]), (images, labels)
         )
-        return lax.map(right, chunks).sum() / len(labels)
 
-    def _density(self, state: Any) -> dict[str, float]:
-        return {"density": inspection.report(state.params, _everything).density}
-
-    def _error(self, params: Any, split: Split) -> float:
-        return error(self._mistakes, params, split)
+    def _assessed(self, params: Any) -> dict[str, float]:
+        density = inspection.report(params, _everything).density
+        return {"error": self.task.error(params, "validation"), "density": density}
 
     def _finish(self, params: Any, pruned: Any) -> dict[str, Any]:
+        task = self.task
         counts = inspection.report(params, _everything)
-        phases = [phase for phase in ("start", "prune", "finetune") if self.metrics(phase)]
-        layers = [inspection.report(params[layer], _everything) for layer in LENET5_LAYERS]
+        layers = [inspection.report(params[layer], _everything) for layer in task.layers]
+        found = [self.metrics(phase) for phase in PHASES]
         result = {
             "settings": self.settings,
-            "test_error": self._error(params, self._dataset.test),
-            "validation_error": self._error(params, self._dataset.validation),
-            "pruned_validation_error": self._error(pruned.params, self._dataset.validation),
+            "test_error": task.error(params, "test"),
+            "validation_error": task.error(params, "validation"),
+            "pruned_validation_error": task.error(pruned.params, "validation"),
+            "pruned_nonzeros": int(pruned.pruning.remaining),
+            "parameters": counts.size,
             "nonzeros": counts.nonzeros,
             "density": counts.density,
             "layer_nonzeros": [layer.nonzeros for layer in layers],
             "layer_density": [layer.density for layer in layers],
-            "live_units": inspection.live_units(params, LENET5_LAYERS),
+            "live_units": inspection.live_units(params, task.layers),
             "prunings": int(pruned.pruning.prunings),
             "bzip2_bytes": inspection.bzip2_bytes(params),
-            "dense_bzip2_bytes": inspection.bzip2_bytes(self._initial),
-            "seconds": sum(self.metrics(phase)[-1]["seconds"] for phase in phases),
+            "dense_bzip2_bytes": inspection.bzip2_bytes(task.initial),
+            "seconds": sum(rows[-1]["seconds"] for rows in found if rows),
             "finished": time.strftime("%Y-%m-%d", time.gmtime()),
         }
         flat: Any = {
             f"{layer}/{name}": np.asarray(params[layer][name][...])
-            for layer in LENET5_LAYERS
+            for layer in task.layers
             for name in ("kernel", "bias")
         }
         np.savez(self.folder / "network.npz", **flat)
@@ -196,3 +237,7 @@ def _everything(path: Any, leaf: Any) -> bool:
     """Biases too, as in the published code."""
     del path, leaf
     return True
+
+
+def _size(params: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

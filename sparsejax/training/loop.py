@@ -52,6 +52,7 @@ def fit(
     device_bytes: int = 2**31,
     batch_axes: str | Sequence[str] | None = None,
     stop_when: Callable[[TrainState], bool] | None = None,
+    revise: Callable[[TrainState], TrainState] | None = None,
 ) -> TrainState:
     """Train to ``steps`` steps, or until ``stop_when``, and return the last state.
 
@@ -90,6 +91,10 @@ def fit(
       stop_when: ``state -> bool``, asked after each report: whether training is over before
         ``steps``, such as on a plateau. A function of the state alone, so that a resumed run stops
         where it would have.
+      revise: ``state -> state``, applied ``report_every`` steps apart, before ``evaluate`` and
+        before a checkpoint: for what a jitted step cannot do, such as pruning by the accuracy on a
+        split that is read from disk. The result has the leaves' shapes and dtypes; a function of
+        the state alone, so that a resumed run is revised as it would have been.
 
     Raises:
       ValueError: an argument is out of range, or the folder is not this run's.
@@ -134,6 +139,9 @@ def fit(
                 now += count
             row = _means(pending, now, checkpoints, learning_rate)
             pending.clear()
+            if revise and now % report_every == 0:
+                # A copy, since the next block donates it and arrays in it may be shared.
+                state = jax.tree.map(jnp.copy, revise(state))
             if evaluate:
                 row |= {key: float(value) for key, value in evaluate(state).items()}
             if learning_rate:

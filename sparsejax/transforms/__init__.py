@@ -14,7 +14,7 @@ from sparsejax.transforms.learning_compression import (
     learning_compression,
 )
 from sparsejax.transforms.prune_when_accurate import Pruner, PruningState, prune_when_accurate
-from sparsejax.transforms.pruning_step import pruning_step
+from sparsejax.transforms.pruning_step import prune_state, pruning_step
 
 __all__ = [
     "GatedWeightDecayState",
@@ -28,6 +28,7 @@ __all__ = [
     "hold_zeros",
     "inverse_sensitivity",
     "learning_compression",
+    "prune_state",
     "prune_when_accurate",
     "pruning_step",
     "restart_decay",

@@ -1,4 +1,4 @@
-"""A training step that prunes: assess every so often, prune, let the optimizer know."""
+"""Pruning a training state: by itself, or inside the training step every so often."""
 
 from __future__ import annotations
 
@@ -18,6 +18,35 @@ from sparsejax.transforms.prune_when_accurate import Pruner
 State = TypeVar("State", bound=tuple)
 
 
+def prune_state(state: State, pruner: Pruner, accuracy: Numeric) -> State:
+    """One assessment of a training state: prune it, and let its optimizer know.
+
+    The pruner is asked; the new mask goes to the optimizer's `hold_zeros`, and where weights were
+    pruned the schedule of `gated_weight_decay`, if there is one, begins anew. For a loop that finds
+    the accuracy outside a jitted step, from a split on disk; `pruning_step` does it inside::
+
+        state = prune_state(state, pruner, accuracy)
+
+    Args:
+      state: a NamedTuple with the fields ``params``, ``opt_state`` and ``pruning``; an optimizer
+        with a `hold_zeros` in it made ``opt_state``.
+      pruner: a `prune_when_accurate`.
+      accuracy: a fraction in ``[0, 1]``, may be traced.
+
+    Returns:
+      A state like it. Pure and jittable.
+
+    Raises:
+      ValueError: a known ``accuracy`` is out of its range; ``opt_state`` holds no `hold_zeros`.
+    """
+    fields: Any = state
+    params, pruning = pruner.update(fields.pruning, fields.params, accuracy)
+    opt_state = with_mask(fields.opt_state, pruning.mask)
+    if _has_gated_decay(opt_state):
+        opt_state = restart_decay(opt_state, pruning.prunings > fields.pruning.prunings)
+    return fields._replace(params=params, opt_state=opt_state, pruning=pruning)
+
+
 def pruning_step(
     step: Callable[[State, Any], tuple[State, Any]],
     pruner: Pruner,
@@ -26,10 +55,9 @@ def pruning_step(
 ) -> Callable[[State, Any], tuple[State, Any]]:
     """A step that assesses and prunes after every ``every`` steps, inside the same program.
 
-    After a step whose new number is a multiple of ``every`` the accuracy is taken and the pruner
-    asked; the new mask goes to the optimizer's `hold_zeros`, and where weights were pruned the
-    schedule of `gated_weight_decay`, if there is one, begins anew. No host is asked, so it runs in
-    scanned blocks, and a resumed run prunes at the same steps::
+    After a step whose new number is a multiple of ``every`` the accuracy is taken and the state
+    pruned (see `prune_state`). No host is asked, so it runs in scanned blocks, and a resumed run
+    prunes at the same steps::
 
         class PruningTrainState(NamedTuple):  # the fields of TrainState, and one more
             step: jax.Array
@@ -67,11 +95,7 @@ def pruning_step(
         raise ValueError(f"every must be an integer >= 1; got {every}")
 
     def assess(state):
-        params, pruning = pruner.update(state.pruning, state.params, accuracy(state.params))
-        opt_state = with_mask(state.opt_state, pruning.mask)
-        if _has_gated_decay(opt_state):
-            opt_state = restart_decay(opt_state, pruning.prunings > state.pruning.prunings)
-        return state._replace(params=params, opt_state=opt_state, pruning=pruning)
+        return prune_state(state, pruner, accuracy(state.params))
 
     def take(state, batch):
         state, metrics = step(state, batch)

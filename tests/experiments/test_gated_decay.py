@@ -1,18 +1,37 @@
 """The experiment as its users run it: from the command line, on the real MNIST."""
 
+import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from experiments.gated_decay.config import PARAMETERS, ROWS, Config, check
-from experiments.gated_decay.train import Run
+from experiments.data import DataError
+from experiments.gated_decay.__main__ import main, plan
+from experiments.gated_decay.config import ROWS, Config, check
+from tests.experiments.data.test_imagenet import pictures, prepare
+from tests.models.test_vgg16_weights import imagenet_file
+
+PARAMETERS = 431_080
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-FLAGS = ("--dataset", "mnist", "--lower-bound", "0.8", "--fraction", "0.3", "--batch-size", "500")
+FLAGS = (
+    "--dataset",
+    "mnist",
+    "--kappa",
+    "50000",
+    "--lower-bound",
+    "0.8",
+    "--fraction",
+    "0.3",
+    "--batch-size",
+    "500",
+)
 
 
 def run(output, *flags):
@@ -39,8 +58,10 @@ def test_prunes_fine_tunes_and_reports(finished):
     assert "99.22 %" in process.stdout  # the published figure stands beside ours
     for name in ("report.md", "report.json", "curves.png", "weights.png", "filters.png"):
         assert (output / "results" / name).stat().st_size > 1000
-    (row,) = json.loads((output / "results" / "report.json").read_text())["rows"]
-    assert row["name"] == "mnist"
+    row, compressed = json.loads((output / "results" / "report.json").read_text())["rows"]
+    assert (row["name"], compressed["name"]) == ("mnist", "mnist_50000")
+    assert compressed["nonzeros"] == [50000]
+    assert compressed["test_error"]["mean"] < 10
     assert row["test_error"]["mean"] < 10
     (nonzeros,), (prunings,) = row["nonzeros"], row["prunings"]
     assert prunings >= 2
@@ -69,22 +90,57 @@ def test_finished_runs_are_not_run_again(finished):
         ({"decay_rate": 0.0}, r"--decay-rate must be in \(0, 1\]; got 0.0"),
         ({"eval_interval": 0}, "--eval-interval must be positive; got 0"),
         ({"patience": -1}, "--patience must be >= 0; got -1"),
+        ({"kappa": (862, 0)}, "--kappa must be at least 1; got 0"),
+        ({"dataset": ("imagenet2012",)}, "--dataset of lenet5 must be of .* got imagenet2012"),
+        ({"model": "vgg16"}, "--data-dir must name the folder in which TFDS has prepared"),
     ],
 )
 def test_bad_flags_are_named_before_anything_is_trained(mnist, tmp_path, flags, message):
-    config = Config(preset="smoke", **flags)
+    del mnist  # it is prepared by now
+    config = Config(preset="smoke", output=tmp_path, **flags)
 
     def begin():
         check(config)
-        Run(tmp_path, mnist, config.settings("mnist"), 0, resume=False)
+        plan(config)
 
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, DataError), match=message):
         begin()
 
 
 def test_every_row_has_its_schedule_and_bound():
     for preset in ("smoke", "quick", "paper"):
-        for row in ROWS:
-            settings = Config(preset=preset).settings(row)
+        for model, row in [(model, row) for model, rows in ROWS.items() for row in rows]:
+            settings = Config(model=model, preset=preset).settings(row)
             assert settings["prune_epochs"] > 0
             assert 0 < settings["lower_bound"] < 1
+
+
+@pytest.fixture
+def quick_compilation():
+    """Most of the test's time is XLA's."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_vgg16_on_images_of_its_format(tmp_path, capsys):
+    """Every label is 0 and so is every prediction of the untrained network, so it prunes."""
+    same = [dataclasses.replace(picture, label=0) for picture in pictures(8, 0)]
+    prepare(tmp_path / "data", train=same, validation=same[:6])
+    config = Config(
+        model="vgg16", preset="smoke", seeds=(0,), width=1 / 16, batch_size=4, eval_interval=2,
+        lower_bound=0.5, fraction=0.25, learning_rate=1e-5, finetune_rate=1e-5,
+        weights=imagenet_file(tmp_path), data_dir=tmp_path / "data", output=tmp_path / "run",
+    )  # fmt: skip
+    main(config, "command")
+    (pruned,) = json.loads((tmp_path / "run/results/report.json").read_text())["rows"]
+    assert pruned["name"] == "imagenet2012"
+    assert pruned["prunings"] == [2]  # four steps, an assessment every two
+    size = pruned["parameters"][0]
+    left = size - math.ceil(size / 4)
+    left -= math.ceil(left / 4)
+    assert pruned["pruned_nonzeros"] == [left]
+    assert "imagenet2012 seed 0" in capsys.readouterr().out
+    for name in ("curves.png", "weights.png", "filters.png"):
+        assert (tmp_path / "run" / "results" / name).stat().st_size > 1000

@@ -5,25 +5,19 @@ import sys
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from experiments.vgg16_step.__main__ import Config, _batch, cli
 from sparsejax.models import VGG16_LAYERS
 from tests.experiments.data.test_imagenet import pictures, prepare
-from tests.models.test_vgg16_weights import published
+from tests.models.test_vgg16_weights import imagenet_file
 
 WIDTH = 1 / 16
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    tensors = published("timm") | {
-        "head.fc.weight": np.zeros((1000, 256), np.float32),
-        "head.fc.bias": np.zeros(1000, np.float32),
-    }
-    file = tmp_path_factory.mktemp("weights") / "weights.safetensors"
-    save_file(tensors, file)
-    return file
+    return imagenet_file(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture

@@ -34,6 +34,17 @@ def published(family, dtype=np.float32, seed=0):
     return tensors
 
 
+def imagenet_file(folder):
+    """A file of reduced width for 1,000 classes whose last layer is zero."""
+    tensors = published("timm") | {
+        "head.fc.weight": np.zeros((1000, 256), np.float32),
+        "head.fc.bias": np.zeros(1000, np.float32),
+    }
+    file = folder / "weights.safetensors"
+    save_file(tensors, file)
+    return file
+
+
 def published_logits(tensors, family, images):
     """In NumPy from the published tensors, flattened with channels first."""
     kernels = []

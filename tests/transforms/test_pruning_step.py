@@ -8,7 +8,12 @@ import pytest
 
 import sparsejax
 from sparsejax.training import fit, init_state, make_step
-from sparsejax.transforms import GatedWeightDecayState, PruningState, pruning_step
+from sparsejax.transforms import (
+    GatedWeightDecayState,
+    PruningState,
+    prune_state,
+    pruning_step,
+)
 
 RNG = np.random.default_rng(0)
 START = {"kernel": RNG.normal(size=(8, 4)).astype(np.float32), "bias": np.zeros(4, np.float32)}
@@ -99,3 +104,27 @@ def test_without_gated_decay_and_with_no_mask_to_set():
 def test_a_bad_interval_is_named(every):
     with pytest.raises(ValueError, match="every must be an integer >= 1; got"):
         pruning_step(lambda state, batch: (state, {}), PRUNER, lambda params: 1.0, every)
+
+
+@pytest.mark.parametrize("stop", [20, 23])
+def test_pruning_between_steps_is_pruning_inside_them(stop, tmp_path):
+    """`fit(revise=...)` with `prune_state`, killed at an assessment or past one and resumed."""
+    optimizer, state = optimizer_and_state(optax.exponential_decay(1e-3, 1, 0.9))
+
+    def accuracy(params):
+        return ((params["kernel"] != 0).mean() > 0.35).astype(jnp.float32)
+
+    plain = make_step(loss, optimizer)
+    common = {"batch_size": 16, "report_every": 5, "checkpoint_every": 10}
+    inside = fit(pruning_step(plain, PRUNER, accuracy, every=5), state, DATA, steps=60, **common)
+    assert int(inside.pruning.prunings) == 4
+
+    def revise(state):
+        return prune_state(state, PRUNER, float(accuracy(state.params)))
+
+    common |= {"revise": revise, "folder": tmp_path}
+    fit(plain, state, DATA, steps=stop, **common)
+    between = fit(plain, state, DATA, steps=60, resume=True, **common)
+    leaves = (jax.tree.leaves(tree._replace(key=0)) for tree in (inside, between))
+    for a, b in zip(*leaves, strict=True):
+        np.testing.assert_array_equal(a, b)

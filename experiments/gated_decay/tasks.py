@@ -1,0 +1,177 @@
+"""What is trained: a network, its loss and its data, the same for `train` whatever they are."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import lax
+
+from experiments.common.runs import error
+from experiments.data import Dataset
+from experiments.data.imagenet import ImageNetBatches, ImageNetEvaluation
+from sparsejax.models import LENET5_LAYERS, VGG16, VGG16_LAYERS, LeNet5, load_vgg16_weights
+from sparsejax.training import BatchSource
+from sparsejax.training.batches import ArrayData
+from sparsejax.training.state import StepFunction
+from sparsejax.transforms import Pruner, prune_state, pruning_step
+
+SplitName = Literal["train", "validation", "test"]
+_CHUNK = 500  # images a forward pass of the assessment inside the step
+_CLASSES = 1000  # of ImageNet
+
+
+class Pruning(NamedTuple):
+    """How pruning joins a training step."""
+
+    step: StepFunction
+    options: Mapping[str, Any]
+    """Arguments for ``fit``."""
+    validation_error: Callable[[Any], float]
+    """``state -> per cent`` for the reports."""
+
+
+class Task(Protocol):
+    """A network with its data."""
+
+    layers: tuple[str, ...]
+    initial: Any
+    """The parameters at the beginning."""
+    data: ArrayData | BatchSource
+    steps_per_epoch: int
+
+    def loss(self, params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+        """Cross-entropy and metrics of a batch."""
+        ...
+
+    def error(self, params: Any, split: SplitName) -> float:
+        """Misclassified images of a split, in per cent."""
+        ...
+
+    def pruning(self, step: StepFunction, pruner: Pruner, every: int) -> Pruning:
+        """``step`` with an assessment on the validation split after every ``every``."""
+        ...
+
+
+class LeNet5Task:
+    """LeNet5 on images that fit into memory; pruned inside the training step."""
+
+    layers = LENET5_LAYERS
+
+    def __init__(self, dataset: Dataset, settings: Mapping[str, Any], model: LeNet5):
+        self._dataset = dataset
+        self._graph, self.initial, self._rest = nnx.split(model, nnx.Param, ...)
+        train = dataset.train
+        self.data: ArrayData | BatchSource = {"image": train.images, "label": train.labels}
+        self.steps_per_epoch = len(train.labels) // settings["batch_size"]
+        self._mistakes = jax.jit(lambda p, x, y: (self._logits(p, x).argmax(-1) != y).sum())
+
+    def loss(self, params, batch, key):
+        """See `Task`."""
+        del key
+        logits = self._logits(params, batch["image"])
+        return _cross_entropy(logits, batch["label"])
+
+    def error(self, params, split):
+        """See `Task`."""
+        return error(self._mistakes, params, getattr(self._dataset, split))
+
+    def pruning(self, step, pruner, every):
+        """See `Task`."""
+        step = pruning_step(step, pruner, self._accuracy, every)
+        return Pruning(step, {}, lambda state: self.error(state.params, "validation"))
+
+    def _logits(self, params, images):
+        return nnx.merge(self._graph, params, self._rest)(images.astype(jnp.float32) / 255)
+
+    def _accuracy(self, params):
+        """On the validation split, inside a step."""
+        images, labels = self._dataset.validation
+
+        def right(chunk):
+            return (self._logits(params, chunk[0]).argmax(-1) == chunk[1]).sum()
+
+        chunks = jax.tree.map(
+            lambda array: jnp.asarray(array).reshape(-1, _CHUNK, *array.shape[1:]), (images, labels)
+        )
+        return lax.map(right, chunks).sum() / len(labels)
+
+
+class VGG16Task:
+    """VGG-16 on ImageNet, read from disk; pruned between steps.
+
+    Half of the published validation images decide when weights are pruned, the other half is the
+    test split: the labels of ImageNet's own test images are not public.
+    """
+
+    layers = VGG16_LAYERS
+    splits: Mapping[SplitName, str] = {
+        "train": "train", "validation": "validation[:50%]", "test": "validation[50%:]"
+    }  # fmt: skip
+
+    def __init__(self, data_dir: Path, settings: Mapping[str, Any], seed: int):
+        self._data_dir, self._batch_size = data_dir, settings["batch_size"]
+        batches = ImageNetBatches(data_dir, self._batch_size, seed)
+        self.data: ArrayData | BatchSource = batches
+        self.steps_per_epoch = batches.steps_per_epoch
+
+        def build() -> VGG16:
+            # This generator compiles in a third of the time that the default one takes.
+            key = jax.random.key(seed, impl="rbg")
+            return VGG16(_CLASSES, settings["width"], rngs=nnx.Rngs(key))
+
+        if settings["weights"]:
+            graph, shapes, rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
+            self.initial = load_vgg16_weights(shapes, settings["weights"])
+        else:
+            graph, self.initial, rest = nnx.split(build(), nnx.Param, ...)
+        self._graph, self._rest = graph, rest
+        self._wrong = jax.jit(self._weighted_mistakes)
+
+    def loss(self, params, batch, key):
+        """See `Task`; with dropout."""
+        model = nnx.merge(self._graph, params, self._rest)
+        model.train()
+        logits = model(batch["image"], rngs=nnx.Rngs(dropout=key))
+        return _cross_entropy(logits, batch["label"])
+
+    def error(self, params, split):
+        """See `Task`."""
+        images = ImageNetEvaluation(self._data_dir, self._batch_size, split=self.splits[split])
+        with contextlib.closing(images):
+            wrong = sum(float(self._wrong(params, batch)) for batch in images)
+            return 100 * wrong / images.examples
+
+    def pruning(self, step, pruner, every):
+        """See `Task`."""
+        found: dict[int, float] = {}
+        prune = jax.jit(lambda state, accuracy: prune_state(state, pruner, accuracy))
+
+        def revise(state):
+            found[int(state.step)] = self.error(state.params, "validation")
+            return prune(state, 1 - found[int(state.step)] / 100)
+
+        def validation_error(state):
+            """That of the assessment, before the pruning: the images are read once."""
+            if int(state.step) in found:
+                return found[int(state.step)]
+            return self.error(state.params, "validation")
+
+        return Pruning(step, {"revise": revise, "report_every": every}, validation_error)
+
+    def _weighted_mistakes(self, params, batch):
+        model = nnx.merge(self._graph, params, self._rest)
+        model.eval()
+        wrong = model(batch["image"]).argmax(-1) != batch["label"]
+        return (batch["weight"] * wrong).sum()
+
+
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return loss, {"train_error": 100 * (logits.argmax(-1) != labels).mean()}
