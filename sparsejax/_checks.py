@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 
 def known(value: Any) -> np.ndarray | None:
@@ -44,19 +46,42 @@ def scalar_count(name: str, value: Any, most: int | None = None) -> jax.Array:
     return jnp.asarray(int(number), jnp.int32)
 
 
+def scalar(name: str, value: Any, allowed: str, fits: Callable[[float], bool]) -> jax.Array:
+    """``value`` as a scalar of float32 or wider.
+
+    Raises:
+      TypeError: not a number.
+      ValueError: not a scalar, or a known number that does not fit.
+    """
+    if not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)):
+        raise TypeError(f"{name} must be {allowed}; got {value!r} ({type(value).__name__})")
+    if jnp.shape(value) != ():
+        raise ValueError(f"{name} must be {allowed}; got shape {jnp.shape(value)}")
+    number = known(value)
+    if number is not None and not fits(float(number)):
+        raise ValueError(f"{name} must be {allowed}; got {value}")
+    return jnp.asarray(value, jnp.promote_types(jnp.result_type(value), jnp.float32))
+
+
+def schedule(
+    name: str, value: optax.ScalarOrSchedule, allowed: str, fits: Callable[[float], bool]
+) -> Callable[[jax.Array], jax.Array]:
+    """``value`` as a function of the step; of a schedule the first value is checked."""
+    if callable(value):
+        scalar(f"{name}(0)", value(0), allowed, fits)
+        return lambda count: jnp.asarray(value(count))
+    constant = scalar(name, value, allowed, fits)
+    return lambda count: constant
+
+
 def scalar_at_least_zero(name: str, value: Any) -> jax.Array:
     """``value`` as a floating-point scalar that is not negative (a traced one is not checked).
 
     Raises:
+      TypeError: not a number.
       ValueError: not a scalar, negative, or NaN.
     """
-    if jnp.shape(value) != ():
-        raise ValueError(f"{name} must be a scalar >= 0; got shape {jnp.shape(value)}")
-    number = known(value)
-    if number is not None and not number >= 0:
-        raise ValueError(f"{name} must be a number >= 0; got {value}")
-    dtype = jnp.promote_types(jnp.result_type(value), jnp.float32)
-    return jnp.asarray(value, dtype)
+    return scalar(name, value, "a number >= 0", lambda x: x >= 0)
 
 
 def no_nan(name: str, paths: list[str], leaves: list[jax.Array]) -> None:

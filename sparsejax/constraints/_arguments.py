@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from sparsejax import _checks
 from sparsejax._where import PyTree
-
-
-def scalar(name: str, value: Any, allowed: str, fits: Callable[[float], bool]) -> jax.Array:
-    """``value`` as a scalar of float32 or wider.
-
-    Raises:
-      TypeError: not a number.
-      ValueError: not a scalar, or a known number that does not fit.
-    """
-    if not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)):
-        raise TypeError(f"{name} must be {allowed}; got {value!r} ({type(value).__name__})")
-    if jnp.shape(value) != ():
-        raise ValueError(f"{name} must be {allowed}; got shape {jnp.shape(value)}")
-    number = _checks.known(value)
-    if number is not None and not fits(float(number)):
-        raise ValueError(f"{name} must be {allowed}; got {value}")
-    return jnp.asarray(value, jnp.promote_types(jnp.result_type(value), jnp.float32))
-
-
-def schedule(
-    name: str, value: optax.ScalarOrSchedule, allowed: str, fits: Callable[[float], bool]
-) -> Callable[[jax.Array], jax.Array]:
-    """``value`` as a function of the step; of a schedule the first value is checked."""
-    if callable(value):
-        scalar(f"{name}(0)", value(0), allowed, fits)
-        return lambda count: jnp.asarray(value(count))
-    constant = scalar(name, value, allowed, fits)
-    return lambda count: constant
 
 
 def check_multipliers(multipliers: PyTree, equality: bool) -> None:

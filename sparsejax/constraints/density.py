@@ -14,7 +14,6 @@ from jax.typing import ArrayLike
 
 from sparsejax import _checks
 from sparsejax._where import PyTree
-from sparsejax.constraints import _arguments
 
 
 class Group(NamedTuple):
@@ -153,7 +152,7 @@ def _group_of(shape: tuple[int, ...], p: Any, path: str) -> Group:
 
 def _violation(part: PyTree, target: Numeric, path: str) -> jax.Array:
     name = f"target{path}"
-    epsilon = _arguments.scalar(name, target, "a density in (0, 1]", lambda x: 0 < x <= 1)
+    epsilon = _checks.scalar(name, target, "a density in (0, 1]", lambda x: 0 < x <= 1)
     count = _count(part, path)
     smallest = _checks.known(count.always / count.total)
     number = _checks.known(target)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sparsejax._states import states_in
 from sparsejax._where import PyTree
 
 
@@ -80,8 +81,7 @@ def current_multipliers(opt_state: PyTree) -> PyTree:
     Raises:
       ValueError: there is no such state in ``opt_state``, or more than one.
     """
-    is_ours = lambda node: isinstance(node, DescentAscentState)  # noqa: E731
-    found = [s for s in jax.tree.leaves(opt_state, is_leaf=is_ours) if is_ours(s)]
+    found = states_in(opt_state, DescentAscentState)
     if len(found) != 1:
         raise ValueError(
             "opt_state must hold one state of sparsejax.constraints.descent_ascent; it holds "

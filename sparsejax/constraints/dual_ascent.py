@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sparsejax import _checks
 from sparsejax.constraints import _arguments, _ascent
 
 
@@ -61,7 +62,7 @@ def dual_ascent(
       constrained optimization or: how I learned to stop tuning penalties and love constraints,
       NeurIPS 2022.
     """
-    rate_at = _arguments.schedule(
+    rate_at = _checks.schedule(
         "learning_rate", learning_rate, "a finite number >= 0", lambda x: 0 <= x < math.inf
     )
 

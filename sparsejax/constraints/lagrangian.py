@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from chex import Numeric
 
+from sparsejax import _checks
 from sparsejax._where import PyTree
 from sparsejax.constraints import _arguments
 
@@ -71,7 +72,7 @@ def augmented_lagrangian(
       Rockafellar, The multiplier method of Hestenes and Powell applied to convex programming,
       Journal of Optimization Theory and Applications, 1973.
     """
-    c = _arguments.scalar("penalty", penalty, "a finite number > 0", lambda x: 0 < x < math.inf)
+    c = _checks.scalar("penalty", penalty, "a finite number > 0", lambda x: 0 < x < math.inf)
 
     def term(m: jax.Array, g: jax.Array) -> jax.Array:
         inside = m * g + c * g**2 / 2

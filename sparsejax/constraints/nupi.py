@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from chex import Numeric
 
+from sparsejax import _checks
 from sparsejax._where import PyTree
 from sparsejax.constraints import _arguments, _ascent
 
@@ -73,9 +74,9 @@ def nupi(
       Sohrabi, Ramirez, Zhang, Lacoste-Julien and Gallego-Posada, On PI controllers for updating
       Lagrange multipliers in constrained optimization, ICML 2024.
     """
-    ki_at = _arguments.schedule("ki", ki, "a finite number >= 0", lambda x: 0 <= x < math.inf)
-    kp_at = _arguments.schedule("kp", kp, "a finite number", math.isfinite)
-    memory = _arguments.scalar("nu", nu, "a number between -1 and 1", lambda x: -1 < x < 1)
+    ki_at = _checks.schedule("ki", ki, "a finite number >= 0", lambda x: 0 <= x < math.inf)
+    kp_at = _checks.schedule("kp", kp, "a finite number", math.isfinite)
+    memory = _checks.scalar("nu", nu, "a number between -1 and 1", lambda x: -1 < x < 1)
     if first_average not in ("zero", "violation"):
         raise ValueError(f"first_average must be 'zero' or 'violation'; got {first_average!r}")
 

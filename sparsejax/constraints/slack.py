@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sparsejax.constraints import _arguments, _ascent
+from sparsejax import _checks
+from sparsejax.constraints import _ascent
 
 
 class SlackState(NamedTuple):
@@ -43,7 +44,7 @@ def slack(amount: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     Raises:
       ValueError: ``amount`` is not a finite scalar.
     """
-    amount_at = _arguments.schedule("amount", amount, "a finite number", math.isfinite)
+    amount_at = _checks.schedule("amount", amount, "a finite number", math.isfinite)
 
     def init(multipliers):
         del multipliers

@@ -11,6 +11,7 @@ import optax
 from chex import Numeric
 
 from sparsejax import _checks
+from sparsejax._states import map_states, states_in
 from sparsejax._where import PyTree, Where, resolve_where
 
 Coefficient = Callable[[jax.Array], jax.Array]
@@ -68,7 +69,7 @@ def gated_weight_decay(
       pruning, ESANN 2022 (equation 2). The published code divides by 1 - |g|; this follows the
       paper.
     """
-    decay_at = _schedule(decay)
+    decay_at = _checks.schedule("decay", decay, "a number >= 0", lambda x: x >= 0)
 
     def init(params):
         del params
@@ -106,16 +107,13 @@ def restart_decay(opt_state: PyTree, when: Numeric = True) -> PyTree:
     Raises:
       ValueError: there is no such state in ``opt_state``.
     """
-    is_ours = lambda node: isinstance(node, GatedWeightDecayState)  # noqa: E731
-    if not any(is_ours(node) for node in jax.tree.leaves(opt_state, is_leaf=is_ours)):
+    if not states_in(opt_state, GatedWeightDecayState):
         raise ValueError("opt_state must hold a state of sparsejax.gated_weight_decay; it has none")
 
-    def restart(node):
-        if not is_ours(node):
-            return node
-        return GatedWeightDecayState(jnp.where(when, 0, node.step).astype(jnp.int32))
+    def restart(state):
+        return GatedWeightDecayState(jnp.where(when, 0, state.step).astype(jnp.int32))
 
-    return jax.tree.map(restart, opt_state, is_leaf=is_ours)
+    return map_states(restart, opt_state, GatedWeightDecayState)
 
 
 def exact_gated_decay(
@@ -164,11 +162,3 @@ def exact_gated_decay(
         return g + (now * (pull + hv)).astype(g.dtype)
 
     return jax.tree.map(total, grads, params, curvature, mask)
-
-
-def _schedule(decay: optax.ScalarOrSchedule) -> Callable[[jax.Array], jax.Array]:
-    if callable(decay):
-        _checks.scalar_at_least_zero("decay(0)", decay(0))
-        return lambda count: jnp.asarray(decay(count))
-    constant = _checks.scalar_at_least_zero("decay", decay)
-    return lambda count: constant

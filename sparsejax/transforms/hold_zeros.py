@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sparsejax._states import map_states, states_in
 from sparsejax._where import PyTree
 
 
@@ -74,8 +75,7 @@ def with_mask(opt_state: PyTree, mask: PyTree) -> PyTree:
     Raises:
       ValueError: there is no such state in ``opt_state``, or the mask does not fit it.
     """
-    is_ours = lambda node: isinstance(node, HoldZerosState)  # noqa: E731
-    found = [node for node in jax.tree.leaves(opt_state, is_leaf=is_ours) if is_ours(node)]
+    found = states_in(opt_state, HoldZerosState)
     if not found:
         raise ValueError("opt_state must hold a state of sparsejax.hold_zeros; it has none")
     shapes = lambda tree: [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]  # noqa: E731
@@ -87,9 +87,7 @@ def with_mask(opt_state: PyTree, mask: PyTree) -> PyTree:
             f"{structures[1]} with shapes {shapes(new)}, the old one's {structures[0]} with "
             f"{shapes(old)}"
         )
-    return jax.tree.map(
-        lambda node: HoldZerosState(mask) if is_ours(node) else node, opt_state, is_leaf=is_ours
-    )
+    return map_states(lambda _: HoldZerosState(mask), opt_state, HoldZerosState)
 
 
 def _checked(mask: PyTree, params: PyTree) -> PyTree:

@@ -11,6 +11,7 @@ import optax
 from jax import lax
 
 from sparsejax import _checks
+from sparsejax._states import states_in
 from sparsejax._where import PyTree, Where, mask_out
 from sparsejax.compression import Compression
 
@@ -176,8 +177,7 @@ def compressed_params(opt_state: PyTree, params: PyTree) -> PyTree:
     Raises:
       ValueError: ``opt_state`` holds no state of `learning_compression`.
     """
-    is_ours = lambda node: isinstance(node, LearningCompressionState)  # noqa: E731
-    found = [s for s in jax.tree.leaves(opt_state, is_leaf=is_ours) if is_ours(s)]
+    found = states_in(opt_state, LearningCompressionState)
     if not found:
         raise ValueError("opt_state holds no state of sparsejax.learning_compression")
     for state in found:

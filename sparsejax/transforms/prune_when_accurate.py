@@ -75,7 +75,7 @@ def prune_when_accurate(fraction: Numeric, lower_bound: Numeric, where: Where = 
     References:
       Bonetta and Cancelliere, ESANN 2022 (section 2).
     """
-    fraction = _scalar("fraction", fraction, "in (0, 1)", lambda x: 0 < x < 1)
+    fraction = _checks.scalar("fraction", fraction, "in (0, 1)", lambda x: 0 < x < 1)
     lower_bound = _fraction_of_one("lower_bound", lower_bound)
 
     def init(params):
@@ -112,13 +112,6 @@ def _cut(params: PyTree, mask: PyTree) -> PyTree:
 
 
 def _fraction_of_one(name: str, value: Numeric) -> jax.Array:
-    return _scalar(name, value, "a fraction in [0, 1], not in per cent", lambda x: 0 <= x <= 1)
-
-
-def _scalar(name: str, value: Numeric, allowed: str, fits: Callable[[float], bool]) -> jax.Array:
-    if jnp.shape(value) != ():
-        raise ValueError(f"{name} must be {allowed}; got shape {jnp.shape(value)}")
-    number = _checks.known(value)
-    if number is not None and not fits(float(number)):
-        raise ValueError(f"{name} must be {allowed}; got {value}")
-    return jnp.asarray(value, jnp.promote_types(jnp.result_type(value), jnp.float32))
+    return _checks.scalar(
+        name, value, "a fraction in [0, 1], not in per cent", lambda x: 0 <= x <= 1
+    )

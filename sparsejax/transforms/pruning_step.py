@@ -6,10 +6,10 @@ import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import jax
 from chex import Numeric
 from jax import lax
 
+from sparsejax._states import states_in
 from sparsejax._where import PyTree
 from sparsejax.transforms.gated_weight_decay import GatedWeightDecayState, restart_decay
 from sparsejax.transforms.hold_zeros import with_mask
@@ -42,7 +42,7 @@ def prune_state(state: State, pruner: Pruner, accuracy: Numeric) -> State:
     fields: Any = state
     params, pruning = pruner.update(fields.pruning, fields.params, accuracy)
     opt_state = with_mask(fields.opt_state, pruning.mask)
-    if _has_gated_decay(opt_state):
+    if states_in(opt_state, GatedWeightDecayState):
         opt_state = restart_decay(opt_state, pruning.prunings > fields.pruning.prunings)
     return fields._replace(params=params, opt_state=opt_state, pruning=pruning)
 
@@ -102,8 +102,3 @@ def pruning_step(
         return lax.cond(state.step % every == 0, assess, lambda state: state, state), metrics
 
     return take
-
-
-def _has_gated_decay(opt_state: PyTree) -> bool:
-    is_ours = lambda node: isinstance(node, GatedWeightDecayState)  # noqa: E731
-    return any(map(is_ours, jax.tree.leaves(opt_state, is_leaf=is_ours)))
