@@ -155,6 +155,14 @@ def _gated_mlp(results: Path) -> str:
     )
 
 
+def _gated_decay(results: Path) -> str:
+    """What was published and reached, and the sparsest networks by accuracy."""
+    report = (results / "gated_decay" / "report.md").read_text().split("\n\n")
+    table = next(part for part in report if part.startswith("|"))
+    frontier = [part for part in report if part.startswith(("The sparsest row", "- mnist"))]
+    return "\n\n".join([table, *frontier]) + "\n"
+
+
 PARTS: Mapping[str, Callable[[Path], str]] = {
     "lc_lenet300": _table,
     "benchmark": _benchmark,
@@ -162,6 +170,7 @@ PARTS: Mapping[str, Callable[[Path], str]] = {
     "vgg16_step": _vgg16,
     "constrained_l0": _constrained,
     "gated_mlp": _gated_mlp,
+    "gated_decay": _gated_decay,
 }
 
 

@@ -16,7 +16,15 @@ from jax import lax
 from experiments.common.runs import error
 from experiments.data import Dataset
 from experiments.data.imagenet import ImageNetBatches, ImageNetEvaluation
-from sparsejax.models import LENET5_LAYERS, VGG16, VGG16_LAYERS, LeNet5, load_vgg16_weights
+from sparsejax import inspection
+from sparsejax.models import (
+    LENET5_LAYERS,
+    VGG16,
+    VGG16_LAYERS,
+    LeNet5,
+    load_vgg16_weights,
+    purged_lenet5,
+)
 from sparsejax.training import BatchSource
 from sparsejax.training.batches import ArrayData
 from sparsejax.training.state import StepFunction
@@ -35,6 +43,15 @@ class Pruning(NamedTuple):
     """Arguments for ``fit``."""
     validation_error: Callable[[Any], float]
     """``state -> per cent`` for the reports."""
+
+
+class Smaller(NamedTuple):
+    """A pruned network at the size of what is left of it."""
+
+    task: Task
+    params: Any
+    restore: Callable[[Any], Any]
+    """From its parameters to the original shapes."""
 
 
 class Task(Protocol):
@@ -58,14 +75,18 @@ class Task(Protocol):
         """``step`` with an assessment on the validation split after every ``every``."""
         ...
 
+    def smaller(self, params: Any) -> Smaller:
+        """The network that is left of ``params`` without dead units, to be trained on."""
+        ...
+
 
 class LeNet5Task:
     """LeNet5 on images that fit into memory; pruned inside the training step."""
 
-    layers = LENET5_LAYERS
+    layers: tuple[str, ...] = LENET5_LAYERS
 
     def __init__(self, dataset: Dataset, settings: Mapping[str, Any], model: LeNet5):
-        self._dataset = dataset
+        self._dataset, self._settings = dataset, settings
         self._graph, self.initial, self._rest = nnx.split(model, nnx.Param, ...)
         train = dataset.train
         self.data: ArrayData | BatchSource = {"image": train.images, "label": train.labels}
@@ -86,6 +107,20 @@ class LeNet5Task:
         """See `Task`."""
         step = pruning_step(step, pruner, self._accuracy, every)
         return Pruning(step, {}, lambda state: self.error(state.params, "validation"))
+
+    def smaller(self, params):
+        """See `Task`; itself where a convolution would have to absorb a constant."""
+        try:
+            purged = inspection.purge(params, self.layers, single_inputs=True)
+            model = purged_lenet5(params)
+        except ValueError:
+            return Smaller(self, params, lambda params: params)
+        task = LeNet5Task(self._dataset, self._settings, model)
+
+        def restore(smaller):
+            return inspection.expand(smaller, purged, params, self.layers)
+
+        return Smaller(task, task.initial, restore)
 
     def _logits(self, params, images):
         return nnx.merge(self._graph, params, self._rest)(images.astype(jnp.float32) / 255)
@@ -110,7 +145,7 @@ class VGG16Task:
     test split: the labels of ImageNet's own test images are not public.
     """
 
-    layers = VGG16_LAYERS
+    layers: tuple[str, ...] = VGG16_LAYERS
     splits: Mapping[SplitName, str] = {
         "train": "train", "validation": "validation[:50%]", "test": "validation[50%:]"
     }  # fmt: skip
@@ -164,6 +199,10 @@ class VGG16Task:
             return self.error(state.params, "validation")
 
         return Pruning(step, {"revise": revise, "report_every": every}, validation_error)
+
+    def smaller(self, params):
+        """See `Task`; itself: in a network that is not thinned by units hardly one dies."""
+        return Smaller(self, params, lambda params: params)
 
     def _weighted_mistakes(self, params, batch):
         model = nnx.merge(self._graph, params, self._rest)

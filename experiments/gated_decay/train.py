@@ -88,12 +88,12 @@ class Run(FolderRun):
     def train(self) -> dict[str, Any]:
         """Run to the end and return the result."""
         pruned = self.pruned()
-        params, mask = pruned.params, pruned.pruning.mask
+        small = self.task.smaller(pruned.params)
+        params = small.params
         if self.settings["kappa"]:
-            params = self._compress(params)
-            mask = jax.tree.map(lambda leaf: leaf != 0, params)
-        params = self._finetune(params, mask)
-        return self._finish(params, pruned)
+            params = self._compress(small.task, params)
+        params = self._finetune(small.task, params)
+        return self._finish(small.restore(params), pruned)
 
     def pruned(self) -> PruningTrainState:
         """The state after the pruning; trained for if it is not there yet."""
@@ -109,7 +109,7 @@ class Run(FolderRun):
     def _start(self, params: Any) -> Any:
         optimizer = self._optimizer(self.settings["learning_rate"])
         state = init_state(params, optimizer, jax.random.key(self.seed))
-        return self._fit("start", make_step(self.task.loss, optimizer), state).params
+        return self._fit("start", self.task, make_step(self.task.loss, optimizer), state).params
 
     def _prune(self, params: Any) -> Any:
         settings = self.settings
@@ -137,12 +137,14 @@ class Run(FolderRun):
             }
 
         state = PruningTrainState(*start, pruning)
-        return self._fit("prune", how.step, state, assessed, stop_when=plateau, **how.options)
+        return self._fit(
+            "prune", self.task, how.step, state, assessed, stop_when=plateau, **how.options
+        )
 
-    def _compress(self, params: Any) -> Any:
+    def _compress(self, task: Task, params: Any) -> Any:
         """Learning-compression of the pruned parameters to exactly kappa."""
         settings = self.settings
-        steps = settings["l_step_epochs"] * self.task.steps_per_epoch
+        steps = settings["l_step_epochs"] * task.steps_per_epoch
         optimizer = optax.chain(
             sparsejax.learning_compression(
                 compression.l0_ball(settings["kappa"]),
@@ -153,21 +155,22 @@ class Run(FolderRun):
             self._optimizer(settings["learning_rate"]),
         )
         state = init_state(params, optimizer, jax.random.key(self.seed))
-        step = make_step(self.task.loss, optimizer)
+        step = make_step(task.loss, optimizer)
 
         def assessed(state: Any) -> dict[str, float]:
-            return self._assessed(sparsejax.compressed_params(state.opt_state, state.params))
+            return self._assessed(task, sparsejax.compressed_params(state.opt_state, state.params))
 
-        state = self._fit("compress", step, state, assessed)
+        state = self._fit("compress", task, step, state, assessed)
         return sparsejax.compressed_params(state.opt_state, state.params)
 
-    def _finetune(self, params: Any, mask: Any) -> Any:
+    def _finetune(self, task: Task, params: Any) -> Any:
         settings = self.settings
-        steps = settings["finetune_epochs"] * self.task.steps_per_epoch
+        steps = settings["finetune_epochs"] * task.steps_per_epoch
         rate = optax.cosine_decay_schedule(settings["finetune_rate"], steps)
+        mask = jax.tree.map(lambda leaf: leaf != 0, params)
         optimizer = optax.chain(self._optimizer(rate), sparsejax.hold_zeros(mask))
         state = init_state(params, optimizer, jax.random.key(self.seed))
-        return self._fit("finetune", make_step(self.task.loss, optimizer), state).params
+        return self._fit("finetune", task, make_step(task.loss, optimizer), state).params
 
     def _optimizer(self, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
         momentum = self.settings["momentum"]
@@ -176,6 +179,7 @@ class Run(FolderRun):
     def _fit(
         self,
         phase: str,
+        task: Task,
         step: Any,
         state: Any,
         evaluate: Callable[[Any], dict[str, float]] | None = None,
@@ -184,11 +188,11 @@ class Run(FolderRun):
         return fit(
             step,
             state,
-            self.task.data,
+            task.data,
             batch_size=self.settings["batch_size"],
-            steps=self.settings[f"{phase}_epochs"] * self.task.steps_per_epoch,
+            steps=self.settings[f"{phase}_epochs"] * task.steps_per_epoch,
             seed=self.seed,
-            evaluate=evaluate or (lambda state: self._assessed(state.params)),
+            evaluate=evaluate or (lambda state: self._assessed(task, state.params)),
             folder=self.folder / phase,
             config=self.settings,
             resume=self.resumes,
@@ -196,9 +200,10 @@ class Run(FolderRun):
             **options,
         )
 
-    def _assessed(self, params: Any) -> dict[str, float]:
-        density = inspection.report(params, _everything).density
-        return {"error": self.task.error(params, "validation"), "density": density}
+    def _assessed(self, task: Task, params: Any) -> dict[str, float]:
+        left = inspection.report(params, _everything).nonzeros
+        density = left / _size(self.task.initial)
+        return {"error": task.error(params, "validation"), "density": density}
 
     def _finish(self, params: Any, pruned: Any) -> dict[str, Any]:
         task = self.task

@@ -1,5 +1,6 @@
 """What is left? Counts, live units, sizes; ``sparsejax.inspection.figures`` draws them."""
 
+from sparsejax.inspection.expand import expand
 from sparsejax.inspection.live_units import live_unit_masks, live_units
 from sparsejax.inspection.macs import macs
 from sparsejax.inspection.purge import Purged, purge
@@ -10,6 +11,7 @@ __all__ = [
     "Purged",
     "Report",
     "bzip2_bytes",
+    "expand",
     "live_unit_masks",
     "live_units",
     "macs",
