@@ -33,24 +33,25 @@ PRESETS: Mapping[str, Mapping[Row, Schedule]] = {
         "imagenet2012": Schedule(0, 2, 1, 1),
     },
     "quick": {
-        "mnist": Schedule(0, 40, 10, 5),
-        "fashion_mnist": Schedule(8, 27, 10, 15),
+        "mnist": Schedule(0, 40, 5, 10),
+        "fashion_mnist": Schedule(8, 27, 5, 15),
         "imagenet2012": Schedule(0, 10, 3, 10),
     },
     "paper": {
-        "mnist": Schedule(0, 120, 20, 5),
-        "fashion_mnist": Schedule(24, 81, 20, 50),
+        "mnist": Schedule(0, 120, 10, 30),
+        "fashion_mnist": Schedule(24, 81, 10, 50),
         "imagenet2012": Schedule(0, 30, 10, 30),
     },
 }
 
 DEFAULTS: Mapping[Row, dict[str, Any]] = {
-    "mnist": {"lower_bound": 0.987},
-    "fashion_mnist": {"lower_bound": 0.897},
+    "mnist": {"lower_bound": 0.988, "at_least": 1077},
+    "fashion_mnist": {"lower_bound": 0.897, "at_least": 10_000, "finetune_rate": 3e-3},
     "imagenet2012": {
         "learning_rate": 1e-4,
         "finetune_rate": 1e-4,
         "momentum": 0.9,
+        "at_least": 0,
         "decay": 1e-4,
         "fraction": 0.01,
         "eval_interval": 2500,
@@ -60,20 +61,23 @@ DEFAULTS: Mapping[Row, dict[str, Any]] = {
 _SHARED: Mapping[str, Any] = {
     "batch_size": 100,
     "learning_rate": 1e-3,
-    "finetune_rate": 1e-3,
+    "finetune_rate": 1e-2,
+    "finetune_weight_decay": 0.0,
+    "finetune_smoothing": 0.0,
     "momentum": 0.0,
-    "decay": 1e-3,
+    "decay": 3e-4,
     "decay_rate": 0.9,
-    "fraction": 0.04,
+    "fraction": 0.05,
+    "at_least": 0,
     "eval_interval": 250,
     "patience": 0,
-    "mu": 1e-4,
-    "mu_growth": 1.3,
+    "mu": 1e-3,
+    "mu_growth": 1.5,
     "l_step_epochs": 1,
 }
 
-KAPPAS: Mapping[Row, tuple[int, ...]] = {"mnist": (862, 1077)}
-"""Exact numbers of parameters to go on to: 99.8 and 99.75 % sparsity."""
+KAPPAS: Mapping[Row, tuple[int, ...]] = {"mnist": (950, 862, 700)}
+"""Exact numbers of parameters to go on to; 862 is a sparsity of 99.8 %."""
 
 PUBLISHED: Mapping[Row, dict[str, Any]] = {
     "mnist": {
@@ -134,6 +138,8 @@ class Config:
     """Validation accuracy, in [0, 1], above which weights are pruned; default the row's."""
     fraction: float | None = None
     """Share of the surviving weights that a pruning takes, in (0, 1)."""
+    at_least: int | None = None
+    """Parameters at which pruning ends."""
     eval_interval: int | None = None
     """Steps between assessments."""
     patience: int | None = None
@@ -153,6 +159,10 @@ class Config:
     """Before the fine-tuning."""
     finetune_rate: float | None = None
     """At the start of the fine-tuning, from where it falls to 0 with a cosine."""
+    finetune_weight_decay: float | None = None
+    """Decoupled weight decay of the fine-tuning; the published one has none."""
+    finetune_smoothing: float | None = None
+    """Of the labels in the fine-tuning, in [0, 1)."""
     momentum: float | None = None
     """Of SGD; 0: Adam in its place."""
     batch_size: int | None = None
@@ -208,10 +218,17 @@ def check(config: Config) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be positive; got {given}")
     if config.decay_rate is not None and not 0 < config.decay_rate <= 1:
         raise ValueError(f"--decay-rate must be in (0, 1]; got {config.decay_rate}")
-    for name in ("patience", "momentum"):
+    for name, least in (
+        ("patience", 0),
+        ("momentum", 0),
+        ("finetune_weight_decay", 0),
+        ("mu_growth", 1),
+    ):
         given = getattr(config, name)
-        if given is not None and given < 0:
-            raise ValueError(f"--{name} must be >= 0; got {given}")
+        if given is not None and not given >= least:
+            raise ValueError(f"--{name.replace('_', '-')} must be >= {least}; got {given}")
+    if config.finetune_smoothing is not None and not 0 <= config.finetune_smoothing < 1:
+        raise ValueError(f"--finetune-smoothing must be in [0, 1); got {config.finetune_smoothing}")
     for kappa in config.kappa or ():
         if kappa < 1:
             raise ValueError(f"--kappa must be at least 1; got {kappa}")

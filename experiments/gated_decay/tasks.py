@@ -63,8 +63,10 @@ class Task(Protocol):
     data: ArrayData | BatchSource
     steps_per_epoch: int
 
-    def loss(self, params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-        """Cross-entropy and metrics of a batch."""
+    def loss(
+        self, params: Any, batch: Any, key: jax.Array, smoothing: float = 0.0
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Cross-entropy, of smoothed labels where asked for, and metrics of a batch."""
         ...
 
     def error(self, params: Any, split: SplitName) -> float:
@@ -93,11 +95,11 @@ class LeNet5Task:
         self.steps_per_epoch = len(train.labels) // settings["batch_size"]
         self._mistakes = jax.jit(lambda p, x, y: (self._logits(p, x).argmax(-1) != y).sum())
 
-    def loss(self, params, batch, key):
+    def loss(self, params, batch, key, smoothing=0.0):
         """See `Task`."""
         del key
         logits = self._logits(params, batch["image"])
-        return _cross_entropy(logits, batch["label"])
+        return _cross_entropy(logits, batch["label"], smoothing)
 
     def error(self, params, split):
         """See `Task`."""
@@ -169,12 +171,12 @@ class VGG16Task:
         self._graph, self._rest = graph, rest
         self._wrong = jax.jit(self._weighted_mistakes)
 
-    def loss(self, params, batch, key):
+    def loss(self, params, batch, key, smoothing=0.0):
         """See `Task`; with dropout."""
         model = nnx.merge(self._graph, params, self._rest)
         model.train()
         logits = model(batch["image"], rngs=nnx.Rngs(dropout=key))
-        return _cross_entropy(logits, batch["label"])
+        return _cross_entropy(logits, batch["label"], smoothing)
 
     def error(self, params, split):
         """See `Task`."""
@@ -211,6 +213,9 @@ class VGG16Task:
         return (batch["weight"] * wrong).sum()
 
 
-def _cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+def _cross_entropy(
+    logits: jax.Array, labels: jax.Array, smoothing: float
+) -> tuple[jax.Array, dict[str, Any]]:
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    loss = optax.softmax_cross_entropy(logits, targets).mean()
     return loss, {"train_error": 100 * (logits.argmax(-1) != labels).mean()}

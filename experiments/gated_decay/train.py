@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +58,7 @@ class Run(FolderRun):
         self._state: Any = None  # pruned
         # Raises where an argument is out of its range, before a step is taken.
         self._pruner = sparsejax.prune_when_accurate(
-            settings["fraction"], settings["lower_bound"], _everything
+            settings["fraction"], settings["lower_bound"], _everything, settings["at_least"]
         )
 
     @property
@@ -123,10 +124,12 @@ class Run(FolderRun):
         )
         how = self.task.pruning(make_step(self.task.loss, optimizer), self._pruner, every)
         start = init_state(params, optimizer, jax.random.key(self.seed))
-        patience = settings["patience"]
 
-        def plateau(state: Any) -> bool:
-            return bool(patience) and int(state.pruning.since_pruning) >= patience
+        def ended(state: Any) -> bool:
+            """Whether all is pruned that was to be, or the accuracy is on a plateau."""
+            if int(state.pruning.remaining) <= settings["at_least"]:
+                return True
+            return 0 < settings["patience"] <= int(state.pruning.since_pruning)
 
         def assessed(state: Any) -> dict[str, float]:
             remaining = int(state.pruning.remaining)
@@ -138,7 +141,7 @@ class Run(FolderRun):
 
         state = PruningTrainState(*start, pruning)
         return self._fit(
-            "prune", self.task, how.step, state, assessed, stop_when=plateau, **how.options
+            "prune", self.task, how.step, state, assessed, stop_when=ended, **how.options
         )
 
     def _compress(self, task: Task, params: Any) -> Any:
@@ -168,13 +171,23 @@ class Run(FolderRun):
         steps = settings["finetune_epochs"] * task.steps_per_epoch
         rate = optax.cosine_decay_schedule(settings["finetune_rate"], steps)
         mask = jax.tree.map(lambda leaf: leaf != 0, params)
-        optimizer = optax.chain(self._optimizer(rate), sparsejax.hold_zeros(mask))
+        optimizer = optax.chain(
+            self._optimizer(rate, settings["finetune_weight_decay"]), sparsejax.hold_zeros(mask)
+        )
+        loss = functools.partial(task.loss, smoothing=settings["finetune_smoothing"])
         state = init_state(params, optimizer, jax.random.key(self.seed))
-        return self._fit("finetune", task, make_step(task.loss, optimizer), state).params
+        return self._fit("finetune", task, make_step(loss, optimizer), state).params
 
-    def _optimizer(self, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    def _optimizer(
+        self, rate: optax.ScalarOrSchedule, weight_decay: float = 0.0
+    ) -> optax.GradientTransformation:
+        """SGD where it has a momentum, else Adam; the decay is decoupled."""
         momentum = self.settings["momentum"]
-        return optax.sgd(rate, momentum) if momentum else optax.adam(rate)
+        return optax.chain(
+            optax.trace(momentum) if momentum else optax.scale_by_adam(),
+            optax.add_decayed_weights(weight_decay),
+            optax.scale_by_learning_rate(rate),
+        )
 
     def _fit(
         self,
@@ -222,6 +235,7 @@ class Run(FolderRun):
             "layer_nonzeros": [layer.nonzeros for layer in layers],
             "layer_density": [layer.density for layer in layers],
             "live_units": inspection.live_units(params, task.layers),
+            "epochs": {p: r[-1]["epoch"] for p, r in zip(PHASES, found, strict=True) if r},
             "prunings": int(pruned.pruning.prunings),
             "bzip2_bytes": inspection.bzip2_bytes(params),
             "dense_bzip2_bytes": inspection.bzip2_bytes(task.initial),

@@ -27,8 +27,8 @@ class PruningState(NamedTuple):
     prunings: jax.Array
     """int32: how many times weights were pruned."""
     since_pruning: jax.Array
-    """int32: assessments since then that were not accurate enough, 0 right after a pruning: a
-    plateau is where it grows."""
+    """int32: assessments since then that pruned nothing, 0 right after a pruning: it grows on a
+    plateau."""
 
 
 class Pruner(NamedTuple):
@@ -40,7 +40,9 @@ class Pruner(NamedTuple):
     """``(state, params, accuracy) -> (params, state)``: one assessment."""
 
 
-def prune_when_accurate(fraction: Numeric, lower_bound: Numeric, where: Where = None) -> Pruner:
+def prune_when_accurate(
+    fraction: Numeric, lower_bound: Numeric, where: Where = None, at_least: Numeric = 0
+) -> Pruner:
     r"""Prune the smallest weights whenever the network is accurate enough.
 
     At an assessment whose accuracy is above the bound, of the n weights that survive
@@ -48,9 +50,9 @@ def prune_when_accurate(fraction: Numeric, lower_bound: Numeric, where: Where = 
     .. math:: \lceil \text{fraction} \cdot n \rceil
 
     are set to zero: those of the smallest magnitude over all chosen leaves together, exactly that
-    many (of equal ones the later go first). Otherwise nothing changes. Weights that were pruned
-    stay out of the ranking, and are zero in the result whatever they have become since; between
-    assessments `hold_zeros` keeps them so::
+    many (of equal ones the later go first), or as many as leave ``at_least``. Otherwise nothing
+    changes. Weights that were pruned stay out of the ranking, and are zero in the result whatever
+    they have become since; between assessments `hold_zeros` keeps them so::
 
         params, pruning = pruner.update(pruning, params, accuracy)
         opt_state = with_mask(opt_state, pruning.mask)
@@ -61,6 +63,7 @@ def prune_when_accurate(fraction: Numeric, lower_bound: Numeric, where: Where = 
       lower_bound: the accuracy to stay above, in ``[0, 1]``, may be traced.
       where: which leaves are pruned, ranked together; pass ``lambda path, leaf: True`` to have
         biases among them, as the published code has.
+      at_least: the number of weights at which pruning ends, an integer >= 0, may be traced.
 
     Returns:
       A `Pruner`. ``update`` works under ``jit`` (the ranking is skipped where nothing is pruned),
@@ -69,14 +72,15 @@ def prune_when_accurate(fraction: Numeric, lower_bound: Numeric, where: Where = 
 
     Raises:
       TypeError: a chosen leaf is not floating point.
-      ValueError: ``fraction``, ``lower_bound`` or a known ``accuracy`` is out of its range (a per
-        cent value is refused, not guessed) or NaN; ``where`` chooses nothing.
+      ValueError: ``fraction``, ``lower_bound``, ``at_least`` or a known ``accuracy`` is out of its
+        range (a per cent value is refused, not guessed) or NaN; ``where`` chooses nothing.
 
     References:
       Bonetta and Cancelliere, ESANN 2022 (section 2).
     """
     fraction = _checks.scalar("fraction", fraction, "in (0, 1)", lambda x: 0 < x < 1)
     lower_bound = _fraction_of_one("lower_bound", lower_bound)
+    at_least = _checks.scalar_count("at_least", at_least)
 
     def init(params):
         mask = jax.tree.map(lambda leaf: jnp.ones_like(leaf, bool), mask_out(params, where))
@@ -86,18 +90,19 @@ def prune_when_accurate(fraction: Numeric, lower_bound: Numeric, where: Where = 
 
     def update(state, params, accuracy):
         accurate = _fraction_of_one("accuracy", accuracy) > lower_bound
+        prunes = accurate & (state.remaining > at_least)
         count = jnp.ceil(fraction * state.remaining.astype(fraction.dtype)).astype(jnp.int32)
-        fewer = jnp.maximum(state.remaining - count, 0)
+        fewer = jnp.clip(state.remaining - count, jnp.minimum(at_least, state.remaining))
 
         def prune(mask):
             return largest_mask(params, fewer, mask, where)
 
-        mask = lax.cond(accurate, prune, lambda mask: mask, state.mask)
+        mask = lax.cond(prunes, prune, lambda mask: mask, state.mask)
         new = PruningState(
             mask,
-            jnp.where(accurate, fewer, state.remaining),
-            state.prunings + accurate,
-            jnp.where(accurate, 0, state.since_pruning + 1),
+            jnp.where(prunes, fewer, state.remaining),
+            state.prunings + prunes,
+            jnp.where(prunes, 0, state.since_pruning + 1),
         )
         return _cut(params, mask), new
 

@@ -59,6 +59,23 @@ def test_the_pruned_stay_out_even_if_they_moved_and_zeros_that_survive_count():
     np.testing.assert_array_equal(state.mask, [[False, False, True, False]])
 
 
+@pytest.mark.parametrize("jit", [False, True])
+def test_ends_at_the_number_that_is_to_stay(jit):
+    def update(state, params, least):
+        pruner = sparsejax.prune_when_accurate(0.5, 0.5, EVERYTHING, at_least=least)
+        return pruner.update(state, params, 1.0)
+
+    update = jax.jit(update) if jit else update
+    params = cast(PARAMS)
+    state = sparsejax.prune_when_accurate(0.5, 0.5, EVERYTHING).init(params)
+    seen = []
+    for least in (50, 50, 50, 47, 200):
+        params, state = update(state, params, least)
+        seen.append([int(n) for n in (state.remaining, state.prunings, state.since_pruning)])
+    assert seen == [[67, 1, 0], [50, 2, 0], [50, 2, 1], [47, 3, 0], [47, 3, 1]]
+    assert sum(int((leaf != 0).sum()) for leaf in params.values()) == 47
+
+
 def test_vmapped_sharded_and_traced_it_is_the_same():
     params = cast({"a": PARAMS["a"][:8], "b": PARAMS["b"][:, :4]})
     traces = []
@@ -120,6 +137,7 @@ def test_works_with_hold_zeros_in_a_loop_that_is_compiled_once():
         ((np.nan, 0.9), r"fraction must be in \(0, 1\); got nan"),
         ((0.1, 98.7), r"lower_bound must be a fraction in \[0, 1\], not in per cent; got 98.7"),
         ((0.1, -0.1), r"lower_bound must be a fraction in \[0, 1\]"),
+        ((0.1, 0.9, None, -1), "at_least must be an integer >= 0; got -1"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
