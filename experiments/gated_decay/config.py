@@ -46,7 +46,12 @@ PRESETS: Mapping[str, Mapping[Row, Schedule]] = {
 
 DEFAULTS: Mapping[Row, dict[str, Any]] = {
     "mnist": {"lower_bound": 0.988, "at_least": 1077},
-    "fashion_mnist": {"lower_bound": 0.897, "at_least": 10_000, "finetune_rate": 3e-3},
+    "fashion_mnist": {
+        "lower_bound": 0.9,
+        "at_least": 10_000,
+        "finetune_rate": 3e-3,
+        "finetune_weight_decay": 0.1,
+    },
     "imagenet2012": {
         "learning_rate": 1e-4,
         "finetune_rate": 1e-4,

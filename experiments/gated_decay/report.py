@@ -39,6 +39,8 @@ def table_rows(config: Config, ended: Mapping[str, Sequence[Run]]) -> list[dict[
         }
         for key in ("test_error", "validation_error"):
             row[key] = summary([result[key] for result in results])
+        if not compressed:
+            row["neglected_share"] = runs[0].neglected_share()
         rows.append(row | {key: [result[key] for result in results] for key in _COLUMNS})
     return rows
 
@@ -70,6 +72,7 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
         f"Made by `{command}` on {host['cores']} cores of {host['processor']} "
         f"({host['backend']}), " + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
         "",
+        *_neglected(rows),
         *_frontier(rows),
         "![Accuracy against the parameters left](frontier.png)",
         "",
@@ -81,6 +84,18 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     (folder / "report.md").write_text("\n".join(lines) + "\n")
     return screen(header, cells)
+
+
+def _neglected(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the cheap update leaves out."""
+    shares = [
+        f"{row['neglected_share']:.2%} ({row['name']})" for row in rows if "neglected_share" in row
+    ]
+    return [
+        "The term with second derivatives that the update neglects has, right after the last "
+        f"pruning, a norm of {', '.join(shares)} of the decay's.",
+        "",
+    ]
 
 
 def _frontier(rows: Sequence[Mapping[str, Any]]) -> list[str]:

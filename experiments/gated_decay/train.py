@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -18,7 +19,7 @@ from experiments.gated_decay.config import PHASES
 from experiments.gated_decay.tasks import Task
 from sparsejax import compression, inspection
 from sparsejax.training import fit, init_state, make_step, read_metrics, write_json
-from sparsejax.transforms import PruningState
+from sparsejax.transforms import PruningState, exact_gated_decay
 
 
 class PruningTrainState(NamedTuple):
@@ -106,6 +107,24 @@ class Run(FolderRun):
                 params = self._start(params)
             self._state = self._prune(params)
         return self._state
+
+    def neglected_share(self) -> float:
+        """How large the second-order term is that the update leaves out, right after the pruning:
+        its norm over that of the decay which is applied.
+        """
+        task, params, decay = self.task, self.pruned().params, self.settings["decay"]
+
+        @jax.jit
+        def share(params):
+            gradient = task.gradient(params)
+            cheap = sparsejax.gated_weight_decay(decay, _everything)
+            applied, _ = cheap.update(gradient, cheap.init(params), params)
+            whole = exact_gated_decay(task.gradient, params, decay, _everything)
+            difference = lambda a, b: jax.tree.map(jnp.subtract, a, b)  # noqa: E731
+            norm = optax.tree.norm
+            return norm(difference(whole, applied)) / norm(difference(applied, gradient))
+
+        return float(share(params))
 
     def _start(self, params: Any) -> Any:
         optimizer = self._optimizer(self.settings["learning_rate"])

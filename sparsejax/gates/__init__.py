@@ -5,6 +5,7 @@ from sparsejax.gates.base import Gates, combine
 from sparsejax.gates.grouping import per_input, per_output, per_weight
 from sparsejax.gates.hard_concrete import LOG_ALPHA_RANGE, hard_concrete
 from sparsejax.gates.keep_within import keep_within
+from sparsejax.gates.sigmoid import next_round, sigmoid, temperature_schedule
 
 __all__ = [
     "LOG_ALPHA_RANGE",
@@ -13,8 +14,11 @@ __all__ = [
     "combine",
     "hard_concrete",
     "keep_within",
+    "next_round",
     "per_input",
     "per_output",
     "per_weight",
+    "sigmoid",
     "spread",
+    "temperature_schedule",
 ]

@@ -1,0 +1,141 @@
+"""Sigmoid gates: soft masks that harden as their temperature parameter grows."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+from chex import Numeric
+
+from sparsejax import _checks
+from sparsejax._where import PyTree, Where, resolve_where
+from sparsejax.gates.base import Gates, gate_shapes
+from sparsejax.gates.grouping import Grouping, per_weight
+
+
+def sigmoid(
+    initial: Numeric = 0.0,
+    grouping: Grouping = per_weight,
+    where: Where = None,
+    beta: Numeric = 1.0,
+    scaled: bool = True,
+) -> Gates:
+    r"""Deterministic gates by which an l0 norm becomes a limit of smooth functions.
+
+    With gate parameters s, which start at s0, and an inverse temperature beta that training raises
+    from 1 to a large number
+
+    .. math:: m = \sigma(\beta s), \qquad
+              \min_{w, s}\ L(m \odot w) + \lambda\,\|m\|_1, \qquad
+              m \to \mathbf{1}[s > 0] \ \text{as}\ \beta \to \infty.
+
+    ``initial`` and ``beta`` may be traced: build the gates inside the step, where the schedule is
+    known, and a family of searches is one ``vmap``::
+
+        def loss(trained, batch, beta):
+            soft = gates.sigmoid(initial, beta=beta)
+            z = soft.sample(trained["gates"], key=None)
+            size = sum(m.sum() for m in jax.tree.leaves(soft.active_probability(trained["gates"])))
+            return data_loss(gates.apply(trained["weights"], z), batch) + penalty * size
+
+    Args:
+      initial: s0, a finite number; smaller ones end sparser.
+      grouping: which weights share a gate: `per_weight`, `per_input`, `per_output`, or any function
+        of a leaf's shape.
+      where: which leaves are gated; default kernels (floating point, two or more dimensions).
+      beta: the inverse temperature, > 0.
+      scaled: divide z by sigma(s0), as the published code does, so that training starts at the
+        function of the whole network, whatever s0 is.
+
+    Returns:
+      `Gates`, float32 or wider, in which ``sample`` ignores its key (``None`` will do) and gives
+      m (over sigma(s0)), ``median`` gives the binary gates of evaluation (over sigma(s0)),
+      ``active_probability`` gives m, the summands of the penalty, ``binarize`` gives s > 0, and
+      ``rescale`` changes nothing where z is scaled, else divides the weights by sigma(s0).
+
+    Raises:
+      ValueError: ``initial`` is not a finite scalar or ``beta`` not a positive one (traced ones are
+        not checked); in ``init``: the grouping does not fit a leaf.
+
+    References:
+      Savarese, Silva and Maire, Winning the lottery with continuous sparsification, NeurIPS 2020.
+    """
+    start = _checks.scalar("initial", initial, "a finite number", math.isfinite)
+    steepness = _checks.scalar(
+        "beta", beta, "a finite number > 0", lambda x: x > 0 and math.isfinite(x)
+    )
+    at_start = jax.nn.sigmoid(start)
+
+    def init(key, params):
+        del key
+        return jax.tree.map(
+            lambda shape: jnp.full(shape.shape, start, shape.dtype),
+            gate_shapes(params, grouping, where),
+        )
+
+    def soft(phi):
+        return jax.tree.map(lambda s: jax.nn.sigmoid(steepness.astype(s.dtype) * s), phi)
+
+    def over_start(tree):
+        return jax.tree.map(lambda m: m / at_start.astype(m.dtype), tree) if scaled else tree
+
+    def sample(phi, key=None):
+        del key
+        return over_start(soft(phi))
+
+    def median(phi):
+        return over_start(jax.tree.map(lambda s: (s > 0).astype(s.dtype), phi))
+
+    def binarize(phi):
+        return jax.tree.map(lambda s: s > 0, phi)
+
+    def rescale(params: PyTree) -> PyTree:
+        if scaled:
+            return params
+        return jax.tree.map(
+            lambda leaf, gated: (leaf / at_start).astype(leaf.dtype) if gated else leaf,
+            params,
+            resolve_where(params, where),
+        )
+
+    return Gates(init, sample, median, soft, binarize, rescale)
+
+
+def next_round(phi: PyTree, beta: Numeric, initial: Numeric) -> PyTree:
+    r"""The gate parameters with which the next round of a search starts.
+
+    .. math:: s \leftarrow \min(\beta s,\ s_0)
+
+    What a round has closed (s < 0) stays closed for good, since beta is large at its end; what is
+    open starts where it first did.
+
+    Args:
+      phi: s at the end of a round.
+      beta: the inverse temperature there, may be traced.
+      initial: s0, may be traced.
+    """
+    return jax.tree.map(
+        lambda s: jnp.minimum(jnp.asarray(beta, s.dtype) * s, jnp.asarray(initial, s.dtype)), phi
+    )
+
+
+def temperature_schedule(steps: int, final: Numeric = 200.0) -> optax.Schedule:
+    r"""An optax schedule of beta over a round.
+
+    .. math:: \beta_t = \beta_T^{\,\min(t, T)/T}, \qquad T = \text{steps}
+
+    from 1 at step 0 to ``final`` at step ``steps``, and constant from there on.
+
+    Raises:
+      ValueError: ``steps`` is not an integer >= 1, or ``final`` not a number >= 1.
+    """
+    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
+        raise ValueError(f"steps must be an integer >= 1; got {steps!r}")
+    last = _checks.scalar("final", final, "a finite number >= 1", lambda x: 1 <= x < math.inf)
+
+    def schedule(step):
+        return last ** (jnp.minimum(step, steps) / steps)
+
+    return schedule
