@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 from jax import lax
 
+from experiments.common.augment import shifted_and_mirrored
 from experiments.common.runs import error
 from experiments.data import Dataset
 from experiments.data.imagenet import ImageNetBatches, ImageNetEvaluation
@@ -103,8 +104,10 @@ class LeNet5Task:
 
     def loss(self, params, batch, key, smoothing=0.0):
         """See `Task`."""
-        del key
-        logits = self._logits(params, batch["image"])
+        images = shifted_and_mirrored(
+            batch["image"], key, self._settings["shift"], self._settings["mirror"]
+        )
+        logits = self._logits(params, images)
         return _cross_entropy(logits, batch["label"], smoothing)
 
     def error(self, params, split):

@@ -1,0 +1,101 @@
+"""Magnitude pruning: iterative with or without rewinding, in one shot, and at random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from chex import Numeric
+
+from sparsejax import _checks
+from sparsejax._where import PyTree, Where
+from sparsejax.projections import largest_mask
+from sparsejax.tickets.method import Method
+from sparsejax.tickets.ticket import masked, remaining, whole_mask
+
+
+def magnitude_pruning(fraction: Numeric, rewind: bool = True, where: Where = None) -> Method:
+    r"""Prune a share of the survivors after each round, the smallest magnitudes first.
+
+    Of n survivors  :math:`\lceil \text{fraction} \cdot n \rceil`  leave, ranked together over all
+    chosen leaves, exactly. Iterative magnitude pruning is this over many rounds; "continued" is the
+    same with ``rewind=False``; one-shot pruning to a density d is ``fraction = 1 - d`` in a single
+    round.
+
+    Args:
+      fraction: in ``(0, 1)``, may be traced.
+      rewind: whether each round starts from the early weights, or goes on with the trained ones.
+      where: which leaves are pruned; default kernels.
+
+    Raises:
+      ValueError: ``fraction`` is out of its range; in ``init``: ``where`` chooses nothing.
+
+    References:
+      Frankle and Carbin, The lottery ticket hypothesis, ICLR 2019; Frankle et al., Linear mode
+      connectivity and the lottery ticket hypothesis, ICML 2020 (rewinding).
+    """
+
+    def ranked(trained, key):
+        del key
+        return trained["weights"]
+
+    return _pruning(fraction, ranked, rewind, where)
+
+
+def random_pruning(fraction: Numeric, rewind: bool = True, where: Where = None) -> Method:
+    """The control: the same numbers as in `magnitude_pruning`, but chosen by lot.
+
+    Args:
+      fraction: in ``(0, 1)``, of the survivors that leave after each round, may be traced.
+      rewind: as there.
+      where: as there.
+
+    Raises:
+      ValueError: as there.
+    """
+
+    def ranked(trained, key):
+        weights = trained["weights"]
+        keys = jax.random.split(key, len(jax.tree.leaves(weights)))
+        keys = jax.tree.unflatten(jax.tree.structure(weights), list(keys))
+        return jax.tree.map(lambda k, leaf: jax.random.uniform(k, leaf.shape), keys, weights)
+
+    return _pruning(fraction, ranked, rewind, where)
+
+
+def _pruning(
+    fraction: Numeric, ranked: Callable[..., PyTree], rewind: bool, where: Where
+) -> Method:
+    share = _checks.scalar("fraction", fraction, "in (0, 1)", lambda x: 0 < x < 1)
+
+    def init(params, key):
+        del key
+        return {"weights": params}, whole_mask(params, where)
+
+    def view(trained, mask, step, key):
+        del step, key
+        return masked(trained["weights"], mask)
+
+    def penalty(trained, step):
+        del trained, step
+        return jnp.zeros(())
+
+    def mask(trained, mask, key):
+        survivors = remaining(mask)
+        leaving = jnp.ceil(share * survivors.astype(share.dtype)).astype(jnp.int32)
+        searched = jax.tree.map(
+            lambda m: not isinstance(m, optax.MaskedNode), mask, is_leaf=_is_masked
+        )
+        return largest_mask(ranked(trained, key), survivors - leaving, mask, searched)
+
+    def restart(trained, early, mask):
+        del mask
+        return early if rewind else trained
+
+    return Method(init, view, penalty, mask, restart, lambda trained: trained["weights"])
+
+
+def _is_masked(node) -> bool:
+    return isinstance(node, optax.MaskedNode)

@@ -1,0 +1,38 @@
+"""What a way of searching is: pure functions that a training step and its rounds call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from sparsejax._where import PyTree
+
+
+class Method(NamedTuple):
+    """A way of finding subnetworks, round by round.
+
+    In a round the data loss of ``view(trained, mask, step, key)`` plus ``penalty(trained, step)``
+    is minimised over ``trained``; after it ``mask`` says what stays, and ``restart`` from where the
+    next round goes on. Build it where its hyperparameters are known, even inside a jitted step:
+    they may be traced.
+
+    Attributes:
+      init: ``(params, key) -> (trained, mask)`` before the first round: what is trained, a dict
+        with the ``weights`` and perhaps ``gates``, and the mask under which everything stays.
+      view: ``(trained, mask, step, key) -> params`` that the network computes with at a step of
+        the round.
+      penalty: ``(trained, step) -> scalar`` added to the loss.
+      mask: ``(trained, mask, key) -> mask`` at the end of a round; a part of the one before.
+      restart: ``(trained, early, mask) -> trained`` for the next round; ``early`` is what was
+        trained by the step to rewind to.
+      weights: ``trained -> params``: the weights of a ticket, as the network computes with them.
+    """
+
+    init: Callable[[PyTree, jax.Array], tuple[dict[str, Any], PyTree]]
+    view: Callable[[dict[str, Any], PyTree, jax.Array, jax.Array], PyTree]
+    penalty: Callable[[dict[str, Any], jax.Array], jax.Array]
+    mask: Callable[[dict[str, Any], PyTree, jax.Array], PyTree]
+    restart: Callable[[dict[str, Any], dict[str, Any], PyTree], dict[str, Any]]
+    weights: Callable[[dict[str, Any]], PyTree]

@@ -1,0 +1,150 @@
+"""A search: a training state that finds tickets, its step, and the way from round to round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from sparsejax._where import PyTree
+from sparsejax.tickets.method import Method
+from sparsejax.tickets.ticket import Ticket
+
+MakeMethod = Method | Callable[[Any], Method]
+"""A `Method`, or what makes one from the hyperparameters in a state, such as
+``lambda hyper: continuous_sparsification(steps, initial=hyper["initial"])``."""
+
+LossFunction = Callable[[PyTree, Any, jax.Array], tuple[jax.Array, Mapping[str, jax.Array]]]
+
+
+class SearchState(NamedTuple):
+    """A ``TrainState`` that searches: ``sparsejax.training.fit`` takes it as it is."""
+
+    step: jax.Array
+    """int32: steps taken in this round."""
+    params: PyTree
+    """What is trained: a dict of ``weights`` and perhaps ``gates``."""
+    opt_state: PyTree
+    key: jax.Array
+    """A typed PRNG key of this round."""
+    mask: PyTree
+    """What stayed after the rounds before."""
+    early: PyTree
+    """Of the first round, what was trained by the step to rewind to."""
+    round: jax.Array
+    """int32: rounds that have ended."""
+    hyper: PyTree
+    """Hyperparameters of the method: arrays, an axis of members in a family."""
+
+
+def init_search(
+    method: MakeMethod,
+    params: PyTree,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    hyper: PyTree = None,
+) -> SearchState:
+    """The state before the first round.
+
+    Args:
+      method: the way of searching.
+      params: initial weights.
+      optimizer: of what is trained, a dict of ``weights`` and perhaps ``gates`` (see
+        ``optax.partition`` where they are to have different ones).
+      key: a typed PRNG key.
+      hyper: what ``method`` is made from, if it is a function.
+    """
+    start, later = jax.random.split(key)
+    trained, mask = made(method, hyper).init(params, start)
+    zero = jnp.asarray(0, jnp.int32)
+    return SearchState(zero, trained, optimizer.init(trained), later, mask, trained, zero, hyper)
+
+
+def search_step(
+    method: MakeMethod,
+    loss: LossFunction,
+    optimizer: optax.GradientTransformation,
+    rewind_step: int = 0,
+) -> Callable[[SearchState, Any], tuple[SearchState, dict[str, jax.Array]]]:
+    """One optimisation step of a round as a pure function, not yet jitted.
+
+    Args:
+      method: as for `init_search`.
+      loss: ``(params, batch, key) -> (loss, metrics)`` of the network's plain parameters.
+      optimizer: as for `init_search`.
+      rewind_step: the step of the first round whose weights later rounds and tickets start from; 0
+        for the initial ones.
+
+    Returns:
+      ``(state, batch) -> (state, metrics)``; ``metrics`` gains ``loss``, without the penalty.
+
+    Raises:
+      ValueError: ``rewind_step`` is not an integer >= 0.
+    """
+    if isinstance(rewind_step, bool) or int(rewind_step) != rewind_step or rewind_step < 0:
+        raise ValueError(f"rewind_step must be an integer >= 0; got {rewind_step!r}")
+
+    def step(state: SearchState, batch):
+        way = made(method, state.hyper)
+        view_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+
+        def total(trained):
+            params = way.view(trained, state.mask, state.step, view_key)
+            value, metrics = loss(params, batch, loss_key)
+            return value + way.penalty(trained, state.step), (value, metrics)
+
+        grads, (value, metrics) = jax.grad(total, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        now = state.step + 1
+        early = lax.cond(
+            (now == rewind_step) & (state.round == 0), lambda: params, lambda: state.early
+        )
+        state = state._replace(step=now, params=params, opt_state=opt_state, early=early)
+        return state, {"loss": value, **metrics}
+
+    return step
+
+
+def found_ticket(method: MakeMethod, state: SearchState) -> Ticket:
+    """The ticket at the end of a round: what stays, with the weights to rewind to. Pure."""
+    way = made(method, state.hyper)
+    mask = way.mask(state.params, state.mask, _mask_key(state))
+    return Ticket(mask, way.weights(state.early))
+
+
+def next_search(
+    method: MakeMethod, state: SearchState, optimizer: optax.GradientTransformation
+) -> SearchState:
+    """The state from which the next round starts: step 0, a fresh optimizer, a smaller mask. Pure.
+
+    Args:
+      method: as for `init_search`.
+      state: at the end of a round.
+      optimizer: as for `init_search`.
+    """
+    way = made(method, state.hyper)
+    mask = way.mask(state.params, state.mask, _mask_key(state))
+    trained = way.restart(state.params, state.early, mask)
+    return state._replace(
+        step=jnp.zeros_like(state.step),
+        params=trained,
+        opt_state=optimizer.init(trained),
+        key=jax.random.fold_in(state.key, state.round + 1),
+        mask=mask,
+        round=state.round + 1,
+    )
+
+
+def made(method: MakeMethod, hyper: PyTree) -> Method:
+    """The method itself."""
+    return method if isinstance(method, Method) else method(hyper)
+
+
+def _mask_key(state: SearchState) -> jax.Array:
+    """The same for the ticket of a round and for the round after it."""
+    return jax.random.fold_in(state.key, jnp.iinfo(jnp.int32).max)

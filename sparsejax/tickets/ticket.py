@@ -1,0 +1,112 @@
+"""What a search finds: which weights stay, and the values they are trained from."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sparsejax._where import PyTree, Where, mask_out
+
+
+class Ticket(NamedTuple):
+    """A subnetwork and where to rewind it to."""
+
+    mask: PyTree
+    """Like the parameters: booleans, True for the weights that stay, ``optax.MaskedNode()`` for
+    leaves that were not searched; for ``sparsejax.hold_zeros``."""
+    params: PyTree
+    """The weights of the whole network to rewind to."""
+
+
+def whole_mask(params: PyTree, where: Where = None) -> PyTree:
+    """The mask under which everything stays.
+
+    Args:
+      params: of the network.
+      where: which leaves are searched; the others become ``optax.MaskedNode()``.
+
+    Raises:
+      TypeError, ValueError: a chosen leaf is not floating point; ``where`` chooses nothing.
+    """
+    return jax.tree.map(lambda leaf: jnp.ones_like(leaf, bool), mask_out(params, where))
+
+
+def masked(params: PyTree, mask: PyTree) -> PyTree:
+    r"""The parameters under a mask, :math:`w \odot m`: a gradient reaches what stays alone.
+
+    Raises:
+      ValueError: the mask has not the structure of ``params``.
+    """
+
+    def cut(leaf, m):
+        return leaf if isinstance(m, optax.MaskedNode) else jnp.where(m, leaf, jnp.zeros_like(leaf))
+
+    return jax.tree.map(cut, params, mask)
+
+
+def rewound(ticket: Ticket) -> PyTree:
+    """The parameters from which a ticket is trained.
+
+    Hold its zeros with ``hold_zeros``::
+
+    params = rewound(ticket)
+    optimizer = optax.chain(optax.sgd(0.1, momentum=0.9), hold_zeros(ticket.mask))
+    """
+    return masked(ticket.params, ticket.mask)
+
+
+def remaining(mask: PyTree) -> jax.Array:
+    """How many weights a mask lets stay; int32."""
+    return jnp.asarray(sum(m.sum() for m in jax.tree.leaves(mask)), jnp.int32)
+
+
+def overlap(first: PyTree, second: PyTree) -> jax.Array:
+    r"""How alike two masks are, :math:`|A \cap B| / |A \cup B|`; 1 where both are empty."""
+    both = remaining(jax.tree.map(jnp.logical_and, first, second))
+    either = remaining(jax.tree.map(jnp.logical_or, first, second))
+    return jnp.where(either == 0, 1.0, both / jnp.maximum(either, 1))
+
+
+def check_ticket(ticket: Ticket, params: PyTree) -> None:
+    """Whether a ticket is one of a network. Runs on the host.
+
+    Args:
+      ticket: such as one from a file.
+      params: of the network it is to be used in; shapes count alone.
+
+    Raises:
+      ValueError: the mask or the weights have not the structure or a shape of ``params``.
+
+    Warns:
+      RuntimeWarning: the mask empties a layer, which is named: nothing gets through it.
+    """
+    flat, treedef = jax.tree_util.tree_flatten_with_path(params)
+    structure: Any = treedef
+    for name, tree in (("ticket.mask", ticket.mask), ("ticket.params", ticket.params)):
+        try:
+            leaves = structure.flatten_up_to(tree)
+        except ValueError as error:
+            raise ValueError(
+                f"{name} must have the structure of params, {treedef}; its structure is "
+                f"{jax.tree.structure(tree)}"
+            ) from error
+        for (path, leaf), ours in zip(flat, leaves, strict=True):
+            where = jax.tree_util.keystr(path) or "its leaf"
+            if isinstance(ours, optax.MaskedNode):
+                continue
+            if jnp.shape(ours) != jnp.shape(leaf):
+                raise ValueError(
+                    f"{name} must have the shapes of params; {where} has shape {jnp.shape(ours)}, "
+                    f"the parameter {jnp.shape(leaf)}"
+                )
+            if name == "ticket.mask" and not np.any(ours):
+                warnings.warn(
+                    f"the mask empties {where}: no weight of it is left, so nothing gets through",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
