@@ -6,6 +6,7 @@
 loss does not feel, while accuracy holds;
 ``sparsejax.gates`` puts random gates on the parameters of any network and
 ``sparsejax.constraints`` trains under a constraint, such as on the gates' expected density;
+``sparsejax.tickets`` searches for subnetworks in rounds of training, many in one program;
 ``sparsejax.inspection`` tells what is left. These need jax and optax alone;
 ``sparsejax.training`` and ``sparsejax.models`` need the ``experiments`` extra and are imported by
 name.
@@ -15,7 +16,15 @@ Everywhere, ``where`` chooses the leaves that are sparsified: a callable ``(path
 Its default chooses the floating-point leaves with two or more dimensions.
 """
 
-from sparsejax import compression, constraints, gates, inspection, projections, transforms
+from sparsejax import (
+    compression,
+    constraints,
+    gates,
+    inspection,
+    projections,
+    tickets,
+    transforms,
+)
 from sparsejax.transforms import (
     compressed_params,
     gated_weight_decay,
@@ -37,5 +46,6 @@ __all__ = [
     "learning_compression",
     "projections",
     "prune_when_accurate",
+    "tickets",
     "transforms",
 ]

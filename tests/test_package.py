@@ -10,8 +10,8 @@ import pytest
 import sparsejax
 
 ROOMS = [
-    "projections", "compression", "transforms", "gates", "constraints", "inspection", "training",
-    "models",
+    "projections", "compression", "transforms", "gates", "constraints", "tickets", "inspection",
+    "training", "models",
 ]  # fmt: skip
 OPTIONAL = [
     "flax", "orbax", "tensorflow_datasets", "matplotlib", "tqdm", "tyro", "tensorboardX",
@@ -31,6 +31,7 @@ ALLOWED = {
     "transforms": {"compression", "projections"},
     "gates": set(),
     "constraints": set(),
+    "tickets": {"gates", "projections"},
     "inspection": set(),
     "training": set(),
     "models": {"flax", "inspection"},

@@ -33,6 +33,14 @@ def init_family(
 ) -> SearchState:
     """The states of several searches as one, each leaf (but the counters) with an axis of members.
 
+    Members depend on nothing but their own start, key and hyperparameters (and the batch, which
+    all of them see). To deal them out over devices put the state on a mesh before training::
+
+        mesh = jax.make_mesh((8,), ("members",), axis_types=(jax.sharding.AxisType.Auto,))
+        cut, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("members",), ()))
+        state = jax.tree.map(lambda x: jax.device_put(x, cut if x.ndim else whole), state)
+        state = fit(family_step(step), state, data, batch_axes=(), ...)
+
     Args:
       method: as for `init_search`.
       params: initial weights, stacked: each leaf [members, ...]; of equal members for one seed.
@@ -81,14 +89,14 @@ def family_step(
 
 
 def family_tickets(method: MakeMethod, state: SearchState) -> Ticket:
-    """`found_ticket` of every member, stacked."""
+    """`found_ticket` of every member: a ticket whose leaves have an axis of members."""
     return jax.vmap(lambda one: found_ticket(method, one), in_axes=(_AXES,))(state)
 
 
 def next_family(
     method: MakeMethod, state: SearchState, optimizer: optax.GradientTransformation
 ) -> SearchState:
-    """`next_search` of every member."""
+    """`next_search` of every member; to be called under ``jit`` where they lie on a mesh."""
     turn = jax.vmap(
         lambda one: next_search(method, one, optimizer), in_axes=(_AXES,), out_axes=_AXES
     )
@@ -96,7 +104,7 @@ def next_family(
 
 
 def member(state: SearchState, number: int) -> SearchState:
-    """One search of a family, as a search by itself."""
+    """One search of a family, counted from 0, as the state of a search by itself."""
     axes = _AXES._asdict()
     return SearchState(
         **{

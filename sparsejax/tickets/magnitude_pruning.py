@@ -11,7 +11,7 @@ from chex import Numeric
 
 from sparsejax import _checks
 from sparsejax._where import PyTree, Where
-from sparsejax.projections import largest_mask
+from sparsejax.projections.largest_mask import largest_mask
 from sparsejax.tickets.method import Method
 from sparsejax.tickets.ticket import masked, remaining, whole_mask
 
