@@ -1,0 +1,38 @@
+"""``python -m experiments.tickets``: search for tickets, train them, report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.common import cli
+from experiments.data import load
+from experiments.tickets import report
+from experiments.tickets.config import Config, check
+from experiments.tickets.figures import draw
+from experiments.tickets.train import Family
+
+
+def main(config: Config, command: str) -> None:
+    """Search with every method asked for, then write the report and the figures."""
+    check(config)
+    folder = config.output / f"{config.model}_{config.dataset}"
+    results = config.results or folder / "results"
+    dataset = load(config.dataset, config.data_dir)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for method in config.methods():
+        family = Family(folder / method, dataset, config.settings(method), config.resume)
+        found[method] = family.ensure()
+        last = [row for row in found[method] if row["round"] == found[method][-1]["round"]]
+        left = [row["density"] for row in last]
+        print(f"{family.title}: {min(left):.2%} to {max(left):.2%} left at the end", flush=True)
+    rows = report.table_rows(config, found)
+    results.mkdir(parents=True, exist_ok=True)
+    table = report.write(results, command, rows)
+    pictures = draw(results, rows)
+    print(f"\n{table}\n")
+    for path in (results / "report.md", results / "report.json", *pictures):
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    cli.run(Config, "experiments.tickets", main)

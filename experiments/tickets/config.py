@@ -1,0 +1,132 @@
+"""The flags of the experiment, its presets and the published figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+MethodName = Literal["cs", "imp", "imp_continued", "one_shot", "random", "l0"]
+METHODS: tuple[MethodName, ...] = ("cs", "imp", "imp_continued", "one_shot", "random", "l0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How long: what a preset fixes."""
+
+    epochs: int
+    """Of a round, and of the training of a ticket."""
+    rounds: int
+    """Of continuous sparsification."""
+    pruning_rounds: int
+    """Of iterative magnitude pruning."""
+    rewind_epochs: int
+
+
+PRESETS: Mapping[str, Schedule] = {
+    "smoke": Schedule(2, 2, 2, 1),
+    "quick": Schedule(20, 3, 20, 2),
+    "paper": Schedule(85, 5, 30, 2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Search for subnetworks that train as well as the whole, many searches in one program."""
+
+    model: Literal["lenet300", "lenet5"] = "lenet300"
+    """The network."""
+    dataset: Literal["mnist", "fashion_mnist"] = "mnist"
+    """What it learns."""
+    method: tuple[Literal["all"] | MethodName, ...] = ("all",)
+    """cs (continuous sparsification), imp (iterative magnitude pruning), imp_continued (without
+    rewinding), one_shot (magnitude pruning at once), random (masks by lot), l0 (hard-concrete)."""
+    preset: Literal["smoke", "quick", "paper"] = "quick"
+    """How long: smoke (2 epochs a round), quick (20), paper (85, as published)."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Members of every family: initial weights and gates."""
+    initial: tuple[float, ...] = (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3)
+    """cs: where the gates start, a member each for every seed; smaller ones end sparser."""
+    penalty: float = 1e-8
+    """cs: lambda."""
+    fraction: float = 0.2
+    """imp: share of the survivors that a round prunes."""
+    densities: tuple[float, ...] = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+    """one_shot and random: shares of the weights that stay, a member each for every seed."""
+    l0_penalties: tuple[float, ...] = (1e-7, 3e-7, 1e-6, 3e-6)
+    """l0: its lambda, a member each for every seed."""
+    epochs: int | None = None
+    """Of a round; default the preset's."""
+    rounds: int | None = None
+    """Of cs and imp; default the preset's."""
+    learning_rate: float = 0.1
+    """Of SGD with Nesterov's momentum 0.9; a tenth of it after 2/3 and a hundredth after 5/6."""
+    weight_decay: float = 1e-4
+    """Of the weights."""
+    batch_size: int = 128
+    """Images a step."""
+    output: Path = Path("runs/tickets")
+    """Folder of the runs: a folder for each method and round."""
+    results: Path | None = None
+    """Folder of the report and the figures; default OUTPUT/results."""
+    data_dir: Path | None = None
+    """Folder of the datasets; default $SPARSEJAX_DATA_DIR, else the user's cache folder."""
+    resume: bool = False
+    """Continue what is already in OUTPUT."""
+
+    def methods(self) -> tuple[MethodName, ...]:
+        """Those asked for, in the order of the table."""
+        return tuple(m for m in METHODS if "all" in self.method or m in self.method)
+
+    def settings(self, method: MethodName) -> dict[str, Any]:
+        """What defines a family, as JSON values."""
+        schedule = PRESETS[self.preset]
+        rounds = {"cs": schedule.rounds, "imp": schedule.pruning_rounds}.get(method, 1)
+        rounds = schedule.pruning_rounds if method == "imp_continued" else rounds
+        if self.rounds is not None and rounds > 1:
+            rounds = self.rounds
+        return {
+            "model": self.model,
+            "dataset": self.dataset,
+            "method": method,
+            "epochs": self.epochs or schedule.epochs,
+            "rounds": rounds,
+            "rewind_epochs": schedule.rewind_epochs,
+            "learning_rate": self.learning_rate,
+            "weight_decay": self.weight_decay,
+            "batch_size": self.batch_size,
+            "members": self.members(method),
+        }
+
+    def members(self, method: MethodName) -> list[dict[str, float]]:
+        """The hyperparameters of each member, its seed among them."""
+        grid: list[dict[str, float]]
+        if method == "cs":
+            grid = [{"initial": s, "penalty": self.penalty} for s in self.initial]
+        elif method in ("imp", "imp_continued"):
+            grid = [{"fraction": self.fraction}]
+        elif method == "l0":
+            grid = [{"penalty": penalty} for penalty in self.l0_penalties]
+        else:
+            grid = [{"fraction": 1 - density} for density in self.densities]
+        return [point | {"seed": seed} for seed in self.seeds for point in grid]
+
+
+def check(config: Config) -> None:
+    """Raise ValueError where a flag is out of its range; the library checks the others."""
+    for name in ("epochs", "rounds", "batch_size", "learning_rate"):
+        given = getattr(config, name)
+        if given is not None and not given > 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive; got {given}")
+    for density in config.densities:
+        if not 0 < density < 1:
+            raise ValueError(f"--densities must be in (0, 1); got {density}")
+    if not config.seeds:
+        raise ValueError("--seeds must name at least one seed; got none")
+    if config.epochs is not None and config.epochs < PRESETS[config.preset].rewind_epochs:
+        rewind = PRESETS[config.preset].rewind_epochs
+        raise ValueError(
+            f"--epochs must be at least {rewind}, since weights are rewound to that epoch; got "
+            f"{config.epochs}"
+        )

@@ -1,0 +1,199 @@
+"""A family of searches: rounds, tickets, and what the tickets reach when they are trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from experiments.data import Dataset, Split
+from sparsejax import tickets
+from sparsejax.models import LeNet5, LeNet300
+from sparsejax.tickets import Method, Ticket
+from sparsejax.training import fit, write_json
+
+_CHUNK = 5000  # images a forward pass
+_MODELS = {"lenet300": LeNet300, "lenet5": LeNet5}
+_OWN_ROUNDS_SHOW = ("imp", "imp_continued")
+"""Methods whose next round trains the ticket of the one before."""
+
+
+class Family:
+    """All members of a method, in one program; in its folder a folder for each round."""
+
+    def __init__(self, folder: Path, dataset: Dataset, settings: dict[str, Any], resume: bool):
+        self.folder, self.settings, self._resumes = folder, settings, resume
+        self._dataset = dataset
+        model = _MODELS[settings["model"]]
+        graph, _, rest = nnx.split(model(rngs=nnx.Rngs(0)), nnx.Param, ...)
+        self._members = settings["members"]
+        networks = [model(rngs=nnx.Rngs(int(member["seed"]))) for member in self._members]
+        self._initial = jax.tree.map(
+            lambda *leaves: jnp.stack(leaves),
+            *(nnx.state(network, nnx.Param) for network in networks),
+        )
+        self._steps_per_epoch = len(dataset.train.labels) // settings["batch_size"]
+        self._steps = settings["epochs"] * self._steps_per_epoch
+        self._optimizer = _optimizer(settings, self._steps)
+
+        def logits(params, images):
+            return nnx.merge(graph, params, rest)(images.astype(jnp.float32) / 255)
+
+        def loss(params, batch, key):
+            del key
+            out = logits(params, batch["image"])
+            value = optax.softmax_cross_entropy_with_integer_labels(out, batch["label"]).mean()
+            return value, {"train_error": 100 * (out.argmax(-1) != batch["label"]).mean()}
+
+        def mistakes(params, images, labels):
+            return (logits(params, images).argmax(-1) != labels).sum()
+
+        self._loss = loss
+        self._mistakes = jax.jit(jax.vmap(mistakes, in_axes=(0, None, None)))
+        self._plain = tickets.magnitude_pruning(0.5)  # trains under a mask; it prunes nothing
+
+    @property
+    def title(self) -> str:
+        """For the screen."""
+        s = self.settings
+        return f"{s['model']} {s['dataset']} {s['method']}, {len(s['members'])} members"
+
+    def ensure(self) -> list[dict[str, Any]]:
+        """The rows of all rounds and members, searched for unless they are there."""
+        file = self.folder / "result.json"
+        if self._resumes and file.exists():
+            result = json.loads(file.read_text())
+            if result["settings"] == self.settings:
+                return result["rows"]
+        rows = self._search()
+        write_json(file, {"settings": self.settings, "rows": rows})
+        return rows
+
+    def masks(self, number: int) -> dict[str, np.ndarray]:
+        """The masks after a round, by path: [members, ...]."""
+        with np.load(self.folder / f"masks_{number}.npz") as file:
+            return {name: file[name] for name in file.files}
+
+    def _search(self) -> list[dict[str, Any]]:
+        hyper = {
+            name: jnp.asarray([member[name] for member in self._members], jnp.float32)
+            for name in self._members[0]
+            if name != "seed"
+        }
+        seeds = jnp.asarray([member["seed"] for member in self._members])
+        keys = jax.vmap(jax.random.key)(seeds)
+        state = tickets.init_family(self._method, self._initial, self._optimizer, keys, hyper)
+        turn = jax.jit(lambda state: tickets.next_family(self._method, state, self._optimizer))
+        found = jax.jit(lambda state: tickets.family_tickets(self._method, state))
+        rewind = self.settings["rewind_epochs"] * self._steps_per_epoch
+        step = tickets.family_step(
+            tickets.search_step(self._method, self._loss, self._optimizer, rewind)
+        )
+        rows: list[dict[str, Any]] = []
+        rounds = self.settings["rounds"]
+        itself = self.settings["method"] in _OWN_ROUNDS_SHOW
+        for number in range(rounds + itself):
+            state = turn(state) if number else state
+            state = self._fit(f"round_{number}", step, state, number)
+            if itself:  # the round before found the mask of this one
+                rows += self._rows(number, state.params["weights"], state.mask)
+            else:
+                ticket = found(state)
+                self._save_masks(number + 1, ticket)
+                rows += self._rows(number + 1, *self._trained(number, ticket, keys))
+            write_json(self.folder / "early.json", {"settings": self.settings, "rows": rows})
+            if itself and number < rounds:
+                self._save_masks(number + 1, found(state))
+        return rows
+
+    def _method(self, hyper: Any) -> Method:
+        name = self.settings["method"]
+        if name == "cs":
+            return tickets.continuous_sparsification(self._steps, **hyper)
+        if name == "l0":
+            return tickets.stochastic_l0(**hyper)
+        if name == "random":
+            return tickets.random_pruning(**hyper)
+        return tickets.magnitude_pruning(**hyper, rewind=name != "imp_continued")
+
+    def _trained(self, number: int, ticket: Ticket, keys: jax.Array) -> tuple[Any, Any]:
+        """The tickets of a round, trained from where they are rewound to; and their masks."""
+        start = tickets.init_family(self._plain, ticket.params, self._optimizer, keys)
+        state = start._replace(mask=ticket.mask)
+        step = tickets.family_step(tickets.search_step(self._plain, self._loss, self._optimizer))
+        state = self._fit(f"ticket_{number}", step, state, number)
+        return state.params["weights"], ticket.mask
+
+    def _fit(self, phase: str, step: Any, state: Any, number: int) -> Any:
+        train = self._dataset.train
+        return fit(
+            step,
+            state,
+            {"image": train.images, "label": train.labels},
+            batch_size=self.settings["batch_size"],
+            steps=self._steps,
+            seed=number,
+            folder=self.folder / phase,
+            config=self.settings,
+            resume=self._resumes,
+            name=f"{self.title}, {phase}",
+        )
+
+    def _rows(self, number: int, weights: Any, mask: Any) -> list[dict[str, Any]]:
+        """What every member reached under the mask of ``number`` rounds."""
+        params = tickets.masked(weights, mask)
+        left = np.asarray(jax.vmap(tickets.remaining)(mask))
+        size = sum(m[0].size for m in jax.tree.leaves(mask))
+        errors = {
+            name: self._error(params, getattr(self._dataset, name))
+            for name in ("validation", "test")
+        }
+        return [
+            member
+            | {
+                "round": number,
+                "search_epochs": number * self.settings["epochs"],
+                "nonzeros": int(left[place]),
+                "density": float(left[place] / size),
+                "validation_error": float(errors["validation"][place]),
+                "test_error": float(errors["test"][place]),
+            }
+            for place, member in enumerate(self._members)
+        ]
+
+    def _error(self, params: Any, split: Split) -> np.ndarray:
+        """Misclassified images of each member, in per cent."""
+        wrong = np.zeros(len(self._members))
+        for start in range(0, len(split.labels), _CHUNK):
+            piece = slice(start, start + _CHUNK)
+            wrong += np.asarray(self._mistakes(params, split.images[piece], split.labels[piece]))
+        return 100 * wrong / len(split.labels)
+
+    def _save_masks(self, number: int, ticket: Ticket) -> None:
+        flat, _ = jax.tree_util.tree_flatten_with_path(ticket.mask)
+        named: Any = {f"mask_{place}": np.asarray(leaf) for place, (_, leaf) in enumerate(flat)}
+        np.savez_compressed(self.folder / f"masks_{number}.npz", **named)
+
+
+def _optimizer(settings: dict[str, Any], steps: int) -> optax.GradientTransformation:
+    """SGD as published; only weights decay, gates do not."""
+    rate = optax.piecewise_constant_schedule(
+        settings["learning_rate"], {steps * 2 // 3: 0.1, steps * 5 // 6: 0.1}
+    )
+
+    def weights_alone(trained):
+        return {
+            name: jax.tree.map(lambda _, n=name: n == "weights", tree)
+            for name, tree in trained.items()
+        }
+
+    return optax.chain(
+        optax.add_decayed_weights(settings["weight_decay"], mask=weights_alone),
+        optax.sgd(rate, momentum=0.9, nesterov=True),
+    )
