@@ -22,6 +22,15 @@ from sparsejax.training import fit, init_state, make_step, read_metrics, write_j
 from sparsejax.transforms import PruningState, exact_gated_decay
 
 
+_COMPRESSION = ("compress_", "l_step_", "mu", "kappa")
+_LATER = {
+    "start": (*_COMPRESSION, "finetune_"),
+    "prune": (*_COMPRESSION, "finetune_"),
+    "compress": ("finetune_",),
+}
+"""Prefixes of the settings that a phase does not depend on."""
+
+
 class PruningTrainState(NamedTuple):
     """A ``TrainState`` that prunes."""
 
@@ -226,7 +235,7 @@ class Run(FolderRun):
             seed=self.seed,
             evaluate=evaluate or (lambda state: self._assessed(task, state.params)),
             folder=self.folder / phase,
-            config=self.settings,
+            config=_relevant(self.settings, phase),
             resume=self.resumes,
             name=f"{self.title}, {phase}",
             **options,
@@ -269,6 +278,12 @@ class Run(FolderRun):
         np.savez(self.folder / "network.npz", **flat)
         write_json(self.folder / "result.json", result)
         return result
+
+
+def _relevant(settings: dict[str, Any], phase: str) -> dict[str, Any]:
+    """What a phase depends on: without what only later ones do, so that these can be made anew."""
+    later = _LATER.get(phase, ())
+    return {name: value for name, value in settings.items() if not name.startswith(later)}
 
 
 def _everything(path: Any, leaf: Any) -> bool:
