@@ -21,7 +21,6 @@ from sparsejax import compression, inspection
 from sparsejax.training import fit, init_state, make_step, read_metrics, write_json
 from sparsejax.transforms import PruningState, exact_gated_decay
 
-
 _COMPRESSION = ("compress_", "l_step_", "mu", "kappa")
 _LATER = {
     "start": (*_COMPRESSION, "finetune_"),
