@@ -67,9 +67,9 @@ class Task(Protocol):
     steps_per_epoch: int
 
     def loss(
-        self, params: Any, batch: Any, key: jax.Array, smoothing: float = 0.0
+        self, params: Any, batch: Any, key: jax.Array, augment: bool = True
     ) -> tuple[jax.Array, dict[str, Any]]:
-        """Cross-entropy, of smoothed labels where asked for, and metrics of a batch."""
+        """Cross-entropy and metrics of a batch, whose images may be augmented first."""
         ...
 
     def error(self, params: Any, split: SplitName) -> float:
@@ -102,13 +102,13 @@ class LeNet5Task:
         self.steps_per_epoch = len(train.labels) // settings["batch_size"]
         self._mistakes = jax.jit(lambda p, x, y: (self._logits(p, x).argmax(-1) != y).sum())
 
-    def loss(self, params, batch, key, smoothing=0.0):
+    def loss(self, params, batch, key, augment=True):
         """See `Task`."""
-        images = shifted_and_mirrored(
-            batch["image"], key, self._settings["shift"], self._settings["mirror"]
-        )
+        images, settings = batch["image"], self._settings
+        if augment:
+            images = shifted_and_mirrored(images, key, settings["shift"], settings["mirror"])
         logits = self._logits(params, images)
-        return _cross_entropy(logits, batch["label"], smoothing)
+        return _cross_entropy(logits, batch["label"])
 
     def error(self, params, split):
         """See `Task`."""
@@ -118,7 +118,7 @@ class LeNet5Task:
         """See `Task`."""
         images, labels = self._dataset.train
         batch = {"image": images[:_PIECE], "label": labels[:_PIECE]}
-        return jax.grad(lambda p: self.loss(p, batch, jax.random.key(0))[0])(params)
+        return jax.grad(lambda p: self.loss(p, batch, jax.random.key(0), augment=False)[0])(params)
 
     def pruning(self, step, pruner, every):
         """See `Task`."""
@@ -186,12 +186,13 @@ class VGG16Task:
         self._graph, self._rest = graph, rest
         self._wrong = jax.jit(self._weighted_mistakes)
 
-    def loss(self, params, batch, key, smoothing=0.0):
-        """See `Task`; with dropout."""
+    def loss(self, params, batch, key, augment=True):
+        """See `Task`; with dropout. The pipeline has augmented the images."""
+        del augment
         model = nnx.merge(self._graph, params, self._rest)
         model.train()
         logits = model(batch["image"], rngs=nnx.Rngs(dropout=key))
-        return _cross_entropy(logits, batch["label"], smoothing)
+        return _cross_entropy(logits, batch["label"])
 
     def error(self, params, split):
         """See `Task`."""
@@ -234,9 +235,6 @@ class VGG16Task:
         return (batch["weight"] * wrong).sum()
 
 
-def _cross_entropy(
-    logits: jax.Array, labels: jax.Array, smoothing: float
-) -> tuple[jax.Array, dict[str, Any]]:
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
-    loss = optax.softmax_cross_entropy(logits, targets).mean()
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     return loss, {"train_error": 100 * (logits.argmax(-1) != labels).mean()}

@@ -134,10 +134,15 @@ class Run(FolderRun):
 
         return float(share(params))
 
+    @property
+    def _search_loss(self) -> Any:
+        """The loss until all is pruned."""
+        return functools.partial(self.task.loss, augment=self.settings["prune_augmented"])
+
     def _start(self, params: Any) -> Any:
         optimizer = self._optimizer(self.settings["learning_rate"])
         state = init_state(params, optimizer, jax.random.key(self.seed))
-        return self._fit("start", self.task, make_step(self.task.loss, optimizer), state).params
+        return self._fit("start", self.task, make_step(self._search_loss, optimizer), state).params
 
     def _prune(self, params: Any) -> Any:
         settings = self.settings
@@ -149,7 +154,7 @@ class Run(FolderRun):
             self._optimizer(settings["learning_rate"]),
             sparsejax.hold_zeros(pruning.mask),
         )
-        how = self.task.pruning(make_step(self.task.loss, optimizer), self._pruner, every)
+        how = self.task.pruning(make_step(self._search_loss, optimizer), self._pruner, every)
         start = init_state(params, optimizer, jax.random.key(self.seed))
 
         def ended(state: Any) -> bool:
@@ -201,9 +206,8 @@ class Run(FolderRun):
         optimizer = optax.chain(
             self._optimizer(rate, settings["finetune_weight_decay"]), sparsejax.hold_zeros(mask)
         )
-        loss = functools.partial(task.loss, smoothing=settings["finetune_smoothing"])
         state = init_state(params, optimizer, jax.random.key(self.seed))
-        return self._fit("finetune", task, make_step(loss, optimizer), state).params
+        return self._fit("finetune", task, make_step(task.loss, optimizer), state).params
 
     def _optimizer(
         self, rate: optax.ScalarOrSchedule, weight_decay: float = 0.0
