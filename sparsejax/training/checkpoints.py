@@ -50,8 +50,13 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self._sums = self.folder / "sums"
         self._sums.mkdir(parents=True, exist_ok=True)
+        # Handlers are named, or Orbax warns that it cannot tell the items' kinds when it only looks.
         self._manager = ocp.CheckpointManager(
             self.folder / "states",
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "extra": ocp.JsonCheckpointHandler(),
+            },
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
             ),

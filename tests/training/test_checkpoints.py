@@ -53,6 +53,14 @@ def test_comes_back_bit_for_bit_and_old_ones_go(checkpoints):
     again.close()
 
 
+def test_coming_back_logs_no_warning(checkpoints, caplog):
+    checkpoints.save(10, state_at(10), {})
+    again = Checkpoints(checkpoints.folder)
+    again.restore(state_at(0))
+    again.close()
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
+
+
 def test_nothing_there_is_none(checkpoints):
     assert checkpoints.restore(state_at(0)) is None
 
