@@ -41,18 +41,22 @@ def plan(config: Config) -> dict[str, list[Run]]:
         make_task = _task_maker(config, row)
         for seed in config.seeds:
             folder = config.output / row / f"seed_{seed}"
-            new = functools.partial(Run, make_task=functools.partial(make_task, seed), seed=seed)
-            pruned = new(folder=folder, settings=config.settings(row), resume=config.resume)
+            new = functools.partial(
+                Run,
+                make_task=functools.partial(make_task, seed),
+                seed=seed,
+                resume=config.resume,
+            )
+            pruned = new(folder=folder, settings=config.settings(row))
             planned.setdefault(row, []).append(pruned)
             for kappa in config.kappas(row):
-                name = f"{row}_{kappa}"
-                compressed = new(
-                    folder=folder / f"kappa_{kappa}",
-                    settings=config.settings(row, kappa),
-                    resume=config.resume,
-                    pruned=pruned,
-                )
-                planned.setdefault(name, []).append(compressed)
+                settings, into = config.settings(row, kappa), folder / f"kappa_{kappa}"
+                compressed = new(folder=into, settings=settings, pruned=pruned)
+                planned.setdefault(f"{row}_{kappa}", []).append(compressed)
+            for at_least in config.ends(row):
+                settings = config.settings(row, at_least=at_least)
+                sooner = new(folder=folder / f"at_least_{at_least}", settings=settings)
+                planned.setdefault(f"{row}_{at_least}", []).append(sooner)
     return planned
 
 

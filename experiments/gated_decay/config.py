@@ -88,6 +88,9 @@ _SHARED: Mapping[str, Any] = {
 KAPPAS: Mapping[Row, tuple[int, ...]] = {"mnist": (862,)}
 """Exact numbers of parameters to go on to: 99.8 % sparsity."""
 
+EARLIER: Mapping[Row, tuple[int, ...]] = {"mnist": (1700,)}
+"""Larger numbers of parameters at which the pruning ends in rows of their own: 99.6 % sparsity."""
+
 PUBLISHED: Mapping[Row, dict[str, Any]] = {
     "mnist": {
         "test_error": 0.78, "density": 0.003, "layer_density": [0.30, 0.02, 0.001, 0.038],
@@ -149,6 +152,8 @@ class Config:
     """Share of the surviving weights that a pruning takes, in (0, 1)."""
     at_least: int | None = None
     """Parameters at which pruning ends."""
+    earlier: tuple[int, ...] | None = None
+    """Further such numbers, a row each; default the dataset's."""
     eval_interval: int | None = None
     """Steps between assessments."""
     patience: int | None = None
@@ -206,10 +211,15 @@ class Config:
         """What the pruned network of ``row`` is compressed to."""
         return KAPPAS.get(row, ()) if self.kappa is None else self.kappa
 
-    def settings(self, row: Row, kappa: int = 0) -> dict[str, Any]:
+    def ends(self, row: Row) -> tuple[int, ...]:
+        """Where else the pruning of ``row`` ends."""
+        return EARLIER.get(row, ()) if self.earlier is None else self.earlier
+
+    def settings(self, row: Row, kappa: int = 0, at_least: int | None = None) -> dict[str, Any]:
         """What defines a run of ``row``, as JSON values: the row's, overridden by the flags.
 
-        ``kappa`` is 0 where the pruned network is not compressed further.
+        ``kappa`` is 0 where the pruned network is not compressed further; ``at_least`` overrides
+        where its pruning ends.
         """
         chosen = dict(_SHARED) | DEFAULTS[row]
         for name in chosen:
@@ -219,6 +229,8 @@ class Config:
         found = {"row": row} | dataclasses.asdict(PRESETS[self.preset][row]) | chosen
         if row == "imagenet2012":
             found |= {"weights": str(self.weights or ""), "width": self.width}
+        if at_least is not None:
+            found["at_least"] = at_least
         return found | {"kappa": kappa}
 
 

@@ -50,7 +50,7 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
     write_report(folder, EXPERIMENT, command, rows)
     host = machine()
     header = [
-        "row", "epochs (first seed)", "published accuracy", "ours: test accuracy", "best",
+        "row", "by", "epochs (first seed)", "published accuracy", "ours: test accuracy", "best",
         "validation", "published sparsity", "ours: sparsity (least)", "parameters left (most)",
         "left by layer (first seed)",
         "bytes after BZIP2", "dense", "seconds a run",
@@ -66,8 +66,10 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
         f"seeds {', '.join(map(str, seeds))}. The validation split, 5,000 images held out of "
         "the training set (of ImageNet half of its validation set, whose other half is tested on), "
         "decides when weights are pruned. Sparsity counts all parameters, biases among them. A "
-        "number behind a row's name is an exact count that learning-compression went on to. "
-        "Published: Bonetta and Cancelliere, ESANN 2022.",
+        "number behind a row's name is that of the parameters at which its pruning ended, or an "
+        "exact count that learning-compression went on to. LeNet5's images are shifted by up to a "
+        "pixel (Fashion-MNIST's mirrored, too, both in the fine-tuning only), which those of the "
+        "published runs were not. Published: Bonetta and Cancelliere, ESANN 2022.",
         "",
         f"Made by `{command}` on {host['cores']} cores of {host['processor']} "
         f"({host['backend']}), " + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
@@ -125,6 +127,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     epochs = [first[phase] for phase in PHASES if phase in first]
     return [
         f"[{row['name']}]",
+        row["method"].replace("_", " "),
         " + ".join(f"{count:g}" for count in epochs),
         f"{100 - published['test_error']:.2f} %",
         f"{100 - ours['mean']:.2f} ± {ours['std']:.2f} %",

@@ -73,8 +73,8 @@ class Run(FolderRun):
     @property
     def title(self) -> str:
         """For the screen."""
-        kappa = self.settings["kappa"]
-        return f"{self.settings['row']}{f' to {kappa:,}' if kappa else ''} seed {self.seed}"
+        left = self.settings["kappa"] or self.settings["at_least"]
+        return f"{self.settings['row']}{f' to {left:,}' if left else ''} seed {self.seed}"
 
     @property
     def task(self) -> Task:

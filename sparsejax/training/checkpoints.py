@@ -50,7 +50,7 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self._sums = self.folder / "sums"
         self._sums.mkdir(parents=True, exist_ok=True)
-        # Handlers are named, or Orbax warns that it cannot tell the items' kinds when it only looks.
+        # Named handlers: without them Orbax warns, when it only looks, that it knows no item's kind.
         self._manager = ocp.CheckpointManager(
             self.folder / "states",
             item_handlers={

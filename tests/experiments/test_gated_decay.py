@@ -58,8 +58,10 @@ def test_prunes_fine_tunes_and_reports(finished):
     assert "99.22 %" in process.stdout  # the published figure stands beside ours
     for name in ("report.md", "report.json", "curves.png", "weights.png", "filters.png"):
         assert (output / "results" / name).stat().st_size > 1000
-    row, compressed = json.loads((output / "results" / "report.json").read_text())["rows"]
-    assert (row["name"], compressed["name"]) == ("mnist", "mnist_50000")
+    rows = json.loads((output / "results" / "report.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["mnist", "mnist_50000", "mnist_150000"]
+    row, compressed, sooner = rows
+    assert sooner["pruned_nonzeros"] == [150000]
     assert compressed["nonzeros"] == [50000]
     assert compressed["test_error"]["mean"] < 10
     assert row["test_error"]["mean"] < 10
