@@ -50,7 +50,7 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self._sums = self.folder / "sums"
         self._sums.mkdir(parents=True, exist_ok=True)
-        # Named handlers: without them Orbax warns, when it only looks, that it knows no item's kind.
+        # Named handlers: without them Orbax warns, when it looks, that it knows no item's kind.
         self._manager = ocp.CheckpointManager(
             self.folder / "states",
             item_handlers={
