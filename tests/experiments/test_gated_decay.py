@@ -21,17 +21,9 @@ PARAMETERS = 431_080
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
 FLAGS = (
-    "--dataset",
-    "mnist",
-    "--kappa",
-    "50000",
-    "--lower-bound",
-    "0.8",
-    "--fraction",
-    "0.3",
-    "--batch-size",
-    "500",
-)
+    "--dataset", "mnist", "--kappa", "50000", "--earlier", "150000", "--lower-bound", "0.8",
+    "--at-least", "60000", "--fraction", "0.3", "--batch-size", "500",
+)  # fmt: skip
 
 
 def run(output, *flags):
