@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
@@ -26,3 +27,10 @@ def run(config_type: type[Config], module: str, main: Callable[[Config, str], No
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command with --resume goes on from the last checkpoint")
+
+
+def announce(results: Path, table: str, pictures: Sequence[Path]) -> None:
+    """Print the table of an experiment and what it wrote."""
+    print(f"\n{table}\n")
+    for path in (results / "report.md", results / "report.json", *pictures):
+        print(f"wrote {path}")

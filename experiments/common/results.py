@@ -36,6 +36,16 @@ def machine() -> dict[str, Any]:
     }
 
 
+def made_by(command: str) -> str:
+    """A sentence for the report: what made it, where and with what."""
+    host = machine()
+    packages = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return (
+        f"Made by `{command}` on {host['cores']} cores of {host['processor']} "
+        f"({host['backend']}), {packages}."
+    )
+
+
 def summary(values: Sequence[float]) -> dict[str, Any]:
     """Mean, sample standard deviation (0 for a single value) and the values themselves."""
     spread = statistics.stdev(values) if len(values) > 1 else 0.0

@@ -32,9 +32,7 @@ def main(config: Config, command: str) -> None:
     results.mkdir(parents=True, exist_ok=True)
     table = report.write(results, command, rows)
     pictures = draw(results, ended)
-    print(f"\n{table}\n")
-    for path in (results / "report.md", results / "report.json", *pictures):
-        print(f"wrote {path}")
+    cli.announce(results, table, pictures)
 
 
 def planned(config: Config, dataset: Dataset, row: Row) -> list[list[Run]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.common.results import machine, summary, versions, write_report
+from experiments.common.results import made_by, summary, write_report
 from experiments.common.tables import markdown, screen
 from experiments.constrained_l0.config import PUBLISHED, SOUGHT, Config, Row
 from experiments.constrained_l0.train import Run
@@ -101,7 +101,6 @@ def _bisection(runs: Sequence[Run]) -> dict[str, Any]:
 def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Write report.json and report.md into ``folder``; return the table for the screen."""
     write_report(folder, EXPERIMENT, command, rows)
-    host = machine()
     simple = [row for row in rows if row["name"] in _TITLES]
     lines = ["# Constrained L0 on MNIST", ""]
     shown = []
@@ -120,8 +119,7 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
             lines += [*markdown(*_bisection_cells(row)), ""]
             shown.append(screen(*_bisection_cells(row)))
     lines += [
-        f"Made by `{command}` on {host['cores']} cores of {host['processor']} "
-        f"({host['backend']}), " + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
+        made_by(command),
         "",
     ]
     if simple:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.common.results import machine, summary, versions, write_report
+from experiments.common.results import made_by, summary, write_report
 from experiments.common.tables import markdown, screen
 from experiments.gated_decay.config import LEVELS, PHASES, PUBLISHED, Config
 from experiments.gated_decay.train import Run
@@ -48,7 +48,6 @@ def table_rows(config: Config, ended: Mapping[str, Sequence[Run]]) -> list[dict[
 def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Write report.json and report.md into ``folder``; return the table for the screen."""
     write_report(folder, EXPERIMENT, command, rows)
-    host = machine()
     header = [
         "row", "by", "epochs (first seed)", "published accuracy", "ours: test accuracy", "best",
         "validation", "published sparsity", "ours: sparsity (least)", "parameters left (most)",
@@ -71,8 +70,7 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
         "pixel (Fashion-MNIST's mirrored, too, both in the fine-tuning only), which those of the "
         "published runs were not. Published: Bonetta and Cancelliere, ESANN 2022.",
         "",
-        f"Made by `{command}` on {host['cores']} cores of {host['processor']} "
-        f"({host['backend']}), " + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
+        made_by(command),
         "",
         *_neglected(rows),
         *_frontier(rows),

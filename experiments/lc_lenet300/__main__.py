@@ -30,9 +30,7 @@ def main(config: Config, command: str) -> None:
     results.mkdir(parents=True, exist_ok=True)
     table = report.write(results, command, rows)
     pictures = draw(results, {row: ended[row] for row in ROWS if row in ended})
-    print(f"\n{table}\n")
-    for path in (results / "report.md", results / "report.json", *pictures):
-        print(f"wrote {path}")
+    cli.announce(results, table, pictures)
 
 
 def _make(run: Run, reference, ended: dict[Row, list[Run]]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.common.results import machine, summary, versions, write_report
+from experiments.common.results import made_by, summary, write_report
 from experiments.common.tables import markdown, screen
 from experiments.lc_lenet300.config import PUBLISHED, Row
 from experiments.lc_lenet300.train import Run
@@ -63,7 +63,6 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
     ]  # fmt: skip
     cells = [_cells(row) for row in rows]
     seeds = sorted({seed for row in rows for seed in row["seeds"]})
-    host = machine()
     lines = [
         "# LeNet300 on MNIST, compressed by learning-compression",
         "",
@@ -75,8 +74,7 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
         "settings were searched for, so they are not blind estimates (see BUILD_NOTES.md). "
         "Published: Idelbayev and Carreira-Perpiñán, ICASSP 2022.",
         "",
-        f"Made by `{command}` on {host['cores']} cores of {host['processor']} "
-        f"({host['backend']}), " + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
+        made_by(command),
         "",
         *markdown(
             [

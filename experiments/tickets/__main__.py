@@ -29,9 +29,7 @@ def main(config: Config, command: str) -> None:
     results.mkdir(parents=True, exist_ok=True)
     table = report.write(results, command, rows)
     pictures = draw(results, rows)
-    print(f"\n{table}\n")
-    for path in (results / "report.md", results / "report.json", *pictures):
-        print(f"wrote {path}")
+    cli.announce(results, table, pictures)
 
 
 if __name__ == "__main__":

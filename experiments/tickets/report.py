@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common.results import machine, summary, versions, write_report
+from experiments.common.results import made_by, summary, write_report
 from experiments.common.tables import markdown, screen
 from experiments.tickets.config import Config
 
@@ -48,7 +48,6 @@ def table_rows(config: Config, found: Mapping[str, Sequence[Mapping[str, Any]]])
 def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Write report.json and report.md into ``folder``; return the table for the screen."""
     write_report(folder, EXPERIMENT, command, rows)
-    host = machine()
     header = [
         "method", "hyperparameters", "round", "epochs of search", "weights left, mean",
         "test error of the trained ticket", "validation",
@@ -63,8 +62,7 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
         f"({', '.join(map(str, rows[0]['seeds']))}), at the end of training. Densities are of the "
         "kernels; biases are not searched.",
         "",
-        f"Made by `{command}` on {host['cores']} cores of {host['processor']} "
-        f"({host['backend']}), " + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
+        made_by(command),
         "",
         "![Error against the weights left](tickets.png)",
         "",
