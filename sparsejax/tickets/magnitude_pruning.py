@@ -25,7 +25,8 @@ def magnitude_pruning(fraction: Numeric, rewind: bool = True, where: Where = Non
     round.
 
     Args:
-      fraction: in ``(0, 1)``, may be traced.
+      fraction: in ``(0, 1)``, may be traced; its product with the number of survivors is rounded to
+        float32 before it is rounded up.
       rewind: whether each round starts from the early weights, or goes on with the trained ones.
       where: which leaves are pruned; default kernels.
 
