@@ -51,7 +51,7 @@ def plan(config: Config) -> dict[str, list[Run]]:
                 settings, into = config.settings(row, kappa), folder / f"kappa_{kappa}"
                 compressed = new(folder=into, settings=settings, pruned=pruned)
                 planned.setdefault(f"{row}_{kappa}", []).append(compressed)
-            for at_least in config.ends(row):
+            for at_least in config.earlier:
                 settings = config.settings(row, at_least=at_least)
                 sooner = new(folder=folder / f"at_least_{at_least}", settings=settings)
                 planned.setdefault(f"{row}_{at_least}", []).append(sooner)

@@ -88,9 +88,6 @@ _SHARED: Mapping[str, Any] = {
 KAPPAS: Mapping[Row, tuple[int, ...]] = {"mnist": (862,)}
 """Exact numbers of parameters to go on to: 99.8 % sparsity."""
 
-EARLIER: Mapping[Row, tuple[int, ...]] = {"mnist": (1700,)}
-"""Larger numbers of parameters at which the pruning ends in rows of their own: 99.6 % sparsity."""
-
 PUBLISHED: Mapping[Row, dict[str, Any]] = {
     "mnist": {
         "test_error": 0.78, "density": 0.003, "layer_density": [0.30, 0.02, 0.001, 0.038],
@@ -152,8 +149,8 @@ class Config:
     """Share of the surviving weights that a pruning takes, in (0, 1)."""
     at_least: int | None = None
     """Parameters at which pruning ends."""
-    earlier: tuple[int, ...] | None = None
-    """Further such numbers, a row each; default the dataset's."""
+    earlier: tuple[int, ...] = ()
+    """Further such numbers, a row each."""
     eval_interval: int | None = None
     """Steps between assessments."""
     patience: int | None = None
@@ -210,10 +207,6 @@ class Config:
     def kappas(self, row: Row) -> tuple[int, ...]:
         """What the pruned network of ``row`` is compressed to."""
         return KAPPAS.get(row, ()) if self.kappa is None else self.kappa
-
-    def ends(self, row: Row) -> tuple[int, ...]:
-        """Where else the pruning of ``row`` ends."""
-        return EARLIER.get(row, ()) if self.earlier is None else self.earlier
 
     def settings(self, row: Row, kappa: int = 0, at_least: int | None = None) -> dict[str, Any]:
         """What defines a run of ``row``, as JSON values: the row's, overridden by the flags.

@@ -101,16 +101,17 @@ def _neglected(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _frontier(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """For each level of accuracy the row that reaches it with the fewest parameters."""
     lines = []
-    for dataset, levels in LEVELS.items():
-        for level in levels:
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        for level in LEVELS.get(dataset, ()):
             there = [r for r in rows if r["dataset"] == dataset and accuracy(r) >= level]
+            reached = "none of these rows"
             if there:
                 row = min(there, key=lambda row: max(row["nonzeros"]))
-                lines.append(
-                    f"- {dataset}, at least {level:.1f} %: {max(row['nonzeros']):,} parameters "
-                    f"({1 - max(row['density']):.2%} sparsity) at {accuracy(row):.2f} % "
-                    f"[{row['name']}]"
+                reached = (
+                    f"{max(row['nonzeros']):,} parameters ({1 - max(row['density']):.2%} sparsity) "
+                    f"at {accuracy(row):.2f} % [{row['name']}]"
                 )
+            lines.append(f"- {dataset}, at least {level:.1f} %: {reached}")
     return ["The sparsest row whose mean test accuracy is", "", *lines, ""] if lines else []
 
 
