@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from experiments.gated_decay.config import CITED, PHASES, Row
 from experiments.gated_decay.train import Run
@@ -42,16 +43,20 @@ def frontier(path: Path, ended: Mapping[str, Sequence[Run]]) -> Path:
             left = [100 * result["density"] for result in results]
             accuracy = [100 - result["test_error"] for result in results]
             axis.scatter(left, accuracy, s=18, color=color, label=name)
+        densest = min(sparsity for _, sparsity in CITED[dataset].values())
         for method, (accuracy_, sparsity) in CITED[dataset].items():
+            side = ("right", -4) if sparsity == densest else ("left", 4)
             axis.scatter(100 - sparsity, accuracy_, s=30, color="black", marker="x")
             axis.annotate(
-                method, (100 - sparsity, accuracy_), (4, 4), textcoords="offset points", fontsize=7
-            )
+                method, (100 - sparsity, accuracy_), (side[1], 4), textcoords="offset points",
+                fontsize=7, ha=side[0],
+            )  # fmt: skip
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}" if dataset != "mnist" else NullFormatter())
         axis.set_xlabel("parameters left, %")
         axis.set_ylabel(f"{dataset}: test accuracy, %")
-        axis.margins(x=0.2)
+        axis.margins(x=0.1)
         axis.grid(True, alpha=0.3)
         axis.legend(frameon=False, fontsize=8, title="ours, a point a seed", title_fontsize=8)
     return _save(figure, path)
