@@ -137,8 +137,8 @@ class Config:
     model: Literal["lenet5", "vgg16"] = "lenet5"
     """lenet5 for MNIST and Fashion-MNIST, vgg16 for ImageNet."""
     preset: Literal["smoke", "quick", "paper"] = "quick"
-    """How long: smoke (a few epochs), quick (a third), paper (at most the published number of
-    epochs until all is pruned; MNIST fine-tunes for 50 in place of 5, Fashion-MNIST for 30 of 50)."""
+    """How long: smoke (a few epochs), quick (a third), paper (at most the published number until
+    all is pruned; then MNIST fine-tunes for 50 epochs, not 5, and Fashion-MNIST for 30, not 50)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of every row for each."""
     kappa: tuple[int, ...] | None = None
