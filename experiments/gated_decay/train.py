@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from experiments.gated_decay.config import PHASES
 from experiments.gated_decay.tasks import Task
 from sparsejax import compression, inspection
 from sparsejax.training import fit, init_state, make_step, read_metrics, write_json
-from sparsejax.transforms import PruningState, exact_gated_decay
+from sparsejax.transforms import PruningTrainState, exact_gated_decay
 
 _COMPRESSION = ("compress_", "l_step_", "mu", "kappa")
 _LATER = {
@@ -28,16 +28,6 @@ _LATER = {
     "compress": ("finetune_",),
 }
 """Prefixes of the settings that a phase does not depend on."""
-
-
-class PruningTrainState(NamedTuple):
-    """A ``TrainState`` that prunes."""
-
-    step: jax.Array
-    params: Any
-    opt_state: Any
-    key: jax.Array
-    pruning: PruningState
 
 
 class Run(FolderRun):

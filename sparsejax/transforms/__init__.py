@@ -14,7 +14,7 @@ from sparsejax.transforms.learning_compression import (
     learning_compression,
 )
 from sparsejax.transforms.prune_when_accurate import Pruner, PruningState, prune_when_accurate
-from sparsejax.transforms.pruning_step import prune_state, pruning_step
+from sparsejax.transforms.pruning_step import PruningTrainState, prune_state, pruning_step
 
 __all__ = [
     "GatedWeightDecayState",
@@ -22,6 +22,7 @@ __all__ = [
     "LearningCompressionState",
     "Pruner",
     "PruningState",
+    "PruningTrainState",
     "compressed_params",
     "exact_gated_decay",
     "gated_weight_decay",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import jax
 from chex import Numeric
 from jax import lax
 
@@ -13,9 +14,23 @@ from sparsejax._states import states_in
 from sparsejax._where import PyTree
 from sparsejax.transforms.gated_weight_decay import GatedWeightDecayState, restart_decay
 from sparsejax.transforms.hold_zeros import with_mask
-from sparsejax.transforms.prune_when_accurate import Pruner
+from sparsejax.transforms.prune_when_accurate import Pruner, PruningState
 
 State = TypeVar("State", bound=tuple)
+
+
+class PruningTrainState(NamedTuple):
+    """A ``sparsejax.training.TrainState`` that prunes: its fields and one more."""
+
+    step: jax.Array
+    """int32: steps taken."""
+    params: PyTree
+    opt_state: PyTree
+    """Of an optimizer with a `hold_zeros` in it."""
+    key: jax.Array
+    """A typed PRNG key."""
+    pruning: PruningState
+    """Of the pruner."""
 
 
 def prune_state(state: State, pruner: Pruner, accuracy: Numeric) -> State:
@@ -28,8 +43,8 @@ def prune_state(state: State, pruner: Pruner, accuracy: Numeric) -> State:
         state = prune_state(state, pruner, accuracy)
 
     Args:
-      state: a NamedTuple with the fields ``params``, ``opt_state`` and ``pruning``; an optimizer
-        with a `hold_zeros` in it made ``opt_state``.
+      state: a `PruningTrainState`, or any NamedTuple with its fields ``params``, ``opt_state`` and
+        ``pruning``; an optimizer with a `hold_zeros` in it made ``opt_state``.
       pruner: a `prune_when_accurate`.
       accuracy: a fraction in ``[0, 1]``, may be traced.
 
@@ -59,13 +74,6 @@ def pruning_step(
     pruned (see `prune_state`). No host is asked, so it runs in scanned blocks, and a resumed run
     prunes at the same steps::
 
-        class PruningTrainState(NamedTuple):  # the fields of TrainState, and one more
-            step: jax.Array
-            params: PyTree
-            opt_state: PyTree
-            key: jax.Array
-            pruning: PruningState
-
         optimizer = optax.chain(gated_weight_decay(decay), optax.adam(1e-3), hold_zeros(mask))
         step = pruning_step(make_step(loss, optimizer), pruner, accuracy, every=250)
         state = PruningTrainState(*init_state(params, optimizer, key), pruner.init(params))
@@ -79,9 +87,8 @@ def pruning_step(
       every: steps between assessments.
 
     Returns:
-      ``(state, batch) -> (state, metrics)``, not yet jitted. The state is any NamedTuple with the
-      fields ``step`` (int32), ``params``, ``opt_state`` and ``pruning``; an optimizer with a
-      `hold_zeros` in it made ``opt_state``.
+      ``(state, batch) -> (state, metrics)``, not yet jitted. The state is a `PruningTrainState`, or
+      any NamedTuple with its fields.
 
     Raises:
       ValueError: ``every`` is not an integer >= 1; when it runs: ``opt_state`` holds no

@@ -1,10 +1,7 @@
 """The experiment as its users run it: from the command line, on the real MNIST."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +13,13 @@ from experiments.constrained_l0.__main__ import planned
 from experiments.constrained_l0.config import DEFAULTS, ROWS, Config, check
 from experiments.constrained_l0.networks import GatedNetwork, architecture, multiply_accumulates
 from sparsejax.constraints import expected_density
-
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+from tests.experiments.command import run_module
 
 
 def run(output, *flags):
-    return subprocess.run(
-        [
-            sys.executable, "-m", "experiments.constrained_l0", "--preset", "smoke",
-            "--seeds", "0", "--output", str(output), *flags,
-        ],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=300,
+    return run_module(
+        "experiments.constrained_l0", "--preset", "smoke", "--seeds", "0",
+        "--output", output, *flags,
     )  # fmt: skip
 
 

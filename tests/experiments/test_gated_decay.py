@@ -3,9 +3,6 @@
 import dataclasses
 import json
 import math
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -14,12 +11,12 @@ import pytest
 from experiments.data import DataError
 from experiments.gated_decay.__main__ import main, plan
 from experiments.gated_decay.config import ROWS, Config, check
+from tests.experiments.command import run_module
 from tests.experiments.data.test_imagenet import pictures, prepare
 from tests.models.test_vgg16_weights import imagenet_file
 
 PARAMETERS = 431_080
 
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
 FLAGS = (
     "--dataset", "mnist", "--kappa", "50000", "--earlier", "150000", "--lower-bound", "0.8",
     "--at-least", "60000", "--fraction", "0.3", "--batch-size", "500",
@@ -27,12 +24,9 @@ FLAGS = (
 
 
 def run(output, *flags):
-    return subprocess.run(
-        [
-            sys.executable, "-m", "experiments.gated_decay", "--preset", "smoke", "--seeds", "0",
-            "--eval-interval", "40", "--output", str(output), *flags,
-        ],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=600,
+    return run_module(
+        "experiments.gated_decay", "--preset", "smoke", "--seeds", "0", "--eval-interval", "40",
+        "--output", output, *flags,
     )  # fmt: skip
 
 

@@ -1,27 +1,20 @@
 """The experiment as its users run it: from the command line, on the real MNIST."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from experiments.tickets.config import METHODS, Config, check
-
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+from tests.experiments.command import run_module
 
 
 def run(output, *flags):
-    return subprocess.run(
-        [
-            sys.executable, "-m", "experiments.tickets", "--preset", "smoke", "--seeds", "0", "1",
-            "--epochs", "1", "--batch-size", "500", "--initial=-0.05", "0.05",
-            "--densities", "0.1", "--l0-penalties", "1e-6", "--method", "cs", "imp", "random", "l0",
-            "--output", str(output), *flags,
-        ],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=600,
+    return run_module(
+        "experiments.tickets", "--preset", "smoke", "--seeds", "0", "1", "--epochs", "1",
+        "--batch-size", "500", "--initial=-0.05", "0.05", "--densities", "0.1",
+        "--l0-penalties", "1e-6", "--method", "cs", "imp", "random", "l0",
+        "--output", output, *flags,
     )  # fmt: skip
 
 

@@ -1,5 +1,3 @@
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,7 @@ import sparsejax
 from sparsejax.training import fit, init_state, make_step
 from sparsejax.transforms import (
     GatedWeightDecayState,
-    PruningState,
+    PruningTrainState,
     prune_state,
     pruning_step,
 )
@@ -19,14 +17,6 @@ RNG = np.random.default_rng(0)
 START = {"kernel": RNG.normal(size=(8, 4)).astype(np.float32), "bias": np.zeros(4, np.float32)}
 DATA = {"x": RNG.normal(size=(64, 8)).astype(np.float32)}
 PRUNER = sparsejax.prune_when_accurate(0.25, 0.5)
-
-
-class PruningTrainState(NamedTuple):
-    step: jax.Array
-    params: Any
-    opt_state: Any
-    key: jax.Array
-    pruning: PruningState
 
 
 def loss(params, batch, key):
