@@ -61,7 +61,7 @@ def rewound(ticket: Ticket) -> PyTree:
 
 
 def remaining(mask: PyTree) -> jax.Array:
-    """How many weights a mask lets stay; int32."""
+    """How many weights a mask lets stay, over all of its leaves together; an int32 scalar."""
     return jnp.asarray(sum(m.sum() for m in jax.tree.leaves(mask)), jnp.int32)
 
 
