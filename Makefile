@@ -34,6 +34,7 @@ results: $(VENV)/installed-experiments  ## all that results/ and the README stat
 	$(BIN)/python -m experiments.gated_decay --preset paper --output runs/gated_decay --results results/gated_decay --resume
 	$(BIN)/python -m benchmarks.gated_mlp --output results/benchmarks/gated_mlp.json
 	$(BIN)/python -m benchmarks.lenet5 --output results/benchmarks/lenet5.json
+	$(BIN)/python -m benchmarks.tickets --output results/benchmarks/tickets.json
 	$(BIN)/python -m benchmarks.lenet300 --output results/benchmarks/lenet300.json
 	$(BIN)/python -m benchmarks.projection --output results/benchmarks
 	$(BIN)/python -m experiments.vgg16_step --output results/vgg16_step/report.json
