@@ -119,3 +119,12 @@ def _check_leaf(path: tuple[Any, ...], leaf: Any, chosen: bool) -> None:
             f"where chooses the leaf {jax.tree_util.keystr(path)} of dtype {dtype}; only "
             "floating-point leaves can be sparsified"
         )
+
+
+def under_mask(params: PyTree, mask: PyTree) -> PyTree:
+    """``params`` with zeros where a mask is False; whole where it has a ``MaskedNode``."""
+
+    def cut(leaf, m):
+        return leaf if isinstance(m, optax.MaskedNode) else jnp.where(m, leaf, jnp.zeros_like(leaf))
+
+    return jax.tree.map(cut, params, mask)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.data import Split
 
 _CHUNK = 5000  # images a forward pass
@@ -50,8 +52,13 @@ class FolderRun:
 
 def error(mistakes: Callable[[Any, Any, Any], Any], params: Any, split: Split) -> float:
     """Misclassified images of a split in per cent, ``mistakes`` counting those of a piece."""
-    wrong = 0
+    return float(errors(mistakes, params, split))
+
+
+def errors(mistakes: Callable[[Any, Any, Any], Any], params: Any, split: Split) -> np.ndarray:
+    """The same of several networks at once, where ``mistakes`` counts those of each."""
+    wrong: Any = 0
     for start in range(0, len(split.labels), _CHUNK):
         end = start + _CHUNK
-        wrong += int(mistakes(params, split.images[start:end], split.labels[start:end]))
+        wrong += np.asarray(mistakes(params, split.images[start:end], split.labels[start:end]))
     return 100 * wrong / len(split.labels)

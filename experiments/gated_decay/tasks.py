@@ -15,15 +15,14 @@ from jax import lax
 
 from experiments.common.augment import shifted_and_mirrored
 from experiments.common.runs import error
+from experiments.common.vgg16 import imagenet_vgg16
 from experiments.data import Dataset
 from experiments.data.imagenet import ImageNetBatches, ImageNetEvaluation
 from sparsejax import inspection
 from sparsejax.models import (
     LENET5_LAYERS,
-    VGG16,
     VGG16_LAYERS,
     LeNet5,
-    load_vgg16_weights,
     purged_lenet5,
 )
 from sparsejax.training import BatchSource
@@ -35,7 +34,6 @@ SplitName = Literal["train", "validation", "test"]
 _PIECE = 1000  # images whose gradient shows what the cheap regulariser neglects
 _FEW = 8  # the same of VGG-16, which differentiates twice through them
 _CHUNK = 500  # images a forward pass of the assessment inside the step
-_CLASSES = 1000  # of ImageNet
 
 
 class Pruning(NamedTuple):
@@ -172,18 +170,9 @@ class VGG16Task:
         self._batches = ImageNetBatches(data_dir, self._batch_size, seed)
         self.data: ArrayData | BatchSource = self._batches
         self.steps_per_epoch = self._batches.steps_per_epoch
-
-        def build() -> VGG16:
-            # This generator compiles in a third of the time that the default one takes.
-            key = jax.random.key(seed, impl="rbg")
-            return VGG16(_CLASSES, settings["width"], rngs=nnx.Rngs(key))
-
-        if settings["weights"]:
-            graph, shapes, rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
-            self.initial = load_vgg16_weights(shapes, settings["weights"])
-        else:
-            graph, self.initial, rest = nnx.split(build(), nnx.Param, ...)
-        self._graph, self._rest = graph, rest
+        self._graph, self.initial, self._rest = imagenet_vgg16(
+            settings["width"], seed, settings["weights"] or None
+        )
         self._wrong = jax.jit(self._weighted_mistakes)
 
     def loss(self, params, batch, key, augment=True):

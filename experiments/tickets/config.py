@@ -82,8 +82,9 @@ class Config:
     def settings(self, method: MethodName) -> dict[str, Any]:
         """What defines a family, as JSON values."""
         schedule = PRESETS[self.preset]
-        rounds = {"cs": schedule.rounds, "imp": schedule.pruning_rounds}.get(method, 1)
-        rounds = schedule.pruning_rounds if method == "imp_continued" else rounds
+        pruning = schedule.pruning_rounds
+        several = {"cs": schedule.rounds, "imp": pruning, "imp_continued": pruning}
+        rounds = several.get(method, 1)
         if self.rounds is not None and rounds > 1:
             rounds = self.rounds
         return {

@@ -21,11 +21,10 @@ def table_rows(config: Config, found: Mapping[str, Sequence[Mapping[str, Any]]])
     for method, results in found.items():
         points: dict[tuple, list[Mapping[str, Any]]] = {}
         for result in results:
-            place = tuple(result[n] for n in ("initial", "penalty", "fraction") if n in result)
-            points.setdefault((result["round"], place), []).append(result)
-        for same in points.values():
+            point = ((n, result[n]) for n in ("initial", "penalty", "fraction") if n in result)
+            points.setdefault((result["round"], *point), []).append(result)
+        for (_, *place), same in points.items():
             first = same[0]
-            hyper = {n: first[n] for n in ("initial", "penalty", "fraction") if n in first}
             row: dict[str, Any] = {
                 "name": f"{config.model}_{config.dataset}_{method}",
                 "model": config.model,
@@ -35,7 +34,7 @@ def table_rows(config: Config, found: Mapping[str, Sequence[Mapping[str, Any]]])
                 "seeds": [result["seed"] for result in same],
                 "round": first["round"],
                 "search_epochs": first["search_epochs"],
-                "hyperparameters": hyper,
+                "hyperparameters": dict(place),
                 "nonzeros": [result["nonzeros"] for result in same],
                 "density": [result["density"] for result in same],
             }

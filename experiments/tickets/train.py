@@ -12,13 +12,13 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.data import Dataset, Split
+from experiments.common.runs import errors
+from experiments.data import Dataset
 from sparsejax import tickets
 from sparsejax.models import LeNet5, LeNet300
 from sparsejax.tickets import Method, Ticket
 from sparsejax.training import fit, write_json
 
-_CHUNK = 5000  # images a forward pass
 _MODELS = {"lenet300": LeNet300, "lenet5": LeNet5}
 _OWN_ROUNDS_SHOW = ("imp", "imp_continued")
 """Methods whose next round trains the ticket of the one before."""
@@ -150,8 +150,8 @@ class Family:
         params = tickets.masked(weights, mask)
         left = np.asarray(jax.vmap(tickets.remaining)(mask))
         size = sum(m[0].size for m in jax.tree.leaves(mask))
-        errors = {
-            name: self._error(params, getattr(self._dataset, name))
+        found = {
+            name: errors(self._mistakes, params, getattr(self._dataset, name))
             for name in ("validation", "test")
         }
         return [
@@ -161,19 +161,11 @@ class Family:
                 "search_epochs": number * self.settings["epochs"],
                 "nonzeros": int(left[place]),
                 "density": float(left[place] / size),
-                "validation_error": float(errors["validation"][place]),
-                "test_error": float(errors["test"][place]),
+                "validation_error": float(found["validation"][place]),
+                "test_error": float(found["test"][place]),
             }
             for place, member in enumerate(self._members)
         ]
-
-    def _error(self, params: Any, split: Split) -> np.ndarray:
-        """Misclassified images of each member, in per cent."""
-        wrong = np.zeros(len(self._members))
-        for start in range(0, len(split.labels), _CHUNK):
-            piece = slice(start, start + _CHUNK)
-            wrong += np.asarray(self._mistakes(params, split.images[piece], split.labels[piece]))
-        return 100 * wrong / len(split.labels)
 
     def _save_masks(self, number: int, ticket: Ticket) -> None:
         flat, _ = jax.tree_util.tree_flatten_with_path(ticket.mask)

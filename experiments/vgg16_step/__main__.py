@@ -23,10 +23,10 @@ from flax import nnx
 
 import sparsejax
 from experiments.common.results import machine, versions
+from experiments.common.vgg16 import imagenet_vgg16
 from experiments.data import DataError
 from experiments.data.imagenet import SIZE, ImageNetBatches
 from sparsejax import compression, inspection, projections
-from sparsejax.models import VGG16, load_vgg16_weights
 from sparsejax.training import TrainState, init_state, make_step, write_json
 
 _CLASSES = 1000
@@ -69,7 +69,7 @@ def main(config: Config) -> dict[str, Any]:
     """Measure, print, perhaps write, and return the figures."""
     peaks = {}
     batch = _batch(config)
-    graph, params, rest = _network(config)
+    graph, params, rest = imagenet_vgg16(config.width, config.seed, config.weights)
     weights = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim >= 2)
     kappa = max(1, round(config.density * weights))
     parameters, parameter_bytes = _size(params)
@@ -80,6 +80,7 @@ def main(config: Config) -> dict[str, Any]:
 
     def loss(params, batch, key):
         model = nnx.merge(graph, params, rest)
+        model.train()
         logits = model(batch["image"], rngs=nnx.Rngs(dropout=key))
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
         return loss, {}
@@ -137,22 +138,6 @@ def main(config: Config) -> dict[str, Any]:
         write_json(config.output, about | figures)
         print(f"wrote {config.output}")
     return figures
-
-
-def _network(config: Config) -> tuple[Any, Any, Any]:
-    """The graph (in training mode), the parameters, and the rest."""
-
-    def build() -> VGG16:
-        # This generator compiles in a third of the time that the default one takes.
-        key = jax.random.key(config.seed, impl="rbg")
-        model = VGG16(_CLASSES, config.width, rngs=nnx.Rngs(key))
-        model.train()
-        return model
-
-    if config.weights is None:
-        return nnx.split(build(), nnx.Param, ...)
-    graph, params, rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
-    return graph, load_vgg16_weights(params, config.weights), rest
 
 
 def _batch(config: Config) -> Mapping[str, np.ndarray]:

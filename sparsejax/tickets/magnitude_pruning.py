@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 from chex import Numeric
 
 from sparsejax import _checks
 from sparsejax._where import PyTree, Where
+from sparsejax.gates.base import is_masked
 from sparsejax.projections.largest_mask import largest_mask
 from sparsejax.tickets.method import Method
 from sparsejax.tickets.ticket import masked, remaining, whole_mask
@@ -86,9 +86,7 @@ def _pruning(
     def mask(trained, mask, key):
         survivors = remaining(mask)
         leaving = jnp.ceil(share * survivors.astype(share.dtype)).astype(jnp.int32)
-        searched = jax.tree.map(
-            lambda m: not isinstance(m, optax.MaskedNode), mask, is_leaf=_is_masked
-        )
+        searched = jax.tree.map(lambda m: not is_masked(m), mask, is_leaf=is_masked)
         return largest_mask(ranked(trained, key), survivors - leaving, mask, searched)
 
     def restart(trained, early, mask):
@@ -96,7 +94,3 @@ def _pruning(
         return early if rewind else trained
 
     return Method(init, view, penalty, mask, restart, lambda trained: trained["weights"])
-
-
-def _is_masked(node) -> bool:
-    return isinstance(node, optax.MaskedNode)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sparsejax._where import PyTree, Where, mask_out
+from sparsejax._where import PyTree, Where, mask_out, under_mask
 
 
 class Ticket(NamedTuple):
@@ -42,11 +42,7 @@ def masked(params: PyTree, mask: PyTree) -> PyTree:
     Raises:
       ValueError: the mask has not the structure of ``params``.
     """
-
-    def cut(leaf, m):
-        return leaf if isinstance(m, optax.MaskedNode) else jnp.where(m, leaf, jnp.zeros_like(leaf))
-
-    return jax.tree.map(cut, params, mask)
+    return under_mask(params, mask)
 
 
 def rewound(ticket: Ticket) -> PyTree:

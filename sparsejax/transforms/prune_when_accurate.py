@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from chex import Numeric
 from jax import lax
 
 from sparsejax import _checks
-from sparsejax._where import PyTree, Where, mask_out
+from sparsejax._where import PyTree, Where, mask_out, under_mask
 from sparsejax.projections.largest_mask import largest_mask
 
 
@@ -104,16 +103,9 @@ def prune_when_accurate(
             state.prunings + prunes,
             jnp.where(prunes, 0, state.since_pruning + 1),
         )
-        return _cut(params, mask), new
+        return under_mask(params, mask), new
 
     return Pruner(init, update)
-
-
-def _cut(params: PyTree, mask: PyTree) -> PyTree:
-    def cut(leaf, m):
-        return leaf if isinstance(m, optax.MaskedNode) else jnp.where(m, leaf, jnp.zeros_like(leaf))
-
-    return jax.tree.map(cut, params, mask)
 
 
 def _fraction_of_one(name: str, value: Numeric) -> jax.Array:
