@@ -1,17 +1,22 @@
 """Eight searches in one program against eight in sequence: ``python -m benchmarks.tickets``.
 
 Continuous sparsification on LeNet300 and MNIST, batch 128, members that differ in where their gates
-start. One program trains all eight (``vmap``); in sequence each has its own state and the step is
-compiled once. Beside them the floor: the matrix products of the same steps and nothing else. Best
-run while nothing else is.
+start. One program trains all eight, dealt out over the devices (of a CPU: over its cores); in
+sequence each has its own state and the whole machine, and the step is compiled once. Beside them
+the naive program (``vmap`` of the step) and the floor: the matrix products of the same steps and
+nothing else. Each contestant lives in a process of its own, since a CPU is cut into devices for the
+first alone; they take turns. Best run while nothing else is.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +27,19 @@ import optax
 import tyro
 from flax import nnx
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from experiments.common.results import machine, versions
 from experiments.data import load
 from sparsejax import tickets
 from sparsejax.models import LENET300_LAYERS, LeNet300
 from sparsejax.training import fit, write_json
+from sparsejax.training.batches import ArrayData
 
 _BATCH, _STEPS, _ROUND = 128, 100, 36_000
 _STARTS = np.linspace(-0.3, 0.3, 8).astype(np.float32)
 _TOGETHER, _SEQUENCE, _FLOOR = "one program", "in sequence", "matrix products alone"
+_VMAP = "one program, vmap of the step"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +58,25 @@ def main(config: Config) -> None:
     """Measure, print, and perhaps write."""
     if config.repeats < 1:
         raise SystemExit(f"--repeats must be at least 1; got {config.repeats}")
-    images, labels = load("mnist", config.data_dir, validation_size=0).train
-    data = jax.device_put({"image": images, "label": labels})
-    contestants = {**_searches(data), _FLOOR: _floor()}
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    spawn = multiprocessing.get_context("spawn")
+    pipes = {name: spawn.Pipe() for name in _CONTESTANTS}
+    workers = [
+        spawn.Process(target=_work, args=(name, config.data_dir, theirs), daemon=True)
+        for name, (_, theirs) in pipes.items()
+    ]
+    for worker in workers:
+        worker.start()
+    seconds: dict[str, list[float]] = {name: [] for name in _CONTESTANTS}
+    devices: dict[str, int] = {}
     for number in range(config.repeats + 1):
-        for name, piece in contestants.items():
-            start = time.perf_counter()
-            piece()
+        for name, (ours, _) in pipes.items():
+            ours.send("on")
+            took, devices[name] = ours.recv()
             if number:  # the first compiles and warms up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(took)
+    for worker, (ours, _) in zip(workers, pipes.values(), strict=True):
+        ours.send("off")
+        worker.join()
     median = {name: statistics.median(values) for name, values in seconds.items()}
     print(f"{f'{_STEPS} steps of {len(_STARTS)} searches':<36}{'median s':>10}{'min':>8}{'max':>8}")
     for name, value in median.items():
@@ -72,7 +89,9 @@ def main(config: Config) -> None:
             "name": f"parallel_speedup_{len(_STARTS)}",
             "model": "lenet300",
             "speedup": speedup,
+            "speedup_of_vmap": median[_SEQUENCE] / median[_VMAP],
             "times_the_matrix_products": floor,
+            "devices": devices,
             "seconds": seconds,
             "steps": _STEPS,
             "batch_size": _BATCH,
@@ -82,8 +101,56 @@ def main(config: Config) -> None:
         print(f"wrote {config.output}")
 
 
-def _searches(data) -> dict[str, Callable[[], None]]:
-    """Both ways train on by some steps at each call."""
+def _work(name: str, data_dir: Path | None, pipe: Connection) -> None:
+    """A contestant's process: a piece of training whenever it is told to go on."""
+    if name == _TOGETHER:
+        jax.config.update("jax_num_cpu_devices", min(len(_STARTS), os.cpu_count() or 1))
+    images, labels = load("mnist", data_dir, validation_size=0).train
+    piece = _CONTESTANTS[name]({"image": images, "label": labels})
+    while pipe.recv() == "on":
+        start = time.perf_counter()
+        piece()
+        pipe.send((time.perf_counter() - start, len(_mesh().devices)))
+
+
+def _together(data: ArrayData) -> Callable[[], None]:
+    """All in one program, dealt out over the devices."""
+    step, family, _ = _searches()
+    mesh = _mesh()
+    cut, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (mesh.axis_names, ()))
+    state = jax.tree.map(lambda x: jax.device_put(x, cut if x.ndim else whole), family)
+    data = jax.device_put(data, whole)
+    return _piece(data, step, [state], scan=tickets.family_scan(mesh), batch_axes=())
+
+
+def _sequence(data: ArrayData) -> Callable[[], None]:
+    """One after another."""
+    step, _, states = _searches()
+    return _piece(jax.device_put(data), step, states)
+
+
+def _vmapped(data: ArrayData) -> Callable[[], None]:
+    """All in one program, each step of all of them together."""
+    step, family, _ = _searches()
+    return _piece(jax.device_put(data), tickets.family_step(step), [family])
+
+
+def _piece(data: ArrayData, step: Any, states: list[Any], **how: Any) -> Callable[[], None]:
+    """Trains each of ``states`` on by some steps at every call."""
+
+    def onwards(state):
+        steps = int(state.step) + _STEPS
+        state = fit(step, state, data, batch_size=_BATCH, steps=steps, report_every=_ROUND, **how)
+        return jax.block_until_ready(state)
+
+    def piece() -> None:
+        states[:] = [onwards(state) for state in states]
+
+    return piece
+
+
+def _searches() -> tuple[Any, Any, list[Any]]:
+    """The step of one search, the family, and its members by themselves."""
     graph, params, rest = nnx.split(LeNet300(rngs=nnx.Rngs(0)), nnx.Param, ...)
     optimizer = optax.sgd(0.1, momentum=0.9, nesterov=True)
     keys = jax.random.split(jax.random.key(0), len(_STARTS))
@@ -96,32 +163,26 @@ def _searches(data) -> dict[str, Callable[[], None]]:
         logits = nnx.merge(graph, params, rest)(batch["image"].astype(jnp.float32) / 255)
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), {}
 
-    alone = tickets.search_step(method, loss, optimizer)
-    family = tickets.family_step(alone)
+    step = tickets.search_step(method, loss, optimizer)
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(_STARTS)), params)
-    together = tickets.init_family(method, stacked, optimizer, keys, jnp.asarray(_STARTS))
+    family = tickets.init_family(method, stacked, optimizer, keys, jnp.asarray(_STARTS))
     sequence = [
         tickets.init_search(method, params, optimizer, key, jnp.asarray(start))
         for key, start in zip(keys, _STARTS, strict=True)
     ]
-
-    def onwards(step, state):
-        steps = int(state.step) + _STEPS
-        state = fit(step, state, data, batch_size=_BATCH, steps=steps, report_every=_ROUND)
-        return jax.block_until_ready(state)
-
-    def all_together() -> None:
-        nonlocal together
-        together = onwards(family, together)
-
-    def one_by_one() -> None:
-        sequence[:] = [onwards(alone, state) for state in sequence]
-
-    return {_TOGETHER: all_together, _SEQUENCE: one_by_one}
+    return step, family, sequence
 
 
-def _floor() -> Callable[[], None]:
+def _mesh() -> jax.sharding.Mesh:
+    """As many devices as deal the searches out evenly."""
+    count = max(n for n in range(1, len(jax.devices()) + 1) if len(_STARTS) % n == 0)
+    axes, devices = (AxisType.Auto,), jax.devices()[:count]
+    return jax.make_mesh((count,), ("members",), axis_types=axes, devices=devices)
+
+
+def _floor(data: ArrayData) -> Callable[[], None]:
     """The products of as many steps: forwards, and for the gradients of weights and inputs."""
+    del data
     _, params, _ = nnx.split(LeNet300(rngs=nnx.Rngs(0)), nnx.Param, ...)
     members = len(_STARTS)
     kernels = [jnp.stack([params[layer]["kernel"][...]] * members) for layer in LENET300_LAYERS]
@@ -139,6 +200,14 @@ def _floor() -> Callable[[], None]:
 
     run = jax.jit(lambda kernels: lax.scan(step, kernels, None, length=_STEPS)[0])
     return lambda: jax.block_until_ready(run(kernels)) and None
+
+
+_CONTESTANTS: Mapping[str, Callable[[ArrayData], Callable[[], None]]] = {
+    _TOGETHER: _together,
+    _SEQUENCE: _sequence,
+    _VMAP: _vmapped,
+    _FLOOR: _floor,
+}
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ class Family:
 
         self._loss = loss
         self._mistakes = jax.jit(jax.vmap(mistakes, in_axes=(0, None, None)))
+        self._scan = tickets.family_scan()
         self._plain = tickets.magnitude_pruning(0.5)  # trains under a mask; it prunes nothing
 
     @property
@@ -92,9 +93,7 @@ class Family:
         turn = jax.jit(lambda state: tickets.next_family(self._method, state, self._optimizer))
         found = jax.jit(lambda state: tickets.family_tickets(self._method, state))
         rewind = self.settings["rewind_epochs"] * self._steps_per_epoch
-        step = tickets.family_step(
-            tickets.search_step(self._method, self._loss, self._optimizer, rewind)
-        )
+        step = tickets.search_step(self._method, self._loss, self._optimizer, rewind)
         rows: list[dict[str, Any]] = []
         rounds = self.settings["rounds"]
         itself = self.settings["method"] in _OWN_ROUNDS_SHOW
@@ -126,7 +125,7 @@ class Family:
         """The tickets of a round, trained from where they are rewound to; and their masks."""
         start = tickets.init_family(self._plain, ticket.params, self._optimizer, keys)
         state = start._replace(mask=ticket.mask)
-        step = tickets.family_step(tickets.search_step(self._plain, self._loss, self._optimizer))
+        step = tickets.search_step(self._plain, self._loss, self._optimizer)
         state = self._fit(f"ticket_{number}", step, state, number)
         return state.params["weights"], ticket.mask
 
@@ -142,6 +141,7 @@ class Family:
             folder=self.folder / phase,
             config=self.settings,
             resume=self._resumes,
+            scan=self._scan,
             name=f"{self.title}, {phase}",
         )
 

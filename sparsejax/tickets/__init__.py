@@ -1,6 +1,7 @@
 """Which subnetwork? Rounds of training that find tickets: masks, and weights to rewind to."""
 
 from sparsejax.tickets.family import (
+    family_scan,
     family_step,
     family_tickets,
     init_family,
@@ -33,6 +34,7 @@ __all__ = [
     "Ticket",
     "check_ticket",
     "continuous_sparsification",
+    "family_scan",
     "family_step",
     "family_tickets",
     "found_ticket",

@@ -53,6 +53,7 @@ def fit(
     batch_axes: str | Sequence[str] | None = None,
     stop_when: Callable[[TrainState], bool] | None = None,
     revise: Callable[[TrainState], TrainState] | None = None,
+    scan: Callable[..., tuple[Any, Any]] | None = None,
 ) -> TrainState:
     """Train to ``steps`` steps, or until ``stop_when``, and return the last state.
 
@@ -95,6 +96,11 @@ def fit(
         before a checkpoint: for what a jitted step cannot do, such as pruning by the accuracy on a
         split that is read from disk. The result has the leaves' shapes and dtypes; a function of
         the state alone, so that a resumed run is revised as it would have been.
+      scan: ``(take, state, arrays, rows) -> (state, metrics)``, how the steps of a block are taken,
+        called inside ``jit``: ``take(state, arrays, row) -> (state, metrics)`` once for each row of
+        ``rows``; metrics gain a leading axis of steps. Default by ``jax.lax.scan``;
+        ``sparsejax.tickets.family_scan`` is for the members of a family. Pass the same object to
+        several runs and it is compiled once.
 
     Raises:
       ValueError: an argument is out of range, or the folder is not this run's.
@@ -134,7 +140,9 @@ def fit(
             )
             while now < boundary:
                 count = min(block, boundary - now, _next_multiple(now, epoch) - now)
-                state, metrics = _run_block(step, state, *batches.block(now, count), shardings)
+                state, metrics = _run_block(
+                    step, state, *batches.block(now, count), shardings, scan
+                )
                 pending.append(metrics)
                 now += count
             row = _means(pending, now, checkpoints, learning_rate)
@@ -191,25 +199,37 @@ def _shardings(state: TrainState) -> tuple[Any, ...] | None:
     return tuple(leaf.sharding for leaf in jax.tree.leaves(state))
 
 
-@functools.partial(jax.jit, static_argnames=("step", "shardings"), donate_argnames="state")
-def _run_block(step: StepFunction, state: TrainState, arrays, indices, shardings):
+@functools.partial(
+    jax.jit, static_argnames=("step", "shardings", "scan"), donate_argnames="state"
+)
+def _run_block(step: StepFunction, state: TrainState, arrays, indices, shardings, scan):
     """Take one step for each row of ``indices`` (or of ``arrays`` where there are no indices)."""
 
-    def take(state: TrainState, rows):
-        batch = rows
-        if indices is not None:
-            pick = lambda array: array.at[rows].get(mode="promise_in_bounds")  # noqa: E731
+    def take(state: TrainState, arrays, row):
+        batch = row
+        if arrays is not None:
+            pick = lambda array: array.at[row].get(mode="promise_in_bounds")  # noqa: E731
             batch = jax.tree.map(pick, arrays)
-        state, metrics = step(state, batch)
-        if shardings is not None:
-            leaves = map(lax.with_sharding_constraint, jax.tree.leaves(state), shardings)
-            state = jax.tree.unflatten(jax.tree.structure(state), leaves)
-        return state, metrics
+        return step(state, batch)
 
-    rows = arrays if indices is None else indices
+    def hold(state: TrainState) -> TrainState:
+        """As it lies on its mesh."""
+        if shardings is None:
+            return state
+        leaves = map(lax.with_sharding_constraint, jax.tree.leaves(state), shardings)
+        return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+    def take_and_hold(state: TrainState, row):
+        state, metrics = take(state, arrays, row)
+        return hold(state), metrics
+
+    arrays, rows = (None, arrays) if indices is None else (arrays, indices)
+    if scan is not None:
+        state, metrics = scan(take, state, arrays, rows)
+        return hold(state), metrics
     if jax.tree.leaves(rows)[0].shape[0] > 1:
-        return lax.scan(take, state, rows)
-    state, metrics = take(state, jax.tree.map(lambda array: array[0], rows))
+        return lax.scan(take_and_hold, state, rows)
+    state, metrics = take_and_hold(state, jax.tree.map(lambda array: array[0], rows))
     return state, jax.tree.map(lambda value: value[None], metrics)
 
 

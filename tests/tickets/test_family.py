@@ -1,5 +1,7 @@
 """Searches side by side are the searches one after another."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sparsejax.tickets import (
     continuous_sparsification,
+    family_scan,
     family_step,
     family_tickets,
     found_ticket,
@@ -48,30 +51,47 @@ def family():
     return init_family(make, params, OPTIMIZER, keys, HYPER), keys
 
 
-def run(step, state, turn, rounds=2):
+def run(step, state, turn, rounds=2, scan=None):
     tickets = []
     for number in range(rounds):
         state = turn(state) if number else state
-        state = fit(step, state, DATA, batch_size=32, steps=STEPS, seed=number, batch_axes=())
+        state = fit(
+            step, state, DATA, batch_size=32, steps=STEPS, seed=number, batch_axes=(), scan=scan
+        )
         tickets.append(state)
     return tickets
 
 
-@pytest.mark.parametrize("sharded", [False, True])
-def test_members_are_the_searches_by_themselves(sharded):
+SINGLE = search_step(make, loss, OPTIMIZER, 16)
+MESH = jax.make_mesh((8,), ("members",), axis_types=(AxisType.Auto,))
+PAIRS = jax.make_mesh((4,), ("members",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+
+
+@pytest.mark.parametrize(
+    ("step", "scan", "mesh"),
+    [
+        (family_step(SINGLE), None, None),
+        (family_step(SINGLE), None, MESH),
+        (SINGLE, family_scan(), None),
+        (SINGLE, family_scan(at_once=4), None),
+        (SINGLE, family_scan(at_once=MEMBERS), None),
+        (SINGLE, family_scan(MESH), MESH),
+        (SINGLE, family_scan(PAIRS), PAIRS),
+        (SINGLE, family_scan(PAIRS, at_once=2), PAIRS),
+    ],
+)
+def test_members_are_the_searches_by_themselves(step, scan, mesh):
     state, keys = family()
-    if sharded:
-        mesh = jax.make_mesh((8,), ("members",), axis_types=(AxisType.Auto,))
+    if mesh is not None:
         cut = NamedSharding(mesh, PartitionSpec("members"))
         whole = NamedSharding(mesh, PartitionSpec())
         state = jax.tree.map(lambda leaf: jax.device_put(leaf, cut if leaf.ndim else whole), state)
-    step = family_step(search_step(make, loss, OPTIMIZER, 16))
-    ends = run(step, state, jax.jit(lambda state: next_family(make, state, OPTIMIZER)))
+    ends = run(step, state, jax.jit(lambda state: next_family(make, state, OPTIMIZER)), scan=scan)
     for number in (0, 3, 7):
         hyper = {name: values[number] for name, values in HYPER.items()}
         one = init_search(make, start_of(number), OPTIMIZER, keys[number], hyper)
         alone = run(
-            search_step(make, loss, OPTIMIZER, 16), one,
+            SINGLE, one,
             lambda state: next_search(make, state, OPTIMIZER),
         )  # fmt: skip
         for together, single in zip(ends, alone, strict=True):
@@ -85,8 +105,45 @@ def test_members_are_the_searches_by_themselves(sharded):
             )
     left = family_tickets(make, ends[-1]).mask["kernel"].sum(axis=(1, 2))
     assert left[0] != left[-1]
-    if sharded:
+    if mesh is not None:
         assert ends[-1].params["weights"]["kernel"].sharding.is_equivalent_to(cut, 3)
+
+
+def test_one_after_another_is_each_alone_to_the_bit():
+    """Where nothing is computed together, rounding is that of a single search."""
+    state, keys = family()
+    turn = jax.jit(lambda state: next_family(make, state, OPTIMIZER))
+    end = run(SINGLE, state, turn, scan=family_scan())[-1]
+    hyper = {name: values[5] for name, values in HYPER.items()}
+    one = init_search(make, start_of(5), OPTIMIZER, keys[5], hyper)
+    alone = run(SINGLE, one, jax.jit(lambda state: next_search(make, state, OPTIMIZER)))[-1]
+    ours = member(end, 5)
+    for name in ("params", "opt_state", "mask", "early", "step", "round"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(ours, name), getattr(alone, name))
+
+
+def test_a_family_killed_resumes_to_the_same_bits(tmp_path):
+    state, _ = family()
+    common = {"batch_size": 32, "checkpoint_every": 20, "scan": family_scan()}
+    whole = fit(SINGLE, state, DATA, steps=60, **common)
+    fit(SINGLE, state, DATA, steps=47, folder=tmp_path, **common)
+    resumed = fit(SINGLE, state, DATA, steps=60, folder=tmp_path, resume=True, **common)
+    leaves = (jax.tree.leaves(tree._replace(key=0)) for tree in (whole, resumed))
+    for a, b in zip(*leaves, strict=True):
+        np.testing.assert_array_equal(a, b)
+    early = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {f"loss/{number}" for number in range(MEMBERS)} <= set(early[0])
+
+
+def test_numbers_of_members_that_cannot_be_are_named():
+    state, _ = family()
+    with pytest.raises(ValueError, match="at_once must be an integer >= 1; got 0"):
+        family_scan(at_once=0)
+    with pytest.raises(ValueError, match="at_once must divide 8 members; got 3"):
+        fit(SINGLE, state, DATA, batch_size=32, steps=2, scan=family_scan(at_once=3))
+    two = jax.make_mesh((2, 4), ("members", "other"))
+    with pytest.raises(ValueError, match="mesh must have one axis, of members"):
+        family_scan(two)
 
 
 def test_other_members_change_nothing():
