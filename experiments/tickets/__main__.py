@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+import jax
 
 from experiments.common import cli
 from experiments.data import load
@@ -15,12 +18,16 @@ from experiments.tickets.train import Family
 def main(config: Config, command: str) -> None:
     """Search with every method asked for, then write the report and the figures."""
     check(config)
-    folder = config.output / f"{config.model}_{config.dataset}"
+    # Before anything runs: a processor is one device unless it is cut, here into its cores.
+    jax.config.update("jax_num_cpu_devices", config.devices or os.cpu_count() or 1)
+    folder = config.output / f"{config.model}_{config.trained_on()}"
     results = config.results or folder / "results"
-    dataset = load(config.dataset, config.data_dir)
+    dataset = load(config.trained_on(), config.data_dir)
     found: dict[str, list[dict[str, Any]]] = {}
     for method in config.methods():
-        family = Family(folder / method, dataset, config.settings(method), config.resume)
+        family = Family(
+            folder / method, dataset, config.settings(method), config.resume, config.devices
+        )
         found[method] = family.ensure()
         last = [row for row in found[method] if row["round"] == found[method][-1]["round"]]
         left = [row["density"] for row in last]

@@ -1,4 +1,4 @@
-"""The flags of the experiment, its presets and the published figures."""
+"""The flags of the experiment and its presets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+from experiments.tickets.networks import CIFAR_MODELS
 
 MethodName = Literal["cs", "imp", "imp_continued", "one_shot", "random", "l0"]
 METHODS: tuple[MethodName, ...] = ("cs", "imp", "imp_continued", "one_shot", "random", "l0")
@@ -30,15 +32,22 @@ PRESETS: Mapping[str, Schedule] = {
     "paper": Schedule(85, 5, 30, 2),
 }
 
+_PUBLISHED = (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3)
+_MNIST = (-0.3, -0.2, -0.1, -0.03)  # from 0.05 on nothing is pruned there
+STARTS: Mapping[str, tuple[float, ...]] = {
+    "lenet300": _MNIST, "lenet5": _MNIST, "resnet20": _PUBLISHED, "vgg16": _PUBLISHED,
+}  # fmt: skip
+"""Of the gates of continuous sparsification."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Search for subnetworks that train as well as the whole, many searches in one program."""
 
-    model: Literal["lenet300", "lenet5"] = "lenet300"
-    """The network."""
-    dataset: Literal["mnist", "fashion_mnist"] = "mnist"
-    """What it learns."""
+    model: Literal["lenet300", "lenet5", "resnet20", "vgg16"] = "lenet300"
+    """The network; the latter two (with batch normalisation) are for CIFAR-10."""
+    dataset: Literal["mnist", "fashion_mnist", "cifar10"] | None = None
+    """What it learns; default mnist, or cifar10 for its two networks."""
     method: tuple[Literal["all"] | MethodName, ...] = ("all",)
     """cs (continuous sparsification), imp (iterative magnitude pruning), imp_continued (without
     rewinding), one_shot (magnitude pruning at once), random (masks by lot), l0 (hard-concrete)."""
@@ -46,15 +55,16 @@ class Config:
     """How long: smoke (2 epochs a round), quick (20), paper (85, as published)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Members of every family: initial weights and gates."""
-    initial: tuple[float, ...] = (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3)
-    """cs: where the gates start, a member each for every seed; smaller ones end sparser."""
+    initial: tuple[float, ...] | None = None
+    """cs: where the gates start, a member each for every seed; smaller ones end sparser. Default by
+    the network."""
     penalty: float = 1e-8
     """cs: lambda."""
     fraction: float = 0.2
     """imp: share of the survivors that a round prunes."""
-    densities: tuple[float, ...] = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+    densities: tuple[float, ...] = (0.1, 0.05, 0.02)
     """one_shot and random: shares of the weights that stay, a member each for every seed."""
-    l0_penalties: tuple[float, ...] = (1e-7, 3e-7, 1e-6, 3e-6)
+    l0_penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3)
     """l0: its lambda, a member each for every seed."""
     epochs: int | None = None
     """Of a round; default the preset's."""
@@ -66,6 +76,13 @@ class Config:
     """Of the weights."""
     batch_size: int = 128
     """Images a step."""
+    width: float = 1.0
+    """resnet20 and vgg16: multiplier of the channels, for a trial."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """resnet20 and vgg16: of the computation; weights are float32."""
+    devices: int | None = None
+    """Over how many devices members are dealt out (a divisor of their number); default all that
+    there are, of a CPU all cores."""
     output: Path = Path("runs/tickets")
     """Folder of the runs: a folder for each method and round."""
     results: Path | None = None
@@ -74,6 +91,10 @@ class Config:
     """Folder of the datasets; default $SPARSEJAX_DATA_DIR, else the user's cache folder."""
     resume: bool = False
     """Continue what is already in OUTPUT."""
+
+    def trained_on(self) -> str:
+        """The dataset."""
+        return self.dataset or ("cifar10" if self.model in CIFAR_MODELS else "mnist")
 
     def methods(self) -> tuple[MethodName, ...]:
         """Those asked for, in the order of the table."""
@@ -89,7 +110,7 @@ class Config:
             rounds = self.rounds
         return {
             "model": self.model,
-            "dataset": self.dataset,
+            "dataset": self.trained_on(),
             "method": method,
             "epochs": self.epochs or schedule.epochs,
             "rounds": rounds,
@@ -97,6 +118,8 @@ class Config:
             "learning_rate": self.learning_rate,
             "weight_decay": self.weight_decay,
             "batch_size": self.batch_size,
+            "width": self.width,
+            "dtype": self.dtype,
             "members": self.members(method),
         }
 
@@ -104,7 +127,8 @@ class Config:
         """The hyperparameters of each member, its seed among them."""
         grid: list[dict[str, float]]
         if method == "cs":
-            grid = [{"initial": s, "penalty": self.penalty} for s in self.initial]
+            initial = STARTS[self.model] if self.initial is None else self.initial
+            grid = [{"initial": s, "penalty": self.penalty} for s in initial]
         elif method in ("imp", "imp_continued"):
             grid = [{"fraction": self.fraction}]
         elif method == "l0":
@@ -116,7 +140,14 @@ class Config:
 
 def check(config: Config) -> None:
     """Raise ValueError where a flag is out of its range; the library checks the others."""
-    for name in ("epochs", "rounds", "batch_size", "learning_rate"):
+    if (config.model in CIFAR_MODELS) != (config.trained_on() == "cifar10"):
+        raise ValueError(
+            "--dataset must be cifar10 for resnet20 and vgg16, and mnist or fashion_mnist for the "
+            f"others; got --model {config.model} --dataset {config.dataset}"
+        )
+    if config.model not in CIFAR_MODELS and (config.width != 1 or config.dtype != "float32"):
+        raise ValueError("--width and --dtype are for --model resnet20 and vgg16 alone")
+    for name in ("epochs", "rounds", "batch_size", "learning_rate", "devices"):
         given = getattr(config, name)
         if given is not None and not given > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be positive; got {given}")

@@ -26,9 +26,9 @@ def table_rows(config: Config, found: Mapping[str, Sequence[Mapping[str, Any]]])
         for (_, *place), same in points.items():
             first = same[0]
             row: dict[str, Any] = {
-                "name": f"{config.model}_{config.dataset}_{method}",
+                "name": f"{config.model}_{config.trained_on()}_{method}",
                 "model": config.model,
-                "dataset": config.dataset,
+                "dataset": config.trained_on(),
                 "method": method,
                 "preset": config.preset,
                 "seeds": [result["seed"] for result in same],

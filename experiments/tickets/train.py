@@ -10,16 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments.common.runs import errors
 from experiments.data import Dataset
+from experiments.tickets import networks
 from sparsejax import tickets
-from sparsejax.models import LeNet5, LeNet300
-from sparsejax.tickets import Method, Ticket
+from sparsejax.tickets import Method, SearchState, Ticket
 from sparsejax.training import fit, write_json
 
-_MODELS = {"lenet300": LeNet300, "lenet5": LeNet5}
 _OWN_ROUNDS_SHOW = ("imp", "imp_continued")
 """Methods whose next round trains the ticket of the one before."""
 
@@ -27,36 +26,29 @@ _OWN_ROUNDS_SHOW = ("imp", "imp_continued")
 class Family:
     """All members of a method, in one program; in its folder a folder for each round."""
 
-    def __init__(self, folder: Path, dataset: Dataset, settings: dict[str, Any], resume: bool):
+    def __init__(
+        self,
+        folder: Path,
+        dataset: Dataset,
+        settings: dict[str, Any],
+        resume: bool = False,
+        devices: int | None = None,
+    ):
         self.folder, self.settings, self._resumes = folder, settings, resume
         self._dataset = dataset
-        model = _MODELS[settings["model"]]
-        graph, _, rest = nnx.split(model(rngs=nnx.Rngs(0)), nnx.Param, ...)
+        network = networks.network(settings["model"], dataset, settings["width"], settings["dtype"])
         self._members = settings["members"]
-        networks = [model(rngs=nnx.Rngs(int(member["seed"]))) for member in self._members]
-        self._initial = jax.tree.map(
-            lambda *leaves: jnp.stack(leaves),
-            *(nnx.state(network, nnx.Param) for network in networks),
-        )
+        starts = [network.init(int(member["seed"])) for member in self._members]
+        self._initial, self._statistics = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
         self._steps_per_epoch = len(dataset.train.labels) // settings["batch_size"]
         self._steps = settings["epochs"] * self._steps_per_epoch
         self._optimizer = _optimizer(settings, self._steps)
-
-        def logits(params, images):
-            return nnx.merge(graph, params, rest)(images.astype(jnp.float32) / 255)
-
-        def loss(params, batch, key):
-            del key
-            out = logits(params, batch["image"])
-            value = optax.softmax_cross_entropy_with_integer_labels(out, batch["label"]).mean()
-            return value, {"train_error": 100 * (out.argmax(-1) != batch["label"]).mean()}
-
-        def mistakes(params, images, labels):
-            return (logits(params, images).argmax(-1) != labels).sum()
-
-        self._loss = loss
-        self._mistakes = jax.jit(jax.vmap(mistakes, in_axes=(0, None, None)))
-        self._scan = tickets.family_scan()
+        self._loss = network.loss
+        self._mistakes = jax.jit(jax.vmap(network.mistakes, in_axes=(0, None, None)))
+        self._mesh = _mesh(len(self._members), devices)
+        step_by_step = network.has_convolutions_of_xla and jax.default_backend() == "cpu"
+        self._scan = tickets.family_scan(self._mesh, unroll=step_by_step)
+        self._block = 1 if step_by_step else None
         self._plain = tickets.magnitude_pruning(0.5)  # trains under a mask; it prunes nothing
 
     @property
@@ -89,7 +81,11 @@ class Family:
         }
         seeds = jnp.asarray([member["seed"] for member in self._members])
         keys = jax.vmap(jax.random.key)(seeds)
-        state = tickets.init_family(self._method, self._initial, self._optimizer, keys, hyper)
+        state = self._dealt_out(
+            tickets.init_family(
+                self._method, self._initial, self._optimizer, keys, hyper, self._statistics
+            )
+        )
         turn = jax.jit(lambda state: tickets.next_family(self._method, state, self._optimizer))
         found = jax.jit(lambda state: tickets.family_tickets(self._method, state))
         rewind = self.settings["rewind_epochs"] * self._steps_per_epoch
@@ -101,11 +97,11 @@ class Family:
             state = turn(state) if number else state
             state = self._fit(f"round_{number}", step, state, number)
             if itself:  # the round before found the mask of this one
-                rows += self._rows(number, state.params["weights"], state.mask)
+                rows += self._rows(number, state)
             else:
                 ticket = found(state)
                 self._save_masks(number + 1, ticket)
-                rows += self._rows(number + 1, *self._trained(number, ticket, keys))
+                rows += self._rows(number + 1, self._trained(number, ticket, keys))
             write_json(self.folder / "early.json", {"settings": self.settings, "rows": rows})
             if itself and number < rounds:
                 self._save_masks(number + 1, found(state))
@@ -121,13 +117,23 @@ class Family:
             return tickets.random_pruning(**hyper)
         return tickets.magnitude_pruning(**hyper, rewind=name != "imp_continued")
 
-    def _trained(self, number: int, ticket: Ticket, keys: jax.Array) -> tuple[Any, Any]:
-        """The tickets of a round, trained from where they are rewound to; and their masks."""
-        start = tickets.init_family(self._plain, ticket.params, self._optimizer, keys)
-        state = start._replace(mask=ticket.mask)
+    def _trained(self, number: int, ticket: Ticket, keys: jax.Array) -> SearchState:
+        """The tickets of a round, trained from where they are rewound to."""
+        start = tickets.init_family(
+            self._plain, ticket.params, self._optimizer, keys, statistics=self._statistics
+        )
+        state = self._dealt_out(start._replace(mask=ticket.mask))
         step = tickets.search_step(self._plain, self._loss, self._optimizer)
-        state = self._fit(f"ticket_{number}", step, state, number)
-        return state.params["weights"], ticket.mask
+        return self._fit(f"ticket_{number}", step, state, number)
+
+    def _dealt_out(self, state: SearchState) -> SearchState:
+        """The members on their devices."""
+        if self._mesh is None:
+            return state
+        cut, whole = (
+            NamedSharding(self._mesh, PartitionSpec(*axes)) for axes in (("members",), ())
+        )
+        return jax.tree.map(lambda x: jax.device_put(x, cut if x.ndim else whole), state)
 
     def _fit(self, phase: str, step: Any, state: Any, number: int) -> Any:
         train = self._dataset.train
@@ -142,12 +148,15 @@ class Family:
             config=self.settings,
             resume=self._resumes,
             scan=self._scan,
+            block=self._block,
+            batch_axes=(),
             name=f"{self.title}, {phase}",
         )
 
-    def _rows(self, number: int, weights: Any, mask: Any) -> list[dict[str, Any]]:
+    def _rows(self, number: int, state: SearchState) -> list[dict[str, Any]]:
         """What every member reached under the mask of ``number`` rounds."""
-        params = tickets.masked(weights, mask)
+        mask = state.mask
+        params = (tickets.masked(state.params["weights"], mask), state.statistics)
         left = np.asarray(jax.vmap(tickets.remaining)(mask))
         size = sum(m[0].size for m in jax.tree.leaves(mask))
         found = {
@@ -171,6 +180,21 @@ class Family:
         flat, _ = jax.tree_util.tree_flatten_with_path(ticket.mask)
         named: Any = {f"mask_{place}": np.asarray(leaf) for place, (_, leaf) in enumerate(flat)}
         np.savez_compressed(self.folder / f"masks_{number}.npz", **named)
+
+
+def _mesh(members: int, devices: int | None) -> Mesh | None:
+    """The devices that members are dealt out over: as many as divide their number."""
+    there = len(jax.devices()) if devices is None else devices
+    if there > len(jax.devices()) or (devices is not None and members % devices):
+        raise ValueError(
+            f"--devices must divide {members} members and be at most {len(jax.devices())}, the "
+            f"devices there are; got {devices}"
+        )
+    count = max(n for n in range(1, there + 1) if members % n == 0)
+    if count == 1:
+        return None
+    axes, chosen = (AxisType.Auto,), jax.devices()[:count]
+    return jax.make_mesh((count,), ("members",), axis_types=axes, devices=chosen)
 
 
 def _optimizer(settings: dict[str, Any], steps: int) -> optax.GradientTransformation:

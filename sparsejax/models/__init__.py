@@ -3,7 +3,9 @@
 from sparsejax.models.lenet5 import LENET5_LAYERS, LENET5_POSITIONS, LeNet5
 from sparsejax.models.lenet300 import LENET300_LAYERS, LeNet300
 from sparsejax.models.purged import purged_lenet5, purged_lenet300
+from sparsejax.models.resnet20 import ResNet20
 from sparsejax.models.vgg16 import VGG16, VGG16_LAYERS
+from sparsejax.models.vgg16_cifar import VGG16Cifar
 from sparsejax.models.vgg16_weights import load_vgg16_weights
 
 __all__ = [
@@ -14,6 +16,8 @@ __all__ = [
     "VGG16_LAYERS",
     "LeNet5",
     "LeNet300",
+    "ResNet20",
+    "VGG16Cifar",
     "load_vgg16_weights",
     "purged_lenet5",
     "purged_lenet300",

@@ -23,7 +23,7 @@ from sparsejax.tickets.ticket import Ticket
 
 # The members take their steps together: one counter, so that what happens at one step of a round
 # (keeping the weights to rewind to) costs nothing at the others.
-_AXES: Any = SearchState(None, 0, 0, 0, 0, 0, None, 0)  # type: ignore[arg-type]
+_AXES: Any = SearchState(None, 0, 0, 0, 0, 0, None, 0, 0)  # type: ignore[arg-type]
 _SHARED = ("step", "round")
 
 
@@ -33,6 +33,7 @@ def init_family(
     optimizer: optax.GradientTransformation,
     keys: jax.Array,
     hyper: PyTree = None,
+    statistics: PyTree = None,
 ) -> SearchState:
     """The states of several searches as one, each leaf (but the counters) with an axis of members.
 
@@ -50,12 +51,13 @@ def init_family(
       optimizer: as for `init_search`, the same for all.
       keys: typed PRNG keys, [members].
       hyper: hyperparameters, each leaf [members, ...]; None for a method without.
+      statistics: running statistics, each leaf [members, ...]; None for a network without.
 
     Raises:
       ValueError: the leaves do not have as many members as there are keys.
     """
     members = len(keys)
-    for name, tree in (("params", params), ("hyper", hyper)):
+    for name, tree in (("params", params), ("hyper", hyper), ("statistics", statistics)):
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
             if jnp.ndim(leaf) < 1 or jnp.shape(leaf)[0] != members:
                 raise ValueError(
@@ -63,10 +65,10 @@ def init_family(
                     f"{jax.tree_util.keystr(path) or 'its leaf'} has shape {jnp.shape(leaf)}"
                 )
 
-    def start(params, key, hyper):
-        return init_search(method, params, optimizer, key, hyper)
+    def start(params, key, hyper, statistics):
+        return init_search(method, params, optimizer, key, hyper, statistics)
 
-    return jax.vmap(start, out_axes=_AXES)(params, keys, hyper)
+    return jax.vmap(start, out_axes=_AXES)(params, keys, hyper, statistics)
 
 
 Step = Callable[[SearchState, Any], tuple[SearchState, dict[str, jax.Array]]]
@@ -92,7 +94,7 @@ def family_step(step: Step) -> Step:
 
 
 def family_scan(
-    mesh: Mesh | None = None, at_once: int | None = None
+    mesh: Mesh | None = None, at_once: int | None = None, unroll: bool = False
 ) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
     """How ``sparsejax.training.fit`` takes a block of steps with a family.
 
@@ -108,6 +110,8 @@ def family_scan(
         the steps of its own, and nothing is exchanged.
       at_once: how many members of a device are computed together, by ``vmap``; must divide their
         number. Default 1 on a CPU, elsewhere all. Results agree within rounding.
+      unroll: whether to write out steps and members instead of looping over them: for a few of
+        them with XLA's own convolutions, which are many times slower inside a loop on a CPU.
 
     Returns:
       What `fit` takes as ``scan``, beside a step of a single search; metrics are those of
@@ -135,11 +139,24 @@ def family_scan(
 
             def run(own):
                 start = SearchState(**own, **shared)
-                state, metrics = lax.scan(lambda s, row: take(s, arrays, row), start, rows)
+                follow = lambda s, row: take(s, arrays, row)  # noqa: E731
+                state, metrics = lax.scan(follow, start, rows, unroll=unroll)
                 return state._asdict(), metrics
 
             if count == members:
                 return jax.vmap(run)(own)
+            if unroll:
+                one = jax.vmap(run) if count > 1 else run
+                parts = [
+                    one(jax.tree.map(lambda x, at=at: x[at], own))
+                    for at in (
+                        range(members)
+                        if count == 1
+                        else [slice(n, n + count) for n in range(0, members, count)]
+                    )
+                ]
+                join = jnp.stack if count == 1 else jnp.concatenate
+                return jax.tree.map(lambda *leaves: join(leaves), *parts)
             return lax.map(run, own, batch_size=count if count > 1 else None)
 
         if mesh is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,9 @@ MakeMethod = Method | Callable[[Any], Method]
 """A `Method`, or what makes one from the hyperparameters in a state, such as
 ``lambda hyper: continuous_sparsification(steps, initial=hyper["initial"])``."""
 
-LossFunction = Callable[[PyTree, Any, jax.Array], tuple[jax.Array, Mapping[str, jax.Array]]]
+LossFunction = Callable[..., tuple[jax.Array, Any]]
+"""``(params, batch, key) -> (loss, metrics)``; or, for a network with running statistics,
+``(params, statistics, batch, key) -> (loss, (metrics, statistics))``."""
 
 
 class SearchState(NamedTuple):
@@ -39,6 +41,8 @@ class SearchState(NamedTuple):
     """int32: rounds that have ended."""
     hyper: PyTree
     """Hyperparameters of the method: arrays, an axis of members in a family."""
+    statistics: PyTree = None
+    """Running statistics of the network, such as those of batch normalisation; None without."""
 
 
 def init_search(
@@ -47,6 +51,7 @@ def init_search(
     optimizer: optax.GradientTransformation,
     key: jax.Array,
     hyper: PyTree = None,
+    statistics: PyTree = None,
 ) -> SearchState:
     """The state before the first round.
 
@@ -57,11 +62,14 @@ def init_search(
         ``optax.partition`` where they are to have different ones).
       key: a typed PRNG key.
       hyper: what ``method`` is made from, if it is a function.
+      statistics: the running statistics of a network that has some, before the first step. Later
+        rounds go on with those of the round before: they forget.
     """
     start, later = jax.random.split(key)
     trained, mask = made(method, hyper).init(params, start)
     zero = jnp.asarray(0, jnp.int32)
-    return SearchState(zero, trained, optimizer.init(trained), later, mask, trained, zero, hyper)
+    opt_state = optimizer.init(trained)
+    return SearchState(zero, trained, opt_state, later, mask, trained, zero, hyper, statistics)
 
 
 def search_step(
@@ -74,7 +82,9 @@ def search_step(
 
     Args:
       method: as for `init_search`.
-      loss: ``(params, batch, key) -> (loss, metrics)`` of the network's plain parameters.
+      loss: ``(params, batch, key) -> (loss, metrics)`` of the network's plain parameters. Where the
+        state has ``statistics``: ``(params, statistics, batch, key) -> (loss, (metrics,
+        statistics))``.
       optimizer: as for `init_search`.
       rewind_step: the step of the first round whose weights later rounds and tickets start from; 0
         for the initial ones.
@@ -94,17 +104,24 @@ def search_step(
 
         def total(trained):
             params = way.view(trained, state.mask, state.step, view_key)
-            value, metrics = loss(params, batch, loss_key)
-            return value + way.penalty(trained, state.step), (value, metrics)
+            if state.statistics is None:
+                value, metrics = loss(params, batch, loss_key)
+                statistics = None
+            else:
+                value, aux = loss(params, state.statistics, batch, loss_key)
+                metrics, statistics = aux
+            return value + way.penalty(trained, state.step), (value, metrics, statistics)
 
-        grads, (value, metrics) = jax.grad(total, has_aux=True)(state.params)
+        grads, (value, metrics, statistics) = jax.grad(total, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         now = state.step + 1
         early = lax.cond(
             (now == rewind_step) & (state.round == 0), lambda: params, lambda: state.early
         )
-        state = state._replace(step=now, params=params, opt_state=opt_state, early=early)
+        state = state._replace(
+            step=now, params=params, opt_state=opt_state, early=early, statistics=statistics
+        )
         return state, {"loss": value, **metrics}
 
     return step

@@ -199,9 +199,7 @@ def _shardings(state: TrainState) -> tuple[Any, ...] | None:
     return tuple(leaf.sharding for leaf in jax.tree.leaves(state))
 
 
-@functools.partial(
-    jax.jit, static_argnames=("step", "shardings", "scan"), donate_argnames="state"
-)
+@functools.partial(jax.jit, static_argnames=("step", "shardings", "scan"), donate_argnames="state")
 def _run_block(step: StepFunction, state: TrainState, arrays, indices, shardings, scan):
     """Take one step for each row of ``indices`` (or of ``arrays`` where there are no indices)."""
 

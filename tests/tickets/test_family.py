@@ -75,6 +75,8 @@ PAIRS = jax.make_mesh((4,), ("members",), axis_types=(AxisType.Auto,), devices=j
         (SINGLE, family_scan(), None),
         (SINGLE, family_scan(at_once=4), None),
         (SINGLE, family_scan(at_once=MEMBERS), None),
+        (SINGLE, family_scan(unroll=True), None),
+        (SINGLE, family_scan(at_once=2, unroll=True), None),
         (SINGLE, family_scan(MESH), MESH),
         (SINGLE, family_scan(PAIRS), PAIRS),
         (SINGLE, family_scan(PAIRS, at_once=2), PAIRS),
@@ -96,7 +98,7 @@ def test_members_are_the_searches_by_themselves(step, scan, mesh):
         )  # fmt: skip
         for together, single in zip(ends, alone, strict=True):
             ours = member(together, number)
-            close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-3)  # noqa: E731
+            close = lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-3, atol=1e-3)  # noqa: E731
             jax.tree.map(close, ours.params["weights"], single.params["weights"])
             jax.tree.map(close, ours.early, single.early)
             tickets = family_tickets(make, together)
@@ -120,6 +122,33 @@ def test_one_after_another_is_each_alone_to_the_bit():
     ours = member(end, 5)
     for name in ("params", "opt_state", "mask", "early", "step", "round"):
         jax.tree.map(np.testing.assert_array_equal, getattr(ours, name), getattr(alone, name))
+
+
+def normalised(params, statistics, batch, key):
+    """A network with a running mean, as batch normalisation keeps it."""
+    del key
+    mean = batch["y"].mean(axis=0)
+    error = batch["x"] @ params["kernel"] + params["bias"] - (batch["y"] - mean)
+    return (error**2).mean(), ({}, 0.9 * statistics + 0.1 * mean)
+
+
+def test_running_statistics_go_along():
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), START, START)
+    keys = jax.random.split(jax.random.key(0), 2)
+    method = magnitude_pruning(0.5)
+    starts = jnp.stack([jnp.zeros(5), jnp.ones(5)])
+    state = init_family(method, params, OPTIMIZER, keys, statistics=starts)
+    step = search_step(method, normalised, OPTIMIZER)
+    state = fit(step, state, DATA, batch_size=32, steps=8, scan=family_scan())
+    order = np.random.default_rng([0, 0]).permutation(256).reshape(8, 32)
+    wanted = np.asarray(starts, np.float64)
+    for rows in order:
+        wanted = 0.9 * wanted + 0.1 * DATA["y"][rows].mean(axis=0)
+    np.testing.assert_allclose(state.statistics, wanted, rtol=1e-5)
+    later = next_family(method, state, OPTIMIZER)
+    np.testing.assert_array_equal(later.statistics, state.statistics)
+    with pytest.raises(ValueError, match="statistics must have a leading axis of 2 members"):
+        init_family(method, params, OPTIMIZER, keys, statistics=jnp.zeros(5))
 
 
 def test_a_family_killed_resumes_to_the_same_bits(tmp_path):

@@ -1,0 +1,23 @@
+"""What the networks for CIFAR share."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+def conv3x3(before: int, channels: int, dtype, rngs: nnx.Rngs, stride: int = 1) -> nnx.Conv:
+    """A convolution without bias, padded by 1, He-normal; batch normalisation is to follow."""
+    return nnx.Conv(
+        before, channels, (3, 3), strides=stride, padding=((1, 1), (1, 1)), use_bias=False,
+        kernel_init=nnx.initializers.he_normal(), dtype=dtype, rngs=rngs,
+    )  # fmt: skip
+
+
+def check_images(images: jax.Array) -> None:
+    """Raise ValueError where they are not normalised images of CIFAR's size."""
+    if images.ndim != 4 or images.shape[1:] != (32, 32, 3):
+        raise ValueError(f"images must have shape [batch, 32, 32, 3]; got {images.shape}")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images must be floating point, normalised; got {images.dtype}")
