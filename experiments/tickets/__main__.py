@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import jax
 
@@ -12,6 +11,7 @@ from experiments.data import load
 from experiments.tickets import report
 from experiments.tickets.config import Config, check
 from experiments.tickets.figures import draw
+from experiments.tickets.points import Point, density, points
 from experiments.tickets.train import Family
 
 
@@ -23,15 +23,13 @@ def main(config: Config, command: str) -> None:
     folder = config.output / f"{config.model}_{config.trained_on()}"
     results = config.results or folder / "results"
     dataset = load(config.trained_on(), config.data_dir)
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[Point]] = {}
     for method in config.methods():
-        family = Family(
-            folder / method, dataset, config.settings(method), config.resume, config.devices
-        )
-        found[method] = family.ensure()
-        last = [row for row in found[method] if row["round"] == found[method][-1]["round"]]
-        left = [row["density"] for row in last]
-        print(f"{family.title}: {min(left):.2%} to {max(left):.2%} left at the end", flush=True)
+        settings = config.settings(method)
+        family = Family(folder / method, dataset, settings, config.resume, config.devices)
+        found[method] = points(family.ensure(), family.masks)
+        last = [density(p) for p in found[method] if p["round"] == found[method][-1]["round"]]
+        print(f"{family.title}: {min(last):.2%} to {max(last):.2%} left at the end", flush=True)
     rows = report.table_rows(config, found)
     results.mkdir(parents=True, exist_ok=True)
     table = report.write(results, command, rows)

@@ -10,6 +10,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.tickets.points import density, envelope
+
 _COLORS = matplotlib.color_sequences["tab10"]
 _TITLES = {
     "cs": "continuous sparsification, all runs",
@@ -23,59 +25,96 @@ _TITLES = {
 
 def draw(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
     """Draw the rows of the report; return the PNGs."""
-    return [tickets(folder / "tickets.png", rows), cost(folder / "cost.png", rows)]
+    return [
+        tickets(folder / "tickets.png", rows),
+        cost(folder / "cost.png", rows),
+        overlap(folder / "overlap.png", rows),
+    ]
 
 
 def tickets(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Test error of trained tickets against the weights left, and the envelope of CS."""
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axis = figure.subplots()
-    for (method, points), color in zip(_by_method(rows).items(), _COLORS, strict=False):
-        left = np.array([100 * np.mean(row["density"]) for row in points])
-        error = np.array([row["test_error"]["mean"] for row in points])
-        spread = [row["test_error"]["std"] for row in points]
-        order = np.argsort(left)
-        line = "-" if method in ("imp", "imp_continued", "one_shot", "random") else ""
+    for row in rows:
+        points = sorted(row["points"], key=density)
+        left = [100 * density(point) for point in points]
+        error = [point["test_error"]["mean"] for point in points]
+        spread = [point["test_error"]["std"] for point in points]
         axis.errorbar(
-            left[order], error[order], np.array(spread)[order], color=color, marker="o",
-            markersize=3, linestyle=line, linewidth=1, elinewidth=0.5, label=_TITLES[method],
+            left, error, spread, color=_color(row), marker="o", markersize=3,
+            linestyle="" if row["method"] in ("cs", "l0") else "-", linewidth=1, elinewidth=0.5,
+            label=_TITLES[row["method"]],
         )  # fmt: skip
-        if method == "cs":
-            best = np.minimum.accumulate(error[order])
-            axis.step(left[order], best, where="post", color=color, linewidth=1.5, label="envelope")
-    axis.set_xscale("log")
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.set_xlabel("weights left, %")
+        if row["method"] == "cs":
+            line = envelope(points)
+            axis.step(
+                [100 * density(point) for point in line],
+                [point["test_error"]["mean"] for point in line],
+                where="post", color=_color(row), linewidth=1.5,
+                label="its envelope, by validation",
+            )  # fmt: skip
+    dense = rows[0]["dense"]
+    if dense:
+        axis.axhline(
+            dense["test_error"]["mean"], color="gray", linewidth=0.8, linestyle="--",
+            label="the dense network",
+        )  # fmt: skip
+    _weights_left(axis)
     axis.set_ylabel("test error of the trained ticket, %")
-    errors = [row["test_error"]["mean"] for row in rows]
-    axis.set_ylim(0.9 * min(errors), min(max(errors), 6 * min(errors)))
-    axis.grid(True, alpha=0.3)
-    axis.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130, metadata={"Software": None})
-    return path
+    errors = [point["test_error"]["mean"] for row in rows for point in row["points"]]
+    axis.set_ylim(0.9 * min(errors), min(1.1 * max(errors), 4 * min(errors)))
+    return _saved(figure, axis, path)
+
+
+def overlap(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """How alike the masks of different seeds are, and what chance would give."""
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for row in rows:
+        points = [point for point in row["points"] if point["overlap"] is not None]
+        axis.scatter(
+            [100 * density(point) for point in points],
+            [100 * point["overlap"] for point in points],
+            s=14, color=_color(row), label=_TITLES[row["method"]],
+        )  # fmt: skip
+    share = np.geomspace(1e-3, 1, 200)
+    axis.plot(
+        100 * share, 100 * share / (2 - share), color="gray", linewidth=0.8, linestyle="--",
+        label="independent masks",
+    )  # fmt: skip
+    _weights_left(axis)
+    axis.set_ylabel("overlap of the seeds' masks, %")
+    return _saved(figure, axis, path)
 
 
 def cost(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Epochs of training that a mask cost against what it leaves."""
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axis = figure.subplots()
-    for (method, points), color in zip(_by_method(rows).items(), _COLORS, strict=False):
-        left = [100 * np.mean(row["density"]) for row in points]
+    for row in rows:
         axis.scatter(
-            left, [row["search_epochs"] for row in points], s=14, color=color, label=_TITLES[method]
-        )
+            [100 * density(point) for point in row["points"]],
+            [point["search_epochs"] for point in row["points"]],
+            s=14, color=_color(row), label=_TITLES[row["method"]],
+        )  # fmt: skip
+    _weights_left(axis)
+    axis.set_ylabel("epochs of search")
+    return _saved(figure, axis, path)
+
+
+def _color(row: Mapping[str, Any]) -> Any:
+    return _COLORS[list(_TITLES).index(row["method"])]
+
+
+def _weights_left(axis: Any) -> None:
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter("{x:g}")
     axis.set_xlabel("weights left, %")
-    axis.set_ylabel("epochs of search")
+
+
+def _saved(figure: Figure, axis: Any, path: Path) -> Path:
     axis.grid(True, alpha=0.3)
     axis.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=130, metadata={"Software": None})
     return path
-
-
-def _by_method(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(row["method"], []).append(row)
-    return found

@@ -6,79 +6,177 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from experiments.common.results import made_by, summary, write_report
+from experiments.common.results import made_by, write_report
 from experiments.common.tables import markdown, screen
 from experiments.tickets.config import Config
+from experiments.tickets.points import Point, against, best, density, sparsest_matching
 
 EXPERIMENT = "tickets"
+_SETTINGS = (
+    "epochs", "rounds", "rewind_epochs", "learning_rate", "weight_decay", "batch_size", "width",
+    "dtype",
+)  # fmt: skip
 
 
-def table_rows(config: Config, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
-    """The rows of report.json: one for each method, round and place in its grid."""
+def table_rows(config: Config, found: Mapping[Any, Sequence[Point]]) -> list[dict[str, Any]]:
+    """The rows of report.json, one for each method: all its points, and which of them count.
+
+    ``matching`` is the sparsest ticket whose validation error is not above the dense network's
+    (that of iterative magnitude pruning before its first pruning), ``best`` that of the lowest
+    validation error. The row's own numbers are those of the former, where there is one.
+    """
+    pruned = found.get("imp") or found.get("imp_continued") or ()
+    dense = next((point for point in pruned if point["round"] == 0), None)
     rows = []
-    for method, results in found.items():
-        points: dict[tuple, list[Mapping[str, Any]]] = {}
-        for result in results:
-            point = ((n, result[n]) for n in ("initial", "penalty", "fraction") if n in result)
-            points.setdefault((result["round"], *point), []).append(result)
-        for (_, *place), same in points.items():
-            first = same[0]
-            row: dict[str, Any] = {
-                "name": f"{config.model}_{config.trained_on()}_{method}",
-                "model": config.model,
-                "dataset": config.trained_on(),
-                "method": method,
-                "preset": config.preset,
-                "seeds": [result["seed"] for result in same],
-                "round": first["round"],
-                "search_epochs": first["search_epochs"],
-                "hyperparameters": dict(place),
-                "nonzeros": [result["nonzeros"] for result in same],
-                "density": [result["density"] for result in same],
-            }
-            for key in ("test_error", "validation_error"):
-                row[key] = summary([result[key] for result in same])
-            rows.append(row)
+    for method, points in found.items():
+        tickets = [point for point in points if point["round"]]
+        matching, top = sparsest_matching(tickets, dense), best(tickets)
+        chosen = matching or top
+        settings = config.settings(method)
+        row: dict[str, Any] = {
+            "name": f"{config.model}_{config.trained_on()}_{method}",
+            "model": config.model,
+            "dataset": config.trained_on(),
+            "method": method,
+            "preset": config.preset,
+            "seeds": list(config.seeds),
+            "settings": {name: settings[name] for name in _SETTINGS},
+            "chosen": "matching" if matching else "best",
+            **{
+                name: chosen[name]
+                for name in ("test_error", "validation_error", "nonzeros", "density")
+            },
+            "matching": matching,
+            "best": top,
+            "dense": dense,
+            "points": list(points),
+        }
+        if method == "cs" and found.get("imp"):
+            row["against_imp"] = against(points, found["imp"])
+        rows.append(row)
     return rows
 
 
 def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Write report.json and report.md into ``folder``; return the table for the screen."""
     write_report(folder, EXPERIMENT, command, rows)
-    header = [
-        "method", "hyperparameters", "round", "epochs of search", "weights left, mean",
-        "test error of the trained ticket", "validation",
-    ]  # fmt: skip
-    cells = [_cells(row) for row in rows]
-    lines = [
-        f"# Tickets: {rows[0]['model']} on {rows[0]['dataset']}",
+    first, dense = rows[0], rows[0]["dense"]
+    header, cells = headlines(rows)
+    lines = [f"# Tickets: {first['model']} on {first['dataset']}", "", *markdown(header, cells), ""]
+    if dense:
+        lines += [
+            f"The dense network: {_error(dense['test_error'])} test error, "
+            f"{dense['validation_error']['mean']:.2f} % validation error.",
+            "",
+        ]
+    lines += [
+        f"Errors are those of trained tickets at the end of training ({_length(first)}), mean and "
+        f"sample standard deviation over seeds {', '.join(map(str, first['seeds']))}. Matching: "
+        "the sparsest whose mean validation error is not above the dense network's. Best: that of "
+        "the lowest validation error. Densities are of the kernels; biases (and what normalises) "
+        "are not searched. Epochs are those of the search, without the training of the ticket.",
         "",
-        *markdown(header, cells),
-        "",
-        "Mean and sample standard deviation over the seeds "
-        f"({', '.join(map(str, rows[0]['seeds']))}), at the end of training. Densities are of the "
-        "kernels; biases are not searched.",
-        "",
+    ]
+    for row in rows:
+        lines += comparison(row)
+    lines += [
         made_by(command),
         "",
         "![Error against the weights left](tickets.png)",
         "",
         "![Epochs spent against the weights left](cost.png)",
+        "",
+        "![Overlap of the masks of different seeds](overlap.png)",
+        "",
+        "## All tickets",
+        "",
+        *markdown(*_everything(rows)),
     ]
     (folder / "report.md").write_text("\n".join(lines) + "\n")
     return screen(header, cells)
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    error, hyper = row["test_error"], row["hyperparameters"]
-    return [
-        f"[{row['name']}]",
-        ", ".join(f"{name} {value:g}" for name, value in hyper.items()),
-        str(row["round"]),
-        str(row["search_epochs"]),
-        f"{np.mean(row['nonzeros']):,.0f} ({np.mean(row['density']):.2%})",
-        f"{error['mean']:.2f} ± {error['std']:.2f} %",
-        f"{row['validation_error']['mean']:.2f} %",
+def headlines(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The table of what counts."""
+    header = [
+        "row", "matching: weights left", "test error", "epochs of search",
+        "best: weights left", "test error", "epochs of search",
+    ]  # fmt: skip
+    cells = []
+    for row in rows:
+        line = [f"[{row['name']}]"]
+        for point in (row["matching"], row["best"]):
+            line += _three(point)
+        cells.append(line)
+    return header, cells
+
+
+def comparison(row: Mapping[str, Any]) -> list[str]:
+    """Continuous sparsification beside iterative magnitude pruning, beyond 95 % sparsity."""
+    compared = row.get("against_imp")
+    if not compared:
+        return []
+    header = [
+        "weights left", "continuous sparsification", "epochs",
+        "iterative magnitude pruning", "epochs",
+    ]  # fmt: skip
+    cells = [
+        [
+            f"{point['density']:.2%}",
+            f"{point['test_error']:.2f} %",
+            str(point["search_epochs"]),
+            f"{point['rival_test_error']:.2f} %",
+            f"{point['rival_search_epochs']:.0f}",
+        ]
+        for point in compared
     ]
+    ahead = sum(point["test_error"] <= point["rival_test_error"] for point in compared)
+    return [
+        f"Test error at the same density beyond 95 % sparsity (of iterative magnitude pruning "
+        f"interpolated between its rounds): continuous sparsification is ahead at {ahead} of "
+        f"{len(compared)} tickets.",
+        "",
+        *markdown(header, cells),
+        "",
+    ]
+
+
+def _everything(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    header = [
+        "method", "hyperparameters", "round", "epochs of search", "weights left, mean",
+        "test error", "validation", "overlap of the seeds' masks",
+    ]  # fmt: skip
+    cells = [
+        [
+            row["method"],
+            ", ".join(f"{name} {value:g}" for name, value in point["hyperparameters"].items()),
+            str(point["round"]),
+            str(point["search_epochs"]),
+            _left(point),
+            _error(point["test_error"]),
+            f"{point['validation_error']['mean']:.2f} %",
+            "" if point["overlap"] is None else f"{point['overlap']:.0%}",
+        ]
+        for row in rows
+        for point in row["points"]
+    ]
+    return header, cells
+
+
+def _three(point: Point | None) -> list[str]:
+    if point is None:
+        return ["(none)", "", ""]
+    return [_left(point), _error(point["test_error"]), str(point["search_epochs"])]
+
+
+def _left(point: Point) -> str:
+    nonzeros = sum(point["nonzeros"]) / len(point["nonzeros"])
+    return f"{nonzeros:,.0f} ({density(point):.2%})"
+
+
+def _error(error: Mapping[str, Any]) -> str:
+    return f"{error['mean']:.2f} ± {error['std']:.2f} %"
+
+
+def _length(row: Mapping[str, Any]) -> str:
+    return f"{row['settings']['epochs']} epochs a round, as many for a ticket"

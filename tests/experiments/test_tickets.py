@@ -6,6 +6,14 @@ import numpy as np
 import pytest
 
 from experiments.tickets.config import METHODS, Config, check
+from experiments.tickets.points import (
+    against,
+    best,
+    density,
+    envelope,
+    points,
+    sparsest_matching,
+)
 from tests.experiments.command import run_module
 
 
@@ -30,30 +38,32 @@ def test_searches_trains_the_tickets_and_reports(finished):
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
     folder = output / "lenet300_mnist"
-    for name in ("report.md", "report.json", "tickets.png", "cost.png"):
+    for name in ("report.md", "report.json", "tickets.png", "cost.png", "overlap.png"):
         assert (folder / "results" / name).stat().st_size > 1000
     rows = json.loads((folder / "results" / "report.json").read_text())["rows"]
-    by_method = {}
-    for row in rows:
-        assert row["seeds"] == [0, 1]
-        by_method.setdefault(row["method"], []).append(row)
+    by_method = {row["method"]: row for row in rows}
     assert set(by_method) == {"cs", "imp", "random", "l0"}
+    for row in rows:
+        assert row["name"] == f"lenet300_mnist_{row['method']}"
+        assert row["seeds"] == [0, 1]
+        assert row["test_error"] == row[row["chosen"]]["test_error"]
+        assert row["best"] in row["points"]
     # Iterative pruning: the whole network, then a fifth less each round, at an epoch a round.
-    assert [row["nonzeros"] for row in by_method["imp"]] == [
-        [266200] * 2,
-        [212960] * 2,
-        [170368] * 2,
-    ]
-    assert [row["search_epochs"] for row in by_method["imp"]] == [0, 1, 2]
-    assert by_method["imp"][0]["test_error"]["mean"] < 15
-    assert by_method["random"][0]["nonzeros"] == [26620] * 2
+    pruned = by_method["imp"]["points"]
+    assert [point["nonzeros"] for point in pruned] == [[266200] * 2, [212960] * 2, [170368] * 2]
+    assert [point["search_epochs"] for point in pruned] == [0, 1, 2]
+    assert pruned[0]["test_error"]["mean"] < 15
+    assert by_method["random"]["dense"] == pruned[0]
+    assert by_method["random"]["points"][0]["nonzeros"] == [26620] * 2
+    assert by_method["random"]["points"][0]["overlap"] == pytest.approx(0.1 / 1.9, rel=0.1)
     # Continuous sparsification: two starts, two rounds, and the lower start is the sparser.
-    assert [row["round"] for row in by_method["cs"]] == [1, 1, 2, 2]
-    low, high = by_method["cs"][:2]
+    searched = by_method["cs"]["points"]
+    assert [point["round"] for point in searched] == [1, 1, 2, 2]
+    low, high = searched[:2]
     assert max(low["nonzeros"]) < min(high["nonzeros"])
     with np.load(folder / "cs" / "masks_2.npz") as masks:
         left = sum(masks[name].sum(axis=(1, 2)) for name in masks.files)
-    wanted = [n for row in by_method["cs"][2:] for n in row["nonzeros"]]
+    wanted = [n for point in searched[2:] for n in point["nonzeros"]]
     assert sorted(left.tolist()) == sorted(wanted)
 
 
@@ -72,11 +82,51 @@ def test_what_is_there_is_not_searched_again(finished):
         ({"densities": (0.1, 1.5)}, r"--densities must be in \(0, 1\); got 1.5"),
         ({"seeds": ()}, "--seeds must name at least one seed; got none"),
         ({"learning_rate": 0.0}, "--learning-rate must be positive; got 0.0"),
+        ({"devices": 0}, "--devices must be positive; got 0"),
+        ({"model": "resnet20", "dataset": "mnist"}, "--dataset must be cifar10 for resnet20"),
+        ({"dataset": "cifar10"}, "got --model lenet300 --dataset cifar10"),
+        ({"width": 0.5}, "--width and --dtype are for --model resnet20 and vgg16 alone"),
     ],
 )
 def test_bad_flags_are_named(flags, message):
     with pytest.raises(ValueError, match=message):
         check(Config(**flags))
+
+
+def result(density, error, epochs=10, number=1, seeds=2):
+    """Members of a round that differ in their seed alone."""
+    return [
+        {
+            "round": number, "search_epochs": epochs, "fraction": 0.5, "seed": seed,
+            "nonzeros": int(1000 * density), "density": density,
+            "validation_error": error + 0.5 + seed, "test_error": error + seed,
+        }
+        for seed in range(seeds)
+    ]  # fmt: skip
+
+
+def test_points_are_compared_at_the_same_density():
+    masks = {1: {"leaf": np.array([[True, True, False], [True, False, True]])}}
+    rival = [result(d, e, epochs, number) for d, e, epochs, number in (
+        (1.0, 1.0, 0, 0), (0.04, 2.0, 10, 1), (0.01, 4.0, 20, 1), (0.0025, 9.0, 40, 1)
+    )]  # fmt: skip
+    rivals = [point for members in rival for point in points(members, masks.get)]
+    assert [round(density(point), 4) for point in rivals] == [1.0, 0.04, 0.01, 0.0025]
+    assert rivals[1]["overlap"] == pytest.approx(1 / 3)
+    assert rivals[0]["overlap"] is None
+    ours = [
+        point
+        for d, error in ((0.2, 0.9), (0.02, 2.5), (0.005, 7.0), (0.001, 9.0))
+        for point in points(result(d, error), masks.get)
+    ]
+    compared = against(ours, rivals)  # 0.2 is dense, 0.001 outside of what the rival has
+    assert [entry["density"] for entry in compared] == pytest.approx([0.005, 0.02])
+    assert [entry["rival_test_error"] for entry in compared] == pytest.approx([7.0, 3.5])
+    assert [entry["rival_search_epochs"] for entry in compared] == pytest.approx([30, 15])
+    assert sparsest_matching(ours, rivals[0]) is ours[0]
+    assert sparsest_matching(ours[1:], rivals[0]) is None
+    assert best(ours) is ours[0]
+    assert [density(point) for point in envelope(ours)] == pytest.approx([0.001, 0.005, 0.02, 0.2])
 
 
 def test_every_method_has_its_members():

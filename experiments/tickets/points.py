@@ -1,0 +1,119 @@
+"""What the members of a family reached, gathered over seeds: points, and which of them count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from experiments.common.results import summary
+
+Point = dict[str, Any]
+_BEYOND = 0.05  # density below which the methods are compared: 95 % sparsity
+
+
+def points(
+    results: Sequence[Mapping[str, Any]], masks: Callable[[int], Mapping[str, np.ndarray]]
+) -> list[Point]:
+    """A point for each round and place in the grid, with a value for each seed.
+
+    Args:
+      results: of the members and rounds of one family, as ``Family.ensure`` gives them.
+      masks: ``round -> masks`` of the family by leaf, [members, ...]; the whole network has none.
+    """
+    by_round: dict[int, list[Mapping[str, Any]]] = {}
+    for result in results:
+        by_round.setdefault(result["round"], []).append(result)
+    found = []
+    for number, members in by_round.items():
+        places: dict[tuple[tuple[str, float], ...], list[int]] = {}
+        for index, result in enumerate(members):
+            place = tuple((n, result[n]) for n in ("initial", "penalty", "fraction") if n in result)
+            places.setdefault(place, []).append(index)
+        leaves = list(masks(number).values()) if number else []
+        for place, indices in places.items():
+            same = [members[index] for index in indices]
+            point: Point = {
+                "round": number,
+                "search_epochs": same[0]["search_epochs"],
+                "hyperparameters": dict(place),
+                "nonzeros": [result["nonzeros"] for result in same],
+                "density": [result["density"] for result in same],
+                "overlap": _overlap(leaves, indices) if number else None,
+            }
+            for key in ("test_error", "validation_error"):
+                point[key] = summary([result[key] for result in same])
+            found.append(point)
+    return found
+
+
+def density(point: Mapping[str, Any]) -> float:
+    """Mean over the seeds."""
+    return float(np.mean(point["density"]))
+
+
+def best(found: Sequence[Point]) -> Point:
+    """That of the lowest validation error."""
+    return min(found, key=lambda point: point["validation_error"]["mean"])
+
+
+def sparsest_matching(found: Sequence[Point], dense: Point | None) -> Point | None:
+    """The sparsest whose validation error is not above the dense network's."""
+    if dense is None:
+        return None
+    limit = dense["validation_error"]["mean"]
+    matching = [point for point in found if point["validation_error"]["mean"] <= limit]
+    return min((p for p in matching if p is not dense), key=density, default=None)
+
+
+def envelope(found: Sequence[Point]) -> list[Point]:
+    """From sparse to dense, each that has a lower validation error than all sparser ones."""
+    chosen: list[Point] = []
+    for point in sorted(found, key=density):
+        error = point["validation_error"]["mean"]
+        if not chosen or error < chosen[-1]["validation_error"]["mean"]:
+            chosen.append(point)
+    return chosen
+
+
+def against(found: Sequence[Point], rival: Sequence[Point]) -> list[dict[str, Any]]:
+    """Each point beyond 95 % sparsity beside what the rival has at the same density.
+
+    The rival's error is interpolated between its rounds over the logarithm of the density; points
+    outside its range are left out.
+    """
+    theirs = sorted(rival, key=density)
+    places = np.log([density(point) for point in theirs])
+    errors = [point["test_error"]["mean"] for point in theirs]
+    epochs = [point["search_epochs"] for point in theirs]
+    compared = []
+    for point in sorted(found, key=density):
+        place = np.log(max(density(point), 1e-12))
+        if density(point) < _BEYOND and places[0] <= place <= places[-1]:
+            compared.append(
+                {
+                    "density": density(point),
+                    "hyperparameters": point["hyperparameters"],
+                    "round": point["round"],
+                    "test_error": point["test_error"]["mean"],
+                    "rival_test_error": float(np.interp(place, places, errors)),
+                    "search_epochs": point["search_epochs"],
+                    "rival_search_epochs": float(np.interp(place, places, epochs)),
+                }
+            )
+    return compared
+
+
+def _overlap(leaves: Sequence[np.ndarray], indices: Sequence[int]) -> float | None:
+    """Mean over pairs of seeds of |A and B| / |A or B|."""
+    pairs = list(combinations(indices, 2))
+    if not pairs:
+        return None
+    shares = []
+    for one, other in pairs:
+        both = sum(int((leaf[one] & leaf[other]).sum()) for leaf in leaves)
+        either = sum(int((leaf[one] | leaf[other]).sum()) for leaf in leaves)
+        shares.append(both / either if either else 1.0)
+    return float(np.mean(shares))
