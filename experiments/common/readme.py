@@ -163,6 +163,26 @@ def _gated_decay(results: Path) -> str:
     return "\n\n".join([table, *frontier]) + "\n"
 
 
+def _tickets(results: Path) -> str:
+    """The tickets that count, beside magnitude pruning's, and eight searches at once."""
+    report = (results / "tickets" / "report.md").read_text()
+    section = report.split("## lenet300 on mnist")[1].split("### All tickets")[0]
+    kept = [
+        part
+        for part in section.strip().split("\n\n")
+        if part.startswith(("|", "The dense network", "Test error at the same"))
+    ]
+    found = json.loads((results / "benchmarks" / "tickets.json").read_text())
+    row, machine = found["rows"][0], found["machine"]
+    speed = (
+        f"Eight searches in one program (LeNet300, batch {row['batch_size']}) take "
+        f"1/{row['speedup']:.2f} of the time of eight in sequence on {machine['cores']} cores of "
+        f"{machine['processor']}, and {row['times_the_matrix_products']:.1f} times that of their "
+        "matrix products alone (`make benchmark`)."
+    )
+    return "\n\n".join([*kept, speed]) + "\n"
+
+
 PARTS: Mapping[str, Callable[[Path], str]] = {
     "lc_lenet300": _table,
     "benchmark": _benchmark,
@@ -171,6 +191,7 @@ PARTS: Mapping[str, Callable[[Path], str]] = {
     "constrained_l0": _constrained,
     "gated_mlp": _gated_mlp,
     "gated_decay": _gated_decay,
+    "tickets": _tickets,
 }
 
 

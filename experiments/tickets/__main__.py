@@ -21,7 +21,7 @@ def main(config: Config, command: str) -> None:
     # Before anything runs: a processor is one device unless it is cut, here into its cores.
     jax.config.update("jax_num_cpu_devices", config.devices or os.cpu_count() or 1)
     folder = config.output / f"{config.model}_{config.trained_on()}"
-    results = config.results or folder / "results"
+    results = config.results or config.output / "results"
     dataset = load(config.trained_on(), config.data_dir)
     found: dict[str, list[Point]] = {}
     for method in config.methods():

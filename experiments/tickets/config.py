@@ -86,7 +86,8 @@ class Config:
     output: Path = Path("runs/tickets")
     """Folder of the runs: a folder for each method and round."""
     results: Path | None = None
-    """Folder of the report and the figures; default OUTPUT/results."""
+    """Folder of the report and the figures, one for all networks and datasets; default
+    OUTPUT/results."""
     data_dir: Path | None = None
     """Folder of the datasets; default $SPARSEJAX_DATA_DIR, else the user's cache folder."""
     resume: bool = False

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.tickets.points import density, envelope
+from experiments.tickets.report import group
 
 _COLORS = matplotlib.color_sequences["tab10"]
 _TITLES = {
@@ -25,10 +26,11 @@ _TITLES = {
 
 def draw(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
     """Draw the rows of the report; return the PNGs."""
+    name = group(rows[0])
     return [
-        tickets(folder / "tickets.png", rows),
-        cost(folder / "cost.png", rows),
-        overlap(folder / "overlap.png", rows),
+        tickets(folder / f"{name}_tickets.png", rows),
+        cost(folder / f"{name}_cost.png", rows),
+        overlap(folder / f"{name}_overlap.png", rows),
     ]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from experiments.common.results import made_by, write_report
+from experiments.common.results import machine, made_by, versions, write_report
 from experiments.common.tables import markdown, screen
 from experiments.tickets.config import Config
 from experiments.tickets.points import Point, against, best, density, sparsest_matching
@@ -58,11 +60,33 @@ def table_rows(config: Config, found: Mapping[Any, Sequence[Point]]) -> list[dic
 
 
 def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Write report.json and report.md into ``folder``; return the table for the screen."""
-    write_report(folder, EXPERIMENT, command, rows)
-    first, dense = rows[0], rows[0]["dense"]
-    header, cells = headlines(rows)
-    lines = [f"# Tickets: {first['model']} on {first['dataset']}", "", *markdown(header, cells), ""]
+    """Write report.json and report.md into ``folder``; return the table for the screen.
+
+    Rows of other networks and datasets that are in the folder's report stay in it, as those that
+    another machine has made; each row says what made it.
+    """
+    about = {"command": command, "versions": versions(), "machine": machine()}
+    ours = [{**row, **about, "made_by": made_by(command)} for row in rows]
+    path = folder / "report.json"
+    there = json.loads(path.read_text())["rows"] if path.exists() else []
+    kept = [row for row in there if group(row) != group(rows[0])]
+    everything = sorted([*kept, *ours], key=group)
+    write_report(folder, EXPERIMENT, command, everything)
+    sections = [_section(list(rows)) for _, rows in groupby(everything, group)]
+    lines = ["# Tickets", "", *(line for section in sections for line in section)]
+    (folder / "report.md").write_text("\n".join(lines).rstrip() + "\n")
+    return screen(*headlines(rows))
+
+
+def group(row: Mapping[str, Any]) -> str:
+    """The network and what it learns, as figures and sections are named."""
+    return f"{row['model']}_{row['dataset']}"
+
+
+def _section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was found with one network on one dataset."""
+    first, dense, name = rows[0], rows[0]["dense"], group(rows[0])
+    lines = [f"## {first['model']} on {first['dataset']}", "", *markdown(*headlines(rows)), ""]
     if dense:
         lines += [
             f"The dense network: {_error(dense['test_error'])} test error, "
@@ -80,20 +104,20 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         lines += comparison(row)
     lines += [
-        made_by(command),
+        first["made_by"],
         "",
-        "![Error against the weights left](tickets.png)",
+        f"![Error against the weights left]({name}_tickets.png)",
         "",
-        "![Epochs spent against the weights left](cost.png)",
+        f"![Epochs spent against the weights left]({name}_cost.png)",
         "",
-        "![Overlap of the masks of different seeds](overlap.png)",
+        f"![Overlap of the masks of different seeds]({name}_overlap.png)",
         "",
-        "## All tickets",
+        f"### All tickets of {first['model']} on {first['dataset']}",
         "",
         *markdown(*_everything(rows)),
+        "",
     ]
-    (folder / "report.md").write_text("\n".join(lines) + "\n")
-    return screen(header, cells)
+    return lines
 
 
 def headlines(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

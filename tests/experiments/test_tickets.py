@@ -14,6 +14,7 @@ from experiments.tickets.points import (
     points,
     sparsest_matching,
 )
+from experiments.tickets.report import write
 from tests.experiments.command import run_module
 
 
@@ -38,9 +39,10 @@ def test_searches_trains_the_tickets_and_reports(finished):
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
     folder = output / "lenet300_mnist"
-    for name in ("report.md", "report.json", "tickets.png", "cost.png", "overlap.png"):
-        assert (folder / "results" / name).stat().st_size > 1000
-    rows = json.loads((folder / "results" / "report.json").read_text())["rows"]
+    figures = [f"lenet300_mnist_{name}.png" for name in ("tickets", "cost", "overlap")]
+    for name in ("report.md", "report.json", *figures):
+        assert (output / "results" / name).stat().st_size > 1000
+    rows = json.loads((output / "results" / "report.json").read_text())["rows"]
     by_method = {row["method"]: row for row in rows}
     assert set(by_method) == {"cs", "imp", "random", "l0"}
     for row in rows:
@@ -91,6 +93,20 @@ def test_what_is_there_is_not_searched_again(finished):
 def test_bad_flags_are_named(flags, message):
     with pytest.raises(ValueError, match=message):
         check(Config(**flags))
+
+
+def test_rows_of_other_networks_stay_in_the_report(finished, tmp_path):
+    output, _ = finished
+    rows = json.loads((output / "results" / "report.json").read_text())["rows"]
+    other = [row | {"model": "lenet5", "name": "lenet5_mnist_cs"} for row in rows[:1]]
+    write(tmp_path, "the first", other)
+    write(tmp_path, "the second", rows)
+    write(tmp_path, "the third", rows)
+    found = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert [row["name"] for row in found] == [row["name"] for row in [*rows, *other]]
+    assert [row["command"] for row in found] == ["the third"] * len(rows) + ["the first"]
+    text = (tmp_path / "report.md").read_text()
+    assert text.index("## lenet300 on mnist") < text.index("## lenet5 on mnist")
 
 
 def result(density, error, epochs=10, number=1, seeds=2):
