@@ -45,7 +45,7 @@ PRESETS: Mapping[str, Mapping[Row, Schedule]] = {
 }
 
 DEFAULTS: Mapping[Row, dict[str, Any]] = {
-    "mnist": {"lower_bound": 0.988, "at_least": 1077},
+    "mnist": {"lower_bound": 0.988, "at_least": 1077, "finetune_whole": True},
     "fashion_mnist": {
         "lower_bound": 0.9,
         "at_least": 10_700,
@@ -73,6 +73,7 @@ _SHARED: Mapping[str, Any] = {
     "learning_rate": 1e-3,
     "finetune_rate": 1e-2,
     "finetune_weight_decay": 0.0,
+    "finetune_whole": False,
     "momentum": 0.0,
     "decay": 3e-4,
     "decay_rate": 0.9,
@@ -173,6 +174,9 @@ class Config:
     """At the start of the fine-tuning, from where it falls to 0 with a cosine."""
     finetune_weight_decay: float | None = None
     """Decoupled weight decay of the fine-tuning; the published one has none."""
+    finetune_whole: bool | None = None
+    """LeNet5: whether the fine-tuning sees the validation images, too. They have decided by then;
+    the published runs train on all images from the start."""
     momentum: float | None = None
     """Of SGD; 0: Adam in its place."""
     batch_size: int | None = None
@@ -246,6 +250,8 @@ def check(config: Config) -> None:
         given = getattr(config, name)
         if given is not None and not given >= least:
             raise ValueError(f"--{name.replace('_', '-')} must be >= {least}; got {given}")
+    if config.model == "vgg16" and config.finetune_whole:
+        raise ValueError("--finetune-whole is for --model lenet5 alone")
     for kappa in config.kappa or ():
         if kappa < 1:
             raise ValueError(f"--kappa must be at least 1; got {kappa}")

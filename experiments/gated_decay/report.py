@@ -69,6 +69,7 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
         "exact count that learning-compression went on to. LeNet5's images are shifted by up to a "
         "pixel (Fashion-MNIST's mirrored, too, both in the fine-tuning only), which those of the "
         "published runs were not. Published: Bonetta and Cancelliere, ESANN 2022.",
+        *_whole(rows),
         "",
         made_by(command),
         "",
@@ -84,6 +85,15 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     (folder / "report.md").write_text("\n".join(lines) + "\n")
     return screen(header, cells)
+
+
+def _whole(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which rows were fine-tuned on the validation images, too."""
+    names = [row["name"] for row in rows if row["settings"]["finetune_whole"]]
+    return names and [
+        f"The fine-tuning of {', '.join(names)} saw the validation images, too, once they had "
+        "decided; the validation accuracy of these rows is that before it."
+    ]
 
 
 def _neglected(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import lax
@@ -86,6 +88,10 @@ class Task(Protocol):
         """The network that is left of ``params`` without dead units, to be trained on."""
         ...
 
+    def with_validation(self) -> Task:
+        """The same with the validation images among those it is trained on."""
+        ...
+
 
 class LeNet5Task:
     """LeNet5 on images that fit into memory; pruned inside the training step."""
@@ -136,6 +142,15 @@ class LeNet5Task:
             return inspection.expand(smaller, purged, params, self.layers)
 
         return Smaller(task, task.initial, restore)
+
+    def with_validation(self):
+        """See `Task`."""
+        pairs = zip(self._dataset.train, self._dataset.validation, strict=True)
+        images, labels = (np.concatenate(pair) for pair in pairs)
+        task = copy.copy(self)
+        task.data = {"image": images, "label": labels}
+        task.steps_per_epoch = len(labels) // self._settings["batch_size"]
+        return task
 
     def _logits(self, params, images):
         return nnx.merge(self._graph, params, self._rest)(images.astype(jnp.float32) / 255)
@@ -216,6 +231,10 @@ class VGG16Task:
     def smaller(self, params):
         """See `Task`; itself: in a network that is not thinned by units hardly one dies."""
         return Smaller(self, params, lambda params: params)
+
+    def with_validation(self):
+        """See `Task`; not this one: half of its validation images are the test split."""
+        raise ValueError("--finetune-whole is for --model lenet5 alone")
 
     def _weighted_mistakes(self, params, batch):
         model = nnx.merge(self._graph, params, self._rest)

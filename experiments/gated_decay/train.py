@@ -92,8 +92,9 @@ class Run(FolderRun):
         params = small.params
         if self.settings["kappa"]:
             params = self._compress(small.task, params)
+        before = small.task.error(params, "validation")
         params = self._finetune(small.task, params)
-        return self._finish(small.restore(params), pruned)
+        return self._finish(small.restore(params), pruned, before)
 
     def pruned(self) -> PruningTrainState:
         """The state after the pruning; trained for if it is not there yet."""
@@ -190,6 +191,7 @@ class Run(FolderRun):
 
     def _finetune(self, task: Task, params: Any) -> Any:
         settings = self.settings
+        task = task.with_validation() if settings["finetune_whole"] else task
         steps = settings["finetune_epochs"] * task.steps_per_epoch
         rate = optax.cosine_decay_schedule(settings["finetune_rate"], steps)
         mask = jax.tree.map(lambda leaf: leaf != 0, params)
@@ -239,15 +241,17 @@ class Run(FolderRun):
         density = left / _size(self.task.initial)
         return {"error": task.error(params, "validation"), "density": density}
 
-    def _finish(self, params: Any, pruned: Any) -> dict[str, Any]:
-        task = self.task
+    def _finish(self, params: Any, pruned: Any, before: float) -> dict[str, Any]:
+        """The result; ``before`` is the validation error at the beginning of the fine-tuning."""
+        task, whole = self.task, self.settings["finetune_whole"]
         counts = inspection.report(params, _everything)
         layers = [inspection.report(params[layer], _everything) for layer in task.layers]
         found = [self.metrics(phase) for phase in PHASES]
         result = {
             "settings": self.settings,
             "test_error": task.error(params, "test"),
-            "validation_error": task.error(params, "validation"),
+            # After training on the validation images their error says nothing any more.
+            "validation_error": before if whole else task.error(params, "validation"),
             "pruned_validation_error": task.error(pruned.params, "validation"),
             "pruned_nonzeros": int(pruned.pruning.remaining),
             "parameters": counts.size,

@@ -1,0 +1,1 @@
+"""What needs an accelerator: CIFAR-10 at full length."""

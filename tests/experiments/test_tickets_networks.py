@@ -1,0 +1,68 @@
+"""The networks for CIFAR-10 inside a family, on a few images of its shape."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments.data import Dataset, Split
+from experiments.tickets.config import Config
+from experiments.tickets.networks import network
+from experiments.tickets.train import Family
+
+RNG = np.random.default_rng(0)
+
+
+def split(count):
+    """Images whose class is their colour."""
+    labels = RNG.integers(0, 3, count).astype(np.int32)
+    images = RNG.integers(0, 100, (count, 32, 32, 3))
+    images[np.arange(count), :, :, labels] += 100
+    return Split(images.astype(np.uint8), labels)
+
+
+DATASET = Dataset("cifar10", split(64), split(32), split(32))
+
+
+@pytest.mark.parametrize("model", ["resnet20", "vgg16"])
+def test_standardises_augments_and_keeps_statistics(model):
+    net = network(model, DATASET, width=0.125)
+    params, statistics = net.init(0)
+    batch = {"image": jnp.asarray(DATASET.train.images), "label": jnp.asarray(DATASET.train.labels)}
+    loss = jax.jit(net.loss)
+    value, (metrics, after) = loss(params, statistics, batch, jax.random.key(0))
+    again, _ = loss(params, statistics, batch, jax.random.key(0))
+    other, _ = loss(params, statistics, batch, jax.random.key(1))
+    assert float(value) == float(again) != float(other)
+    assert 0 <= float(metrics["train_error"]) <= 100
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after, statistics)
+    assert min(jax.tree.leaves(moved)) > 0
+    wrong = net.mistakes((params, after), batch["image"], batch["label"])
+    assert 0 <= int(wrong) <= 64
+
+    @jax.jit
+    def step(params, statistics, opt_state, key):
+        grads, (_, statistics) = jax.grad(net.loss, has_aux=True)(params, statistics, batch, key)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        return optax.apply_updates(params, updates), statistics, opt_state
+
+    optimizer = optax.adam(1e-2)
+    opt_state = optimizer.init(params)
+    for number in range(15):
+        params, statistics, opt_state = step(params, statistics, opt_state, jax.random.key(number))
+    assert float(loss(params, statistics, batch, jax.random.key(99))[0]) < float(value) / 2
+
+
+def test_a_resnet_finds_and_trains_tickets(tmp_path):
+    config = Config(
+        model="resnet20", preset="smoke", seeds=(0,), initial=(-0.05,), width=0.125,
+        batch_size=32, epochs=1, rounds=1, dtype="bfloat16",
+    )  # fmt: skip
+    settings = config.settings("cs")
+    rows = Family(tmp_path, DATASET, settings, devices=1).ensure()
+    assert [row["round"] for row in rows] == [1]
+    assert np.isfinite(rows[0]["test_error"])
+    assert Family(tmp_path, DATASET, settings, resume=True).ensure() == rows
+    with pytest.raises(ValueError, match="--devices must divide 1 members .* got 3"):
+        Family(tmp_path / "no", DATASET, settings, devices=3)
