@@ -177,6 +177,10 @@ class Family:
         ]
 
     def _save_masks(self, number: int, ticket: Ticket) -> None:
+        """Write them, and warn of members with a layer that is cut through."""
+        for place in range(len(self._members)):
+            one: Ticket = jax.tree.map(lambda leaf, at=place: leaf[at], ticket)
+            tickets.check_ticket(one, one.params)
         flat, _ = jax.tree_util.tree_flatten_with_path(ticket.mask)
         named: Any = {f"mask_{place}": np.asarray(leaf) for place, (_, leaf) in enumerate(flat)}
         np.savez_compressed(self.folder / f"masks_{number}.npz", **named)

@@ -213,6 +213,32 @@ def test_a_killed_round_resumes_to_the_same_bits(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        magnitude_pruning(0.5),
+        random_pruning(0.5),
+        continuous_sparsification(STEPS, -0.01, 1e-3),
+        stochastic_l0(1e-2),
+    ],
+    ids=["magnitude", "random", "continuous", "stochastic"],
+)
+def test_weights_of_half_precision_stay_so(method):
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), START)
+    optimizer = optax.adam(0.03)
+    step = search_step(method, loss, optimizer, 8)
+    state = init_search(method, half, optimizer, KEY)
+    end = fit(step, state, DATA, batch_size=32, steps=16)
+    ticket = found_ticket(method, end)
+    for tree in (end.params["weights"], end.early["weights"], ticket.params, rewound(ticket)):
+        assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype(jnp.bfloat16)}
+    assert ticket.mask["kernel"].dtype == bool
+    later = next_search(method, end, optimizer)
+    same = jax.tree.map(lambda a, b: a.dtype == b.dtype, later.params, end.params)
+    assert all(jax.tree.leaves(same))
+    assert 0 <= int(remaining(later.mask)) <= 100
+
+
 def test_overlap_is_that_of_sets():
     one = {"a": jnp.array([True, True, False, False]), "b": optax.MaskedNode()}
     other = {"a": jnp.array([True, False, True, False]), "b": optax.MaskedNode()}
