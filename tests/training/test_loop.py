@@ -83,6 +83,17 @@ def test_it_trains_and_leaves_its_input_alone(built, data, uninterrupted):
     assert len(rows) == 3
 
 
+@pytest.mark.parametrize("device_bytes", [0, 2**31])
+def test_a_loop_of_ones_own_takes_the_same_steps(device_bytes, built, data, uninterrupted):
+    def scan(take, state, arrays, rows):
+        return jax.lax.scan(lambda state, row: take(state, arrays, row), state, rows)
+
+    state = fit(
+        *built, data, batch_size=64, steps=STEPS, seed=5, scan=scan, device_bytes=device_bytes
+    )
+    assert_same_bits(state, uninterrupted)
+
+
 def test_different_seeds_see_different_orders(built, data, uninterrupted):
     other = fit(*built, data, batch_size=64, steps=STEPS, seed=6)
     leaves = zip(jax.tree.leaves(other.params), jax.tree.leaves(uninterrupted.params), strict=True)
