@@ -53,7 +53,7 @@ class LeNet300(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits [batch, 10] of images [batch, 784] or [batch, 28, 28, 1]."""
-        hidden = images.reshape(len(images), -1)
+        hidden = images.reshape(images.shape[0], -1)
         if self.kept_inputs is not None:
             columns = jnp.asarray(self.kept_inputs)
             hidden = hidden.at[:, columns].get(mode="promise_in_bounds", unique_indices=True)

@@ -80,7 +80,7 @@ class LeNet5(nnx.Module):
         hidden = images.reshape(-1, _SIDE, _SIDE, 1)
         hidden = jax.nn.relu(max_pool(self.conv1(hidden)))
         hidden = jax.nn.relu(max_pool(self.conv2(hidden)))
-        hidden = hidden.reshape(len(hidden), -1)
+        hidden = hidden.reshape(hidden.shape[0], -1)
         if self.kept_inputs is not None:
             columns = jnp.asarray(self.kept_inputs)
             hidden = hidden.at[:, columns].get(mode="promise_in_bounds", unique_indices=True)

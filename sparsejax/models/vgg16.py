@@ -88,7 +88,7 @@ class VGG16(nnx.Module):
             for name in names:
                 hidden = jax.nn.relu(getattr(self, name)(hidden))
             hidden = nnx.max_pool(hidden, (2, 2), strides=(2, 2))
-        hidden = _average_to_map(hidden).reshape(len(hidden), -1)
+        hidden = _average_to_map(hidden).reshape(hidden.shape[0], -1)
         hidden = self.dropout(jax.nn.relu(self.fc6(hidden)), rngs=rngs)
         hidden = self.dropout(jax.nn.relu(self.fc7(hidden)), rngs=rngs)
         return self.fc8(hidden)

@@ -67,4 +67,4 @@ class VGG16Cifar(nnx.Module):
                 hidden = jax.nn.relu(self.norms[number](hidden))
                 number += 1
             hidden = nnx.max_pool(hidden, (2, 2), strides=(2, 2))
-        return self.dense(hidden.reshape(len(hidden), -1)).astype(jnp.float32)
+        return self.dense(hidden.reshape(hidden.shape[0], -1)).astype(jnp.float32)
