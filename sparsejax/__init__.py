@@ -7,7 +7,8 @@ loss does not feel, while accuracy holds;
 ``sparsejax.gates`` puts random gates on the parameters of any network and
 ``sparsejax.constraints`` trains under a constraint, such as on the gates' expected density;
 ``sparsejax.tickets`` searches for subnetworks in rounds of training, many in one program;
-``sparsejax.inspection`` tells what is left. These need jax and optax alone;
+``sparsejax.inspection`` tells what is left and ``sparsejax.deploy`` makes it a smaller network.
+These need jax and optax alone;
 ``sparsejax.training`` and ``sparsejax.models`` need the ``experiments`` extra and are imported by
 name.
 
@@ -19,6 +20,7 @@ Its default chooses the floating-point leaves with two or more dimensions.
 from sparsejax import (
     compression,
     constraints,
+    deploy,
     gates,
     inspection,
     projections,
@@ -39,6 +41,7 @@ __all__ = [
     "compressed_params",
     "compression",
     "constraints",
+    "deploy",
     "gated_weight_decay",
     "gates",
     "hold_zeros",

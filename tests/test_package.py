@@ -11,7 +11,7 @@ import sparsejax
 
 ROOMS = [
     "projections", "compression", "transforms", "gates", "constraints", "tickets", "inspection",
-    "training", "models",
+    "deploy", "training", "models",
 ]  # fmt: skip
 OPTIONAL = [
     "flax", "orbax", "tensorflow_datasets", "matplotlib", "tqdm", "tyro", "tensorboardX",
@@ -33,6 +33,7 @@ ALLOWED = {
     "constraints": set(),
     "tickets": {"gates", "projections"},
     "inspection": set(),
+    "deploy": set(),
     "training": set(),
     "models": {"flax", "inspection"},
 }

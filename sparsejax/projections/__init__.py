@@ -3,6 +3,7 @@
 from sparsejax.projections.l0_ball import project_l0_ball
 from sparsejax.projections.l1_ball import project_l1_ball
 from sparsejax.projections.largest_mask import largest_mask
+from sparsejax.projections.n_m import project_n_m
 from sparsejax.projections.thresholds import hard_threshold, soft_threshold
 
 __all__ = [
@@ -10,5 +11,6 @@ __all__ = [
     "largest_mask",
     "project_l0_ball",
     "project_l1_ball",
+    "project_n_m",
     "soft_threshold",
 ]

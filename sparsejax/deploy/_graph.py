@@ -1,0 +1,177 @@
+"""A function as a flat list of equations: its jaxpr with all calls written out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend import core
+
+from sparsejax._where import PyTree
+
+# What a call runs, by the name of the parameter that holds it. Rules of differentiation are lost:
+# the equations inside are differentiated as they are.
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "checkpoint": "jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+}
+
+
+class Equation(NamedTuple):
+    """One primitive applied to values; values are numbers, see `Graph`."""
+
+    primitive: Any
+    ins: tuple[int, ...]
+    outs: tuple[int, ...]
+    params: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of the primitive."""
+        return self.primitive.name
+
+
+class Graph(NamedTuple):
+    """A traced function without calls and without equations that nothing reads."""
+
+    shapes: list[tuple[int, ...]]
+    """Of each value."""
+    dtypes: list[Any]
+    leaves: list[int]
+    """The values that are leaves of the parameters."""
+    constants: list[int]
+    """The values that are arrays which the function closes over."""
+    arrays: list[Any]
+    """Those arrays."""
+    inputs: list[int]
+    literals: dict[int, np.ndarray]
+    equations: list[Equation]
+    outputs: list[int]
+    tree: Any
+    """Structure of the outputs."""
+
+    def uses(self) -> list[int]:
+        """How often each value is read; being an output counts."""
+        count = [0] * len(self.shapes)
+        for value in self.outputs:
+            count[value] += 1
+        for equation in self.equations:
+            for value in equation.ins:
+                count[value] += 1
+        return count
+
+
+def trace(function: Callable[..., PyTree], params: PyTree, inputs: Sequence[PyTree]) -> Graph:
+    """The graph of ``function(params, *inputs)``; of both only shapes and dtypes count."""
+    closed, out = jax.make_jaxpr(function, return_shape=True)(params, *inputs)
+    writer = _Writer()
+    constants = [writer.new(var.aval) for var in closed.jaxpr.constvars]
+    arguments = [writer.new(var.aval) for var in closed.jaxpr.invars]
+    held = list(closed.consts)
+    outputs = writer.write(closed.jaxpr, constants, arguments)
+    number = len(jax.tree.leaves(params))
+    return Graph(
+        writer.shapes,
+        writer.dtypes,
+        arguments[:number],
+        constants + writer.constants,
+        held + writer.arrays,
+        arguments[number:],
+        writer.literals,
+        _read_ones(writer.equations, outputs),
+        outputs,
+        jax.tree.structure(out),
+    )
+
+
+class _Writer:
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        self.dtypes: list[Any] = []
+        self.literals: dict[int, np.ndarray] = {}
+        self.constants: list[int] = []
+        self.arrays: list[Any] = []
+        self.equations: list[Equation] = []
+
+    def new(self, aval: Any) -> int:
+        self.shapes.append(tuple(aval.shape))
+        self.dtypes.append(aval.dtype)
+        return len(self.shapes) - 1
+
+    def write(self, jaxpr: Any, constants: Sequence[int], arguments: Sequence[int]) -> list[int]:
+        """Append the equations of a jaxpr; the numbers of its results."""
+        number = dict(zip(jaxpr.constvars, constants, strict=True))
+        number |= dict(zip(jaxpr.invars, arguments, strict=True))
+
+        def read(atom: Any) -> int:
+            if not isinstance(atom, core.Literal):
+                return number[atom]
+            value = self.new(atom.aval)
+            self.literals[value] = np.asarray(atom.val, self.dtypes[value])
+            return value
+
+        for eqn in jaxpr.eqns:
+            ins = tuple(map(read, eqn.invars))
+            if eqn.primitive.name in _CALLS:
+                outs = self._call(eqn.params[_CALLS[eqn.primitive.name]], ins)
+            else:
+                outs = [self.new(var.aval) for var in eqn.outvars]
+                self.equations.append(Equation(eqn.primitive, ins, tuple(outs), eqn.params))
+            number |= dict(zip(eqn.outvars, outs, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _call(self, inner: Any, ins: Sequence[int]) -> list[int]:
+        if not hasattr(inner, "consts"):  # an open jaxpr
+            return self.write(inner, [], ins)
+        constants = []
+        for array in inner.consts:
+            constants.append(self.new(jax.typeof(array)))
+            self.constants.append(constants[-1])
+            self.arrays.append(array)
+        return self.write(inner.jaxpr, constants, ins)
+
+
+def _read_ones(equations: Sequence[Equation], outputs: Sequence[int]) -> list[Equation]:
+    read = set(outputs)
+    found = []
+    for equation in reversed(equations):
+        if read & set(equation.outs):
+            read |= set(equation.ins)
+            found.append(equation)
+    return found[::-1]
+
+
+def reshape_groups(
+    before: Sequence[int], after: Sequence[int]
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Which dimensions a reshape joins and splits: the smallest groups of equal product.
+
+    Dimensions of length 1 belong to none, and arrays without entries have one group.
+    """
+    ins = [axis for axis, length in enumerate(before) if length != 1]
+    outs = [axis for axis, length in enumerate(after) if length != 1]
+    if any(before[axis] == 0 for axis in ins):
+        return [(tuple(ins), tuple(outs))]
+    groups = []
+    while ins:
+        left, right = [ins.pop(0)], [outs.pop(0)]
+        old, new = before[left[0]], after[right[0]]
+        while old != new:
+            if old < new:
+                left.append(ins.pop(0))
+                old *= before[left[-1]]
+            else:
+                right.append(outs.pop(0))
+                new *= after[right[-1]]
+        groups.append((tuple(left), tuple(right)))
+    return groups

@@ -1,0 +1,138 @@
+"""What kinds of primitives there are, and how the ones that mix units read their operands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+
+from sparsejax.deploy._graph import Equation, Graph
+
+ELEMENTWISE = frozenset(
+    {
+        "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2",
+        "atanh", "cbrt", "ceil", "clamp", "convert_element_type", "copy", "copy_p", "cos",
+        "cosh", "digamma", "div", "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1",
+        "floor", "ge", "gt", "integer_pow", "is_finite", "le", "lgamma", "log", "log1p",
+        "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter", "not", "or",
+        "pow", "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin",
+        "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor"
+    }
+)  # fmt: skip
+REDUCTIONS = frozenset({"reduce_sum", "reduce_max", "reduce_min"})
+WINDOWS = frozenset({"reduce_window_sum", "reduce_window_max", "reduce_window_min"})
+SHAPES = frozenset({"reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim"})
+PARTS = frozenset({"concatenate", "slice", "split", "pad", "gather"})
+PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
+UNDERSTOOD = ELEMENTWISE | REDUCTIONS | WINDOWS | SHAPES | PARTS | PRODUCTS
+
+
+class Contraction(NamedTuple):
+    """A product of computed values with weights that sums over units: a dense layer, a convolution.
+
+    Weights are indexed by the unit that is read, the units that are written, and a window.
+    """
+
+    computed: int
+    """The value that is read."""
+    axis: int
+    """Its dimension that is summed over."""
+    weights: int
+    read: int
+    """The weights' dimension that is summed with it."""
+    written: tuple[int, ...]
+    """The weights' dimensions that the result has, in its order."""
+    window: tuple[int, ...]
+    """The weights' dimensions over positions."""
+    padded: bool
+    """Whether zeros stand in for some of the positions that are read."""
+
+
+def fixed_values(graph: Graph) -> list[bool]:
+    """Which values are computed from parameters and constants alone, by what is understood."""
+    fixed = [False] * len(graph.shapes)
+    for value in [*graph.leaves, *graph.constants, *graph.literals]:
+        # Keys of random numbers are no numbers.
+        fixed[value] = not jax.dtypes.issubdtype(graph.dtypes[value], jax.dtypes.extended)
+    for equation in graph.equations:
+        known = equation.name in UNDERSTOOD and all(fixed[value] for value in equation.ins)
+        for value in equation.outs:
+            fixed[value] = known
+    return fixed
+
+
+def contraction_of(graph: Graph, equation: Equation, fixed: Sequence[bool]) -> Contraction | None:
+    """The equation as a contraction; None if it is another kind of product."""
+    left, right = equation.ins
+    if fixed[left] == fixed[right]:
+        return None
+    if equation.name == "conv_general_dilated":
+        return _convolution(equation) if fixed[right] else None
+    (left_axes, right_axes), (batch, _) = equation.params["dimension_numbers"]
+    if len(left_axes) != 1 or batch:
+        return None
+    if fixed[right]:
+        computed, axis, weights, read = left, left_axes[0], right, right_axes[0]
+    else:
+        computed, axis, weights, read = right, right_axes[0], left, left_axes[0]
+    written = tuple(axis for axis in range(len(graph.shapes[weights])) if axis != read)
+    return Contraction(computed, axis, weights, read, written, (), False)
+
+
+def _convolution(equation: Equation) -> Contraction | None:
+    params = equation.params
+    if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
+        return None
+    lhs, rhs, _ = params["dimension_numbers"]
+    padded = any(map(any, params["padding"])) or any(n != 1 for n in params["lhs_dilation"])
+    left, right = equation.ins
+    return Contraction(left, lhs[1], right, rhs[1], (rhs[0],), tuple(rhs[2:]), padded)
+
+
+def written_axes(graph: Graph, equation: Equation, contraction: Contraction) -> tuple[int, ...]:
+    """The result's dimensions that are the weights' ``written`` ones."""
+    if equation.name == "conv_general_dilated":
+        return (equation.params["dimension_numbers"].out_spec[1],)
+    others = len(graph.shapes[contraction.computed]) - 1
+    first = 0 if contraction.weights == equation.ins[0] else others
+    return tuple(range(first, first + len(contraction.written)))
+
+
+def taken_axis(graph: Graph, equation: Equation, fixed: Sequence[bool]) -> tuple[int, int] | None:
+    """Of a gather that takes fixed places of one dimension: that dimension, and the result's."""
+    operand, indices = equation.ins
+    numbers = equation.params["dimension_numbers"]
+    shape, places = graph.shapes[operand], graph.shapes[indices]
+    if (
+        not fixed[indices]
+        or numbers.operand_batching_dims
+        or len(numbers.start_index_map) != 1
+        or numbers.collapsed_slice_dims != numbers.start_index_map
+        or len(places) != 2
+        or places[1] != 1
+    ):
+        return None
+    axis = numbers.start_index_map[0]
+    sizes = equation.params["slice_sizes"]
+    if any(sizes[other] != shape[other] for other in range(len(shape)) if other != axis):
+        return None
+    (out,) = set(range(len(shape))) - set(numbers.offset_dims)
+    return axis, out
+
+
+def through_windows(equation: Equation, axis: int) -> bool:
+    """Whether a windowed reduction leaves each position of a dimension by itself."""
+    params = equation.params
+    return (
+        params["window_dimensions"][axis] == 1
+        and params["window_strides"][axis] == 1
+        and params["base_dilation"][axis] == 1
+        and not any(params["padding"][axis])
+    )
+
+
+def window_size(equation: Equation) -> int:
+    """Entries of a window."""
+    return math.prod(equation.params["window_dimensions"])

@@ -1,0 +1,260 @@
+"""Dead units taken out of any feed-forward network: a smaller one with the same outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax._where import PyTree, path_name
+from sparsejax.deploy._axes import Axes, Read, find_axes
+from sparsejax.deploy._constants import Constants, find_constants, fold
+from sparsejax.deploy._evaluate import evaluate, take
+from sparsejax.deploy._graph import Graph, trace
+from sparsejax.deploy._live import Fold, find_folds, find_live, removable
+from sparsejax.deploy._primitives import fixed_values
+
+
+class Shrunk(NamedTuple):
+    """What `shrink` leaves."""
+
+    function: Callable[..., PyTree]
+    """``function(params, *inputs)``: the outputs, from the smaller parameters and whole inputs.
+    Pure: for ``jit``, ``grad``, ``vmap``, any batch size."""
+    params: PyTree
+    """As they were given, with smaller leaves; one that lost nothing is the very same array."""
+    kept: dict[str, tuple[np.ndarray | None, ...]]
+    """For each leaf by path, for each of its dimensions: the indices that stayed, None for all."""
+    kept_inputs: dict[str, tuple[np.ndarray | None, ...]]
+    """The same of the inputs: what is read of them (``0``: the first one)."""
+    mixed: dict[str, int]
+    """Operations that read units in ways that are not understood (``keep_mixed``), with the number
+    of units that had to stay for it."""
+
+
+def shrink(
+    function: Callable[..., PyTree], params: PyTree, *inputs: PyTree, keep_mixed: bool = False
+) -> Shrunk:
+    r"""Take out the dead units of a network; what is left computes the same, within rounding.
+
+    A unit is dead when nothing that matters reads it, or when it puts out a constant c whatever the
+    input is; a constant goes into the bias above, :math:`b' = b + \sum c\,w`. What reads what is
+    found in the function's jaxpr, not told: of a kernel that is convolved, a bias that is added and
+    a scale that multiplies, the same channel goes from all. So with whatever is summed, a residual
+    stream goes only where it is dead on every branch. The fewest units are kept from which the
+    outputs can be computed.
+
+    Understood are products with weights (``dot_general`` over one dimension, convolutions in one
+    group, with any stride, padding and dilation), everything elementwise, sums and maxima over
+    windows and over positions, reshapes, transposition, broadcasting, concatenation, slices, fixed
+    indices and padding; calls (``jit``, ``custom_jvp``, ``custom_vjp``, ``checkpoint``) are looked
+    into. Batch normalisation with running statistics is made of these. Where units are read in
+    another way (a softmax, a layer norm, attention or a sort over them, a recurrence, a convolution
+    in groups), the function is refused with that operation's name, unless ``keep_mixed``.
+
+    A constant stays where there is no bias or mean right behind the products that read it, and
+    before convolutions that pad (its border is zero) unless it is 0. Of every layer one unit stays
+    at least. Inputs that nothing reads, single ones behind a flattening too, are dropped by an
+    index. Weights are taken to be finite: zero times a unit is zero. The smaller function does not
+    have custom derivatives of the whole one, but those of what it computes.
+
+    Runs on the host, with ``params`` concrete. Beyond them and the smaller ones it takes the memory
+    of a boolean for each weight of a dense layer. As for Flax::
+
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
+        small = shrink(lambda params, x: nnx.merge(graph, params, rest)(x), params, images)
+        logits = jax.jit(small.function)(small.params, images)
+
+    Args:
+      function: ``function(params, *inputs)``, pure, in the form that is used for inference.
+      params: pytree of arrays with zeros where pruned (gates and masks multiplied in, or multiplied
+        in by ``function``). Arrays that ``function`` closes over count as known, too.
+      *inputs: examples, arrays or ``jax.ShapeDtypeStruct``: their shapes and dtypes count. The
+        first dimension is the batch and may differ later.
+      keep_mixed: keep units whole that are read in ways that are not understood.
+
+    Raises:
+      TypeError: ``params`` hold a traced array, or something that is no array.
+      ValueError: an operation reads units in a way that is not understood. The function that is
+        returned: inputs or parameters of other shapes.
+    """
+    leaves = _concrete(params)
+    abstract = jax.tree.map(_abstract, params)
+    graph = trace(function, abstract, jax.tree.map(_abstract, inputs))
+    constants = find_constants(graph, leaves)
+    axes = find_axes(graph, constants.indices)
+    whole = axes.whole | axes.mixed.keys()
+    refused = (axes.mixed.keys() & axes.of_parameters) - axes.whole
+    if refused and not keep_mixed:
+        raise ValueError(_refusal(axes, refused))
+    folds = find_folds(graph, [t for t in axes.ties if isinstance(t, Read)], fixed_values(graph))
+    live = find_live(axes, constants, folds, whole)
+    kept = {family: np.flatnonzero(mask) for family, mask in live.items() if not mask.all()}
+    moved = _moved_constants(graph, axes, constants, folds, live)
+    indices = constants.indices
+    del constants, live  # they hold memory of the size of the weights
+    small = {
+        value: _cut(array, axes.families[value], kept, moved.get(value))
+        for value, array in [
+            *zip(graph.leaves, leaves, strict=True),
+            *zip(graph.constants, graph.arrays, strict=True),
+        ]
+    }
+    mixed: dict[str, int] = {}
+    for family in refused:
+        name = axes.mixed[family]
+        mixed[name] = mixed.get(name, 0) + axes.sizes[family]
+    return Shrunk(
+        _smaller_function(
+            function, abstract, graph, axes, kept, indices, [small[v] for v in graph.constants]
+        ),
+        jax.tree.unflatten(jax.tree.structure(params), [small[v] for v in graph.leaves]),
+        _by_path(params, graph.leaves, axes, kept),
+        _by_path(inputs, graph.inputs, axes, kept),
+        mixed,
+    )
+
+
+def _concrete(params: PyTree) -> list[Any]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    for path, leaf in flat:
+        if isinstance(leaf, jax.core.Tracer) or not hasattr(leaf, "dtype"):
+            raise TypeError(
+                f"params must hold concrete arrays; {path_name(path)} is {leaf!r} "
+                f"({type(leaf).__name__})"
+            )
+    return [leaf for _, leaf in flat]
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), dtype)
+
+
+def _refusal(axes: Axes, refused: set[int]) -> str:
+    reasons = sorted(f"{axes.mixed[f]} (over {axes.sizes[f]} units)" for f in refused)
+    return (
+        f"function reads units in ways that shrink does not understand: {', '.join(reasons)}; "
+        "keep_mixed=True keeps all of those units and shrinks the rest"
+    )
+
+
+def _moved_constants(
+    graph: Graph,
+    axes: Axes,
+    constants: Constants,
+    folds: Mapping[int, Fold],
+    live: Mapping[int, np.ndarray],
+) -> dict[int, np.ndarray]:
+    """What the constants of units that go add to each leaf, in its shape."""
+    moved: dict[int, np.ndarray] = {}
+    for tie in axes.ties:
+        if not isinstance(tie, Read) or tie.equation not in folds:
+            continue
+        known = removable(tie, constants, folds)
+        gone = known.constant & ~live[tie.read]
+        weights, into = constants.weights[tie.equation], folds[tie.equation]
+        amount = into.sign * fold(weights.array, weights.link.ndim, gone, known.numbers)
+        if amount.any():
+            moved[into.leaf] = amount.reshape(graph.shapes[into.leaf])
+    return moved
+
+
+def _cut(
+    array: Any,
+    families: Sequence[int],
+    kept: Mapping[int, np.ndarray],
+    moved: np.ndarray | None,
+) -> Any:
+    """A leaf with what was moved into it, without the units that go."""
+    chosen = [kept.get(family) for family in families]
+    if moved is None and all(places is None for places in chosen):
+        return array
+    whole = np.asarray(array)
+    if moved is not None:
+        whole = (whole.astype(np.float64) + moved).astype(whole.dtype)
+    # The dimension that loses most first: what lies in between is small.
+    for axis in sorted(range(whole.ndim), key=lambda a: _share(chosen[a], whole.shape[a])):
+        if (places := chosen[axis]) is not None:
+            whole = np.take(whole, places, axis=axis)
+    return jnp.asarray(whole)
+
+
+def _share(places: np.ndarray | None, length: int) -> float:
+    return 1.0 if places is None else len(places) / length
+
+
+def _by_path(
+    tree: PyTree, values: Sequence[int], axes: Axes, kept: Mapping[int, np.ndarray]
+) -> dict[str, tuple[np.ndarray | None, ...]]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        path_name(path): tuple(kept.get(family) for family in axes.families[value])
+        for (path, _), value in zip(flat, values, strict=True)
+    }
+
+
+def _smaller_function(
+    function: Callable[..., PyTree],
+    abstract: PyTree,
+    graph: Graph,
+    axes: Axes,
+    kept: Mapping[int, np.ndarray],
+    indices: Mapping[int, np.ndarray],
+    constants: Sequence[Any],
+) -> Callable[..., PyTree]:
+    """The function on the smaller parameters; it is traced again for each new batch size."""
+    names = [equation.name for equation in graph.equations]
+    examples = [graph.shapes[value] for value in graph.inputs]
+    sizes = [
+        tuple(_length(kept.get(family), n) for family, n in zip(families, shape, strict=True))
+        for families, shape in (
+            (axes.families[value], graph.shapes[value]) for value in graph.leaves
+        )
+    ]
+    dtypes = tuple(graph.dtypes[value] for value in graph.inputs)
+    known = {(tuple(examples), dtypes): (graph._replace(arrays=[]), axes)}
+
+    def smaller(params: PyTree, *inputs: PyTree) -> PyTree:
+        arrays = jax.tree.leaves(inputs)
+        leaves = jax.tree.leaves(params)
+        found = [jnp.shape(leaf) for leaf in leaves]
+        if found != sizes:
+            raise ValueError(f"params must have the shapes that shrink left, {sizes}; got {found}")
+        shapes = tuple(jnp.shape(array) for array in arrays)
+        if [shape[1:] for shape in shapes] != [shape[1:] for shape in examples]:
+            raise ValueError(
+                "inputs must have the shapes of the examples that shrink was given but for the "
+                f"first dimension, {examples}; got {list(shapes)}"
+            )
+        key = shapes, tuple(jnp.result_type(array) for array in arrays)
+        if key not in known:
+            again = trace(function, abstract, jax.tree.map(_abstract, inputs))
+            families = find_axes(again, indices)
+            if [equation.name for equation in again.equations] != names or any(
+                families.sizes.get(family) != axes.sizes[family] for family in kept
+            ):
+                raise ValueError(
+                    f"inputs of shapes {list(shapes)} make another computation of function than "
+                    f"the examples, {examples}, did; give shrink an example like them"
+                )
+            known[key] = again._replace(arrays=[]), families
+        here, families = known[key]
+        chosen = dict(zip(here.leaves, leaves, strict=True))
+        chosen |= dict(zip(here.constants, constants, strict=True))
+        for value, array in zip(here.inputs, arrays, strict=True):
+            whole = jnp.asarray(array)
+            for axis, family in enumerate(families.families[value]):
+                if family in kept:
+                    whole = take(whole, kept[family], axis)
+            chosen[value] = whole
+        return jax.tree.unflatten(here.tree, evaluate(here, families, kept, indices, chosen))
+
+    return smaller
+
+
+def _length(places: np.ndarray | None, length: int) -> int:
+    return length if places is None else len(places)

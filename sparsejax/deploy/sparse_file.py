@@ -1,0 +1,243 @@
+"""Sparse networks in a file of about the size of their information."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+import zlib
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax._where import PyTree, path_name
+from sparsejax.deploy import _container, _positions
+
+_SMALL = 2**20  # bytes up to which the slow compression is tried
+_STORED = (None, "float16", "bfloat16")
+
+
+class _Leaf(NamedTuple):
+    """How a leaf is written."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    stored: str
+    """The dtype of its values in the file."""
+    values: int
+    """How many values it has in the file."""
+    code: Literal["whole", "bitmask", "elias-fano"]
+
+
+def save_sparse(
+    path: str | os.PathLike[str],
+    tree: PyTree,
+    dtype: Literal["float16", "bfloat16"] | None = None,
+) -> int:
+    r"""Write a pytree of arrays, zeros left out; `load_sparse` reads it.
+
+    Of each leaf the values that are not 0 are written, and their positions: as a bitmask or in
+    Elias-Fano code (sorted, :math:`2 + \log_2(\text{size}/\text{count})` bits each), whichever is
+    shorter; a leaf with hardly a zero is written whole. Values and positions of all leaves are then
+    compressed with zlib or lzma where that shortens them. All dtypes of fixed size that NumPy and
+    JAX know are exact, NaN and infinities included; only -0 is read back as 0.
+
+    The file is a safetensors container with a version and a SHA-256 checksum. It appears in one
+    move: no other process meets half of it.
+
+    Args:
+      path: of the file, which is replaced if there is one.
+      tree: pytree of arrays or numbers; leaves are named by their paths, parts joined by ``/``.
+      dtype: round floating-point leaves of more bits to this one: half the file, and it is for you
+        to measure what it costs. Default: exact.
+
+    Returns:
+      How many bytes the file has.
+
+    Raises:
+      TypeError: a leaf is traced, or no array of numbers.
+      ValueError: ``dtype`` is another one; a finite value has no finite counterpart in it; two
+        leaves have one name, or one's is the beginning of another's path.
+    """
+    if dtype not in _STORED:
+        raise ValueError(f"dtype must be one of {_STORED}; got {dtype!r}")
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    arrays = {path_name(where): _array(path_name(where), leaf) for where, leaf in flat}
+    _check_names([path_name(where) for where, _ in flat])
+    leaves, values, short, masks = [], [], [], []
+    for name, array in arrays.items():
+        stored = _stored(name, array, dtype)
+        positions = np.flatnonzero(stored)
+        size, count = stored.size, len(positions)
+        code: Literal["whole", "bitmask", "elias-fano"] = "elias-fano"
+        if (size - count) * stored.itemsize <= _positions.bitmask_bytes(size):
+            code, count = "whole", size
+        elif not count or _positions.elias_fano_bytes(count, size) >= size / 8:
+            code = "bitmask"
+        leaf = _Leaf(name, array.dtype.name, array.shape, stored.dtype.name, count, code)
+        leaves.append(leaf)
+        chosen = stored.ravel() if code == "whole" else stored.ravel()[positions]
+        values.append(_planes(chosen))
+        short.append(_encode(leaf, positions, size))
+        masks.append(_encode(_as_mask(leaf), positions, size))
+    coded, found = _shortest(b"".join(short))
+    # A mask is longer, but shorter when compressed if whole units are missing.
+    other, found_other = _shortest(b"".join(masks))
+    if len(other) < len(coded):
+        leaves, coded, found = [_as_mask(leaf) for leaf in leaves], other, found_other
+    numbers, compressed = _shortest(b"".join(values))
+    about = {"leaves": leaves, "positions": found, "values": compressed}
+    table = zlib.compress(json.dumps(about, separators=(",", ":")).encode(), 9)
+    parts = {"about": table, "positions": coded, "values": numbers}
+    return _container.write(path, parts)
+
+
+def load_sparse(path: str | os.PathLike[str], like: PyTree = None) -> PyTree:
+    """Read what `save_sparse` wrote.
+
+    Args:
+      path: of the file.
+      like: a pytree whose leaves have the paths, the shapes and the dtypes of those in the file
+        (arrays or ``jax.ShapeDtypeStruct``), for its structure. Default: nested dicts by path.
+
+    Returns:
+      The tree, of NumPy arrays in their original dtypes (``jax.device_put`` puts it on a device).
+
+    Raises:
+      ValueError: the file is damaged, truncated, none of `save_sparse` or of another version; or
+        ``like`` does not fit it (every leaf that does not is named).
+      FileNotFoundError: there is no such file.
+    """
+    parts = _container.read(path)
+    try:
+        about = json.loads(zlib.decompress(parts["about"]))
+        leaves = [_Leaf(*entry) for entry in about["leaves"]]
+        positions = _decompress(parts["positions"], about["positions"])
+        values = _decompress(parts["values"], about["values"])
+        arrays = _decode(leaves, positions, values)
+    except (KeyError, TypeError, ValueError, zlib.error, lzma.LZMAError) as error:
+        # The checksum fits, so it was written like this.
+        raise ValueError(f"{os.fspath(path)} is not as save_sparse writes: {error}") from error
+    return _nested(arrays) if like is None else _like(like, arrays, os.fspath(path))
+
+
+def _array(name: str, leaf: Any) -> np.ndarray:
+    if isinstance(leaf, jax.core.Tracer):
+        raise TypeError(f"tree must hold concrete arrays; {name or 'its leaf'} is traced")
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        raise TypeError(f"tree must hold arrays of numbers; {name or 'its leaf'} is {leaf.dtype}")
+    array = np.asarray(leaf)
+    if array.dtype.kind not in "biufcV" or array.dtype.fields is not None:
+        raise TypeError(f"tree must hold arrays of numbers; {name or 'its leaf'} is {array.dtype}")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    inner = {name[:end] for name in names for end in range(len(name)) if name[end] == "/"}
+    inner |= {""} if len(names) > 1 else set()
+    for place, name in enumerate(names):
+        if name in names[:place] or name in inner:
+            raise ValueError(
+                f"tree must have leaves whose names differ, none the beginning of another; {name!r}"
+                " is no such name"
+            )
+
+
+def _stored(name: str, array: np.ndarray, dtype: str | None) -> np.ndarray:
+    """The array in the dtype that is written."""
+    if dtype is None or not jnp.issubdtype(array.dtype, jnp.floating) or array.itemsize <= 2:
+        return array
+    with np.errstate(over="ignore"):
+        stored = array.astype(jnp.dtype(dtype))
+    if (np.isinf(stored) & np.isfinite(array)).any():
+        raise ValueError(f"dtype {dtype!r} is too small for values of {name or 'the leaf'}")
+    return stored
+
+
+def _as_mask(leaf: _Leaf) -> _Leaf:
+    return leaf._replace(code="bitmask") if leaf.code == "elias-fano" else leaf
+
+
+def _encode(leaf: _Leaf, positions: np.ndarray, size: int) -> bytes:
+    if leaf.code == "whole":
+        return b""
+    write = _positions.bitmask if leaf.code == "bitmask" else _positions.elias_fano
+    return write(positions, size)
+
+
+def _planes(values: np.ndarray) -> bytes:
+    """First all first bytes, then all second ones: signs and exponents are alike."""
+    raw = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+    return raw.reshape(-1, values.itemsize).T.tobytes()
+
+
+def _shortest(raw: bytes) -> tuple[bytes, str]:
+    found = {"none": raw, "zlib": zlib.compress(raw, 9 if len(raw) <= _SMALL else 1)}
+    if len(raw) <= _SMALL:
+        found["lzma"] = lzma.compress(raw, lzma.FORMAT_ALONE, preset=9)
+    name = min(found, key=lambda name: len(found[name]))
+    return found[name], name
+
+
+def _decompress(coded: bytes, name: str) -> bytes:
+    if name == "none":
+        return coded
+    return lzma.decompress(coded) if name == "lzma" else zlib.decompress(coded)
+
+
+def _decode(leaves: Sequence[_Leaf], positions: bytes, values: bytes) -> dict[str, np.ndarray]:
+    found = {}
+    for leaf in leaves:
+        size = int(np.prod(leaf.shape, dtype=np.int64))
+        stored = jnp.dtype(leaf.stored)
+        length = leaf.values * stored.itemsize
+        raw = np.frombuffer(values[:length], np.uint8).reshape(stored.itemsize, leaf.values)
+        values = values[length:]
+        numbers = np.frombuffer(raw.T.tobytes(), stored)
+        if leaf.code == "whole":
+            array = numbers.copy()
+        else:
+            if leaf.code == "bitmask":
+                length = _positions.bitmask_bytes(size)
+                places = _positions.from_bitmask(positions[:length], size)
+            else:
+                length = _positions.elias_fano_bytes(leaf.values, size)
+                places = _positions.from_elias_fano(positions[:length], leaf.values, size)
+            positions = positions[length:]
+            array = np.zeros(size, stored)
+            array[places] = numbers
+        found[leaf.name] = array.reshape(leaf.shape).astype(jnp.dtype(leaf.dtype), copy=False)
+    return found
+
+
+def _nested(arrays: dict[str, np.ndarray]) -> PyTree:
+    if list(arrays) == [""]:
+        return arrays[""]
+    tree: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = array
+    return tree
+
+
+def _like(like: PyTree, arrays: dict[str, np.ndarray], path: str) -> PyTree:
+    flat, treedef = jax.tree_util.tree_flatten_with_path(like)
+    wanted = {path_name(where): leaf for where, leaf in flat}
+    wrong = [f"{name} is missing" for name in sorted(wanted.keys() - arrays.keys())]
+    wrong += [f"{name} is unknown" for name in sorted(arrays.keys() - wanted.keys())]
+    for name in sorted(wanted.keys() & arrays.keys()):
+        here = arrays[name].shape, arrays[name].dtype
+        leaf = wanted[name]
+        there = jnp.shape(leaf), jnp.dtype(getattr(leaf, "dtype", np.asarray(leaf).dtype))
+        if here != there:
+            wrong.append(f"{name} is {here[1]}{list(here[0])}, not {there[1]}{list(there[0])}")
+    if wrong:
+        raise ValueError(f"like does not fit {path}: {'; '.join(wrong)}")
+    return jax.tree.unflatten(treedef, [arrays[path_name(where)] for where, _ in flat])
