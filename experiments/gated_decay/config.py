@@ -45,12 +45,7 @@ PRESETS: Mapping[str, Mapping[Row, Schedule]] = {
 }
 
 DEFAULTS: Mapping[Row, dict[str, Any]] = {
-    "mnist": {
-        "lower_bound": 0.988,
-        "at_least": 1077,
-        "finetune_whole": True,
-        "finetune_teacher_share": 0.7,
-    },
+    "mnist": {"lower_bound": 0.988, "at_least": 1077, "finetune_whole": True},
     "fashion_mnist": {
         "lower_bound": 0.9,
         "at_least": 10_700,
@@ -79,9 +74,6 @@ _SHARED: Mapping[str, Any] = {
     "finetune_rate": 1e-2,
     "finetune_weight_decay": 0.0,
     "finetune_whole": False,
-    "finetune_teacher_share": 0.0,
-    "finetune_teacher_epochs": 20,
-    "finetune_temperature": 2.0,
     "momentum": 0.0,
     "decay": 3e-4,
     "decay_rate": 0.9,
@@ -185,13 +177,6 @@ class Config:
     finetune_whole: bool | None = None
     """LeNet5: whether the fine-tuning sees the validation images, too. They have decided by then;
     the published runs train on all images from the start."""
-    finetune_teacher_share: float | None = None
-    """LeNet5: weight, in [0, 1), of what a whole network says of an image beside its label, in the
-    loss of the fine-tuning; 0: no teacher, as published."""
-    finetune_teacher_epochs: int | None = None
-    """How long that network is trained."""
-    finetune_temperature: float | None = None
-    """By which its logits are divided there, and those of the pruned network with them."""
     momentum: float | None = None
     """Of SGD; 0: Adam in its place."""
     batch_size: int | None = None
@@ -249,10 +234,7 @@ class Config:
 
 def check(config: Config) -> None:
     """Raise ValueError where a flag is out of its range; the library checks the others."""
-    positive = (
-        "learning_rate", "finetune_rate", "batch_size", "eval_interval", "l_step_epochs",
-        "finetune_teacher_epochs", "finetune_temperature",
-    )  # fmt: skip
+    positive = ("learning_rate", "finetune_rate", "batch_size", "eval_interval", "l_step_epochs")
     for name in positive:
         given = getattr(config, name)
         if given is not None and not given > 0:
@@ -268,13 +250,8 @@ def check(config: Config) -> None:
         given = getattr(config, name)
         if given is not None and not given >= least:
             raise ValueError(f"--{name.replace('_', '-')} must be >= {least}; got {given}")
-    share = config.finetune_teacher_share
-    if share is not None and not 0 <= share < 1:
-        raise ValueError(f"--finetune-teacher-share must be in [0, 1); got {share}")
-    if config.model == "vgg16" and (config.finetune_whole or share):
-        raise ValueError(
-            "--finetune-whole and --finetune-teacher-share are for --model lenet5 alone"
-        )
+    if config.model == "vgg16" and config.finetune_whole:
+        raise ValueError("--finetune-whole is for --model lenet5 alone")
     for kappa in config.kappa or ():
         if kappa < 1:
             raise ValueError(f"--kappa must be at least 1; got {kappa}")

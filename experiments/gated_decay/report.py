@@ -70,7 +70,6 @@ def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
         "pixel (Fashion-MNIST's mirrored, too, both in the fine-tuning only), which those of the "
         "published runs were not. Published: Bonetta and Cancelliere, ESANN 2022.",
         *_whole(rows),
-        *_taught(rows),
         "",
         made_by(command),
         "",
@@ -94,15 +93,6 @@ def _whole(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return names and [
         f"The fine-tuning of {', '.join(names)} saw the validation images, too, once they had "
         "decided; the validation accuracy of these rows is that before it."
-    ]
-
-
-def _taught(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which rows had a teacher."""
-    names = [row["name"] for row in rows if row["settings"]["finetune_teacher_share"]]
-    return names and [
-        f"In the fine-tuning of {', '.join(names)} the loss is partly the cross-entropy with what "
-        "a whole network, trained beside it, says of the image (distillation)."
     ]
 
 

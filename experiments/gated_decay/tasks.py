@@ -92,10 +92,6 @@ class Task(Protocol):
         """The same with the validation images among those it is trained on."""
         ...
 
-    def taught(self, teacher: Task, params: Any) -> Task:
-        """The same with what a teacher says of each image it is trained on."""
-        ...
-
 
 class LeNet5Task:
     """LeNet5 on images that fit into memory; pruned inside the training step."""
@@ -116,13 +112,7 @@ class LeNet5Task:
         if augment:
             images = shifted_and_mirrored(images, key, settings["shift"], settings["mirror"])
         logits = self._logits(params, images)
-        value, metrics = _cross_entropy(logits, batch["label"])
-        if "teacher" in batch:
-            share, heat = settings["finetune_teacher_share"], settings["finetune_temperature"]
-            said = jax.nn.softmax(batch["teacher"] / heat)
-            apart = optax.softmax_cross_entropy(logits / heat, said).mean()
-            value = (1 - share) * value + share * heat**2 * apart
-        return value, metrics
+        return _cross_entropy(logits, batch["label"])
 
     def error(self, params, split):
         """See `Task`."""
@@ -160,20 +150,6 @@ class LeNet5Task:
         task = copy.copy(self)
         task.data = {"image": images, "label": labels}
         task.steps_per_epoch = len(labels) // self._settings["batch_size"]
-        return task
-
-    def taught(self, teacher, params):
-        """See `Task`; of the images as they are, neither shifted nor mirrored.
-
-        Hinton, Vinyals and Dean, Distilling the knowledge in a neural network, 2015.
-        """
-        say = jax.jit(teacher._logits)
-        data: Any = self.data
-        images = data["image"]
-        pieces = range(0, len(images), 10 * _CHUNK)
-        said = [np.asarray(say(params, images[n : n + 10 * _CHUNK])) for n in pieces]
-        task = copy.copy(self)
-        task.data = {**data, "teacher": np.concatenate(said)}
         return task
 
     def _logits(self, params, images):
@@ -259,10 +235,6 @@ class VGG16Task:
     def with_validation(self):
         """See `Task`; not this one: half of its validation images are the test split."""
         raise ValueError("--finetune-whole is for --model lenet5 alone")
-
-    def taught(self, teacher, params):
-        """See `Task`; not this one: its images come from disk."""
-        raise ValueError("--finetune-teacher-share is for --model lenet5 alone")
 
     def _weighted_mistakes(self, params, batch):
         model = nnx.merge(self._graph, params, self._rest)

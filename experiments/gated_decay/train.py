@@ -28,11 +28,6 @@ _LATER = {
     "compress": ("finetune_",),
 }
 """Prefixes of the settings that a phase does not depend on."""
-_SHARED = ("start", "prune", "finetune_teacher")
-"""Phases that a run takes over from the one that prunes for it."""
-_TEACHER = ("row", "batch_size", "shift", "mirror", "learning_rate", "momentum", "seed",
-            "finetune_teacher_epochs")  # fmt: skip
-"""The settings that a teacher depends on."""
 
 
 class Run(FolderRun):
@@ -82,7 +77,7 @@ class Run(FolderRun):
 
     def metrics(self, phase: str) -> list[dict[str, float]]:
         """A row for each report of a phase."""
-        run = self._source if self._source and phase in _SHARED else self
+        run = self._source if self._source and phase in ("start", "prune") else self
         return read_metrics(run.folder / phase)
 
     def network(self) -> dict[str, np.ndarray]:
@@ -111,17 +106,6 @@ class Run(FolderRun):
                 params = self._start(params)
             self._state = self._prune(params)
         return self._state
-
-    def teacher(self) -> Any:
-        """The parameters of a whole network trained without regularisation."""
-        if self._source:
-            return self._source.teacher()
-        steps = self.settings["finetune_teacher_epochs"] * self.task.steps_per_epoch
-        rate = optax.cosine_decay_schedule(self.settings["learning_rate"], steps)
-        optimizer = self._optimizer(rate)
-        state = init_state(self.task.initial, optimizer, jax.random.key(self.seed))
-        step = make_step(self.task.loss, optimizer)
-        return self._fit("finetune_teacher", self.task, step, state).params
 
     def neglected_share(self) -> float:
         """How large the second-order term is that the update leaves out, right after the pruning:
@@ -208,8 +192,6 @@ class Run(FolderRun):
     def _finetune(self, task: Task, params: Any) -> Any:
         settings = self.settings
         task = task.with_validation() if settings["finetune_whole"] else task
-        if settings["finetune_teacher_share"]:
-            task = task.taught(self.task, self.teacher())
         steps = settings["finetune_epochs"] * task.steps_per_epoch
         rate = optax.cosine_decay_schedule(settings["finetune_rate"], steps)
         mask = jax.tree.map(lambda leaf: leaf != 0, params)
@@ -282,9 +264,7 @@ class Run(FolderRun):
             "prunings": int(pruned.pruning.prunings),
             "bzip2_bytes": inspection.bzip2_bytes(params),
             "dense_bzip2_bytes": inspection.bzip2_bytes(task.initial),
-            "seconds": sum(
-                rows[-1]["seconds"] for rows in [*found, self.metrics("finetune_teacher")] if rows
-            ),
+            "seconds": sum(rows[-1]["seconds"] for rows in found if rows),
             "finished": time.strftime("%Y-%m-%d", time.gmtime()),
         }
         flat: Any = {
@@ -299,8 +279,6 @@ class Run(FolderRun):
 
 def _relevant(settings: dict[str, Any], phase: str) -> dict[str, Any]:
     """What a phase depends on: without what only later ones do, so that these can be made anew."""
-    if phase == "finetune_teacher":
-        return {name: settings[name] for name in _TEACHER}
     later = _LATER.get(phase, ())
     return {name: value for name, value in settings.items() if not name.startswith(later)}
 

@@ -7,13 +7,10 @@ import math
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
-from experiments.data import DataError, Split
+from experiments.data import DataError
 from experiments.gated_decay.__main__ import main, plan
 from experiments.gated_decay.config import ROWS, Config, check
-from experiments.gated_decay.tasks import LeNet5Task
-from sparsejax.models import LeNet5
 from tests.experiments.command import run_module
 from tests.experiments.data.test_imagenet import pictures, prepare
 from tests.models.test_vgg16_weights import imagenet_file
@@ -23,7 +20,6 @@ PARAMETERS = 431_080
 FLAGS = (
     "--dataset", "mnist", "--kappa", "50000", "--earlier", "150000", "--lower-bound", "0.8",
     "--at-least", "60000", "--fraction", "0.3", "--batch-size", "500",
-    "--finetune-teacher-epochs", "1",
 )  # fmt: skip
 
 
@@ -65,15 +61,6 @@ def test_prunes_fine_tunes_and_reports(finished):
     with np.load(output / "mnist" / "seed_0" / "network.npz") as network:
         assert sum(int((network[name] != 0).sum()) for name in network.files) == nonzeros
     assert row["bzip2_bytes"][0] < row["dense_bzip2_bytes"][0]
-    # MNIST's fine-tuning has a teacher, one for all rows of a seed, and sees the validation images;
-    # so the validation error is that of the network before it.
-    assert (output / "mnist" / "seed_0" / "finetune_teacher" / "metrics.jsonl").exists()
-    assert not list(output.glob("mnist/seed_0/*/finetune_teacher"))
-    assert row["validation_error"]["values"] == row["pruned_validation_error"]
-    text = (output / "results" / "report.md").read_text()
-    rows_named = "fine-tuning of mnist, mnist_50000, mnist_150000"
-    assert f"The {rows_named} saw the validation images" in text
-    assert f"In the {rows_named} the loss is partly" in text
 
 
 def test_finished_runs_are_not_run_again(finished):
@@ -91,12 +78,6 @@ def test_finished_runs_are_not_run_again(finished):
         ({"decay_rate": 0.0}, r"--decay-rate must be in \(0, 1\]; got 0.0"),
         ({"eval_interval": 0}, "--eval-interval must be positive; got 0"),
         ({"patience": -1}, "--patience must be >= 0; got -1"),
-        ({"finetune_teacher_share": 1.0}, r"--finetune-teacher-share must be in \[0, 1\); got 1.0"),
-        ({"finetune_temperature": 0.0}, "--finetune-temperature must be positive; got 0.0"),
-        (
-            {"model": "vgg16", "dataset": ("imagenet2012",), "finetune_whole": True},
-            "--finetune-whole and --finetune-teacher-share are for --model lenet5 alone",
-        ),
         ({"kappa": (862, 0)}, "--kappa must be at least 1; got 0"),
         ({"dataset": ("imagenet2012",)}, "--dataset of lenet5 must be of .* got imagenet2012"),
         ({"model": "vgg16"}, "--data-dir must name the folder in which TFDS has prepared"),
@@ -112,34 +93,6 @@ def test_bad_flags_are_named_before_anything_is_trained(mnist, tmp_path, flags, 
 
     with pytest.raises((ValueError, DataError), match=message):
         begin()
-
-
-def test_what_a_teacher_says_counts(mnist):
-    settings = Config().settings("mnist")
-    few = Split(mnist.train.images[:64], mnist.train.labels[:64])
-    dataset = mnist._replace(train=few)
-    teacher, pupil = (
-        LeNet5Task(dataset, settings, LeNet5(units, rngs=nnx.Rngs(0)))
-        for units in ((4, 6, 8), (2, 3, 4))
-    )
-    taught = pupil.taught(teacher, teacher.initial)
-    batch = {name: np.asarray(array) for name, array in taught.data.items()}
-    assert batch["teacher"].shape == (64, 10)
-    value, _ = taught.loss(pupil.initial, batch, jax.random.key(0), augment=False)
-    graph, params = nnx.split(LeNet5((2, 3, 4), rngs=nnx.Rngs(0)))
-    logits = np.asarray(nnx.merge(graph, params)(batch["image"] / 255), np.float64)
-
-    def entropy(logits, target):
-        logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        return -(target * logs).sum(axis=1).mean()
-
-    heat = settings["finetune_temperature"]
-    said = np.exp(batch["teacher"].astype(np.float64) / heat)
-    said /= said.sum(axis=1, keepdims=True)
-    wanted = 0.3 * entropy(logits, np.eye(10)[batch["label"]])
-    wanted += 0.7 * heat**2 * entropy(logits / heat, said)
-    assert float(value) == pytest.approx(wanted, rel=1e-4)
-    assert "teacher" not in pupil.data
 
 
 def test_every_row_has_its_schedule_and_bound():
