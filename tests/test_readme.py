@@ -13,7 +13,8 @@ def test_its_figures_are_those_of_the_results():
     assert filled(README, ROOT / "results") == README
 
 
-def test_its_examples_run(capsys):
+def test_its_examples_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # one of them writes a file
     names = {}  # the second goes on from the first
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(block, names)

@@ -1,6 +1,16 @@
-"""A sparse network leaves: smaller, with the outputs it had, or as a compact file."""
+"""A sparse network leaves: smaller, with the outputs it had, or as a file."""
 
 from sparsejax.deploy.shrink import Shrunk, shrink
 from sparsejax.deploy.sparse_file import load_sparse, save_sparse
+from sparsejax.deploy.stablehlo import export_stablehlo, load_stablehlo
+from sparsejax.deploy.torch_names import torch_state
 
-__all__ = ["Shrunk", "load_sparse", "save_sparse", "shrink"]
+__all__ = [
+    "Shrunk",
+    "export_stablehlo",
+    "load_sparse",
+    "load_stablehlo",
+    "save_sparse",
+    "shrink",
+    "torch_state",
+]

@@ -1,0 +1,78 @@
+"""What is exported computes the same when it is read back, for other batch sizes too."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from sparsejax.deploy import export_stablehlo, load_stablehlo, shrink
+from sparsejax.models import LeNet5, LeNet300, ResNet20, VGG16Cifar
+
+RNG = np.random.default_rng(0)
+
+
+def function_of(model, shape):
+    model.eval()
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def function(params, images):
+        return nnx.merge(graph, params, rest, copy=True)(images)
+
+    images = RNG.normal(size=(5, *shape)).astype(np.float32)
+    return function, params, images
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (LeNet300, (28, 28, 1)),
+        (LeNet5, (28, 28, 1)),
+        (lambda rngs: ResNet20(width=0.25, rngs=rngs), (32, 32, 3)),
+        (lambda rngs: VGG16Cifar(width=0.05, rngs=rngs), (32, 32, 3)),
+    ],
+)
+def test_reads_back_to_the_same_function(make, shape):
+    function, params, images = function_of(make(rngs=nnx.Rngs(0)), shape)
+    again = load_stablehlo(export_stablehlo(function, params, images[:2]))
+    for batch in (images, images[:1]):
+        wanted = function(params, batch)
+        np.testing.assert_allclose(again(batch), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_shrunk_network_and_a_process_without_its_code(tmp_path):
+    function, params, images = function_of(LeNet300(rngs=nnx.Rngs(0)), (28, 28, 1))
+    keep = jnp.arange(300) < 20
+    params["dense1"]["kernel"][...] = params["dense1"]["kernel"][...] * keep
+    small = shrink(function, params, images)
+    data = export_stablehlo(small.function, small.params, images, platforms=("cpu",))
+    assert len(data) < len(export_stablehlo(function, params, images, platforms=("cpu",))) / 5
+    (tmp_path / "network").write_bytes(data)
+    np.save(tmp_path / "images.npy", images)
+    code = (
+        "import sys, numpy, jax.export; folder = sys.argv[1]\n"
+        "call = jax.export.deserialize(bytearray(open(folder + '/network', 'rb').read())).call\n"
+        "numpy.save(folder + '/out.npy', call(numpy.load(folder + '/images.npy')))\n"
+        "assert 'sparsejax' not in sys.modules and 'flax' not in sys.modules\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    wanted = function(params, images)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="platforms must name at least one"):
+        export_stablehlo(lambda p, x: p * x, jnp.ones(3), jnp.ones((2, 3)), platforms=())
+    with pytest.raises(ValueError, match="inputs must have a first dimension"):
+        export_stablehlo(lambda p, x: p * x, jnp.ones(3), jnp.ones(()))
+    data = export_stablehlo(lambda p, x: p * x, jnp.ones(3), jnp.ones((2, 3)))
+    assert jax.tree.leaves(load_stablehlo(data)(jnp.ones((7, 3))))[0].shape == (7, 3)
+    for wrong in (b"", b"not a network", data[: len(data) // 2]):
+        with pytest.raises(ValueError, match="data must be from export_stablehlo"):
+            load_stablehlo(wrong)
