@@ -145,7 +145,8 @@ class Family:
             steps=self._steps,
             seed=number,
             folder=self.folder / phase,
-            config=self.settings,
+            # No round depends on how many are to follow: more can be asked for later.
+            config={name: value for name, value in self.settings.items() if name != "rounds"},
             resume=self._resumes,
             scan=self._scan,
             block=self._block,

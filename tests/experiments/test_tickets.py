@@ -1,6 +1,7 @@
 """The experiment as its users run it: from the command line, on the real MNIST."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -74,6 +75,20 @@ def test_what_is_there_is_not_searched_again(finished):
     process = run(output, "--resume")
     assert process.returncode == 0, process.stderr
     assert process.stdout == first.stdout
+
+
+def test_more_rounds_go_on_from_those_that_are_there(finished, tmp_path):
+    output, _ = finished
+    shutil.copytree(output, tmp_path / "run")
+    process = run(tmp_path / "run", "--resume", "--rounds", "3", "--method", "cs", "imp")
+    assert process.returncode == 0, process.stderr
+    found, before = (
+        json.loads((folder / "results" / "report.json").read_text())["rows"]
+        for folder in (tmp_path / "run", output)
+    )
+    for more, fewer in zip(found, before[:2], strict=True):
+        assert more["points"][: len(fewer["points"])] == fewer["points"]
+        assert more["points"][-1]["round"] == 3
 
 
 @pytest.mark.parametrize(
