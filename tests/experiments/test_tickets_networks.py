@@ -54,6 +54,7 @@ def test_standardises_augments_and_keeps_statistics(model):
     assert float(loss(params, statistics, batch, jax.random.key(99))[0]) < float(value) / 2
 
 
+@pytest.mark.filterwarnings("ignore:the mask empties:RuntimeWarning")  # after two steps
 def test_a_resnet_finds_and_trains_tickets(tmp_path):
     config = Config(
         model="resnet20", preset="smoke", seeds=(0,), initial=(-0.05,), width=0.125,
