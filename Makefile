@@ -32,7 +32,7 @@ results: $(VENV)/installed-experiments  ## all that results/ and the README stat
 	$(BIN)/python -m experiments.lc_lenet300 --preset quick --output runs/lc_lenet300 --results results/lc_lenet300 --resume
 	$(BIN)/python -m experiments.constrained_l0 --preset paper --row mlp_33 mlp_layerwise_30 mlp_penalized lenet5_10 controllability mlp_33_restarts mlp_33_ascent bisection --output runs/constrained_l0 --results results/constrained_l0 --resume
 	$(BIN)/python -m experiments.gated_decay --preset paper --output runs/gated_decay --results results/gated_decay --resume
-	$(BIN)/python -m experiments.tickets --preset paper --method cs imp one_shot random l0 --output runs/tickets --results results/tickets --resume
+	$(BIN)/python -m experiments.tickets --preset paper --method cs imp --output runs/tickets --results results/tickets --resume
 	$(BIN)/python -m benchmarks.gated_mlp --output results/benchmarks/gated_mlp.json
 	$(BIN)/python -m benchmarks.lenet5 --output results/benchmarks/lenet5.json
 	$(BIN)/python -m benchmarks.tickets --output results/benchmarks/tickets.json
