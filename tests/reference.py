@@ -1,5 +1,7 @@
 """Brute-force references in numpy, and helpers that several tests share."""
 
+from fractions import Fraction
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -48,3 +50,20 @@ def primitives(jaxpr):
             if hasattr(inner, "eqns"):
                 names |= primitives(inner)
     return names
+
+
+def exact_square(entries):
+    """The sum of squares as a fraction."""
+    return sum((Fraction(float(x)) ** 2 for x in np.ravel(entries)), Fraction(0))
+
+
+def greedy_prefix(squares, costs, budget):
+    """Which are in the longest prefix, by square per cost and then position, within the budget."""
+    order = sorted(range(len(squares)), key=lambda u: (-squares[u] / costs[u], u))
+    kept = np.zeros(len(squares), bool)
+    for unit in order:
+        budget -= costs[unit]
+        if budget < 0:
+            break
+        kept[unit] = True
+    return kept

@@ -38,7 +38,7 @@ class Selection(NamedTuple):
         """For each leaf which entries were selected."""
         masks = []
         for leaf, layout, following in zip(
-            leaves, layouts, _following(leaves, layouts), strict=True
+            leaves, layouts, entries_after(leaves, layouts), strict=True
         ):
             key = self.keys.keys(leaf)
             first = layout.positions_from_end(leaf, following) >= self.tie
@@ -101,7 +101,7 @@ def _tie(
     The first ties have the most entries behind them, so this is the same search again with
     positions for keys; they all differ, so it ends at just the number wanted.
     """
-    following = _following(leaves, layouts)
+    following = entries_after(leaves, layouts)
     total = following[0] + layouts[0].size(leaves[0])
 
     def count(thresholds):
@@ -121,7 +121,7 @@ def _tie(
     return place.low
 
 
-def _following(leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> list[int]:
+def entries_after(leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> list[int]:
     """For each leaf how many entries the leaves after it have."""
     after, following = 0, []
     for leaf, layout in zip(reversed(leaves), reversed(layouts), strict=True):

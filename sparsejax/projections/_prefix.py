@@ -1,0 +1,75 @@
+"""The longest prefix, of what is ranked by several keys, that a budget pays for. No sort."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from sparsejax.projections._count import add_up, count_reaching, varying_zero
+from sparsejax.projections._search import Bracket, search
+from sparsejax.projections._selection import entries_after
+from sparsejax.projections._shards import Layout, whole_size
+
+_SMOOTH = 2.0**12  # the leading digits of numbers of all sizes are far from evenly spread
+
+
+def longest_prefix(
+    words: Sequence[Sequence[jax.Array]],
+    highest: int,
+    layouts: Sequence[Layout],
+    costs: Sequence[int],
+    budget: jax.Array,
+) -> list[jax.Array]:
+    """Which entries are in the longest prefix of their order that costs at most ``budget``.
+
+    Entries are ordered by their first words, falling, then by their second ones, and so on; what is
+    equal in all of them by position. Each word's search leaves those that tie where the budget
+    ends to the next word's; positions, which all differ, are the last one.
+
+    Args:
+      words: for each word, of each leaf an int32 array from 0 to ``highest``.
+      highest: less than 2**31 - 1.
+      layouts: of each leaf.
+      costs: of an entry of each leaf, from 1; all entries together cost less than 2**31.
+      budget: int32 scalar >= 0.
+
+    Returns:
+      A boolean array for each leaf.
+    """
+    zero = varying_zero(words[0], layouts)
+    entries = whole_size(words[0], layouts)
+    positions = [
+        layout.positions_from_end(leaf, after)
+        for leaf, layout, after in zip(
+            words[0], layouts, entries_after(words[0], layouts), strict=True
+        )
+    ]
+    total = zero + sum(
+        cost * layout.size(leaf)
+        for leaf, layout, cost in zip(words[0], layouts, costs, strict=True)
+    )
+    left = jnp.minimum(budget + zero, total)
+    kept = [jnp.zeros(leaf.shape, bool) for leaf in words[0]]
+    tied = [jnp.ones(leaf.shape, bool) for leaf in words[0]]
+    for word, end, smooth in (
+        *((word, highest + 1, _SMOOTH) for word in words),
+        (positions, entries, 64.0 * entries),
+    ):
+        keys = [jnp.where(tie, key, -1) for tie, key in zip(tied, word, strict=True)]
+
+        def count(thresholds, keys=keys):
+            counts = []
+            for key, cost in zip(keys, costs, strict=True):
+                counts.append([cost * number for number in count_reaching(key, thresholds)])
+            return add_up(counts, layouts)
+
+        cut, _ = search(count, left, Bracket(zero, zero + end, total, zero), smooth)
+        spent = cut.reached == left  # to the last unit of cost: nobody is left to tie
+        least = jnp.where(spent, cut.low, cut.high)
+        kept = [k | (key >= least) for k, key in zip(kept, keys, strict=True)]
+        tied = [(key == cut.low) & ~spent for key in keys]
+        total = jnp.where(spent, 0, cut.reached - cut.above)
+        left = jnp.where(spent, 0, left - cut.above)
+    return kept
