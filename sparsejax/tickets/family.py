@@ -146,17 +146,7 @@ def family_scan(
             if count == members:
                 return jax.vmap(run)(own)
             if unroll:
-                one = jax.vmap(run) if count > 1 else run
-                parts = [
-                    one(jax.tree.map(lambda x, at=at: x[at], own))
-                    for at in (
-                        range(members)
-                        if count == 1
-                        else [slice(n, n + count) for n in range(0, members, count)]
-                    )
-                ]
-                join = jnp.stack if count == 1 else jnp.concatenate
-                return jax.tree.map(lambda *leaves: join(leaves), *parts)
+                return _written_out(run, own, members, count)
             return lax.map(run, own, batch_size=count if count > 1 else None)
 
         if mesh is not None:
@@ -171,6 +161,17 @@ def family_scan(
         return SearchState(**ended), jax.vmap(_shown)(by_step)
 
     return scan
+
+
+def _written_out(run: Callable[[Any], Any], own: Any, members: int, count: int) -> Any:
+    """Every member's result, ``count`` at a time, without a loop in the program."""
+    if count == 1:
+        parts = [run(jax.tree.map(lambda x, n=n: x[n], own)) for n in range(members)]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+    several = jax.vmap(run)
+    starts = range(0, members, count)
+    parts = [several(jax.tree.map(lambda x, n=n: x[n : n + count], own)) for n in starts]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 def _shown(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
