@@ -117,9 +117,8 @@ def _together(data: ArrayData) -> Callable[[], None]:
     """All in one program, dealt out over the devices."""
     step, family, _ = _searches()
     mesh = _mesh()
-    cut, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (mesh.axis_names, ()))
-    state = jax.tree.map(lambda x: jax.device_put(x, cut if x.ndim else whole), family)
-    data = jax.device_put(data, whole)
+    state = tickets.deal_out(family, mesh)
+    data = jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
     return _piece(data, step, [state], scan=tickets.family_scan(mesh), batch_axes=())
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from experiments.common.loss import cross_entropy
 from experiments.common.runs import FolderRun, error
 from experiments.constrained_l0.networks import (
     GatedNetwork,
@@ -107,8 +108,7 @@ class Run(FolderRun):
 
     def _loss(self, params, batch, key):
         logits = self.network.logits(self.network.sampled(params, key), batch["image"])
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-        return loss, {"train_error": 100 * (logits.argmax(-1) != batch["label"]).mean()}
+        return cross_entropy(logits, batch["label"])
 
     def _violation(self, params):
         """The density's excess, of the whole or by layer; of a penalised run, the density."""

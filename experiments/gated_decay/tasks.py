@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax import lax
 
 from experiments.common.augment import shifted_and_mirrored
+from experiments.common.loss import cross_entropy
 from experiments.common.runs import error
 from experiments.common.vgg16 import imagenet_vgg16
 from experiments.data import Dataset
@@ -112,7 +112,7 @@ class LeNet5Task:
         if augment:
             images = shifted_and_mirrored(images, key, settings["shift"], settings["mirror"])
         logits = self._logits(params, images)
-        return _cross_entropy(logits, batch["label"])
+        return cross_entropy(logits, batch["label"])
 
     def error(self, params, split):
         """See `Task`."""
@@ -196,7 +196,7 @@ class VGG16Task:
         model = nnx.merge(self._graph, params, self._rest)
         model.train()
         logits = model(batch["image"], rngs=nnx.Rngs(dropout=key))
-        return _cross_entropy(logits, batch["label"])
+        return cross_entropy(logits, batch["label"])
 
     def error(self, params, split):
         """See `Task`."""
@@ -241,8 +241,3 @@ class VGG16Task:
         model.eval()
         wrong = model(batch["image"]).argmax(-1) != batch["label"]
         return (batch["weight"] * wrong).sum()
-
-
-def _cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    return loss, {"train_error": 100 * (logits.argmax(-1) != labels).mean()}

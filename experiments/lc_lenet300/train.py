@@ -15,6 +15,7 @@ import optax
 from flax import nnx
 
 import sparsejax
+from experiments.common.loss import cross_entropy
 from experiments.common.runs import error
 from experiments.data import Dataset, Split
 from experiments.lc_lenet300.config import Config, Row
@@ -109,8 +110,7 @@ class Run:
     def _loss(self, params, batch, key):
         del key
         logits = self._logits(params, batch["image"])
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-        return loss, {"train_error": 100 * (logits.argmax(-1) != batch["label"]).mean()}
+        return cross_entropy(logits, batch["label"])
 
     def _dense_optimizer(self):
         steps = self.settings["reference_epochs"] * self.steps_per_epoch

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from experiments.common.augment import shifted_and_mirrored
+from experiments.common.loss import cross_entropy
 from experiments.data import Dataset
 from sparsejax.models import LeNet5, LeNet300, ResNet20, VGG16Cifar
 
@@ -58,7 +58,7 @@ def _plain(model: type[nnx.Module]) -> Network:
 
     def loss(params, batch, key):
         del key
-        return _scored(logits(params, batch["image"]), batch["label"])
+        return cross_entropy(logits(params, batch["image"]), batch["label"])
 
     def mistakes(state, images, labels):
         return (logits(state[0], images).argmax(-1) != labels).sum()
@@ -85,7 +85,7 @@ def _normalised(make, mean: np.ndarray, deviation: np.ndarray) -> Network:
         images = batch["image"].astype(jnp.float32) - mean  # what moves in is the mean
         images = shifted_and_mirrored(images, key, _PAD, mirror=True) + mean
         logits, statistics = run(training, params, statistics, images)
-        value, metrics = _scored(logits, batch["label"])
+        value, metrics = cross_entropy(logits, batch["label"])
         return value, (metrics, statistics)
 
     def mistakes(state, images, labels):
@@ -93,11 +93,6 @@ def _normalised(make, mean: np.ndarray, deviation: np.ndarray) -> Network:
         return (run(evaluating, params, statistics, images)[0].argmax(-1) != labels).sum()
 
     return Network(init, loss, mistakes, True)
-
-
-def _scored(logits, labels):
-    value = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    return value, {"train_error": 100 * (logits.argmax(-1) != labels).mean()}
 
 
 def _channels(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:

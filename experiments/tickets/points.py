@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common.results import summary
+from sparsejax.tickets import overlap
 
 Point = dict[str, Any]
 _BEYOND = 0.05  # density below which the methods are compared: 95 % sparsity
@@ -65,7 +66,7 @@ def sparsest_matching(found: Sequence[Point], dense: Point | None) -> Point | No
         return None
     limit = dense["validation_error"]["mean"]
     matching = [point for point in found if point["validation_error"]["mean"] <= limit]
-    return min((p for p in matching if p is not dense), key=density, default=None)
+    return min(matching, key=density, default=None)
 
 
 def envelope(found: Sequence[Point]) -> list[Point]:
@@ -107,13 +108,9 @@ def against(found: Sequence[Point], rival: Sequence[Point]) -> list[dict[str, An
 
 
 def _overlap(leaves: Sequence[np.ndarray], indices: Sequence[int]) -> float | None:
-    """Mean over pairs of seeds of |A and B| / |A or B|."""
+    """Mean over pairs of seeds."""
     pairs = list(combinations(indices, 2))
     if not pairs:
         return None
-    shares = []
-    for one, other in pairs:
-        both = sum(int((leaf[one] & leaf[other]).sum()) for leaf in leaves)
-        either = sum(int((leaf[one] | leaf[other]).sum()) for leaf in leaves)
-        shares.append(both / either if either else 1.0)
-    return float(np.mean(shares))
+    masks = {index: [leaf[index] for leaf in leaves] for index in indices}
+    return float(np.mean([overlap(masks[one], masks[other]) for one, other in pairs]))

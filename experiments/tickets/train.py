@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh
 
 from experiments.common.runs import errors
 from experiments.data import Dataset
@@ -128,12 +128,7 @@ class Family:
 
     def _dealt_out(self, state: SearchState) -> SearchState:
         """The members on their devices."""
-        if self._mesh is None:
-            return state
-        cut, whole = (
-            NamedSharding(self._mesh, PartitionSpec(*axes)) for axes in (("members",), ())
-        )
-        return jax.tree.map(lambda x: jax.device_put(x, cut if x.ndim else whole), state)
+        return state if self._mesh is None else tickets.deal_out(state, self._mesh)
 
     def _fit(self, phase: str, step: Any, state: Any, number: int) -> Any:
         train = self._dataset.train

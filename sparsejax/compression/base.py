@@ -55,6 +55,27 @@ def with_scalar(
     return Compression(init, project)
 
 
+def with_count(
+    name: str, value: Numeric, nearest: Callable[[PyTree, jax.Array], PyTree]
+) -> Compression:
+    """The compression with one count >= 0 and ``theta = nearest(weights, value)``.
+
+    ``nearest`` checks the count against the weights where both are known.
+    """
+    count = _checks.scalar_count(name, value)
+
+    def init(weights):
+        check_weights(weights)
+        jax.eval_shape(lambda w: nearest(w, value), weights)  # for its checks
+        return ScalarState(count)
+
+    def project(weights, mu, state):
+        del mu  # the nearest point of a set does not depend on the weight of the distance
+        return nearest(weights, state.value), state
+
+    return Compression(init, project)
+
+
 def check_weights(weights: PyTree) -> Chosen:
     """The weights there are to compress; raises ValueError where they hold NaN."""
     chosen = choose(weights, everything)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import jax
 from chex import Numeric
 
-from sparsejax import _checks
 from sparsejax._where import PyTree, everything
-from sparsejax.compression.base import Compression, ScalarState, check_weights
+from sparsejax.compression.base import Compression, with_count
 from sparsejax.projections import project_blocks
 
 
@@ -27,18 +25,8 @@ def blocks(kappa: Numeric, block: tuple[int, int], *, specs: PyTree = None) -> C
       TypeError, ValueError: ``kappa`` is no integer >= 0; in ``init``: it is more than there are
         blocks, ``block`` or ``specs`` does not fit the weights, or they hold NaN.
     """
-    _checks.scalar_count("kappa", kappa)
 
     def nearest(weights, kappa):
         return project_blocks(weights, kappa, block, everything, specs=specs)
 
-    def init(weights):
-        check_weights(weights)
-        jax.eval_shape(lambda w: nearest(w, kappa), weights)  # for its checks
-        return ScalarState(_checks.scalar_count("kappa", kappa))
-
-    def project(weights, mu, state):
-        del mu  # the nearest point of a set does not depend on the weight of the distance
-        return nearest(weights, state.value), state
-
-    return Compression(init, project)
+    return with_count("kappa", kappa, nearest)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import jax
 from chex import Numeric
 
-from sparsejax import _checks
 from sparsejax._where import PyTree, everything
-from sparsejax.compression.base import Compression, ScalarState, check_weights
+from sparsejax.compression.base import Compression, with_count
 from sparsejax.projections import project_units
 
 
@@ -34,18 +32,8 @@ def units(
       TypeError, ValueError: ``budget`` is no integer >= 0; in ``init``: it is more than all units
         cost, ``axis``, ``cost`` or ``specs`` does not fit the weights, or they hold NaN.
     """
-    _checks.scalar_count("budget", budget)
 
     def nearest(weights, budget):
         return project_units(weights, budget, everything, axis=axis, cost=cost, specs=specs)
 
-    def init(weights):
-        check_weights(weights)
-        jax.eval_shape(lambda w: nearest(w, budget), weights)  # for its checks
-        return ScalarState(_checks.scalar_count("budget", budget))
-
-    def project(weights, mu, state):
-        del mu  # the nearest point of a set does not depend on the weight of the distance
-        return nearest(weights, state.value), state
-
-    return Compression(init, project)
+    return with_count("budget", budget, nearest)

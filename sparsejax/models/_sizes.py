@@ -23,6 +23,17 @@ def sizes_of(units: Sequence[int], layers: int) -> tuple[int, ...]:
     return sizes
 
 
+def scaled(units: int, width: float) -> int:
+    """``units`` times ``width``, rounded, at least 1.
+
+    Raises:
+      ValueError: ``width`` is not a positive number.
+    """
+    if not 0 < width < float("inf"):
+        raise ValueError(f"width must be a positive number; got {width!r}")
+    return max(1, round(units * width))
+
+
 def kept_of(kept_inputs: Sequence[int], inputs: int) -> tuple[int, ...]:
     """``kept_inputs`` as integers.
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sparsejax.models._cifar import check_images, conv3x3
+from sparsejax.models._sizes import scaled
 
 _STAGES = (16, 32, 64)
 
@@ -50,9 +51,7 @@ class ResNet20(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        if not 0 < width < float("inf"):
-            raise ValueError(f"width must be a positive number; got {width!r}")
-        stages = [max(1, round(channels * width)) for channels in _STAGES]
+        stages = [scaled(channels, width) for channels in _STAGES]
         self.conv = conv3x3(3, stages[0], dtype, rngs)
         self.norm = nnx.BatchNorm(stages[0], momentum=0.9, dtype=dtype, rngs=rngs)
         blocks, before = [], stages[0]

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sparsejax.models._sizes import scaled
+
 _BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions
 _HIDDEN = 4096
 _MAP = 7  # height and width of what the first dense layer reads
@@ -45,23 +47,18 @@ class VGG16(nnx.Module):
     def __init__(self, classes: int = 1000, width: float = 1.0, *, rngs: nnx.Rngs):
         if isinstance(classes, bool) or int(classes) != classes or classes < 1:
             raise ValueError(f"classes must be an integer >= 1; got {classes!r}")
-        if not 0 < width < float("inf"):
-            raise ValueError(f"width must be a positive number; got {width!r}")
-
-        def scaled(units: int) -> int:
-            return max(1, round(units * width))
 
         kernel_init = nnx.initializers.he_normal()
         units = 3
         for names, (channels, _) in zip(_CONVOLUTIONS, _BLOCKS, strict=True):
             for name in names:
                 layer = nnx.Conv(
-                    units, scaled(channels), (3, 3),
+                    units, scaled(channels, width), (3, 3),
                     padding=((1, 1), (1, 1)), kernel_init=kernel_init, rngs=rngs,
                 )  # fmt: skip
                 setattr(self, name, layer)
                 units = layer.out_features
-        hidden = scaled(_HIDDEN)
+        hidden = scaled(_HIDDEN, width)
         self.fc6 = nnx.Linear(_MAP * _MAP * units, hidden, kernel_init=kernel_init, rngs=rngs)
         self.fc7 = nnx.Linear(hidden, hidden, kernel_init=kernel_init, rngs=rngs)
         self.fc8 = nnx.Linear(hidden, classes, kernel_init=kernel_init, rngs=rngs)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sparsejax.models._cifar import check_images, conv3x3
+from sparsejax.models._sizes import scaled
 
 _BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions
 
@@ -41,11 +42,9 @@ class VGG16Cifar(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        if not 0 < width < float("inf"):
-            raise ValueError(f"width must be a positive number; got {width!r}")
         convolutions, norms, before = [], [], 3
         for channels, depth in _BLOCKS:
-            channels = max(1, round(channels * width))
+            channels = scaled(channels, width)
             for _ in range(depth):
                 convolutions.append(conv3x3(before, channels, dtype, rngs))
                 norms.append(nnx.BatchNorm(channels, momentum=0.9, dtype=dtype, rngs=rngs))

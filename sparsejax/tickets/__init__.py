@@ -1,6 +1,7 @@
 """Which subnetwork? Rounds of training that find tickets: masks, and weights to rewind to."""
 
 from sparsejax.tickets.family import (
+    deal_out,
     family_scan,
     family_step,
     family_tickets,
@@ -34,6 +35,7 @@ __all__ = [
     "Ticket",
     "check_ticket",
     "continuous_sparsification",
+    "deal_out",
     "family_scan",
     "family_step",
     "family_tickets",

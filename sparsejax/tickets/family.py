@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sparsejax._where import PyTree
 from sparsejax.tickets.search import (
@@ -38,12 +38,7 @@ def init_family(
     """The states of several searches as one, each leaf (but the counters) with an axis of members.
 
     Members depend on nothing but their own start, key and hyperparameters (and the batch, which
-    all of them see). To deal them out over devices put the state on a mesh before training::
-
-        mesh = jax.make_mesh((8,), ("members",), axis_types=(jax.sharding.AxisType.Auto,))
-        cut, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("members",), ()))
-        state = jax.tree.map(lambda x: jax.device_put(x, cut if x.ndim else whole), state)
-        state = fit(step, state, data, scan=family_scan(mesh), batch_axes=(), ...)
+    all of them see). `deal_out` puts them on several devices.
 
     Args:
       method: as for `init_search`.
@@ -69,6 +64,34 @@ def init_family(
         return init_search(method, params, optimizer, key, hyper, statistics)
 
     return jax.vmap(start, out_axes=_AXES)(params, keys, hyper, statistics)
+
+
+def deal_out(state: SearchState, mesh: Mesh) -> SearchState:
+    """A family with its members dealt out over the devices of a mesh, before training.
+
+    ::
+
+        mesh = jax.make_mesh((8,), ("members",), axis_types=(jax.sharding.AxisType.Auto,))
+        state = deal_out(init_family(...), mesh)
+        state = fit(step, state, data, scan=family_scan(mesh), batch_axes=(), ...)
+
+    Args:
+      state: of `init_family`.
+      mesh: of one axis, whose length divides the number of members.
+
+    Raises:
+      ValueError: the mesh has not one axis, or it does not divide the members.
+    """
+    cut, whole = PartitionSpec(_axis_of(mesh)), PartitionSpec()
+    specs = (whole if leaf.ndim == 0 else cut for leaf in jax.tree.leaves(state))
+    shardings = [NamedSharding(mesh, spec) for spec in specs]
+    return jax.device_put(state, jax.tree.unflatten(jax.tree.structure(state), shardings))
+
+
+def _axis_of(mesh: Mesh) -> str:
+    if len(mesh.axis_names) != 1:
+        raise ValueError(f"mesh must have one axis, of members; it has {mesh.axis_names}")
+    return mesh.axis_names[0]
 
 
 Step = Callable[[SearchState, Any], tuple[SearchState, dict[str, jax.Array]]]
@@ -106,7 +129,7 @@ def family_scan(
         state = fit(step, state, data, scan=family_scan(), batch_size=128, steps=1000)
 
     Args:
-      mesh: of one axis, over which the members are dealt out (see `init_family`): each device takes
+      mesh: of one axis, over which the members are dealt out (see `deal_out`): each device takes
         the steps of its own, and nothing is exchanged.
       at_once: how many members of a device are computed together, by ``vmap``; must divide their
         number. Default 1 on a CPU, elsewhere all. Results agree within rounding.
@@ -123,8 +146,7 @@ def family_scan(
     """
     if at_once is not None and (not isinstance(at_once, int) or at_once < 1):
         raise ValueError(f"at_once must be an integer >= 1; got {at_once!r}")
-    if mesh is not None and len(mesh.axis_names) != 1:
-        raise ValueError(f"mesh must have one axis, of members; it has {mesh.axis_names}")
+    cut, whole = PartitionSpec(mesh and _axis_of(mesh)), PartitionSpec()
 
     def scan(take, state: SearchState, arrays, rows):
         shared = {name: getattr(state, name) for name in _SHARED}
@@ -150,7 +172,6 @@ def family_scan(
             return lax.map(run, own, batch_size=count if count > 1 else None)
 
         if mesh is not None:
-            cut, whole = PartitionSpec(mesh.axis_names[0]), PartitionSpec()
             places = (cut, whole, whole, whole)
             device = jax.shard_map(
                 device, mesh=mesh, in_specs=places, out_specs=cut, check_vma=False

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sparsejax.tickets import (
     continuous_sparsification,
+    deal_out,
     family_scan,
     family_step,
     family_tickets,
@@ -86,8 +87,7 @@ def test_members_are_the_searches_by_themselves(step, scan, mesh):
     state, keys = family()
     if mesh is not None:
         cut = NamedSharding(mesh, PartitionSpec("members"))
-        whole = NamedSharding(mesh, PartitionSpec())
-        state = jax.tree.map(lambda leaf: jax.device_put(leaf, cut if leaf.ndim else whole), state)
+        state = deal_out(state, mesh)
     ends = run(step, state, jax.jit(lambda state: next_family(make, state, OPTIMIZER)), scan=scan)
     for number in (0, 3, 7):
         hyper = {name: values[number] for name, values in HYPER.items()}
@@ -173,6 +173,8 @@ def test_numbers_of_members_that_cannot_be_are_named():
     two = jax.make_mesh((2, 4), ("members", "other"))
     with pytest.raises(ValueError, match="mesh must have one axis, of members"):
         family_scan(two)
+    with pytest.raises(ValueError, match="mesh must have one axis, of members"):
+        deal_out(state, two)
 
 
 def test_other_members_change_nothing():
