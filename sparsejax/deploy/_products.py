@@ -1,0 +1,118 @@
+"""Ways to multiply by a matrix with zeros, each the fastest somewhere.
+
+All take ``x`` [in, ...], weights [in, out] (NumPy) and a bias [out] or None, and give [out, ...]:
+what is in a row of ``x`` is contiguous, so sums over few rows run along whole batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental.sparse import BCOO
+
+Product = Callable[[jax.Array, np.ndarray, np.ndarray | None], jax.Array]
+
+
+def units_first(x: jax.Array, weights: np.ndarray, bias: np.ndarray | None) -> jax.Array:
+    """The dense product, with the weights on its left."""
+    product = lax.dot(np.ascontiguousarray(weights.T), x)
+    return product if bias is None else product + bias[:, None]
+
+
+def live(x: jax.Array, weights: np.ndarray, bias: np.ndarray | None) -> jax.Array:
+    """The dense product of the rows and columns that are not zero."""
+    rows, columns = weights.any(axis=1), weights.any(axis=0)
+    product = lax.dot(
+        np.ascontiguousarray(weights[np.ix_(rows, columns)].T), _rows(x, np.flatnonzero(rows))
+    )
+    # Of a unit that reads nothing: a row of zeros behind the last one.
+    there = np.where(columns, np.cumsum(columns) - 1, columns.sum())
+    if not columns.all():
+        nothing = jnp.zeros((1, product.shape[1]), product.dtype)
+        product = _rows(jnp.concatenate([product, nothing]), there)
+    return product if bias is None else product + bias[:, None]
+
+
+def segment_sum(x: jax.Array, weights: np.ndarray, bias: np.ndarray | None) -> jax.Array:
+    """A product for each weight, summed by output unit."""
+    units, inputs = np.nonzero(weights.T)
+    products = _rows(x, inputs) * weights[inputs, units][:, None]
+    product = jax.ops.segment_sum(
+        products, units.astype(np.int32), weights.shape[1], indices_are_sorted=True
+    )
+    return product if bias is None else product + bias[:, None]
+
+
+def padded(groups: int, unroll: int) -> Product:
+    """The n-th weight of every output unit at once, n after n.
+
+    A loop with so few operations in its body that XLA for CPUs may take the whole for cheap and run
+    it in the caller's thread; unrolled, sums are read and written less often. Units are grouped by
+    their number of weights, so that less is padded, and groups may run side by side.
+    """
+
+    def product(x: jax.Array, weights: np.ndarray, bias: np.ndarray | None) -> jax.Array:
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        counts = (weights != 0).sum(axis=0)
+        order = np.argsort(-counts, kind="stable")
+        # In each column the places of its weights first, in order.
+        places = np.argsort(weights == 0, axis=0, kind="stable").astype(np.int32)
+
+        def step(total: jax.Array, weight: tuple[Any, Any]) -> tuple[jax.Array, None]:
+            place, value = weight
+            return total + _rows(x, place).astype(dtype) * value[:, None], None
+
+        sums = []
+        for units in np.array_split(order, min(groups, len(order))):
+            inputs = places[: counts[units].max(), units]
+            values = weights[inputs, units].astype(dtype)
+            start = np.zeros(len(units), dtype) if bias is None else bias[units].astype(dtype)
+            first = jnp.broadcast_to(start[:, None], (len(units), x.shape[1]))
+            sums.append(lax.scan(step, first, (inputs, values), unroll=unroll)[0])
+        return _rows(jnp.concatenate(sums), np.argsort(order))
+
+    return product
+
+
+def bcoo(x: jax.Array, weights: np.ndarray, bias: np.ndarray | None) -> jax.Array:
+    """By ``jax.experimental.sparse``."""
+    units, inputs = np.nonzero(weights.T)
+    places = np.stack([units, inputs], axis=1).astype(np.int32)
+    values = jnp.asarray(weights[inputs, units]), jnp.asarray(places)
+    left = BCOO(values, shape=weights.T.shape, indices_sorted=True, unique_indices=True)
+    product = left @ x
+    return product if bias is None else product + bias[:, None]
+
+
+def _rows(x: jax.Array, places: Any) -> jax.Array:
+    if isinstance(places, np.ndarray):
+        if len(places) == len(x) and (places == np.arange(len(x))).all():
+            return x
+        places = places.astype(np.int32)
+    return x.at[places].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+
+PRODUCTS: Mapping[str, Product] = {
+    "units first": units_first,
+    "live": live,
+    "segment sum": segment_sum,
+    "padded": padded(1, 1),
+    "padded groups": padded(4, 4),
+    "bcoo": bcoo,
+}
+_SMALL = 10_000
+
+
+def usable(weights: np.ndarray) -> list[str]:
+    """The products worth trying for weights [in, out]."""
+    if not weights.any():
+        return ["units first"]
+    dead = not (weights.any(axis=0).all() and weights.any(axis=1).all())
+    sparse = np.count_nonzero(weights) <= weights.size / 2 or weights.size <= _SMALL
+    fit = {"units first": True, "live": dead}
+    return [name for name in PRODUCTS if fit.get(name, sparse)]

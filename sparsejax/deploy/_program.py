@@ -1,0 +1,225 @@
+"""A network's graph with all that is known computed, and each product in the way chosen for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax._where import PyTree, path_name
+from sparsejax.deploy import _products, _taps
+from sparsejax.deploy._constants import Weights, find_constants
+from sparsejax.deploy._graph import Equation, Graph, trace
+from sparsejax.deploy._primitives import Contraction, contraction_of, fixed_values, written_axes
+
+_MOST_TAPS = 1000  # the program grows with them, and the time that it takes to compile
+
+DENSE = "dense"
+
+
+class Layer(NamedTuple):
+    """A product with known weights."""
+
+    equation: int
+    name: str
+    weights: np.ndarray
+    """[in, out, *window]; a layer with several dimensions of units has them as one."""
+    macs: int
+    """For the examples, dense."""
+    kinds: tuple[str, ...]
+    """Ways to compute it, `DENSE` first."""
+
+
+class Program:
+    """``function(params, *inputs)`` with its parameters known."""
+
+    def __init__(self, function: Callable[..., PyTree], params: PyTree, inputs: Sequence[PyTree]):
+        self._function, self._params = function, params
+        graph = trace(function, params, inputs)
+        self._names = [equation.name for equation in graph.equations]
+        self.layers = _layers(graph, params)
+
+    def run(self, kinds: Mapping[int, str], *inputs: PyTree) -> PyTree:
+        """The outputs; ``kinds`` by the layer's equation. To be called under ``jit``."""
+        graph = trace(self._function, self._params, jax.tree.map(_abstract, inputs))
+        if [equation.name for equation in graph.equations] != self._names:
+            raise ValueError(
+                "inputs of these shapes make another computation than the examples that "
+                f"compile_sparse was given; got {jax.tree.map(jnp.shape, inputs)}"
+            )
+        values = _known(graph, jax.tree.leaves(self._params))
+        known = set(values)
+        values |= zip(graph.inputs, map(jnp.asarray, jax.tree.leaves(inputs)), strict=True)
+        biases = _biases(graph, values, known)
+        layers = {layer.equation: layer for layer in self.layers}
+        for number, equation in enumerate(graph.equations):
+            if all(value in values for value in equation.outs):
+                continue
+            kind = kinds.get(number, DENSE)
+            if kind == DENSE:
+                values |= _compute(equation, values, known)
+                continue
+            out, bias = biases.get(number, (equation.outs[0], None))
+            values[out] = _product(graph, equation, layers[number], kind, values, bias)
+        outputs = [_whole(values[value]) for value in graph.outputs]
+        return jax.tree.unflatten(graph.tree, outputs)
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
+
+
+def _layers(graph: Graph, params: PyTree) -> list[Layer]:
+    fixed = fixed_values(graph)
+    found = []
+    paths = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    names = _names(graph, paths)
+    taken: dict[str, int] = {}
+    weights = find_constants(graph, jax.tree.leaves(params)).weights
+    for number, equation in enumerate(graph.equations):
+        if number not in weights:
+            continue
+        contraction = contraction_of(graph, equation, fixed)
+        assert contraction is not None
+        array = _matrix(weights[number], contraction)
+        name = names[contraction.weights]
+        taken[name] = taken.get(name, 0) + 1
+        if taken[name] > 1:  # weights that are used again
+            name += f" ({taken[name]})"
+        outputs = math.prod(graph.shapes[equation.outs[0]])
+        macs = outputs * array[:, :1].size
+        kinds = (DENSE, *_kinds(graph, equation, contraction, array))
+        found.append(Layer(number, name, array, macs, kinds))
+    return found
+
+
+def _names(graph: Graph, paths: Sequence[str]) -> dict[int, str]:
+    """Of values computed from a parameter: its path, of those of a constant: its number."""
+    names = dict(zip(graph.leaves, paths, strict=True))
+    names |= {value: f"constant {place}" for place, value in enumerate(graph.constants)}
+    for equation in graph.equations:
+        sources = [value for value in equation.ins if value in names]
+        if sources:
+            largest = max(sources, key=lambda value: math.prod(graph.shapes[value]))
+            names |= dict.fromkeys(equation.outs, names[largest])
+    return names
+
+
+def _matrix(weights: Weights, contraction: Contraction) -> np.ndarray:
+    array = weights.array
+    window = array.shape[1 + len(contraction.written) :]
+    return array.reshape(array.shape[0], -1, *window)
+
+
+def _kinds(
+    graph: Graph, equation: Equation, contraction: Contraction, weights: np.ndarray
+) -> list[str]:
+    if not jnp.issubdtype(graph.dtypes[equation.outs[0]], jnp.floating):
+        return []
+    if equation.name == "dot_general":
+        return _products.usable(weights)
+    if _taps.can_convolve(equation) and np.count_nonzero(weights) <= _MOST_TAPS:
+        return ["taps", "taps apart"]
+    return []
+
+
+def _known(graph: Graph, leaves: Sequence[Any]) -> dict[int, Any]:
+    """All values that do not depend on the inputs, as NumPy arrays."""
+    values: dict[int, Any] = dict(graph.literals)
+    values |= zip(graph.leaves, leaves, strict=True)
+    values |= zip(graph.constants, graph.arrays, strict=True)
+    values = {value: np.asarray(array) for value, array in values.items() if _is_number(array)}
+    with jax.ensure_compile_time_eval():
+        for equation in graph.equations:
+            if all(value in values for value in equation.ins):
+                found = _bind(equation, [values[value] for value in equation.ins])
+                values |= zip(equation.outs, map(np.asarray, found), strict=True)
+    return values
+
+
+def _is_number(array: Any) -> bool:
+    return not jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended)
+
+
+def _bind(equation: Equation, operands: Sequence[Any]) -> list[Any]:
+    result = equation.primitive.bind(*map(jnp.asarray, operands), **equation.params)
+    return list(result) if equation.primitive.multiple_results else [result]
+
+
+def _compute(equation: Equation, values: Mapping[int, Any], known: set[int]) -> dict[int, Any]:
+    operands = [values[value] for value in equation.ins]
+    if any(isinstance(operand, _taps.Pieces) for operand in operands):
+        fixed = [value in known for value in equation.ins]
+        pieces = _taps.compute(equation, operands, fixed)
+        if pieces is not None:
+            return {equation.outs[0]: pieces}
+    found = _bind(equation, [_whole(operand) for operand in operands])
+    return dict(zip(equation.outs, found, strict=True))
+
+
+def _whole(value: Any) -> Any:
+    return value.whole() if isinstance(value, _taps.Pieces) else value
+
+
+def _biases(
+    graph: Graph, values: Mapping[int, Any], known: set[int]
+) -> dict[int, tuple[int, np.ndarray]]:
+    """For products that a known number by unit is added to: the sum's value, and those numbers."""
+    uses = graph.uses()
+    fixed = fixed_values(graph)
+    products = {}
+    found = {}
+    for number, equation in enumerate(graph.equations):
+        if equation.name == "dot_general" and uses[equation.outs[0]] == 1:
+            contraction = contraction_of(graph, equation, fixed)
+            if contraction is not None:
+                products[equation.outs[0]] = number, written_axes(graph, equation, contraction)
+        if equation.name != "add":
+            continue
+        for product, added in (equation.ins, equation.ins[::-1]):
+            if product in products and added in known:
+                number, axes = products[product]
+                bias = _by_unit(values[added], graph.shapes[product], axes)
+                if bias is not None:
+                    found[number] = equation.outs[0], bias
+                break
+    return found
+
+
+def _by_unit(array: np.ndarray, shape: tuple[int, ...], axes: tuple[int, ...]) -> np.ndarray | None:
+    whole = np.moveaxis(np.broadcast_to(array, shape), axes, range(len(axes)))
+    units = whole.reshape(math.prod(shape[axis] for axis in axes), -1)
+    if not units.size or (units != units[:, :1]).any():
+        return None
+    return units[:, 0]
+
+
+def _product(
+    graph: Graph,
+    equation: Equation,
+    layer: Layer,
+    kind: str,
+    values: Mapping[int, Any],
+    bias: np.ndarray | None,
+) -> Any:
+    contraction = contraction_of(graph, equation, fixed_values(graph))
+    assert contraction is not None
+    x, dtype = _whole(values[contraction.computed]), graph.dtypes[equation.outs[0]]
+    if equation.name == "conv_general_dilated":
+        pieces = _taps.taps(x, layer.weights, equation)
+        return pieces if kind == "taps apart" else _taps.joined(pieces)
+    # The dimension summed over first, the batch last.
+    moved = jnp.moveaxis(jnp.moveaxis(x, contraction.axis, 0), 1, -1) if x.ndim > 1 else x
+    rest = moved.shape[1:]
+    flat = _products.PRODUCTS[kind](moved.reshape(len(moved), -1), layer.weights, bias)
+    shape = graph.shapes[equation.outs[0]]
+    axes = written_axes(graph, equation, contraction)
+    units = [shape[axis] for axis in axes]
+    result = flat.astype(dtype).reshape(*units, *rest)
+    if rest:
+        result = jnp.moveaxis(result, -1, len(units))
+    return jnp.moveaxis(result, range(len(units)), axes)

@@ -1,0 +1,171 @@
+"""A network whose zeros are skipped, each layer in the way that is fastest on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax._where import PyTree
+from sparsejax.deploy._program import DENSE, Program
+from sparsejax.deploy.shrink import shrink
+
+KINDS = (
+    DENSE, "units first", "live", "segment sum", "padded", "padded groups", "bcoo", "taps",
+    "taps apart",
+)  # fmt: skip
+_GAIN = 0.97  # of the time so far: less is noise
+_ROUND = 5e-3  # seconds of repeated calls that are timed at once
+
+
+class Compiled(NamedTuple):
+    """What `compile_sparse` found."""
+
+    function: Callable[..., PyTree]
+    """``function(*inputs)``, jitted, the parameters in it as constants. Pure; any batch size, but
+    the choice was made for that of the examples."""
+    kinds: dict[str, str]
+    """How each layer is computed, by the path of its weights."""
+    seconds: dict[str, float]
+    """Of a call, median: ``given`` (the function as it was), ``shrunk``, ``sparse``."""
+
+
+def compile_sparse(
+    function: Callable[..., PyTree],
+    params: PyTree,
+    *inputs: PyTree,
+    kinds: Sequence[str] | None = None,
+    rounds: int = 15,
+) -> Compiled:
+    r"""Make a forward function that skips zeros where that is faster here, by measurement.
+
+    Dead units go first (`shrink`). Then every product :math:`y_j = b_j + \sum_i w_{ij} x_i` with
+    known weights is tried in several ways within the whole network, on this machine's default
+    device and at the examples' batch size:
+
+    - ``dense``: as it was;
+    - ``units first``: dense, with units before the batch;
+    - ``live``: dense, without the rows and columns that are zero;
+    - ``segment sum``: x gathered and multiplied for each weight, and summed by unit;
+    - ``padded``: the n-th weight of all units at once, n after n;
+    - ``padded groups``: the same for four groups of units with similar numbers of weights;
+    - ``bcoo``: ``jax.experimental.sparse``;
+    - ``taps`` (convolutions with up to 1,000 weights): for each channel a sum of shifted images;
+    - ``taps apart``: the same, and channels stay apart through activation and pooling.
+
+    First all layers alike, then one layer after the other, those with the most work first; a way is
+    taken if the network's median time falls by more than 3 %. Each trial is compiled: seconds for a
+    small network, minutes for a large one. Sums are in another order than before, so outputs
+    differ, within rounding (in ``padded`` and ``taps`` those of bfloat16 are float32).
+
+    Most of a CPU call of a few microseconds is the waking of another thread, unless
+    ``jax_cpu_enable_async_dispatch`` is off, or XLA takes the program for cheap. What is fastest
+    depends on that setting, too. Example::
+
+        fast = compile_sparse(lambda params, x: nnx.merge(graph, params, rest)(x), params, images)
+        logits = fast.function(images)
+
+    Args:
+      function: as for `shrink`, but whatever it can't prove stays whole.
+      params: pytree of concrete arrays with zeros where pruned.
+      *inputs: examples, arrays or ``jax.ShapeDtypeStruct``; timed on normal random numbers (zeros
+        for other dtypes). The first dimension is the batch.
+      kinds: the ways to try besides ``dense``; default all.
+      rounds: how often each trial is timed, by turns with the best so far.
+
+    Raises:
+      TypeError: as `shrink`.
+      ValueError: ``kinds`` has an unknown one, ``rounds`` is less than 1. The function that is
+        returned: inputs of shapes that make another computation.
+    """
+    _check(kinds, rounds)
+    small = shrink(function, params, *inputs, keep_mixed=True)
+    program = Program(small.function, small.params, inputs)
+    search = _Search(program, [_example(leaf) for leaf in jax.tree.leaves(inputs)], inputs, rounds)
+    search.all_layers_alike(kinds)
+    search.layer_by_layer(kinds)
+    given = jax.jit(lambda *arrays: function(params, *arrays))
+    shrunk = jax.jit(lambda *arrays: small.function(small.params, *arrays))
+    best = search.best()
+    times = search.compare([given, shrunk, best])
+    chosen = {layer.name: search.kinds.get(layer.equation, DENSE) for layer in program.layers}
+    names = ("given", "shrunk", "sparse")
+    return Compiled(best, chosen, dict(zip(names, times, strict=True)))
+
+
+def _check(kinds: Sequence[str] | None, rounds: int) -> None:
+    for kind in kinds or ():
+        if kind not in KINDS:
+            raise ValueError(f"kinds must be among {KINDS}; got {kind!r}")
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1; got {rounds}")
+
+
+def _example(leaf: Any) -> jax.Array:
+    shape = jnp.shape(leaf)
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return jnp.zeros(shape, dtype)
+    return jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32), dtype)
+
+
+class _Search:
+    """The fastest kinds so far."""
+
+    def __init__(self, program: Program, arrays: Sequence[jax.Array], inputs: PyTree, rounds: int):
+        self.program = program
+        self.inputs = jax.tree.unflatten(jax.tree.structure(inputs), arrays)
+        self.rounds = rounds
+        self.kinds: dict[int, str] = {}
+        self._best = self._jitted({})
+
+    def best(self) -> Callable[..., PyTree]:
+        return self._best
+
+    def all_layers_alike(self, kinds: Sequence[str] | None) -> None:
+        for kind in KINDS:
+            having = [layer for layer in self.program.layers if kind in layer.kinds]
+            if kind != DENSE and having and (kinds is None or kind in kinds):
+                self._try(self.kinds | {layer.equation: kind for layer in having})
+
+    def layer_by_layer(self, kinds: Sequence[str] | None) -> None:
+        for layer in sorted(self.program.layers, key=lambda layer: -layer.macs):
+            for kind in layer.kinds:
+                if kind == DENSE or kinds is None or kind in kinds:
+                    self._try(self.kinds | {layer.equation: kind})
+
+    def _try(self, kinds: dict[int, str]) -> None:
+        if kinds == self.kinds:
+            return
+        candidate = self._jitted(kinds)
+        now, then = self.compare([self._best, candidate])
+        if then < _GAIN * now:
+            self.kinds, self._best = kinds, candidate
+
+    def _jitted(self, kinds: Mapping[int, str]) -> Callable[..., PyTree]:
+        def sparse(*inputs: PyTree) -> PyTree:
+            return self.program.run(kinds, *inputs)
+
+        return jax.jit(sparse)
+
+    def compare(self, functions: Sequence[Callable[..., PyTree]]) -> list[float]:
+        """Median seconds of a call, all timed by turns."""
+
+        def seconds(function: Callable[..., PyTree], calls: int) -> float:
+            start = time.perf_counter()
+            for _ in range(calls):
+                jax.block_until_ready(function(*self.inputs))
+            return (time.perf_counter() - start) / calls
+
+        for function in functions:
+            seconds(function, 1)  # compiles
+        calls = [max(1, round(_ROUND / max(seconds(f, 3), 1e-9))) for f in functions]
+        taken = [
+            [seconds(f, n) for f, n in zip(functions, calls, strict=True)]
+            for _ in range(self.rounds)
+        ]
+        return [float(np.median(times)) for times in zip(*taken, strict=True)]
