@@ -43,7 +43,7 @@ def network(model: str, dataset: Dataset, width: float = 1.0, dtype: str = "floa
     if model in MNIST_MODELS:
         return _plain({"lenet300": LeNet300, "lenet5": LeNet5}[model])
     make = {"resnet20": ResNet20, "vgg16": VGG16Cifar}[model]
-    mean, deviation = _channels(dataset)
+    mean, deviation = channels(dataset)
     return _normalised(lambda rngs: make(10, width, jnp.dtype(dtype), rngs=rngs), mean, deviation)
 
 
@@ -95,7 +95,7 @@ def _normalised(make, mean: np.ndarray, deviation: np.ndarray) -> Network:
     return Network(init, loss, mistakes, True)
 
 
-def _channels(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def channels(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of the training images, by channel, in units of a pixel."""
     counts = [
         np.bincount(dataset.train.images[..., channel].ravel(), minlength=256)

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from sparsejax._where import PyTree
 from sparsejax.training.processes import is_main_process, main_decides, wait_for_all
 
 _KEPT = 3
+_DIGITS = 5  # before the path of a leaf, its place in the tree
 
 
 class CheckpointError(RuntimeError):
@@ -118,6 +120,27 @@ class Checkpoints:
         self._manager.reload()  # the main process may have thrown damaged ones away
         return self._read(step, like)
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The leaves of the newest undamaged checkpoint by path, without the code that made them.
+
+        In tree order, paths as in ``jax.tree_util.keystr``; PRNG keys are their raw bits. Empty
+        where there is no checkpoint. For one process.
+
+        Raises:
+          CheckpointError: every checkpoint is damaged.
+        """
+        step = self._newest_undamaged()
+        if step < 0:
+            return {}
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        wanted = {
+            name: jax.ShapeDtypeStruct(held.shape, held.dtype, sharding=here)
+            for name, held in self._manager.item_metadata(step)["state"].items()
+        }
+        state = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+        read = self._manager.restore(step, args=state)["state"]
+        return {name[_DIGITS:]: np.asarray(read[name]) for name in sorted(read)}
+
     def _newest_undamaged(self) -> int:
         """Its step, or -1 where there is no checkpoint."""
         steps = self.steps()
@@ -204,7 +227,7 @@ def _by_path(state: PyTree) -> dict[str, jax.Array]:
     """The leaves of a state by path, in tree order; PRNG keys as their raw bits."""
     flat, _ = jax.tree_util.tree_flatten_with_path(state)
     return {
-        f"{place:05d}{jax.tree_util.keystr(path)}": jax.random.key_data(leaf)
+        f"{place:0{_DIGITS}d}{jax.tree_util.keystr(path)}": jax.random.key_data(leaf)
         if _is_key(leaf)
         else jnp.asarray(leaf)
         for place, (path, leaf) in enumerate(flat)

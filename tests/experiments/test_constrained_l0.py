@@ -14,6 +14,7 @@ from experiments.constrained_l0.config import DEFAULTS, ROWS, Config, check
 from experiments.constrained_l0.networks import GatedNetwork, architecture, multiply_accumulates
 from sparsejax.constraints import expected_density
 from tests.experiments.command import run_module
+from tests.experiments.finished import check_read_back
 
 
 def run(output, *flags):
@@ -145,3 +146,10 @@ def test_networks_count_parameters_and_operations_as_published(name, wanted, cou
     left = expected_density(network.activity(network.initial | {"gates": phi}))
     total = {"mlp": 266_610, "lenet5": 431_080}[name]
     np.testing.assert_allclose(left, ungated / total, rtol=1e-5)
+
+
+def test_the_network_can_be_read_back(finished):
+    output, _ = finished
+    folder = output / "mlp_33" / "seed_0"
+    network = check_read_back(folder, json.loads((folder / "result.json").read_text()))
+    assert network.name == "mlp_33"

@@ -13,6 +13,7 @@ from experiments.gated_decay.__main__ import main, plan
 from experiments.gated_decay.config import ROWS, Config, check
 from tests.experiments.command import run_module
 from tests.experiments.data.test_imagenet import pictures, prepare
+from tests.experiments.finished import check_read_back
 from tests.models.test_vgg16_weights import imagenet_file
 
 PARAMETERS = 431_080
@@ -132,3 +133,12 @@ def test_vgg16_on_images_of_its_format(tmp_path, capsys):
     assert "imagenet2012 seed 0" in capsys.readouterr().out
     for name in ("curves.png", "weights.png", "filters.png"):
         assert (tmp_path / "run" / "results" / name).stat().st_size > 1000
+
+
+def test_the_network_can_be_read_back(finished):
+    output, _ = finished
+    folder = output / "mnist" / "seed_0"
+    result = json.loads((folder / "result.json").read_text())
+    network = check_read_back(folder, result)
+    left = sum(int((leaf != 0).sum()) for leaf in jax.tree.leaves(network.params))
+    assert (network.name, left) == ("lenet5_mnist", result["nonzeros"])

@@ -8,8 +8,11 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
+
+from tests.experiments.finished import check_read_back
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
 
@@ -147,3 +150,13 @@ def test_killed_at_random_moments_it_resumes_to_the_same_bits(finished, tmp_path
     last = run(output, *flags)
     assert last.returncode == 0, f"SPARSEJAX_KILL_SEED={seed}: {last.stderr}"
     assert final_bits(output) == final_bits(finished[0]), f"SPARSEJAX_KILL_SEED={seed}"
+
+
+def test_a_network_can_be_read_back(finished):
+    output, _ = finished
+    folder = output / "l0_l2" / "seed_0"
+    result = json.loads((folder / "result.json").read_text())
+    network = check_read_back(folder, result)
+    kernels = [leaf for leaf in jax.tree.leaves(network.params) if leaf.ndim > 1]
+    assert sum(int((leaf != 0).sum()) for leaf in kernels) == result["nonzeros"]
+    assert (network.name, network.activation) == ("lenet300_l0_l2", "tanh")

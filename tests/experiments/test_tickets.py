@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from experiments.tickets.points import (
 )
 from experiments.tickets.report import write
 from tests.experiments.command import run_module
+from tests.experiments.finished import check_read_back
 
 
 def run(output, *flags):
@@ -166,3 +168,16 @@ def test_every_method_has_its_members():
         settings = config.settings(method)
         assert {member["seed"] for member in settings["members"]} == {0, 1, 2}
         assert settings["rounds"] == {"cs": 3, "imp": 20, "imp_continued": 20}.get(method, 1)
+
+
+@pytest.mark.parametrize(("method", "member"), [("cs", 3), ("imp", 0)])
+def test_a_ticket_can_be_read_back(finished, method, member):
+    output, _ = finished
+    folder = output / "lenet300_mnist" / method
+    rows = json.loads((folder / "result.json").read_text())["rows"]
+    members = 1 + max(number for number, row in enumerate(rows) if row["round"] == rows[0]["round"])
+    row = rows[len(rows) - members + member]
+    network = check_read_back(folder, row, member=member)
+    kernels = [leaf for leaf in jax.tree.leaves(network.params) if leaf.ndim > 1]
+    assert sum(int((leaf != 0).sum()) for leaf in kernels) <= row["nonzeros"]
+    assert network.seed == row["seed"]

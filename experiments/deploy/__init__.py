@@ -1,0 +1,1 @@
+"""What a finished run weighs and how fast it is, in every form in which it can leave."""
