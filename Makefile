@@ -26,6 +26,7 @@ benchmark: $(VENV)/installed-benchmarks  ## speed ratios (against PyTorch too, w
 	$(BIN)/python -m benchmarks.gated_mlp
 	$(BIN)/python -m benchmarks.lenet5
 	$(BIN)/python -m benchmarks.tickets
+	$(BIN)/python -m benchmarks.shrink
 	$(BIN)/python -m benchmarks.projection
 
 results: $(VENV)/installed-experiments  ## all that results/ and the README state, made again
@@ -33,6 +34,8 @@ results: $(VENV)/installed-experiments  ## all that results/ and the README stat
 	$(BIN)/python -m experiments.constrained_l0 --preset paper --row mlp_33 mlp_layerwise_30 mlp_penalized lenet5_10 controllability mlp_33_restarts mlp_33_ascent bisection --output runs/constrained_l0 --results results/constrained_l0 --resume
 	$(BIN)/python -m experiments.gated_decay --preset paper --output runs/gated_decay --results results/gated_decay --resume
 	$(BIN)/python -m experiments.tickets --preset paper --method cs imp --output runs/tickets --results results/tickets --resume
+	$(BIN)/python -m experiments.deploy runs/lc_lenet300/l0/seed_0 runs/gated_decay/mnist/seed_0 runs/gated_decay/fashion_mnist/seed_0 --output runs/deploy --results results/deploy
+	$(BIN)/python -m benchmarks.shrink --output results/benchmarks/shrink.json
 	$(BIN)/python -m benchmarks.gated_mlp --output results/benchmarks/gated_mlp.json
 	$(BIN)/python -m benchmarks.lenet5 --output results/benchmarks/lenet5.json
 	$(BIN)/python -m benchmarks.tickets --output results/benchmarks/tickets.json

@@ -183,6 +183,54 @@ def _tickets(results: Path) -> str:
     return "\n\n".join([*kept, speed]) + "\n"
 
 
+def _deploy(results: Path) -> str:
+    """How small and how fast finished networks leave."""
+    found = json.loads((results / "deploy" / "report.json").read_text())
+    rows = found["rows"]
+    head = [
+        "network", "not zero", "multiply-accumulates", "file, exact (published)",
+        "one image", "synchronous", f"{rows[0]['batch_size']} images", "synchronous",
+        "onnxruntime, shrunk: one image", "a batch",
+    ]  # fmt: skip
+    cells = []
+    for row in rows:
+        forms = {form["form"]: form for form in row["forms"]}
+        published = row["published"]["file_bytes"]
+        line = [
+            f"[{row['name']}]",
+            f"{row['nonzeros']:,} of {row['parameters']:,}",
+            f"{row['macs']:,} to {row['shrunk_macs']:,}",
+            f"{row['file_bytes']:,} ({f'{published:,}' if published else 'none'})",
+        ]
+        for time, field in (("latency", "latency_speedup"), ("batch", "throughput_speedup")):
+            for dispatch, end in (("asynchronous", ""), ("synchronous", "_synchronous")):
+                seconds = forms["sparse"][dispatch][f"{time}_seconds"]
+                line.append(f"{row[field + end]:.1f}x ({1e6 * seconds:,.0f} µs)")
+        for time in ("latency", "batch"):
+            other = forms.get("onnxruntime, shrunk")
+            ratio = (
+                forms["dense"]["synchronous"][f"{time}_seconds"]
+                / other["synchronous"][f"{time}_seconds"]
+                if other
+                else None
+            )
+            line.append(f"{ratio:.1f}x" if ratio else "(left out)")
+        cells.append(line)
+    return "\n".join([*markdown(head, cells), "", _shrink(results), ""])
+
+
+def _shrink(results: Path) -> str:
+    found = json.loads((results / "benchmarks" / "shrink.json").read_text())
+    resnet, vgg = found["resnet20"], found["vgg16"]
+    return (
+        f"ResNet-20 pruned by channels to {resnet['macs_share']:.0%} of its multiply-accumulates "
+        f"takes {resnet['throughput_speedup']:.1f} times the images a second once it is shrunk. "
+        f"Shrinking VGG-16 ({vgg['parameters']:,} parameters, half of its channels pruned) takes "
+        f"{vgg['seconds']:.0f} s and at most {vgg['peak_memory_over_weights']:.1f} times the "
+        "memory of the weights (`make benchmark`)."
+    )
+
+
 PARTS: Mapping[str, Callable[[Path], str]] = {
     "lc_lenet300": _table,
     "benchmark": _benchmark,
@@ -192,6 +240,7 @@ PARTS: Mapping[str, Callable[[Path], str]] = {
     "gated_mlp": _gated_mlp,
     "gated_decay": _gated_decay,
     "tickets": _tickets,
+    "deploy": _deploy,
 }
 
 
