@@ -1,5 +1,6 @@
 """A sparse network leaves: smaller, with the outputs it had, or as a file."""
 
+from sparsejax.deploy.onnx_file import export_onnx
 from sparsejax.deploy.shrink import Shrunk, shrink
 from sparsejax.deploy.sparse_file import load_sparse, save_sparse
 from sparsejax.deploy.stablehlo import export_stablehlo, load_stablehlo
@@ -7,6 +8,7 @@ from sparsejax.deploy.torch_names import torch_state
 
 __all__ = [
     "Shrunk",
+    "export_onnx",
     "export_stablehlo",
     "load_sparse",
     "load_stablehlo",
