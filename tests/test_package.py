@@ -15,7 +15,7 @@ ROOMS = [
 ]  # fmt: skip
 OPTIONAL = [
     "flax", "orbax", "tensorflow_datasets", "matplotlib", "tqdm", "tyro", "tensorboardX",
-    "safetensors",
+    "safetensors", "onnx",
 ]  # fmt: skip
 
 

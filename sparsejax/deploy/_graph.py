@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from sparsejax._where import PyTree
+from sparsejax._where import PyTree, path_name
 
 # What a call runs, by the name of the parameter that holds it. Rules of differentiation are lost:
 # the equations inside are differentiated as they are.
@@ -69,6 +69,22 @@ class Graph(NamedTuple):
             for value in equation.ins:
                 count[value] += 1
         return count
+
+
+def concrete_leaves(params: PyTree) -> list[Any]:
+    """The leaves of a pytree of arrays.
+
+    Raises:
+      TypeError: one is traced, or no array.
+    """
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    for path, leaf in flat:
+        if isinstance(leaf, jax.core.Tracer) or not hasattr(leaf, "dtype"):
+            raise TypeError(
+                f"params must hold concrete arrays; {path_name(path)} is {leaf!r} "
+                f"({type(leaf).__name__})"
+            )
+    return [leaf for _, leaf in flat]
 
 
 def trace(function: Callable[..., PyTree], params: PyTree, inputs: Sequence[PyTree]) -> Graph:

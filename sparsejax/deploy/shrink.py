@@ -13,7 +13,7 @@ from sparsejax._where import PyTree, path_name
 from sparsejax.deploy._axes import Axes, Read, find_axes
 from sparsejax.deploy._constants import Constants, find_constants, fold
 from sparsejax.deploy._evaluate import evaluate, take
-from sparsejax.deploy._graph import Graph, trace
+from sparsejax.deploy._graph import Graph, concrete_leaves, trace
 from sparsejax.deploy._live import Fold, find_folds, find_live, removable
 from sparsejax.deploy._primitives import fixed_values
 
@@ -81,7 +81,7 @@ def shrink(
       ValueError: an operation reads units in a way that is not understood. The function that is
         returned: inputs or parameters of other shapes.
     """
-    leaves = _concrete(params)
+    leaves = concrete_leaves(params)
     abstract = jax.tree.map(_abstract, params)
     graph = trace(function, abstract, jax.tree.map(_abstract, inputs))
     constants = find_constants(graph, leaves)
@@ -116,17 +116,6 @@ def shrink(
         _by_path(inputs, graph.inputs, axes, kept),
         mixed,
     )
-
-
-def _concrete(params: PyTree) -> list[Any]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(params)
-    for path, leaf in flat:
-        if isinstance(leaf, jax.core.Tracer) or not hasattr(leaf, "dtype"):
-            raise TypeError(
-                f"params must hold concrete arrays; {path_name(path)} is {leaf!r} "
-                f"({type(leaf).__name__})"
-            )
-    return [leaf for _, leaf in flat]
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -1,0 +1,321 @@
+"""What is exported computes the same in onnxruntime, for other batch sizes too."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from flax import nnx
+from jax import lax
+
+from sparsejax.deploy import export_onnx, shrink
+from sparsejax.models import LeNet5, LeNet300, ResNet20, VGG16Cifar
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def network(make):
+    """A pure function of parameters and images, and parameters; all numbers drawn at random."""
+    model = nnx.eval_shape(make)
+    model.eval()
+    graph, *states = nnx.split(model, nnx.Param, ...)
+
+    def draw(path, leaf):
+        scale = max(1, np.prod(leaf.shape[:-1])) ** -0.5
+        numbers = normal(*leaf.shape) * np.float32(scale)
+        return abs(numbers) + 1 if "var" in jax.tree_util.keystr(path) else numbers
+
+    params, rest = (jax.tree_util.tree_map_with_path(draw, state) for state in states)
+    return lambda params, images: nnx.merge(graph, params, rest, copy=True)(images), params
+
+
+def computed(data, *inputs):
+    """The outputs of a file for the arrays, in order."""
+    onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    return session.run(None, dict(zip(names, inputs, strict=True)))
+
+
+def assert_close(found, wanted):
+    """Within 1e-5 of the largest output."""
+    wanted = np.asarray(wanted)
+    assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+def assert_same(data, function, params, inputs, sizes=(1, 5)):
+    for size in sizes:
+        batch = [array[:size] for array in inputs]
+        wanted = jax.tree.leaves(jax.jit(function)(params, *batch))
+        for one, other in zip(computed(data, *batch), wanted, strict=True):
+            assert_close(one, other)
+
+
+def without_units(params, rng):
+    """Every third unit of the hidden layers is dead, and so are some of the inputs."""
+
+    def prune(path, leaf):
+        if "kernel" not in jax.tree_util.keystr(path) or leaf.shape[-1] == 10:
+            return leaf
+        units = np.arange(leaf.shape[-1]) % 3 > 0
+        inputs = rng.random(leaf.shape[-2]) < 0.8 if leaf.shape[-2] > 3 else np.array(True)
+        return leaf * units * inputs[..., None]
+
+    return jax.tree_util.tree_map_with_path(prune, params)
+
+
+# Networks
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (LeNet300, (28, 28, 1)),
+        (LeNet5, (28, 28, 1)),
+        (lambda rngs: ResNet20(width=0.25, rngs=rngs), (32, 32, 3)),
+        (lambda rngs: VGG16Cifar(width=0.06, rngs=rngs), (32, 32, 3)),
+    ],
+    ids=["lenet300", "lenet5", "resnet20", "vgg16_cifar"],
+)
+def test_networks_whole_and_shrunk(make, shape):
+    function, params = network(lambda: make(rngs=nnx.Rngs(0)))
+    images = normal(5, *shape)
+    sparse = without_units(params, RNG)
+    small = shrink(function, sparse, images[:2])
+    files = [
+        export_onnx(function, params, images[:2]),
+        export_onnx(small.function, small.params, images[:2]),
+    ]
+    assert len(files[1]) < 0.8 * len(files[0])
+    for data, numbers in zip(files, (params, sparse), strict=True):
+        wanted = jax.jit(function)(numbers, images)
+        for size in (1, 2, 5):
+            (found,) = computed(data, images[:size])
+            assert_close(found, wanted[:size])
+
+
+def test_the_file_holds_the_parameters_by_name_and_an_open_batch():
+    function, params = network(lambda: LeNet5((4, 5, 6), rngs=nnx.Rngs(0)))
+    data = export_onnx(function, params, jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32))
+    graph = onnx.load_from_string(data).graph
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    np.testing.assert_array_equal(stored["dense1/kernel"], params["dense1"]["kernel"][...])
+    np.testing.assert_array_equal(
+        stored["conv2/kernel"], params["conv2"]["kernel"][...].transpose(3, 2, 0, 1)
+    )
+    np.testing.assert_array_equal(stored["conv1/bias"].ravel(), params["conv1"]["bias"][...])
+    (read,), (put_out,) = graph.input, graph.output
+    assert (read.name, put_out.name) == ("input0", "output")
+    shapes = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]
+              for v in (read, put_out)]  # fmt: skip
+    assert shapes == [["batch", 28, 28, 1], ["batch", 10]]
+    assert {node.op_type for node in graph.node} == {
+        "Add", "Conv", "Identity", "MatMul", "MaxPool", "Relu", "Reshape", "Transpose"
+    }  # fmt: skip
+
+
+def test_trees_of_inputs_and_outputs():
+    params = {"a": normal(3, 4), "b": normal(2, 4)}
+
+    def function(params, x, y):
+        hidden = x @ params["a"] + y["mask"] * (y["z"] @ params["b"])
+        return {"sum": hidden.sum(-1), "both": (hidden, x), "number": params["b"] * 2}
+
+    inputs = normal(5, 3), {"mask": normal(5, 4), "z": normal(5, 2)}
+    data = export_onnx(function, params, *inputs)
+    model = onnx.load_from_string(data)
+    assert [value.name for value in model.graph.input] == ["input0", "input1/mask", "input1/z"]
+    assert [value.name for value in model.graph.output] == [
+        "output/both/0", "output/both/1", "output/number", "output/sum"
+    ]  # fmt: skip
+    found = computed(data, *jax.tree.leaves(inputs))
+    for one, other in zip(found, jax.tree.leaves(function(params, *inputs)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+# Operations
+
+
+def convolve(x, kernel, padding, **options):
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), **options}
+    return lax.conv_general_dilated(x, kernel, options.pop("strides", (1, 1)), padding, **options)
+
+
+KERNEL = normal(3, 2, 4, 6)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda p, x: convolve(x, p, "SAME", strides=(2, 1)),
+        lambda p, x: convolve(x, p, ((2, 0), (1, 3)), rhs_dilation=(2, 1)),
+        lambda p, x: convolve(x, p[:, :, :1].reshape(3, 2, 1, 6)[..., :4], "VALID",
+                              feature_group_count=4),
+        lambda p, x: convolve(x, p[:, :, :2], "VALID", feature_group_count=2),
+        lambda p, x: convolve(x.transpose(3, 1, 0, 2), p.transpose(3, 2, 0, 1), "SAME",
+                              dimension_numbers=("CHNW", "OIHW", "WNCH")),
+        lambda p, x: nnx.max_pool(x, (3, 2), (2, 1), "SAME"),
+        lambda p, x: -nnx.min_pool(x, (2, 2), (2, 2), ((1, 0), (0, 1))),
+        lambda p, x: nnx.avg_pool(x, (3, 3), (2, 2), "SAME", count_include_pad=False),
+        lambda p, x: nnx.avg_pool(x, (1, 4)),
+        lambda p, x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 1, 1, 1), "VALID",
+                                       window_dilation=(1, 2, 3, 1)),
+        lambda p, x: lax.reduce_window(x, 0.0, lax.add, (1, 2, 1, 3), (1, 1, 1, 2),
+                                       ((0, 0), (1, 0), (0, 0), (0, 2))),
+    ],
+)  # fmt: skip
+def test_convolutions_and_pools(function):
+    images = normal(5, 7, 6, 4)
+    assert_same(export_onnx(function, KERNEL, images), function, KERNEL, [images])
+
+
+def attention(params, x):
+    """Softmax, layer norm, products over batches of matrices."""
+    x = (x - x.mean(-1, keepdims=True)) * lax.rsqrt(x.var(-1, keepdims=True) + 1e-5)
+    weights = jax.nn.softmax(jnp.einsum("bqc,bkc->bqk", x @ params, x))
+    return jnp.einsum("bqk,bkc->bcq", weights, x)
+
+
+def activations(params, x):
+    x = x @ params
+    return [
+        jax.nn.gelu(x), jax.nn.silu(x), jnp.tanh(x), jax.nn.relu6(9 * x), jax.nn.leaky_relu(x),
+        jax.nn.relu(-x), lax.erf(x), jnp.clip(x, -0.2, 0.3), x**3, jnp.sqrt(abs(x)) / jnp.exp(x),
+        jnp.square(x), jnp.log(1 + x**2), jnp.minimum(x, 0.1), jnp.sign(x) * jnp.floor(x),
+        jnp.ceil(x), jnp.sin(x) - jnp.cos(x), abs(x) ** 1.5, lax.clamp(-0.1, x, 0.1),
+        jnp.where((x > 0) & (x != 1) | ~(x <= -1), x, params[0, 0]),
+        jnp.where((x < 0.5) | (x >= 1), 0, x), lax.stop_gradient(x), lax.rsqrt(abs(x)), x**-2,
+    ]  # fmt: skip
+
+
+def parts(params, x):
+    """Slices, strides, pads, joints and fixed indices."""
+    first, second = jnp.split(x.reshape(-1, 3, 2, 4), [1], axis=1)
+    joined = jnp.concatenate([second[:, :, 1:], first[:, :, ::2]], axis=1)
+    padded = jnp.pad(joined[..., jnp.asarray([3, 0, 0])], ((0, 0), (1, 0), (0, 2), (0, 0)))
+    return lax.expand_dims(padded.squeeze(), (1,)).transpose(2, 0, 3, 1, 4)[..., -1]
+
+
+def broadcasts(params, x):
+    ones = jnp.broadcast_to(params[:, None], (len(x), 4, 3, 4)) + jnp.ones((len(x), 1, 1, 1))
+    twice = jnp.broadcast_to(params[0], (2 * len(x), 4))
+    return ones, twice, x.max(0) - x.min(0), x.reshape(-1).sum()
+
+
+def types(params, x):
+    whole = (4 * x).astype(jnp.int32)
+    return lax.div(whole, 3), whole * params[0, 0], (x > 0).astype(jnp.uint8), (x < 0) & (x != 0)
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (attention, (5, 3, 4)),
+        (activations, (5, 4)),
+        (parts, (5, 24)),
+        (broadcasts, (5, 4)),
+        (lambda p, x: jnp.einsum("ab,cb->ac", p.T, x), (5, 4)),
+        (lambda p, x: p @ x.T @ x, (5, 4)),
+        (types, (5, 4)),
+    ],
+)  # fmt: skip
+def test_operations(function, shape):
+    params, x = normal(4, 4), normal(*shape)
+    assert_same(export_onnx(function, params, x), function, params, [x], sizes=(2, 5))
+
+
+def test_what_depends_on_parameters_alone_is_computed_once():
+    params = normal(4, 4)
+
+    def function(params, x):
+        mask = jnp.abs(params) > jnp.arange(4) / 4
+        return x @ jnp.where(mask, params, 0)
+
+    data = export_onnx(function, params, normal(2, 4))
+    assert_same(data, function, params, [normal(5, 4)])
+    graph = onnx.load_from_string(data).graph
+    assert [node.op_type for node in graph.node] == ["MatMul", "Identity"]
+    assert [tensor.name for tensor in graph.initializer] == ["constant"]
+
+
+def test_bfloat16_and_float16_are_kept():
+    for dtype, kind in (
+        (jnp.bfloat16, onnx.TensorProto.BFLOAT16),
+        (jnp.float16, onnx.TensorProto.FLOAT16),
+    ):
+        params = jnp.asarray(normal(4, 3), dtype)
+        data = export_onnx(lambda p, x: x @ p, params, jnp.ones((2, 4), dtype))
+        graph = onnx.load_from_string(data).graph
+        assert {v.type.tensor_type.elem_type for v in (*graph.input, *graph.output)} == {kind}
+        stored = onnx.numpy_helper.to_array(graph.initializer[0])
+        np.testing.assert_array_equal(stored.astype(np.float32), params.astype(jnp.float32))
+
+
+# Refusals
+
+
+def dilated(p, x):
+    return convolve(x, KERNEL, ((0, 0), (0, 0)), lhs_dilation=(2, 1))
+
+
+def chosen(p, x):
+    x = x[:, :, 0, 0]
+    return jnp.take_along_axis(x, (x > 0).astype(jnp.int32), axis=1)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda p, x: jnp.sort(x), "the operation sort, which .* it understands .*, conv_general"),
+        (lambda p, x: lax.cumsum(x, 1), "the operation cumsum, which"),
+        (dilated, "conv_general_dilated with lhs_dilation, which"),
+        (lambda p, x: convolve(x, KERNEL, ((-1, 0), (0, 0))), "dilated with negative padding"),
+        (lambda p, x: x[1:], "must compute the same for every batch size; .* no multiple"),
+        (lambda p, x: lax.slice_in_dim(x, 0, 2), "operation slice along the batch"),
+        (lambda p, x: x / len(x), "same for every batch size; it computes with its number"),
+        (
+            lambda p, x: x if len(x) < 3 else -x,
+            "same for every batch size; it computes differently",
+        ),
+        (lambda p, x: jnp.pad(x[:, 0, 0, 0], (0, 6 - len(x))), "it has pad with another padding_c"),
+        (chosen, "operation gather of other than fixed places of one dimension"),
+        (lambda p, x: lax.pad(x, 0.0, ((0, 0, 0), *((0, 0, 1),) * 3)), "operation pad between"),
+        (
+            lambda p, x: nnx.max_pool(x.astype(int), (2, 2)),
+            "on a dtype or shape that ONNX does not allow",
+        ),
+        (lambda p, x: x.astype(jnp.float8_e4m3b11fnuz), "dtype float8_e4m3b11fnuz, which ONNX"),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_name(function, message):
+    with pytest.raises(ValueError, match=message):
+        export_onnx(function, normal(2), jax.ShapeDtypeStruct((4, 6, 6, 4), jnp.float32))
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="inputs must hold at least one array; got none"):
+        export_onnx(lambda p: p, jnp.ones(3))
+    with pytest.raises(ValueError, match="inputs must have a first dimension, the batch"):
+        export_onnx(lambda p, x: p * x, jnp.ones(3), jnp.ones(()))
+    with pytest.raises(TypeError, match="params must hold concrete arrays; w is 1.0"):
+        export_onnx(lambda p, x: p["w"] * x, {"w": 1.0}, jnp.ones(3))
+
+
+def test_a_missing_package_is_named():
+    code = (
+        "import sys; sys.modules['onnx'] = None\n"
+        "import jax.numpy as jnp; from sparsejax.deploy import export_onnx\n"
+        "export_onnx(lambda p, x: p * x, jnp.ones(3), jnp.ones((2, 3)))\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    wanted = "ImportError: export_onnx needs the package onnx: pip install 'sparsejax[deploy]'"
+    assert process.stderr.strip().splitlines()[-1] == wanted
