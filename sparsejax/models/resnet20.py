@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from sparsejax.models._cifar import check_images, conv3x3
 from sparsejax.models._sizes import scaled
@@ -89,7 +90,9 @@ class _Block(nnx.Module):
     def __call__(self, inputs: jax.Array) -> jax.Array:
         hidden = jax.nn.relu(self.norm1(self.conv1(inputs)))
         hidden = self.norm2(self.conv2(hidden))
-        shortcut = inputs[:, :: self.stride, :: self.stride]
+        # Not by indexing, which is a gather where the batch size is symbolic.
+        steps = (1, self.stride, self.stride, 1)
+        shortcut = lax.slice(inputs, (0, 0, 0, 0), inputs.shape, steps)
         lower = self.new // 2
         around = ((0, 0), (0, 0), (0, 0), (lower, self.new - lower))
         return jax.nn.relu(hidden + jnp.pad(shortcut, around))

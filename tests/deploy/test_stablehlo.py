@@ -66,6 +66,15 @@ def test_a_shrunk_network_and_a_process_without_its_code(tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_a_shrunk_residual_network():
+    function, params, images = function_of(ResNet20(width=0.25, rngs=nnx.Rngs(0)), (32, 32, 3))
+    params["blocks"][4]["conv1"]["kernel"][...] = 0
+    small = shrink(function, params, images)
+    assert small.params["blocks"][4]["conv1"]["kernel"][...].shape[-1] == 1
+    again = load_stablehlo(export_stablehlo(small.function, small.params, images[:2]))
+    np.testing.assert_allclose(again(images), function(params, images), atol=1e-5)
+
+
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="platforms must name at least one"):
         export_stablehlo(lambda p, x: p * x, jnp.ones(3), jnp.ones((2, 3)), platforms=())
