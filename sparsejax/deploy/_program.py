@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax._units.constants import Weights, find_constants
+from sparsejax._units.graph import Equation, Graph, trace
+from sparsejax._units.primitives import Contraction, contraction_of, fixed_values, written_axes
 from sparsejax._where import PyTree, path_name
 from sparsejax.deploy import _products, _taps
-from sparsejax.deploy._constants import Weights, find_constants
-from sparsejax.deploy._graph import Equation, Graph, trace
-from sparsejax.deploy._primitives import Contraction, contraction_of, fixed_values, written_axes
 
 _MOST_TAPS = 1000  # the program grows with them, and the time that it takes to compile
 

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax._units.axes import Axes, Read, find_axes
+from sparsejax._units.constants import Constants, find_constants, fold
+from sparsejax._units.graph import Graph, trace
+from sparsejax._units.live import Fold, find_folds, find_live, removable
+from sparsejax._units.primitives import fixed_values
 from sparsejax._where import PyTree, path_name
-from sparsejax.deploy._axes import Axes, Read, find_axes
-from sparsejax.deploy._constants import Constants, find_constants, fold
 from sparsejax.deploy._evaluate import evaluate, take
-from sparsejax.deploy._graph import Graph, trace
-from sparsejax.deploy._live import Fold, find_folds, find_live, removable
-from sparsejax.deploy._primitives import fixed_values
 
 
 class Shrunk(NamedTuple):

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.deploy._axes import Axes, Joined, Parts, Read
-from sparsejax.deploy._constants import Constants, Places
-from sparsejax.deploy._graph import Equation, Graph, reshape_groups
-from sparsejax.deploy._primitives import written_axes
+from sparsejax._units.axes import Axes, Joined, Parts, Read
+from sparsejax._units.constants import Constants, Places
+from sparsejax._units.graph import Equation, Graph, reshape_groups
+from sparsejax._units.primitives import written_axes
 
 
 class Fold(NamedTuple):
