@@ -36,7 +36,7 @@ ALLOWED = {
     "inspection": {"_units"},
     "deploy": {"_units"},
     "training": set(),
-    "models": {"flax", "inspection"},
+    "models": {"flax", "deploy", "inspection"},
 }
 
 

@@ -1,6 +1,7 @@
 """A sparse network leaves: smaller or faster, with the outputs it had, or as a file."""
 
 from sparsejax.deploy.compile_sparse import Compiled, compile_sparse
+from sparsejax.deploy.expand import expand
 from sparsejax.deploy.shrink import Shrunk, shrink
 from sparsejax.deploy.sparse_file import load_sparse, save_sparse
 from sparsejax.deploy.stablehlo import export_stablehlo, load_stablehlo
@@ -10,6 +11,7 @@ __all__ = [
     "Compiled",
     "Shrunk",
     "compile_sparse",
+    "expand",
     "export_stablehlo",
     "load_sparse",
     "load_stablehlo",
