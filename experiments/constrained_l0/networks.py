@@ -14,7 +14,6 @@ from sparsejax.constraints import parameter_groups
 from sparsejax.inspection import macs
 from sparsejax.models import (
     LENET5_LAYERS,
-    LENET5_POSITIONS,
     LENET300_LAYERS,
     LeNet5,
     LeNet300,
@@ -30,13 +29,12 @@ class Kind(NamedTuple):
 
     model: Callable[..., Any]
     layers: Sequence[str]
-    positions: Mapping[str, int]
     purged: Callable[[Any], Any]
 
 
 KINDS: Mapping[Name, Kind] = {
-    "mlp": Kind(LeNet300, LENET300_LAYERS, {}, purged_lenet300),
-    "lenet5": Kind(LeNet5, LENET5_LAYERS, LENET5_POSITIONS, purged_lenet5),
+    "mlp": Kind(LeNet300, LENET300_LAYERS, purged_lenet300),
+    "lenet5": Kind(LeNet5, LENET5_LAYERS, purged_lenet5),
 }
 
 
@@ -94,8 +92,9 @@ def architecture(model: LeNet300 | LeNet5) -> list[int]:
 
 def multiply_accumulates(model: LeNet300 | LeNet5) -> int:
     """Of one image's forward pass."""
-    kind = KINDS["mlp" if isinstance(model, LeNet300) else "lenet5"]
-    return macs(nnx.state(model, nnx.Param), kind.layers, kind.positions)
+    graph, weights, rest = nnx.split(model, nnx.Param, ...)
+    image = jax.ShapeDtypeStruct((1, 784), jnp.float32)
+    return macs(lambda weights, x: nnx.merge(graph, weights, rest)(x), weights, image)
 
 
 def parameters(model: nnx.Module) -> int:

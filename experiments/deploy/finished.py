@@ -167,7 +167,7 @@ def _masked(weights: list[np.ndarray], masks: list[np.ndarray]) -> list[np.ndarr
 
 def _cifar(name, model, settings, data_dir, weights, statistics, seed) -> Finished:
     data = load("cifar10", data_dir)
-    make = {"resnet20": ResNet20, "vgg16": VGG16Cifar}[model]
+    make: Any = {"resnet20": ResNet20, "vgg16": VGG16Cifar}[model]
     made = make(10, settings["width"], jnp.dtype(settings["dtype"]), rngs=nnx.Rngs(0))
     made.eval()
     graph, params, running, rest = nnx.split(made, nnx.Param, nnx.BatchStat, ...)

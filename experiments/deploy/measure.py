@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +43,14 @@ def measure(config: Config, run: Path) -> dict[str, Any]:
             if form.file:
                 entry["file_bytes"] = form.file.stat().st_size
     for name, form in made.items():
-        found[name]["test_error"] = error(network, lambda x, f=form: f.run(f.place(x)))
+        found[name]["test_error"] = error(network, _from_images(form))
     row["batch_size"] = config.batch_size
     row["test_error"] = summary([found[DENSE]["test_error"]])
     return row | {"forms": list(found.values())}
+
+
+def _from_images(form: Form) -> Callable[[np.ndarray], Any]:
+    return lambda images: form.run(form.place(images))
 
 
 def _call(form: Form, images: np.ndarray) -> Any:
@@ -66,7 +72,7 @@ def _weights(network: Finished, folder: Path) -> dict[str, Any]:
         {
             "file": name,
             "bytes": path.stat().st_size,
-            "test_error": error(network, lambda images, read=read: logits(read, images)),
+            "test_error": error(network, functools.partial(logits, read)),
         }
         for name, (path, read) in files(network, folder).items()
     ]

@@ -20,7 +20,7 @@ from experiments.common.runs import error
 from experiments.common.vgg16 import imagenet_vgg16
 from experiments.data import Dataset
 from experiments.data.imagenet import ImageNetBatches, ImageNetEvaluation
-from sparsejax import inspection
+from sparsejax import deploy, inspection
 from sparsejax.models import (
     LENET5_LAYERS,
     VGG16_LAYERS,
@@ -130,16 +130,14 @@ class LeNet5Task:
         return Pruning(step, {}, lambda state: self.error(state.params, "validation"))
 
     def smaller(self, params):
-        """See `Task`; itself where a convolution would have to absorb a constant."""
-        try:
-            purged = inspection.purge(params, self.layers, single_inputs=True)
-            model = purged_lenet5(params)
-        except ValueError:
+        """See `Task`; itself where nothing is left of it."""
+        if not all(inspection.live_units(params, self.layers)):
             return Smaller(self, params, lambda params: params)
-        task = LeNet5Task(self._dataset, self._settings, model)
+        task = LeNet5Task(self._dataset, self._settings, purged_lenet5(params))
+        shrunk = deploy.shrink(self._logits, params, self._dataset.test.images[:1])
 
         def restore(smaller):
-            return inspection.expand(smaller, purged, params, self.layers)
+            return deploy.expand(smaller, shrunk, params)
 
         return Smaller(task, task.initial, restore)
 

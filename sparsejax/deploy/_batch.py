@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from sparsejax._units.graph import Graph, trace
+from sparsejax._units.primitives import UNDERSTOOD
 from sparsejax._where import PyTree
-from sparsejax.deploy._graph import Graph, trace
-from sparsejax.deploy._primitives import UNDERSTOOD
 
 _SIZES = (2, 3)
 

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jax import lax
 
-from sparsejax.deploy._axes import Axes
-from sparsejax.deploy._graph import Equation, Graph, reshape_groups
+from sparsejax._units.axes import Axes
+from sparsejax._units.graph import Equation, Graph, reshape_groups
 
 
 def evaluate(
@@ -27,7 +27,7 @@ def evaluate(
       graph: what is computed.
       axes: its families.
       kept: of families of which not every unit stays: those that do, in order.
-      indices: as for `sparsejax.deploy._axes.find_axes`.
+      indices: as for `sparsejax._units.axes.find_axes`.
       arrays: of the graph's leaves, constants and inputs, without the units that go.
     """
     smaller = _Smaller(graph, axes, kept, indices)

@@ -9,9 +9,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.deploy._graph import Equation
+from sparsejax._units.graph import Equation
+from sparsejax._units.primitives import taken_axis, through_windows
 from sparsejax.deploy._onnx_nodes import Nodes, element_type
-from sparsejax.deploy._primitives import taken_axis, through_windows
 
 OPSET = 19
 """The version of the operations, of 2023: the first in which every pooling can be dilated."""

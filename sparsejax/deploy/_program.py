@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax._units.constants import Weights, find_constants
+from sparsejax._units.graph import Equation, Graph, trace
+from sparsejax._units.primitives import Contraction, contraction_of, fixed_values, written_axes
 from sparsejax._where import PyTree, path_name
 from sparsejax.deploy import _products, _taps
-from sparsejax.deploy._constants import Weights, find_constants
-from sparsejax.deploy._graph import Equation, Graph, trace
-from sparsejax.deploy._primitives import Contraction, contraction_of, fixed_values, written_axes
 
 _MOST_TAPS = 1000  # the program grows with them, and the time that it takes to compile
 
@@ -45,7 +45,7 @@ class Program:
 
     def run(self, kinds: Mapping[int, str], *inputs: PyTree) -> PyTree:
         """The outputs; ``kinds`` by the layer's equation. To be called under ``jit``."""
-        graph = trace(self._function, self._params, jax.tree.map(_abstract, inputs))
+        graph = trace(self._function, self._params, inputs)
         if [equation.name for equation in graph.equations] != self._names:
             raise ValueError(
                 "inputs of these shapes make another computation than the examples that "
@@ -67,10 +67,6 @@ class Program:
             values[out] = _product(graph, equation, layers[number], kind, values, bias)
         outputs = [_whole(values[value]) for value in graph.outputs]
         return jax.tree.unflatten(graph.tree, outputs)
-
-
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
 
 
 def _layers(graph: Graph, params: PyTree) -> list[Layer]:

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sparsejax.deploy._graph import Equation
-from sparsejax.deploy._primitives import ELEMENTWISE
+from sparsejax._units.graph import Equation
+from sparsejax._units.primitives import ELEMENTWISE
 
 
 class Pieces(NamedTuple):

@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 
+from sparsejax._units.graph import concrete_leaves
+from sparsejax._units.primitives import UNDERSTOOD
 from sparsejax._where import PyTree, path_name
 from sparsejax.deploy._batch import BatchGraph, trace_batch
-from sparsejax.deploy._graph import concrete_leaves
-from sparsejax.deploy._primitives import UNDERSTOOD
 
 _LIMIT = 2**31 - 2**20  # of a protobuf message, less what describes the arrays
 

@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax._units.axes import Axes, Read, find_axes
+from sparsejax._units.constants import Constants, find_constants, fold
+from sparsejax._units.graph import Graph, abstract, concrete_leaves, trace
+from sparsejax._units.live import Fold, find_folds, find_live, removable
 from sparsejax._where import PyTree, path_name
-from sparsejax.deploy._axes import Axes, Read, find_axes
-from sparsejax.deploy._constants import Constants, find_constants, fold
 from sparsejax.deploy._evaluate import evaluate, take
-from sparsejax.deploy._graph import Graph, concrete_leaves, trace
-from sparsejax.deploy._live import Fold, find_folds, find_live, removable
-from sparsejax.deploy._primitives import fixed_values
 
 
 class Shrunk(NamedTuple):
@@ -33,6 +32,8 @@ class Shrunk(NamedTuple):
     mixed: dict[str, int]
     """Operations that read units in ways that are not understood (``keep_mixed``), with the number
     of units that had to stay for it."""
+    folded_outside: bool = False
+    """Whether constants went into arrays that ``function`` closes over, which ``params`` lack."""
 
 
 def shrink(
@@ -82,16 +83,14 @@ def shrink(
         returned: inputs or parameters of other shapes.
     """
     leaves = concrete_leaves(params)
-    abstract = jax.tree.map(_abstract, params)
-    graph = trace(function, abstract, jax.tree.map(_abstract, inputs))
+    graph = trace(function, params, inputs)
     constants = find_constants(graph, leaves)
     axes = find_axes(graph, constants.indices)
-    whole = axes.whole | axes.mixed.keys()
     refused = (axes.mixed.keys() & axes.of_parameters) - axes.whole
     if refused and not keep_mixed:
         raise ValueError(_refusal(axes, refused))
-    folds = find_folds(graph, [t for t in axes.ties if isinstance(t, Read)], fixed_values(graph))
-    live = find_live(axes, constants, folds, whole)
+    folds = find_folds(graph, axes)
+    live = find_live(axes, constants, folds, at_least_one=True)
     kept = {family: np.flatnonzero(mask) for family, mask in live.items() if not mask.all()}
     moved = _moved_constants(graph, axes, constants, folds, live)
     indices = constants.indices
@@ -109,18 +108,20 @@ def shrink(
         mixed[name] = mixed.get(name, 0) + axes.sizes[family]
     return Shrunk(
         _smaller_function(
-            function, abstract, graph, axes, kept, indices, [small[v] for v in graph.constants]
+            function,
+            abstract(params),
+            graph,
+            axes,
+            kept,
+            indices,
+            [small[v] for v in graph.constants],
         ),
         jax.tree.unflatten(jax.tree.structure(params), [small[v] for v in graph.leaves]),
         _by_path(params, graph.leaves, axes, kept),
         _by_path(inputs, graph.inputs, axes, kept),
         mixed,
+        not moved.keys().isdisjoint(graph.constants),
     )
-
-
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
-    return jax.ShapeDtypeStruct(jnp.shape(leaf), dtype)
 
 
 def _refusal(axes: Axes, refused: set[int]) -> str:
@@ -188,7 +189,7 @@ def _by_path(
 
 def _smaller_function(
     function: Callable[..., PyTree],
-    abstract: PyTree,
+    given: PyTree,
     graph: Graph,
     axes: Axes,
     kept: Mapping[int, np.ndarray],
@@ -221,7 +222,7 @@ def _smaller_function(
             )
         key = shapes, tuple(jnp.result_type(array) for array in arrays)
         if key not in known:
-            again = trace(function, abstract, jax.tree.map(_abstract, inputs))
+            again = trace(function, given, inputs)
             families = find_axes(again, indices)
             if [equation.name for equation in again.equations] != names or any(
                 families.sizes.get(family) != axes.sizes[family] for family in kept

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from sparsejax._where import PyTree, path_name
+from sparsejax._units.axes import find_axes
+from sparsejax._units.constants import find_constants
+from sparsejax._units.graph import trace
+from sparsejax._units.live import find_folds, find_live
+from sparsejax._where import PyTree, leaves_by_name
 
 
 def live_units(params: PyTree, layers: Sequence[str]) -> list[int]:
@@ -18,6 +23,9 @@ def live_units(params: PyTree, layers: Sequence[str]) -> list[int]:
     it leaves too unless that layer has no bias to absorb it and the constant may not be zero. Each
     removal takes the unit's weights along, which may kill others; so it repeats until none dies.
     Output units always stay.
+
+    What counts is a chain's zeros, not what lies between its layers. Of any other network the
+    shapes of ``sparsejax.deploy.shrink(...).params`` say what is live.
 
     Args:
       params: pytree with a dict-like node for each layer that holds a ``kernel``, input axis
@@ -40,8 +48,8 @@ def live_unit_masks(params: PyTree, layers: Sequence[str]) -> list[np.ndarray]:
     if not layers:
         raise ValueError("layers must name at least one layer; got none")
     leaves = leaves_by_name(params)
-    biases = [leaves.get(f"{layer}/bias") for layer in layers]
     links: list[np.ndarray] = []
+    biases: list[np.ndarray | None] = []
     for layer, kernel in zip(layers, layer_kernels(params, layers), strict=True):
         link = (kernel != 0).any(axis=tuple(range(kernel.ndim - 2)))
         if links:
@@ -52,20 +60,24 @@ def live_unit_masks(params: PyTree, layers: Sequence[str]) -> list[np.ndarray]:
                     f"it has {units} units"
                 )
             link = link.reshape(-1, units, link.shape[1]).any(axis=0)
-        links.append(link)
-    live = [np.ones(links[0].shape[0], bool)] + [np.ones(link.shape[1], bool) for link in links]
-    while True:
-        old = [mask.copy() for mask in live]
-        for below, link in enumerate(links):
-            carrying = link & live[below][:, None] & live[below + 1][None, :]
-            live[below] &= carrying.any(axis=1)
-            if below + 1 < len(links):
-                bias = biases[below]
-                constant = np.zeros(link.shape[1], bool) if bias is None else bias != 0
-                absorbed = biases[below + 1] is not None
-                live[below + 1] &= carrying.any(axis=0) | (constant & (not absorbed))
-        if all((was == now).all() for was, now in zip(old, live, strict=True)):
-            return live
+        bias = leaves.get(f"{layer}/bias")
+        links.append(link.astype(np.float32))
+        biases.append(None if bias is None else (np.asarray(bias) != 0).astype(np.float32))
+    weights = list(zip(links, biases, strict=True))
+    graph = trace(_chain, weights, [np.zeros((1, len(links[0])), np.float32)])
+    constants = find_constants(graph, jax.tree.leaves(weights))
+    axes = find_axes(graph, constants.indices)
+    live = find_live(axes, constants, find_folds(graph, axes), at_least_one=False)
+    families = [axes.families[leaf] for leaf in graph.leaves if len(graph.shapes[leaf]) == 2]
+    return [live[families[0][0]]] + [live[units] for _, units in families]
+
+
+def _chain(weights: Sequence[tuple[jax.Array, jax.Array | None]], x: jax.Array) -> jax.Array:
+    """A network with these links: ones and zeros, so that no constant cancels another."""
+    for link, bias in weights:
+        x = x @ link if bias is None else x @ link + bias
+        x = jnp.minimum(x, 1)  # however deep it is, nothing overflows
+    return x
 
 
 def layer_kernels(params: PyTree, layers: Sequence[str]) -> list[np.ndarray]:
@@ -74,10 +86,4 @@ def layer_kernels(params: PyTree, layers: Sequence[str]) -> list[np.ndarray]:
     for layer in layers:
         if f"{layer}/kernel" not in leaves:
             raise ValueError(f"layers names {layer!r}; params hold no {layer}/kernel")
-    return [leaves[f"{layer}/kernel"] for layer in layers]
-
-
-def leaves_by_name(params: PyTree) -> dict[str, np.ndarray]:
-    """Leaves by path, parts joined by ``/``."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(params)
-    return {path_name(path): np.asarray(leaf) for path, leaf in flat}
+    return [np.asarray(leaves[f"{layer}/kernel"]) for layer in layers]

@@ -1,6 +1,6 @@
 """The networks of the papers, in Flax NNX. Needs the ``experiments`` extra."""
 
-from sparsejax.models.lenet5 import LENET5_LAYERS, LENET5_POSITIONS, LeNet5
+from sparsejax.models.lenet5 import LENET5_LAYERS, LeNet5
 from sparsejax.models.lenet300 import LENET300_LAYERS, LeNet300
 from sparsejax.models.purged import purged_lenet5, purged_lenet300
 from sparsejax.models.resnet20 import ResNet20
@@ -10,7 +10,6 @@ from sparsejax.models.vgg16_weights import load_vgg16_weights
 
 __all__ = [
     "LENET5_LAYERS",
-    "LENET5_POSITIONS",
     "LENET300_LAYERS",
     "VGG16",
     "VGG16_LAYERS",

@@ -18,9 +18,6 @@ _MAP = 4  # height and width of what the first dense layer reads
 LENET5_LAYERS = ("conv1", "conv2", "dense1", "dense2")
 """The layers from input to output, for ``sparsejax.inspection.live_units``."""
 
-LENET5_POSITIONS = {"conv1": 24 * 24, "conv2": 8 * 8}
-"""Output positions of its convolutions, for ``sparsejax.inspection.macs``."""
-
 
 class LeNet5(nnx.Module):
     """Two 5x5 convolutions and two dense layers: 430,500 kernel weights and 580 biases.

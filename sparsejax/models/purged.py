@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from sparsejax._where import PyTree
-from sparsejax.inspection import Purged, purge
+from sparsejax._where import PyTree, leaves_by_name
+from sparsejax.deploy import Shrunk, shrink
+from sparsejax.inspection import live_units
 from sparsejax.models.lenet5 import LENET5_LAYERS, LeNet5
 from sparsejax.models.lenet300 import LENET300_LAYERS, LeNet300, activation_of
+
+_IMAGES = jax.ShapeDtypeStruct((1, 784), jnp.float32)
 
 
 def purged_lenet300(params: PyTree, activation: Literal["relu", "tanh"] = "relu") -> LeNet300:
@@ -26,10 +33,10 @@ def purged_lenet300(params: PyTree, activation: Literal["relu", "tanh"] = "relu"
     Raises:
       ValueError: ``params`` are not those of a `LeNet300`, or nothing of them is left.
     """
-    small = purge(params, LENET300_LAYERS, activation_of(activation))
-    pixels, *units, _ = small.units
-    sizes = _something([len(kept) for kept in units])
-    return _filled(LeNet300(activation, sizes, pixels.tolist(), rngs=nnx.Rngs(0)), small)
+    activation_of(activation)
+    model = functools.partial(LeNet300, activation)
+    small = _shrunk(model, LENET300_LAYERS, params)
+    return _with(small.params, model, LENET300_LAYERS, _stayed(small, params, "dense1/kernel", 0))
 
 
 def purged_lenet5(params: PyTree) -> LeNet5:
@@ -42,24 +49,38 @@ def purged_lenet5(params: PyTree) -> LeNet5:
       params: of a `LeNet5`, gates multiplied in (``sparsejax.gates.apply``). Runs on the host.
 
     Raises:
-      ValueError: ``params`` are not those of a `LeNet5`; nothing of them is left; or a channel of
-        constant output other than 0 cannot be taken out (see ``sparsejax.inspection.purge``).
+      ValueError: ``params`` are not those of a `LeNet5`, or nothing of them is left.
     """
-    small = purge(params, LENET5_LAYERS, single_inputs=True)
-    _, *units, _ = small.units
-    sizes = _something([len(kept) for kept in units])
-    kept = small.single_inputs["dense1"].tolist()
-    return _filled(LeNet5(sizes, kept, rngs=nnx.Rngs(0)), small)
+    small = _shrunk(LeNet5, LENET5_LAYERS, params)
+    channels = _stayed(small, params, "conv2/kernel", 3)
+    inputs = _stayed(small, params, "dense1/kernel", 0)
+    # Counted among the channels that stayed; channels are the fastest.
+    position, channel = np.divmod(inputs, leaves_by_name(params)["conv2/kernel"].shape[3])
+    inputs = position * len(channels) + np.searchsorted(channels, channel)
+    return _with(small.params, LeNet5, LENET5_LAYERS, inputs)
 
 
-def _something(sizes: list[int]) -> list[int]:
-    if not all(sizes):
-        raise ValueError(f"params leave no path from input to output; live units {sizes}")
-    return sizes
+def _shrunk(model: Callable[..., Any], layers: Sequence[str], params: PyTree) -> Shrunk:
+    live = live_units(params, layers)
+    if not all(live):
+        raise ValueError(f"params leave no path from input to output; live units {live}")
+    return shrink(lambda params, x: _with(params, model, layers)(x), params, _IMAGES)
 
 
-def _filled(model, small: Purged):
-    for layer, arrays in small.layers.items():
-        for name, array in arrays.items():
-            setattr(getattr(model, layer), name, nnx.Param(jnp.asarray(array)))
-    return model
+def _stayed(small: Shrunk, params: PyTree, name: str, axis: int) -> np.ndarray:
+    places = small.kept[name][axis]
+    return np.arange(leaves_by_name(params)[name].shape[axis]) if places is None else places
+
+
+def _with(
+    params: PyTree,
+    model: Callable[..., Any],
+    layers: Sequence[str],
+    kept_inputs: np.ndarray | None = None,
+) -> Any:
+    """The model that has these parameters, and as many units as their kernels."""
+    leaves = leaves_by_name(params)
+    units = [leaves[f"{layer}/kernel"].shape[-1] for layer in layers[:-1]]
+    kept = None if kept_inputs is None else kept_inputs.tolist()
+    whole = nnx.eval_shape(lambda: model(units=units, kept_inputs=kept, rngs=nnx.Rngs(0)))
+    return nnx.merge(nnx.split(whole)[0], jax.tree.map(jnp.asarray, params))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from sparsejax._where import PyTree, path_name
+from sparsejax._where import PyTree, leaves_by_name
 from sparsejax.models.vgg16 import VGG16_LAYERS
 
 _FEATURES = tuple(f"features.{n}" for n in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28))
@@ -50,8 +50,7 @@ def load_vgg16_weights(params: PyTree, path: str | os.PathLike[str]) -> PyTree:
         missing, unknown, of another shape, or not floating point (all of them are named).
       FileNotFoundError: there is no such file.
     """
-    flat, treedef = jax.tree_util.tree_flatten_with_path(params)
-    leaves = {path_name(path): leaf for path, leaf in flat}
+    leaves = leaves_by_name(params)
     expected = {f"{layer}/{part}" for layer in VGG16_LAYERS for part in ("kernel", "bias")}
     if leaves.keys() != expected:
         raise ValueError(
@@ -66,7 +65,7 @@ def load_vgg16_weights(params: PyTree, path: str | os.PathLike[str]) -> PyTree:
             loaded = {name: _load(file, source) for name, source in sources.items()}
     except SafetensorError as error:
         raise ValueError(f"path must be a safetensors file; {path} is not: {error}") from error
-    return jax.tree.unflatten(treedef, [loaded[name] for name in leaves])
+    return jax.tree.unflatten(jax.tree.structure(params), [loaded[name] for name in leaves])
 
 
 class _Source(NamedTuple):

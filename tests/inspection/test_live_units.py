@@ -48,6 +48,45 @@ def test_a_constant_that_nothing_can_absorb_stays():
     assert live_units(without, layers) == [1, 1, 1]
 
 
+def fixed_point(kernels):
+    """Dead units taken out one layer at a time; constants are absorbed."""
+    links = [kernel != 0 for kernel in kernels]
+    live = [np.ones(link.shape[0], bool) for link in links] + [np.ones(links[-1].shape[1], bool)]
+    while True:
+        before = sum(mask.sum() for mask in live)
+        for below, link in enumerate(links):
+            carrying = link & live[below][:, None] & live[below + 1][None, :]
+            live[below] &= carrying.any(axis=1)
+            if below + 1 < len(links):
+                live[below + 1] &= carrying.any(axis=0)
+        if sum(mask.sum() for mask in live) == before:
+            return live
+
+
+@pytest.mark.parametrize("bias", [0.5, None])
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.1, 0.2])
+def test_it_is_the_fixed_point_of_taking_out(bias, share):
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        shapes = itertools.pairwise(rng.integers(1, 30, 6))
+        kernels = [np.float32(rng.random(shape) < share) for shape in shapes]
+        params, layers = dense(*kernels, bias=bias)
+        masks = zip(live_unit_masks(params, layers), fixed_point(kernels), strict=True)
+        for found, expected in masks:
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("bias", [0.5, None])
+def test_a_network_without_a_path_has_no_live_units(bias):
+    """Its constants, however large they would be, are absorbed one after another."""
+    kernels = [np.zeros((5, 30)), *[np.ones((30, 30))] * 30, np.ones((30, 2))]
+    params, layers = dense(*kernels, bias=bias)
+    assert live_units(params, layers) == [0] * 32 + [2]
+    if bias:
+        del params["l31"]["bias"]
+        assert live_units(params, layers) == [0] * 31 + [30, 2]
+
+
 def test_the_live_network_computes_the_same():
     """Deleting dead units and folding their constants into the next biases changes nothing."""
     rng = np.random.default_rng(0)

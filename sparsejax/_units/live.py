@@ -8,10 +8,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.deploy._axes import Axes, Joined, Parts, Read
-from sparsejax.deploy._constants import Constants, Places
-from sparsejax.deploy._graph import Equation, Graph, reshape_groups
-from sparsejax.deploy._primitives import written_axes
+from sparsejax._units.axes import Axes, Joined, Parts, Read
+from sparsejax._units.constants import Constants, Places
+from sparsejax._units.graph import Equation, Graph, reshape_groups
+from sparsejax._units.primitives import fixed_values, written_axes
 
 
 class Fold(NamedTuple):
@@ -23,9 +23,9 @@ class Fold(NamedTuple):
     """-1 where the leaf, or the contraction, is subtracted."""
 
 
-def find_folds(graph: Graph, reads: Sequence[Read], fixed: Sequence[bool]) -> dict[int, Fold]:
+def find_folds(graph: Graph, axes: Axes) -> dict[int, Fold]:
     """For each contraction that has one, by the equation's place, the leaf that can absorb."""
-    uses = graph.uses()
+    uses, fixed = graph.uses(), fixed_values(graph)
     # Of values that are a leaf in another shape: the leaf, and where its dimensions are.
     leaf_of = {
         value: (value, _long(graph.shapes[value]))
@@ -41,7 +41,9 @@ def find_folds(graph: Graph, reads: Sequence[Read], fixed: Sequence[bool]) -> di
             if moved is not None:
                 leaf_of[out] = leaf_of[value][0], moved
     found = {}
-    for read in reads:
+    for read in axes.ties:
+        if not isinstance(read, Read):
+            continue
         equation = graph.equations[read.equation]
         out = equation.outs[0]
         if uses[out] != 1 or out not in reader:
@@ -92,9 +94,10 @@ def removable(read: Read, constants: Constants, folds: Mapping[int, Fold]) -> Pl
 
 
 def find_live(
-    axes: Axes, constants: Constants, folds: Mapping[int, Fold], whole: set[int]
+    axes: Axes, constants: Constants, folds: Mapping[int, Fold], at_least_one: bool
 ) -> dict[int, np.ndarray]:
-    """Masks of the units that stay, for each family; none is empty."""
+    """Masks of the units that stay, for each family; ``at_least_one`` leaves none empty."""
+    whole = axes.whole | axes.mixed.keys()
     live = {family: np.full(size, family in whole, bool) for family, size in axes.sizes.items()}
     needs = []
     last: dict[int, int] = {}
@@ -122,6 +125,8 @@ def find_live(
                     changed |= _settle_joined(live, tie)
 
     settle()
+    if not at_least_one:
+        return live
     # A product over nothing is no product: of a family without live units one stays.
     while empty := [f for f, mask in live.items() if len(mask) and not mask.any()]:
         live[max(empty, key=lambda family: (last.get(family, -1), family))][0] = True

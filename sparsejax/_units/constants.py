@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.deploy._graph import Equation, Graph, reshape_groups
-from sparsejax.deploy._primitives import (
+from sparsejax._units.graph import Equation, Graph, reshape_groups
+from sparsejax._units.primitives import (
     ELEMENTWISE,
     PRODUCTS,
     REDUCTIONS,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 
-from sparsejax.deploy._graph import Equation, Graph
+from sparsejax._units.graph import Equation, Graph
 
 ELEMENTWISE = frozenset(
     {

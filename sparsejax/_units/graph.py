@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -71,6 +72,16 @@ class Graph(NamedTuple):
         return count
 
 
+def abstract(tree: PyTree) -> PyTree:
+    """The shapes and dtypes of arrays, of numbers too."""
+
+    def one(leaf: Any) -> jax.ShapeDtypeStruct:
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+        return jax.ShapeDtypeStruct(jnp.shape(leaf), dtype)
+
+    return jax.tree.map(one, tree)
+
+
 def concrete_leaves(params: PyTree) -> list[Any]:
     """The leaves of a pytree of arrays.
 
@@ -89,7 +100,8 @@ def concrete_leaves(params: PyTree) -> list[Any]:
 
 def trace(function: Callable[..., PyTree], params: PyTree, inputs: Sequence[PyTree]) -> Graph:
     """The graph of ``function(params, *inputs)``; of both only shapes and dtypes count."""
-    closed, out = jax.make_jaxpr(function, return_shape=True)(params, *inputs)
+    make = jax.make_jaxpr(function, return_shape=True)
+    closed, out = make(abstract(params), *abstract(inputs))
     writer = _Writer()
     constants = [writer.new(var.aval) for var in closed.jaxpr.constvars]
     arguments = [writer.new(var.aval) for var in closed.jaxpr.invars]

@@ -1,0 +1,1 @@
+"""Which units of a traced function matter. For the rooms that ask: inspection, deploy."""
