@@ -68,7 +68,8 @@ def live_unit_masks(params: PyTree, layers: Sequence[str]) -> list[np.ndarray]:
     constants = find_constants(graph, jax.tree.leaves(weights))
     axes = find_axes(graph, constants.indices)
     live = find_live(axes, constants, find_folds(graph, axes), at_least_one=False)
-    families = [axes.families[leaf] for leaf in graph.leaves if len(graph.shapes[leaf]) == 2]
+    leaf_of = jax.tree.unflatten(jax.tree.structure(weights), graph.leaves)
+    families = [axes.families[link] for link, _ in leaf_of]
     return [live[families[0][0]]] + [live[units] for _, units in families]
 
 
