@@ -100,7 +100,10 @@ def _onnx(network: Finished, small: deploy.Shrunk, example: Any, folder: Path) -
     def form(name: str, function: Any, params: Any) -> Form:
         path = folder / f"{name}.onnx"
         path.write_bytes(deploy.export_onnx(function, params, example))
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        # Its threads would wait for the next call at full speed, while others are timed.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
         (given,) = session.get_inputs()
         return Form(lambda x: session.run(None, {given.name: x})[0], np.ascontiguousarray, path)
 

@@ -86,7 +86,7 @@ def taps(x: jax.Array, weights: np.ndarray, equation: Equation) -> Pieces:
 
 
 def can_convolve(equation: Equation) -> bool:
-    """Whether `convolve` knows this convolution (of one group)."""
+    """Whether `taps` knows this convolution (of one group)."""
     params = equation.params
     lhs, _, out = params["dimension_numbers"]
     return (
