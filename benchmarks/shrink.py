@@ -1,11 +1,13 @@
 """What is gained by taking dead units out: ``python -m benchmarks.shrink``.
 
-ResNet-20 pruned by channels to half of its multiply-accumulates (`project_units` on the channels
-inside its blocks, with what each costs): the images a second of the whole network and of what
-`shrink` leaves, by turns in one process, and that they agree. And VGG-16 at full size (138 million
-parameters, half of its channels and hidden units pruned): seconds and peak memory of `shrink`, in a
-process of its own. Weights are random: neither time depends on their values. Best run while
-nothing else is.
+ResNet-20 pruned by channels to half of its multiply-accumulates: the images a second of the whole
+network, of what `shrink` leaves and of `compile_sparse` on it, which does not compute constants, by
+turns in one process; and that they agree. XLA's convolutions on a CPU take as long for one output
+channel as for sixteen (with AVX-512), so channels go where that counts: from inside the first
+stage's blocks all, of which the shortcuts stay, and from inside the second's half, 16 of 32. The
+same number taken evenly, for comparison. And VGG-16 at full size (138 million parameters, half of
+its channels and hidden units pruned): seconds and peak memory of `shrink`, in a process of its own.
+Weights are random: no time depends on their values. Best run while nothing else is.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,13 +31,13 @@ from flax import nnx
 
 from experiments.common.results import machine, versions
 from experiments.deploy.timing import by_turns
-from sparsejax.deploy import shrink
+from sparsejax.deploy import compile_sparse, shrink
 from sparsejax.inspection import macs
 from sparsejax.models import VGG16, ResNet20
-from sparsejax.projections import project_units
 from sparsejax.training import write_json
 
-_SIDES = (32, 16, 8)  # of ResNet-20's maps, by stage
+_KEPT = {"where it counts": (0, 16, 64), "evenly": (8, 16, 32)}
+"""Inner channels of ResNet-20's blocks that stay, of 16, 32 and 64."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +62,13 @@ def main(config: Config) -> None:
         print(json.dumps(_vgg16(config.vgg16_width)))
         return
     network = _resnet20(config)
-    print(
-        f"ResNet-20, {network['macs_share']:.1%} of the multiply-accumulates left: "
-        f"{network['throughput_speedup']:.2f} times the images a second, logits within "
-        f"{network['difference']:.0e} of the largest"
-    )
+    for name, ratio in network["throughput_speedup"].items():
+        share = network["macs_share"][name]
+        print(
+            f"ResNet-20, channels taken {name}: {share:.1%} of the multiply-accumulates, "
+            f"{ratio:.2f} times the images a second, logits within "
+            f"{network['difference'][name]:.0e} of the largest"
+        )
     command = [sys.executable, "-m", "benchmarks.shrink", "--part", "vgg16"]
     done = subprocess.run(
         [*command, "--vgg16-width", str(config.vgg16_width)], stdout=subprocess.PIPE, check=True
@@ -92,44 +97,52 @@ def _resnet20(config: Config) -> dict[str, Any]:
         state = jax.tree.unflatten(structure, jax.tree.leaves(params))
         return nnx.merge(graph, state, rest)(images)
 
-    images = np.random.default_rng(0).normal(size=(config.batch_size, 32, 32, 3))
-    images = images.astype(np.float32)
+    shape = config.batch_size, 32, 32, 3
+    images = np.random.default_rng(0).standard_normal(shape, np.float32)
     whole = macs(function, params, images)
-    inside = {number: block["conv1"]["kernel"] for number, block in params["blocks"].items()}
-    # A channel costs what makes it and what reads it.
-    costs, total = {}, 0
-    for number, kernel in inside.items():
-        positions = _SIDES[int(number) // 3] ** 2
-        reads = params["blocks"][number]["conv2"]["kernel"][..., 0, :].size
-        costs[number] = (kernel[..., 0].size + reads) * positions
-        total += costs[number] * kernel.shape[-1]
-    kept = project_units(inside, total - (whole - whole // 2), cost=costs)
-    for number, block in params["blocks"].items():
-        stays = kept[number].any(axis=(0, 1, 2))
-        block["conv1"]["kernel"] = kept[number]
-        for name in ("scale", "bias"):
-            block["norm1"][name] = jnp.where(stays, block["norm1"][name], 0)
-    small = shrink(function, params, images)
-    calls = {
-        "whole": jax.jit(lambda x: function(params, x)),
-        "shrunk": jax.jit(lambda x: small.function(small.params, x)),
-    }
     x = jax.device_put(images)
-    logits = {name: np.asarray(call(x)) for name, call in calls.items()}
+    calls: dict[str, Any] = {"whole": jax.jit(lambda x: function(params, x))}
+    share: dict[str, float] = {}
+    difference: dict[str, float] = {}
+    for name, stages in _KEPT.items():
+        pruned = _pruned(params, stages)
+        small = shrink(function, pruned, images)
+        fast = compile_sparse(function, pruned, images, kinds=(), rounds=1)
+        calls[f"{name}, shrunk"] = jax.jit(lambda x, s=small: s.function(s.params, x))
+        calls[f"{name}, compile_sparse"] = fast.function
+        expected = np.asarray(jax.jit(function)(pruned, x))
+        for call in (f"{name}, shrunk", f"{name}, compile_sparse"):
+            gap = np.abs(np.asarray(calls[call](x)) - expected).max()
+            difference[call] = float(gap / np.abs(expected).max())
+            share[call] = macs(lambda _, x, f=calls[call]: f(x), (), images) / whole
     ready = {
         name: functools.partial(lambda f: jax.block_until_ready(f(x)), call)
         for name, call in calls.items()
     }
     seconds = by_turns(ready, config.rounds)
-    difference = np.abs(logits["whole"] - logits["shrunk"]).max() / np.abs(logits["whole"]).max()
     return {
         "batch_size": config.batch_size,
         "macs": whole,
-        "macs_share": macs(small.function, small.params, images) / whole,
+        "macs_share": share,
         "seconds": seconds,
-        "throughput_speedup": seconds["whole"] / seconds["shrunk"],
-        "difference": float(difference),
+        "throughput_speedup": {
+            name: seconds["whole"] / value for name, value in seconds.items() if name != "whole"
+        },
+        "difference": difference,
     }
+
+
+def _pruned(params: Any, stages: Sequence[int]) -> Any:
+    """Of every block only the inner channels of the greatest norm, so many for each stage."""
+    params = jax.tree.map(lambda leaf: leaf, params)
+    for number, block in params["blocks"].items():
+        kernel = block["conv1"]["kernel"]
+        norms = jnp.square(kernel).sum(axis=(0, 1, 2))
+        stays = jnp.argsort(jnp.argsort(-norms)) < stages[number // 3]
+        block["conv1"]["kernel"] = jnp.where(stays, kernel, 0)
+        for name in ("scale", "bias"):
+            block["norm1"][name] = jnp.where(stays, block["norm1"][name], 0)
+    return params
 
 
 def _vgg16(width: float) -> dict[str, Any]:

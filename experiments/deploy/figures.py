@@ -22,7 +22,7 @@ def draw(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
 
 def forms(path: Path, row: Mapping[str, Any]) -> Path:
     """Microseconds of an image alone and of one in a batch, and the bytes of the weights' files."""
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure = Figure(figsize=(12, 3.9), layout="constrained")
     latency, batch, files = figure.subplots(1, 3)
     dispatches = [name for name in ("asynchronous", "synchronous") if name in row["forms"][0]]
     per_batch = f"µs an image, in a batch of {row['batch_size']}"
@@ -41,7 +41,8 @@ def forms(path: Path, row: Mapping[str, Any]) -> Path:
             axis.bar_label(bars, [f"{value:.3g}" for value in values], padding=2, fontsize=7)
         middle = [place + height * (len(dispatches) - 1) / 2 for place in range(len(names))]
         _finish(axis, middle, names, label)
-    latency.legend(frameon=False, fontsize=8, loc="lower right")
+    handles, labels = latency.get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
     batch.set_yticklabels([])
     sizes = {file["file"]: file["bytes"] for file in row["files"]}
     if published := row["published"]["file_bytes"]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax._units.constants import Weights, find_constants
+from sparsejax._units.constants import Constants, Weights, find_constants
 from sparsejax._units.graph import Equation, Graph, trace
 from sparsejax._units.primitives import Contraction, contraction_of, fixed_values, written_axes
 from sparsejax._where import PyTree, path_name
@@ -41,7 +41,13 @@ class Program:
         self._function, self._params = function, params
         graph = trace(function, params, inputs)
         self._names = [equation.name for equation in graph.equations]
-        self.layers = _layers(graph, params)
+        constants = find_constants(graph, jax.tree.leaves(params))
+        self._settled = _settled(constants)
+        self.layers = [
+            layer
+            for layer in _layers(graph, params, constants.weights)
+            if graph.equations[layer.equation].outs[0] not in self._settled
+        ]
 
     def run(self, kinds: Mapping[int, str], *inputs: PyTree) -> PyTree:
         """The outputs; ``kinds`` by the layer's equation. To be called under ``jit``."""
@@ -52,6 +58,9 @@ class Program:
                 f"compile_sparse was given; got {jax.tree.map(jnp.shape, inputs)}"
             )
         values = _known(graph, jax.tree.leaves(self._params))
+        for value, (axis, numbers) in self._settled.items():
+            along = [-1 if place == axis else 1 for place in range(len(graph.shapes[value]))]
+            values[value] = np.broadcast_to(numbers.reshape(along), graph.shapes[value])
         known = set(values)
         values |= zip(graph.inputs, map(jnp.asarray, jax.tree.leaves(inputs)), strict=True)
         biases = _biases(graph, values, known)
@@ -65,17 +74,29 @@ class Program:
                 continue
             out, bias = biases.get(number, (equation.outs[0], None))
             values[out] = _product(graph, equation, layers[number], kind, values, bias)
-        outputs = [_whole(values[value]) for value in graph.outputs]
+        outputs = [_array(_whole(values[value])) for value in graph.outputs]
         return jax.tree.unflatten(graph.tree, outputs)
 
 
-def _layers(graph: Graph, params: PyTree) -> list[Layer]:
+def _settled(constants: Constants) -> dict[int, tuple[int, np.ndarray]]:
+    """Values that are the same whatever the input: along which dimension they vary, and how.
+
+    So a branch without live units is not computed at all.
+    """
+    found = {}
+    for value, places in constants.places.items():
+        for axis, along in places.items():
+            if axis and along.constant.all():  # the batch, of any length, is dimension 0
+                found[value] = axis, along.numbers
+    return found
+
+
+def _layers(graph: Graph, params: PyTree, weights: Mapping[int, Weights]) -> list[Layer]:
     fixed = fixed_values(graph)
     found = []
     paths = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
     names = _names(graph, paths)
     taken: dict[str, int] = {}
-    weights = find_constants(graph, jax.tree.leaves(params)).weights
     for number, equation in enumerate(graph.equations):
         if number not in weights:
             continue
@@ -141,8 +162,16 @@ def _is_number(array: Any) -> bool:
     return not jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended)
 
 
+def _array(operand: Any) -> jax.Array:
+    """For a program: what is broadcast in NumPy is broadcast there, not stored."""
+    if isinstance(operand, np.ndarray) and 0 in operand.strides:
+        first = tuple(slice(None, None if stride else 1) for stride in operand.strides)
+        return jnp.broadcast_to(jnp.asarray(operand[first]), operand.shape)
+    return jnp.asarray(operand)
+
+
 def _bind(equation: Equation, operands: Sequence[Any]) -> list[Any]:
-    result = equation.primitive.bind(*map(jnp.asarray, operands), **equation.params)
+    result = equation.primitive.bind(*map(_array, operands), **equation.params)
     return list(result) if equation.primitive.multiple_results else [result]
 
 
@@ -204,7 +233,7 @@ def _product(
 ) -> Any:
     contraction = contraction_of(graph, equation, fixed_values(graph))
     assert contraction is not None
-    x, dtype = _whole(values[contraction.computed]), graph.dtypes[equation.outs[0]]
+    x, dtype = _array(_whole(values[contraction.computed])), graph.dtypes[equation.outs[0]]
     if equation.name == "conv_general_dilated":
         pieces = _taps.taps(x, layer.weights, equation)
         return pieces if kind == "taps apart" else _taps.joined(pieces)

@@ -269,6 +269,32 @@ def test_batch_normalisation_and_sums_of_branches():
         np.testing.assert_allclose(found, function(params, x), atol=1e-5)
 
 
+def test_what_is_constant_is_not_computed():
+    rng = np.random.default_rng(0)
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def function(params, x):
+        hidden = lax.conv_general_dilated(
+            x, params["first"], (1, 1), "SAME", dimension_numbers=numbers
+        )
+        hidden = lax.conv_general_dilated(
+            jax.nn.relu(hidden), params["second"], (1, 1), "SAME", dimension_numbers=numbers
+        )
+        return (x + hidden + params["bias"]).mean(axis=(1, 2)) @ params["last"]
+
+    params = {
+        "first": np.zeros((3, 3, 4, 6), np.float32), "second": normal(rng, 3, 3, 6, 4),
+        "bias": normal(rng, 4), "last": normal(rng, 4, 3),
+    }  # fmt: skip
+    x = normal(rng, 2, 8, 8, 4)
+    fast = compile_sparse(function, params, x, kinds=(), rounds=1)
+    assert list(fast.kinds) == ["last"]
+    assert "convolution" not in fast.function.lower(x).as_text()
+    for batch in (2, 5):
+        x = normal(rng, batch, 8, 8, 4)
+        np.testing.assert_allclose(fast.function(x), function(params, x), atol=1e-5)
+
+
 # Bad input
 
 
