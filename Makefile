@@ -14,7 +14,7 @@ demo: $(VENV)/installed-experiments  ## train LeNet300, compress it to 2 %, prin
 	$(BIN)/python -m experiments.lc_lenet300 --preset quick --methods reference l0 l0_l2 --seeds 0 --output $(RUN) --resume
 
 test: $(VENV)/installed-test lint  ## lint, type-check and test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 25
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

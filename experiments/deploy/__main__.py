@@ -45,6 +45,8 @@ def _in_a_process(config: Config, dispatch: Dispatch) -> list[dict[str, Any]]:
     for name in ("round", "data_dir"):
         if (given := getattr(config, name)) is not None:
             flags += [f"--{name.replace('_', '-')}", given]
+    if config.kinds is not None:
+        flags += ["--kinds", *config.kinds]
     print(f"{dispatch} dispatch", flush=True)
     program = [sys.executable, "-m", "experiments.deploy", *config.runs, *flags]
     done = subprocess.run([str(part) for part in program], stdout=subprocess.DEVNULL)

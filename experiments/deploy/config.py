@@ -25,6 +25,8 @@ class Config:
     """Images a call, for the throughput; the latency is that of one image."""
     rounds: int = 21
     """How often every form is timed, by turns with the others."""
+    kinds: tuple[str, ...] | None = None
+    """Ways to compute a layer that the sparse form tries; default all."""
     output: Path = Path("runs/deploy")
     """Folder of what leaves: the networks' files, a folder for each."""
     results: Path | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,19 +32,22 @@ class Form(NamedTuple):
     """Of the compiled sparse form: how each layer is computed."""
 
 
-def forms(network: Finished, batch: int, folder: Path) -> tuple[dict[str, Form], list[str]]:
+def forms(
+    network: Finished, batch: int, folder: Path, kinds: Sequence[str] | None = None
+) -> tuple[dict[str, Form], list[str]]:
     """All forms for a batch size, and what is missing and why.
 
     Args:
       network: what is deployed.
       batch: the batch size that `sparsejax.deploy.compile_sparse` chooses for.
       folder: where files are written.
+      kinds: the ways that it tries.
     """
     function, params = network.function, network.params
     images = network.prepare(network.dataset.test.images[:batch])
     example = jax.ShapeDtypeStruct(images.shape, images.dtype)
     small = deploy.shrink(function, params, example, keep_mixed=True)
-    fast = deploy.compile_sparse(function, params, example)
+    fast = deploy.compile_sparse(function, params, example, kinds=kinds)
     found = {
         DENSE: _jax(jax.jit(lambda x: function(params, x))),
         "shrunk": _jax(jax.jit(lambda x: small.function(small.params, x))),

@@ -27,7 +27,7 @@ def measure(config: Config, run: Path) -> dict[str, Any]:
     print(f"{network.name}: {row['nonzeros']:,} of {row['parameters']:,} weights", flush=True)
     found: dict[str, dict[str, Any]] = {}
     for batch, field in ((1, "latency"), (config.batch_size, "batch")):
-        made, row["missing"] = forms(network, batch, folder)
+        made, row["missing"] = forms(network, batch, folder, config.kinds)
         images = network.prepare(network.dataset.test.images[:batch])
         expected = np.asarray(made[DENSE].run(made[DENSE].place(images)))
         calls = {name: _call(form, images) for name, form in made.items()}
@@ -38,7 +38,7 @@ def measure(config: Config, run: Path) -> dict[str, Any]:
             entry = found.setdefault(name, {"form": name, "difference": 0.0})
             entry["difference"] = max(entry["difference"], difference)
             entry[f"{field}_seconds"] = seconds[name]
-            if form.kinds:
+            if form.kinds is not None:
                 entry[f"{field}_kinds"] = form.kinds
             if form.file:
                 entry["file_bytes"] = form.file.stat().st_size

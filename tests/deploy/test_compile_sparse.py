@@ -183,7 +183,7 @@ def test_layers_are_named_by_their_weights():
 def lenet300():
     rng = np.random.default_rng(0)
     function, params = forward(lambda: LeNet300(units=(20, 10), rngs=nnx.Rngs(0)), rng)
-    params = pruned(params, rng, 0.05)
+    params = pruned(params, rng, 0.3)
     fast = compile_sparse(function, params, jax.ShapeDtypeStruct((8, 784), jnp.float32), rounds=2)
     return function, params, fast
 
