@@ -29,7 +29,7 @@ benchmark: $(VENV)/installed-benchmarks  ## speed ratios (against PyTorch too, w
 	$(BIN)/python -m benchmarks.shrink
 	$(BIN)/python -m benchmarks.projection
 
-results: $(VENV)/installed-experiments  ## all that results/ and the README state, made again
+results: $(VENV)/installed-benchmarks  ## all that results/ and the README state, made again
 	$(BIN)/python -m experiments.lc_lenet300 --preset quick --output runs/lc_lenet300 --results results/lc_lenet300 --resume
 	$(BIN)/python -m experiments.constrained_l0 --preset paper --row mlp_33 mlp_layerwise_30 mlp_penalized lenet5_10 controllability mlp_33_restarts mlp_33_ascent bisection --output runs/constrained_l0 --results results/constrained_l0 --resume
 	$(BIN)/python -m experiments.gated_decay --preset paper --output runs/gated_decay --results results/gated_decay --resume

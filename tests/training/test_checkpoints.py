@@ -65,6 +65,26 @@ def test_nothing_there_is_none(checkpoints):
     assert checkpoints.restore(state_at(0)) is None
 
 
+def test_arrays_come_back_without_the_state_they_were_in(checkpoints, caplog):
+    assert checkpoints.arrays() == {}
+    state = state_at(7) | {"sharded": shard(jnp.arange(64.0).reshape(8, 8), "a", "b")}
+    checkpoints.save(7, state, {})
+    again = Checkpoints(checkpoints.folder)
+    found = again.arrays()
+    again.close()
+    flat, _ = jax.tree_util.tree_flatten_with_path(state)
+    assert list(found) == [jax.tree_util.keystr(path) for path, _ in flat]
+    assert_same(list(found.values()), [array for _, array in _raw(flat)])
+    assert all(isinstance(array, np.ndarray) for array in found.values())
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
+
+
+def _raw(flat):
+    for path, leaf in flat:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        yield path, jax.random.key_data(leaf) if is_key else leaf
+
+
 def test_takes_the_sharding_it_is_asked_for(checkpoints):
     state = {"kernel": shard(jnp.arange(64.0).reshape(8, 8), "a", "b")}
     checkpoints.save(1, state, {})
