@@ -57,26 +57,59 @@ def padded(groups: int, unroll: int) -> Product:
     """
 
     def product(x: jax.Array, weights: np.ndarray, bias: np.ndarray | None) -> jax.Array:
-        dtype = jnp.promote_types(x.dtype, jnp.float32)
         counts = (weights != 0).sum(axis=0)
         order = np.argsort(-counts, kind="stable")
-        # In each column the places of its weights first, in order.
-        places = np.argsort(weights == 0, axis=0, kind="stable").astype(np.int32)
-
-        def step(total: jax.Array, weight: tuple[Any, Any]) -> tuple[jax.Array, None]:
-            place, value = weight
-            return total + _rows(x, place).astype(dtype) * value[:, None], None
-
+        places = _places(weights)
         sums = []
         for units in np.array_split(order, min(groups, len(order))):
             inputs = places[: counts[units].max(), units]
-            values = weights[inputs, units].astype(dtype)
-            start = np.zeros(len(units), dtype) if bias is None else bias[units].astype(dtype)
-            first = jnp.broadcast_to(start[:, None], (len(units), x.shape[1]))
-            sums.append(lax.scan(step, first, (inputs, values), unroll=unroll)[0])
+            start = None if bias is None else bias[units]
+            sums.append(_in_turns(x, inputs, weights[inputs, units], start, unroll))
         return _rows(jnp.concatenate(sums), np.argsort(order))
 
     return product
+
+
+def padded_halves(x: jax.Array, weights: np.ndarray, bias: np.ndarray | None) -> jax.Array:
+    """As `padded` in half the turns: what a unit has beyond half of the most has its own row."""
+    counts = (weights != 0).sum(axis=0)
+    turns = -(-counts.max() // 2)
+    rest = np.flatnonzero(counts > turns)
+    places = _places(weights)
+    inputs, units = places[: 2 * turns], np.arange(len(counts))
+    values = weights[inputs, units]
+    if len(inputs) < 2 * turns:  # as many rows as there are inputs, an odd number
+        inputs, values = (np.pad(array, ((0, 1), (0, 0))) for array in (inputs, values))
+    first = [np.hstack([array[:turns], array[turns:, rest]]) for array in (inputs, values)]
+    start = np.zeros(len(counts) + len(rest), weights.dtype)
+    if bias is not None:
+        start[: len(counts)] = bias
+    sums = _in_turns(x, first[0], first[1], start, 1)
+    # Of the others the second row is one of zeros.
+    second = np.full(len(counts), len(start))
+    second[rest] = len(counts) + np.arange(len(rest))
+    nothing = jnp.zeros((1, sums.shape[1]), sums.dtype)
+    return sums[: len(counts)] + _rows(jnp.concatenate([sums, nothing]), second)
+
+
+def _places(weights: np.ndarray) -> np.ndarray:
+    """In each column the places of its weights first, in order."""
+    return np.argsort(weights == 0, axis=0, kind="stable").astype(np.int32)
+
+
+def _in_turns(
+    x: jax.Array, inputs: np.ndarray, values: np.ndarray, start: np.ndarray | None, unroll: int
+) -> jax.Array:
+    """Sums [rows, ...] over turns of ``values * x[inputs]``, both [turns, rows]."""
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+
+    def step(total: jax.Array, weight: tuple[Any, Any]) -> tuple[jax.Array, None]:
+        place, value = weight
+        return total + _rows(x, place).astype(dtype) * value[:, None], None
+
+    numbers = np.zeros(values.shape[1], dtype) if start is None else start.astype(dtype)
+    first = jnp.broadcast_to(numbers[:, None], (len(numbers), x.shape[1]))
+    return lax.scan(step, first, (inputs, values.astype(dtype)), unroll=unroll)[0]
 
 
 def bcoo(x: jax.Array, weights: np.ndarray, bias: np.ndarray | None) -> jax.Array:
@@ -102,6 +135,7 @@ PRODUCTS: Mapping[str, Product] = {
     "live": live,
     "segment sum": segment_sum,
     "padded": padded(1, 1),
+    "padded halves": padded_halves,
     "padded groups": padded(4, 4),
     "bcoo": bcoo,
 }

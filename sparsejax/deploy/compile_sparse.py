@@ -15,8 +15,8 @@ from sparsejax.deploy._program import DENSE, Program
 from sparsejax.deploy.shrink import shrink
 
 KINDS = (
-    DENSE, "units first", "live", "segment sum", "padded", "padded groups", "bcoo", "taps",
-    "taps apart",
+    DENSE, "units first", "live", "segment sum", "padded", "padded halves", "padded groups", "bcoo",
+    "taps", "taps apart",
 )  # fmt: skip
 _GAIN = 0.97  # of the time so far: less is noise
 _ROUND = 5e-3  # seconds of repeated calls that are timed at once
@@ -52,7 +52,8 @@ def compile_sparse(
     - ``live``: dense, without the rows and columns that are zero;
     - ``segment sum``: x gathered and multiplied for each weight, and summed by unit;
     - ``padded``: the n-th weight of all units at once, n after n;
-    - ``padded groups``: the same for four groups of units with similar numbers of weights;
+    - ``padded halves``: the same in half the turns, units with many weights in two rows;
+    - ``padded groups``: as ``padded``, by four groups of units with similar numbers of weights;
     - ``bcoo``: ``jax.experimental.sparse``;
     - ``taps`` (convolutions with up to 1,000 weights): for each channel a sum of shifted images;
     - ``taps apart``: the same, and channels stay apart through activation and pooling.
