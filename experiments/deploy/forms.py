@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from experiments.common import runs
 from experiments.deploy.finished import Finished
 from sparsejax import deploy
 
@@ -84,13 +85,13 @@ def files(network: Finished, folder: Path) -> dict[str, tuple[Path, Any]]:
 
 def error(network: Finished, logits: Callable[[np.ndarray], Any]) -> float:
     """Misclassified test images in per cent."""
-    images, labels = network.dataset.test
-    wrong = 0
-    for start in range(0, len(labels), 1000):
-        end = start + 1000
-        found = np.asarray(logits(network.prepare(images[start:end])))
-        wrong += int((found.argmax(-1) != labels[start:end]).sum())
-    return 100 * wrong / len(labels)
+
+    def mistakes(params: None, images: np.ndarray, labels: np.ndarray) -> int:
+        del params  # in ``logits``
+        found = np.asarray(logits(network.prepare(images)))
+        return int((found.argmax(-1) != labels).sum())
+
+    return runs.error(mistakes, None, network.dataset.test)
 
 
 def _jax(function: Callable[..., Any]) -> Form:

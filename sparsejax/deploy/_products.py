@@ -20,8 +20,7 @@ Product = Callable[[jax.Array, np.ndarray, np.ndarray | None], jax.Array]
 
 def units_first(x: jax.Array, weights: np.ndarray, bias: np.ndarray | None) -> jax.Array:
     """The dense product, with the weights on its left."""
-    product = lax.dot(np.ascontiguousarray(weights.T), x)
-    return product if bias is None else product + bias[:, None]
+    return _plus(lax.dot(np.ascontiguousarray(weights.T), x), bias)
 
 
 def live(x: jax.Array, weights: np.ndarray, bias: np.ndarray | None) -> jax.Array:
@@ -35,7 +34,7 @@ def live(x: jax.Array, weights: np.ndarray, bias: np.ndarray | None) -> jax.Arra
     if not columns.all():
         nothing = jnp.zeros((1, product.shape[1]), product.dtype)
         product = _rows(jnp.concatenate([product, nothing]), there)
-    return product if bias is None else product + bias[:, None]
+    return _plus(product, bias)
 
 
 def segment_sum(x: jax.Array, weights: np.ndarray, bias: np.ndarray | None) -> jax.Array:
@@ -45,7 +44,7 @@ def segment_sum(x: jax.Array, weights: np.ndarray, bias: np.ndarray | None) -> j
     product = jax.ops.segment_sum(
         products, units.astype(np.int32), weights.shape[1], indices_are_sorted=True
     )
-    return product if bias is None else product + bias[:, None]
+    return _plus(product, bias)
 
 
 def padded(groups: int, unroll: int) -> Product:
@@ -118,7 +117,10 @@ def bcoo(x: jax.Array, weights: np.ndarray, bias: np.ndarray | None) -> jax.Arra
     places = np.stack([units, inputs], axis=1).astype(np.int32)
     values = jnp.asarray(weights[inputs, units]), jnp.asarray(places)
     left = BCOO(values, shape=weights.T.shape, indices_sorted=True, unique_indices=True)
-    product = left @ x
+    return _plus(left @ x, bias)
+
+
+def _plus(product: jax.Array, bias: np.ndarray | None) -> jax.Array:
     return product if bias is None else product + bias[:, None]
 
 

@@ -12,13 +12,20 @@ import numpy as np
 
 from sparsejax._units.constants import Constants, Weights, find_constants
 from sparsejax._units.graph import Equation, Graph, trace
-from sparsejax._units.primitives import Contraction, contraction_of, fixed_values, written_axes
+from sparsejax._units.primitives import (
+    PRODUCTS,
+    Contraction,
+    contraction_of,
+    fixed_values,
+    written_axes,
+)
 from sparsejax._where import PyTree, path_name
 from sparsejax.deploy import _products, _taps
 
 _MOST_TAPS = 1000  # the program grows with them, and the time that it takes to compile
 
 DENSE = "dense"
+CONVOLUTIONS = ("taps", "taps apart")
 
 
 class Layer(NamedTuple):
@@ -63,7 +70,8 @@ class Program:
             values[value] = np.broadcast_to(numbers.reshape(along), graph.shapes[value])
         known = set(values)
         values |= zip(graph.inputs, map(jnp.asarray, jax.tree.leaves(inputs)), strict=True)
-        biases = _biases(graph, values, known)
+        contractions = _contractions(graph)
+        biases = _biases(graph, contractions, values, known)
         layers = {layer.equation: layer for layer in self.layers}
         for number, equation in enumerate(graph.equations):
             if all(value in values for value in equation.outs):
@@ -73,7 +81,7 @@ class Program:
                 values |= _compute(equation, values, known)
                 continue
             out, bias = biases.get(number, (equation.outs[0], None))
-            values[out] = _product(graph, equation, layers[number], kind, values, bias)
+            values[out] = _product(graph, contractions[number], layers[number], kind, values, bias)
         outputs = [_array(_whole(values[value])) for value in graph.outputs]
         return jax.tree.unflatten(graph.tree, outputs)
 
@@ -92,16 +100,12 @@ def _settled(constants: Constants) -> dict[int, tuple[int, np.ndarray]]:
 
 
 def _layers(graph: Graph, params: PyTree, weights: Mapping[int, Weights]) -> list[Layer]:
-    fixed = fixed_values(graph)
     found = []
     paths = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
     names = _names(graph, paths)
     taken: dict[str, int] = {}
-    for number, equation in enumerate(graph.equations):
-        if number not in weights:
-            continue
-        contraction = contraction_of(graph, equation, fixed)
-        assert contraction is not None
+    for number, contraction in _contractions(graph).items():
+        equation = graph.equations[number]
         array = _matrix(weights[number], contraction)
         name = names[contraction.weights]
         taken[name] = taken.get(name, 0) + 1
@@ -109,9 +113,20 @@ def _layers(graph: Graph, params: PyTree, weights: Mapping[int, Weights]) -> lis
             name += f" ({taken[name]})"
         outputs = math.prod(graph.shapes[equation.outs[0]])
         macs = outputs * array[:, :1].size
-        kinds = (DENSE, *_kinds(graph, equation, contraction, array))
+        kinds = (DENSE, *_kinds(graph, equation, array))
         found.append(Layer(number, name, array, macs, kinds))
     return found
+
+
+def _contractions(graph: Graph) -> dict[int, Contraction]:
+    """Its products with known weights, by the equation's place."""
+    fixed = fixed_values(graph)
+    found = {
+        number: contraction_of(graph, equation, fixed)
+        for number, equation in enumerate(graph.equations)
+        if equation.name in PRODUCTS
+    }
+    return {number: contraction for number, contraction in found.items() if contraction}
 
 
 def _names(graph: Graph, paths: Sequence[str]) -> dict[int, str]:
@@ -132,16 +147,14 @@ def _matrix(weights: Weights, contraction: Contraction) -> np.ndarray:
     return array.reshape(array.shape[0], -1, *window)
 
 
-def _kinds(
-    graph: Graph, equation: Equation, contraction: Contraction, weights: np.ndarray
-) -> list[str]:
+def _kinds(graph: Graph, equation: Equation, weights: np.ndarray) -> Sequence[str]:
     if not jnp.issubdtype(graph.dtypes[equation.outs[0]], jnp.floating):
-        return []
+        return ()
     if equation.name == "dot_general":
         return _products.usable(weights)
     if _taps.can_convolve(equation) and np.count_nonzero(weights) <= _MOST_TAPS:
-        return ["taps", "taps apart"]
-    return []
+        return CONVOLUTIONS
+    return ()
 
 
 def _known(graph: Graph, leaves: Sequence[Any]) -> dict[int, Any]:
@@ -191,18 +204,20 @@ def _whole(value: Any) -> Any:
 
 
 def _biases(
-    graph: Graph, values: Mapping[int, Any], known: set[int]
+    graph: Graph,
+    contractions: Mapping[int, Contraction],
+    values: Mapping[int, Any],
+    known: set[int],
 ) -> dict[int, tuple[int, np.ndarray]]:
     """For products that a known number by unit is added to: the sum's value, and those numbers."""
     uses = graph.uses()
-    fixed = fixed_values(graph)
     products = {}
-    found = {}
-    for number, equation in enumerate(graph.equations):
+    for number, contraction in contractions.items():
+        equation = graph.equations[number]
         if equation.name == "dot_general" and uses[equation.outs[0]] == 1:
-            contraction = contraction_of(graph, equation, fixed)
-            if contraction is not None:
-                products[equation.outs[0]] = number, written_axes(graph, equation, contraction)
+            products[equation.outs[0]] = number, written_axes(graph, equation, contraction)
+    found = {}
+    for equation in graph.equations:
         if equation.name != "add":
             continue
         for product, added in (equation.ins, equation.ins[::-1]):
@@ -225,14 +240,13 @@ def _by_unit(array: np.ndarray, shape: tuple[int, ...], axes: tuple[int, ...]) -
 
 def _product(
     graph: Graph,
-    equation: Equation,
+    contraction: Contraction,
     layer: Layer,
     kind: str,
     values: Mapping[int, Any],
     bias: np.ndarray | None,
 ) -> Any:
-    contraction = contraction_of(graph, equation, fixed_values(graph))
-    assert contraction is not None
+    equation = graph.equations[layer.equation]
     x, dtype = _array(_whole(values[contraction.computed])), graph.dtypes[equation.outs[0]]
     if equation.name == "conv_general_dilated":
         pieces = _taps.taps(x, layer.weights, equation)

@@ -11,13 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax._where import PyTree
-from sparsejax.deploy._program import DENSE, Program
+from sparsejax.deploy._products import PRODUCTS
+from sparsejax.deploy._program import CONVOLUTIONS, DENSE, Program
 from sparsejax.deploy.shrink import shrink
 
-KINDS = (
-    DENSE, "units first", "live", "segment sum", "padded", "padded halves", "padded groups", "bcoo",
-    "taps", "taps apart",
-)  # fmt: skip
+KINDS = (DENSE, *PRODUCTS, *CONVOLUTIONS)
 _GAIN = 0.97  # of the time so far: less is noise
 _ROUND = 5e-3  # seconds of repeated calls that are timed at once
 
