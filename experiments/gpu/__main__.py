@@ -65,7 +65,7 @@ def main(config: Config, command: str) -> None:
         raise ValueError(
             "no accelerator: JAX found a CPU alone, where CIFAR-10 at full length takes weeks; "
             "on a machine with a GPU install '.[experiments,cuda]'; here try `python -m "
-            "experiments.tickets --model resnet20 --epochs 2 --rounds 2 --width 0.5`"
+            "experiments.tickets --model resnet20 --epochs 2 --rounds 1 --pruning-rounds 5`"
         )
     end = time.monotonic() + 60 * config.minutes
     for words in commands(config):

@@ -69,7 +69,9 @@ class Config:
     epochs: int | None = None
     """Of a round; default the preset's."""
     rounds: int | None = None
-    """Of cs and imp; default the preset's."""
+    """Of cs; default the preset's."""
+    pruning_rounds: int | None = None
+    """Of imp and imp_continued; default the preset's."""
     learning_rate: float = 0.1
     """Of SGD with Nesterov's momentum 0.9; a tenth of it after 2/3 and a hundredth after 5/6."""
     weight_decay: float = 1e-4
@@ -104,17 +106,14 @@ class Config:
     def settings(self, method: MethodName) -> dict[str, Any]:
         """What defines a family, as JSON values."""
         schedule = PRESETS[self.preset]
-        pruning = schedule.pruning_rounds
-        several = {"cs": schedule.rounds, "imp": pruning, "imp_continued": pruning}
-        rounds = several.get(method, 1)
-        if self.rounds is not None and rounds > 1:
-            rounds = self.rounds
+        pruning = self.pruning_rounds or schedule.pruning_rounds
+        several = {"imp": pruning, "imp_continued": pruning, "cs": self.rounds or schedule.rounds}
         return {
             "model": self.model,
             "dataset": self.trained_on(),
             "method": method,
             "epochs": self.epochs or schedule.epochs,
-            "rounds": rounds,
+            "rounds": several.get(method, 1),
             "rewind_epochs": schedule.rewind_epochs,
             "learning_rate": self.learning_rate,
             "weight_decay": self.weight_decay,
@@ -148,7 +147,7 @@ def check(config: Config) -> None:
         )
     if config.model not in CIFAR_MODELS and (config.width != 1 or config.dtype != "float32"):
         raise ValueError("--width and --dtype are for --model resnet20 and vgg16 alone")
-    for name in ("epochs", "rounds", "batch_size", "learning_rate", "devices"):
+    for name in ("epochs", "rounds", "pruning_rounds", "batch_size", "learning_rate", "devices"):
         given = getattr(config, name)
         if given is not None and not given > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be positive; got {given}")

@@ -82,15 +82,16 @@ def test_what_is_there_is_not_searched_again(finished):
 def test_more_rounds_go_on_from_those_that_are_there(finished, tmp_path):
     output, _ = finished
     shutil.copytree(output, tmp_path / "run")
-    process = run(tmp_path / "run", "--resume", "--rounds", "3", "--method", "cs", "imp")
+    more = ("--rounds", "3", "--pruning-rounds", "3", "--method", "cs", "imp")
+    process = run(tmp_path / "run", "--resume", *more)
     assert process.returncode == 0, process.stderr
     found, before = (
         json.loads((folder / "results" / "report.json").read_text())["rows"]
         for folder in (tmp_path / "run", output)
     )
-    for more, fewer in zip(found, before[:2], strict=True):
-        assert more["points"][: len(fewer["points"])] == fewer["points"]
-        assert more["points"][-1]["round"] == 3
+    for longer, shorter in zip(found, before[:2], strict=True):
+        assert longer["points"][: len(shorter["points"])] == shorter["points"]
+        assert longer["points"][-1]["round"] == 3
 
 
 @pytest.mark.parametrize(
