@@ -163,15 +163,16 @@ def _gated_decay(results: Path) -> str:
     return "\n\n".join([table, *frontier]) + "\n"
 
 
+_KEPT = ("|", "The dense network", "Test error at the same", "Shorter than")
+
+
 def _tickets(results: Path) -> str:
     """The tickets that count, beside magnitude pruning's, and eight searches at once."""
     report = (results / "tickets" / "report.md").read_text()
-    section = report.split("## lenet300 on mnist")[1].split("### All tickets")[0]
-    kept = [
-        part
-        for part in section.strip().split("\n\n")
-        if part.startswith(("|", "The dense network", "Test error at the same"))
-    ]
+    kept = []
+    for section in report.split("\n## ")[1:]:
+        title, *parts = section.split("### All tickets")[0].strip().split("\n\n")
+        kept += [f"**{title}**"] + [part for part in parts if part.startswith(_KEPT)]
     found = json.loads((results / "benchmarks" / "tickets.json").read_text())
     row, machine = found["rows"][0], found["machine"]
     speed = (
