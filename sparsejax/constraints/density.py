@@ -13,6 +13,7 @@ from chex import Numeric
 from jax.typing import ArrayLike
 
 from sparsejax import _checks
+from sparsejax._pairs import pairs
 from sparsejax._where import PyTree
 
 
@@ -58,22 +59,10 @@ def parameter_groups(params: PyTree, probability: PyTree) -> PyTree:
     Raises:
       ValueError: the trees differ in structure, or a shape does not broadcast to its leaf's.
     """
-    flat, _ = jax.tree_util.tree_flatten_with_path(params)
-    treedef: Any = jax.tree.structure(params)
-    try:
-        gates = treedef.flatten_up_to(probability)
-    except ValueError as error:
-        raise ValueError(
-            "probability must have the structure of params, with optax.MaskedNode() for a leaf "
-            f"without gates; its structure is {jax.tree.structure(probability)}, that of params "
-            f"is {treedef}"
-        ) from error
-    return treedef.unflatten(
-        [
-            _group_of(jnp.shape(leaf), p, jax.tree_util.keystr(path))
-            for (path, leaf), p in zip(flat, gates, strict=True)
-        ]
-    )
+    hint = "optax.MaskedNode() for a leaf without gates"
+    found = pairs("probability", probability, params, hint=hint)
+    groups = [_group_of(jnp.shape(leaf), p, path) for path, leaf, p in found]
+    return jax.tree.unflatten(jax.tree.structure(params), groups)
 
 
 def expected_density(activity: PyTree) -> jax.Array:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 from chex import Numeric
 from jax import lax
 
-from sparsejax._where import PyTree, Where, choose
+from sparsejax._pairs import pairs, same_shapes
+from sparsejax._where import Chosen, PyTree, Where, choose
 from sparsejax.projections._keys import KeyFormat, key_format
 from sparsejax.projections.l0_ball import project_l0_ball
 
@@ -42,7 +41,7 @@ def largest_mask(
         of the chosen leaves.
     """
     chosen = choose(tree, where)
-    allowed = _allowed(chosen, within)
+    allowed = _allowed(tree, chosen, within)
     ranks = key_format(chosen.leaves)
     raised = [
         _raised(ranks, leaf, allow) for leaf, allow in zip(chosen.leaves, allowed, strict=True)
@@ -64,21 +63,11 @@ def _raised(ranks: KeyFormat, leaf: jax.Array, allow: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(jnp.where(allow, keys, 0), ranks.dtype)
 
 
-def _allowed(chosen: Any, within: PyTree) -> list[jax.Array]:
+def _allowed(tree: PyTree, chosen: Chosen, within: PyTree) -> list[jax.Array]:
+    """Of each chosen leaf, the entries to choose from."""
     if within is None:
         return [jnp.ones(leaf.shape, bool) for leaf in chosen.leaves]
-    try:
-        masks = chosen.treedef.flatten_up_to(within)
-    except ValueError as error:
-        raise ValueError(
-            f"within must have the structure of the tree; its structure is "
-            f"{jax.tree.structure(within)}, the tree's is {chosen.treedef}"
-        ) from error
-    masks = [mask for mask, other in zip(masks, chosen.others, strict=True) if other is None]
-    for path, leaf, mask in zip(chosen.paths, chosen.leaves, masks, strict=True):
-        if jnp.shape(mask) != leaf.shape:
-            raise ValueError(
-                f"within must have the shapes of the chosen leaves; at {path or 'its leaf'} it has "
-                f"shape {jnp.shape(mask)}, the leaf {leaf.shape}"
-            )
-    return [jnp.asarray(mask, bool) for mask in masks]
+    found = pairs("within", within, tree, of="the tree")
+    found = [pair for pair, other in zip(found, chosen.others, strict=True) if other is None]
+    same_shapes("within", found, of="the tree")
+    return [jnp.asarray(mask, bool) for _, _, mask in found]

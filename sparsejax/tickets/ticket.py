@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from sparsejax._pairs import pairs, same_shapes
 from sparsejax._where import PyTree, Where, mask_out, under_mask
 
 
@@ -81,28 +82,15 @@ def check_ticket(ticket: Ticket, params: PyTree) -> None:
     Warns:
       RuntimeWarning: the mask empties a layer, which is named: nothing gets through it.
     """
-    flat, treedef = jax.tree_util.tree_flatten_with_path(params)
-    structure: Any = treedef
-    for name, tree in (("ticket.mask", ticket.mask), ("ticket.params", ticket.params)):
-        try:
-            leaves = structure.flatten_up_to(tree)
-        except ValueError as error:
-            raise ValueError(
-                f"{name} must have the structure of params, {treedef}; its structure is "
-                f"{jax.tree.structure(tree)}"
-            ) from error
-        for (path, leaf), ours in zip(flat, leaves, strict=True):
-            where = jax.tree_util.keystr(path) or "its leaf"
-            if isinstance(ours, optax.MaskedNode):
-                continue
-            if jnp.shape(ours) != jnp.shape(leaf):
-                raise ValueError(
-                    f"{name} must have the shapes of params; {where} has shape {jnp.shape(ours)}, "
-                    f"the parameter {jnp.shape(leaf)}"
-                )
-            if name == "ticket.mask" and not np.any(ours):
-                warnings.warn(
-                    f"the mask empties {where}: no weight of it is left, so nothing gets through",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+    masks = pairs("ticket.mask", ticket.mask, params)
+    masks = [found for found in masks if not isinstance(found[2], optax.MaskedNode)]
+    same_shapes("ticket.mask", masks)
+    same_shapes("ticket.params", pairs("ticket.params", ticket.params, params))
+    for path, _, mask in masks:
+        if not np.any(mask):
+            warnings.warn(
+                f"the mask empties {path or 'its leaf'}: no weight of it is left, so nothing gets "
+                "through",
+                RuntimeWarning,
+                stacklevel=2,
+            )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sparsejax._pairs import pairs, same_shapes
 from sparsejax._states import map_states, states_in
 from sparsejax._where import PyTree
 
@@ -92,27 +93,14 @@ def with_mask(opt_state: PyTree, mask: PyTree) -> PyTree:
 
 def _checked(mask: PyTree, params: PyTree) -> PyTree:
     """The mask as arrays, if it is one of these parameters."""
-    flat, treedef = jax.tree_util.tree_flatten_with_path(params)
-    structure: Any = treedef
-    try:
-        given = structure.flatten_up_to(mask)
-    except ValueError as error:
-        raise ValueError(
-            "mask must have the structure of params, with optax.MaskedNode() for a leaf that is "
-            f"free; its structure is {jax.tree.structure(mask)}, that of params is {treedef}"
-        ) from error
+    hint = "optax.MaskedNode() for a leaf that is free"
     checked = []
-    for (path, leaf), held in zip(flat, given, strict=True):
-        name = jax.tree_util.keystr(path) or "its leaf"
-        if isinstance(held, optax.MaskedNode):
-            checked.append(held)
-            continue
-        if jnp.result_type(held) != jnp.bool_:
-            raise TypeError(f"mask must be boolean; {name} is of dtype {jnp.result_type(held)}")
-        if jnp.shape(held) != jnp.shape(leaf):
-            raise ValueError(
-                f"mask must have the shapes of params; {name} has shape {jnp.shape(held)}, the "
-                f"parameter {jnp.shape(leaf)}"
-            )
-        checked.append(jnp.asarray(held))
-    return structure.unflatten(checked)
+    for path, leaf, held in pairs("mask", mask, params, hint=hint):
+        if not isinstance(held, optax.MaskedNode):
+            if jnp.result_type(held) != jnp.bool_:
+                dtype = jnp.result_type(held)
+                raise TypeError(f"mask must be boolean; {path or 'its leaf'} is of dtype {dtype}")
+            same_shapes("mask", [(path, leaf, held)])
+            held = jnp.asarray(held)
+        checked.append(held)
+    return jax.tree.unflatten(jax.tree.structure(params), checked)
