@@ -400,9 +400,7 @@ def _bind(equation: Equation, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     if equation.name in _WITH_NUMPY:
         return [np.asarray(_WITH_NUMPY[equation.name](*arrays))]
     with jax.ensure_compile_time_eval():
-        result = equation.primitive.bind(*map(jnp.asarray, arrays), **equation.params)
-    several = result if equation.primitive.multiple_results else [result]
-    return [np.asarray(array) for array in several]
+        return [np.asarray(array) for array in equation.apply([jnp.asarray(a) for a in arrays])]
 
 
 def _selected(

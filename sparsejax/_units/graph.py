@@ -41,6 +41,11 @@ class Equation(NamedTuple):
         """Of the primitive."""
         return self.primitive.name
 
+    def apply(self, operands: Sequence[Any], **changed: Any) -> list[Any]:
+        """Its results for other operands, perhaps with other parameters."""
+        result = self.primitive.bind(*operands, **(self.params | changed))
+        return list(result) if self.primitive.multiple_results else [result]
+
 
 class Graph(NamedTuple):
     """A traced function without calls and without equations that nothing reads."""
@@ -60,6 +65,13 @@ class Graph(NamedTuple):
     outputs: list[int]
     tree: Any
     """Structure of the outputs."""
+
+    def given(self, leaves: Sequence[Any]) -> dict[int, Any]:
+        """All values that no equation computes, without the inputs."""
+        given: dict[int, Any] = dict(self.literals)
+        given |= zip(self.leaves, leaves, strict=True)
+        given |= zip(self.constants, self.arrays, strict=True)
+        return given
 
     def uses(self) -> list[int]:
         """How often each value is read; being an output counts."""

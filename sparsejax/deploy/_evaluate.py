@@ -89,21 +89,17 @@ class _Smaller:
     def compute(self, number: int, equation: Equation, operands: Sequence[Any]) -> list[Any]:
         name = equation.name
         if self.untouched(equation):
-            return self.bind(equation, operands)
+            return equation.apply(operands)
         if name == "gather":
             return [self.gather(number, equation, operands[0])]
         if name in ("reshape", "squeeze", "expand_dims"):
             return [self.reshape(equation, operands[0])]
         if name in ("broadcast_in_dim", "concatenate", "slice", "split", "pad"):
             return getattr(self, name)(equation, operands)
-        return self.bind(equation, operands)
-
-    def bind(self, equation: Equation, operands: Sequence[Any], **changed: Any) -> list[Any]:
-        result = equation.primitive.bind(*operands, **(equation.params | changed))
-        return list(result) if equation.primitive.multiple_results else [result]
+        return equation.apply(operands)
 
     def broadcast_in_dim(self, equation: Equation, operands: Sequence[Any]) -> list[Any]:
-        return self.bind(equation, operands, shape=self.shape(equation.outs[0]))
+        return equation.apply(operands, shape=self.shape(equation.outs[0]))
 
     def reshape(self, equation: Equation, operand: Any) -> Any:
         value, out = equation.ins[0], equation.outs[0]

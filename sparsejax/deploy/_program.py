@@ -159,14 +159,12 @@ def _kinds(graph: Graph, equation: Equation, weights: np.ndarray) -> Sequence[st
 
 def _known(graph: Graph, leaves: Sequence[Any]) -> dict[int, Any]:
     """All values that do not depend on the inputs, as NumPy arrays."""
-    values: dict[int, Any] = dict(graph.literals)
-    values |= zip(graph.leaves, leaves, strict=True)
-    values |= zip(graph.constants, graph.arrays, strict=True)
-    values = {value: np.asarray(array) for value, array in values.items() if _is_number(array)}
+    given = graph.given(leaves).items()
+    values = {value: np.asarray(array) for value, array in given if _is_number(array)}
     with jax.ensure_compile_time_eval():
         for equation in graph.equations:
             if all(value in values for value in equation.ins):
-                found = _bind(equation, [values[value] for value in equation.ins])
+                found = equation.apply([_array(values[value]) for value in equation.ins])
                 values |= zip(equation.outs, map(np.asarray, found), strict=True)
     return values
 
@@ -183,11 +181,6 @@ def _array(operand: Any) -> jax.Array:
     return jnp.asarray(operand)
 
 
-def _bind(equation: Equation, operands: Sequence[Any]) -> list[Any]:
-    result = equation.primitive.bind(*map(_array, operands), **equation.params)
-    return list(result) if equation.primitive.multiple_results else [result]
-
-
 def _compute(equation: Equation, values: Mapping[int, Any], known: set[int]) -> dict[int, Any]:
     operands = [values[value] for value in equation.ins]
     if any(isinstance(operand, _taps.Pieces) for operand in operands):
@@ -195,7 +188,7 @@ def _compute(equation: Equation, values: Mapping[int, Any], known: set[int]) -> 
         pieces = _taps.compute(equation, operands, fixed)
         if pieces is not None:
             return {equation.outs[0]: pieces}
-    found = _bind(equation, [_whole(operand) for operand in operands])
+    found = equation.apply([_array(_whole(operand)) for operand in operands])
     return dict(zip(equation.outs, found, strict=True))
 
 

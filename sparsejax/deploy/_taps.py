@@ -126,7 +126,7 @@ def compute(equation: Equation, operands: Sequence[Any], fixed: Sequence[bool]) 
         start = 0
         for array in several[0].arrays:
             arguments = [_cut(value, axis, start, len(arrays), array.shape) for value in operands]
-            arrays.append(equation.primitive.bind(*arguments, **equation.params))
+            arrays += equation.apply(arguments)
             start += len(array)
         return Pieces(tuple(arrays), axis)
     if equation.name in _POOLS and len(operands) == 1:

@@ -117,9 +117,7 @@ def _known(
 ) -> tuple[dict[int, Any], dict[int, str]]:
     """The values that do not depend on the inputs; of those made of one parameter, its name."""
     graph = batched.graph
-    known: dict[int, Any] = dict(graph.literals)
-    known |= dict(zip(graph.leaves, leaves, strict=True))
-    known |= dict(zip(graph.constants, graph.arrays, strict=True))
+    known = graph.given(leaves)
     labels = dict(zip(graph.leaves, names, strict=True))
     for equation in graph.equations:
         if (
@@ -128,8 +126,7 @@ def _known(
             or any(any(batched.multiples[value]) for value in equation.outs)
         ):
             continue
-        result = equation.primitive.bind(*(known[v] for v in equation.ins), **equation.params)
-        results = result if equation.primitive.multiple_results else [result]
+        results = equation.apply([known[value] for value in equation.ins])
         known |= dict(zip(equation.outs, results, strict=True))
         made_of = {labels[value] for value in equation.ins if value in labels}
         if len(made_of) == 1:
