@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,12 @@ import numpy as np
 import optax
 import tyro
 
-from experiments.common.results import machine, versions
+from benchmarks.contest import TORCH_IS_MISSING, by_turns, torch_slices, write
 from experiments.constrained_l0.networks import GatedNetwork
 from experiments.data import load
 from sparsejax.constraints import constrained_step, density_violation, descent_ascent, dual_ascent
 from sparsejax.gates import keep_within
-from sparsejax.training import fit, init_state, make_step, write_json
+from sparsejax.training import fit, init_state, make_step
 
 _BATCH, _RATE, _DUAL_RATE, _TARGET = 128, 7e-4, 1e-3, 0.33
 
@@ -54,28 +53,19 @@ def main(config: Config) -> None:
         "sparsejax without gates": _ours(images, labels, gated=False),
     }
     contestants |= _torch(images, labels)
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(config.epochs + 1):
-        for name, epoch in contestants.items():
-            start = time.perf_counter()
-            epoch()
-            if number:  # the first compiles and warms up
-                seconds[name].append(time.perf_counter() - start)
+    seconds = by_turns(contestants, config.epochs)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     print(f"{'one epoch, 60,000 images':<40}{'median s':>10}{'min':>8}{'max':>8}{'ratio':>8}")
     for name, value in median.items():
         spread = f"{min(seconds[name]):>8.3f}{max(seconds[name]):>8.3f}"
         print(f"{name:<40}{value:>10.3f}{spread}{value / median['sparsejax']:>7.2f}x")
     if len(contestants) == 2:
-        print("torch is not installed: no ratio against it")
-    if config.output:
-        figures = {
-            "epoch_seconds": seconds,
-            "ratio_to_sparsejax": {k: v / median["sparsejax"] for k, v in median.items()},
-        }
-        about: dict[str, Any] = {"versions": versions(), "machine": machine()}
-        write_json(config.output, {"benchmark": "gated_mlp", **about, **figures})
-        print(f"wrote {config.output}")
+        print(TORCH_IS_MISSING)
+    figures = {
+        "epoch_seconds": seconds,
+        "ratio_to_sparsejax": {k: v / median["sparsejax"] for k, v in median.items()},
+    }
+    write(config.output, "gated_mlp", figures)
 
 
 def _ours(images, labels, gated: bool) -> Callable[[], None]:
@@ -141,12 +131,6 @@ def _torch(images, labels) -> dict[str, Callable[[], None]]:
         torch.utils.data.TensorDataset(x, y), batch_size=_BATCH, shuffle=True, drop_last=True
     )
 
-    def slices():
-        order = torch.randperm(len(y))
-        for start in range(0, len(y) - _BATCH + 1, _BATCH):
-            chosen = order[start : start + _BATCH]
-            yield x[chosen], y[chosen]
-
     def step(image, label) -> None:
         nonlocal multiplier
         hidden, active = image, 0.0
@@ -175,7 +159,7 @@ def _torch(images, labels) -> dict[str, Callable[[], None]]:
 
     return {
         "PyTorch with a DataLoader": lambda: epoch(lambda: loader),
-        "PyTorch slicing a tensor": lambda: epoch(slices),
+        "PyTorch slicing a tensor": lambda: epoch(lambda: torch_slices(x, y, _BATCH)),
     }
 
 

@@ -12,7 +12,6 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +21,11 @@ import tyro
 from flax import nnx
 
 import sparsejax
-from experiments.common.results import machine, versions
+from benchmarks.contest import TORCH_IS_MISSING, by_turns, torch_slices, write
 from experiments.data import load
 from sparsejax import compression
 from sparsejax.models import LeNet300
-from sparsejax.training import fit, init_state, make_step, write_json
+from sparsejax.training import fit, init_state, make_step
 
 _BATCH, _KAPPA, _MU = 256, 5324, 1e-3
 
@@ -50,16 +49,11 @@ def main(config: Config) -> None:
     dataset = load("mnist", config.data_dir, validation_size=0)
     images, labels = dataset.train
     ours, compile_seconds, c_step = _ours(images, labels)
-    contestants: dict[str, Callable[[], float]] = {"sparsejax": ours}
+    contestants: dict[str, Callable[[], None]] = {"sparsejax": ours}
     contestants |= _torch(images, labels)
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(config.rounds + 1):
-        for name, epoch in contestants.items():
-            taken = epoch()
-            if number:  # the first warms up
-                seconds[name].append(taken)
+    seconds = by_turns(contestants, config.rounds)
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    c_seconds = statistics.median(c_step() for _ in range(50))
+    c_seconds = statistics.median(by_turns({"C step": c_step}, 50)["C step"])
     l_seconds = config.l_step_epochs * median["sparsejax"]
     print(
         f"{'one L-step epoch, 60,000 images':<44}{'median s':>10}{'min':>8}{'max':>8}{'ratio':>8}"
@@ -68,27 +62,24 @@ def main(config: Config) -> None:
         spread = f"{min(seconds[name]):>8.3f}{max(seconds[name]):>8.3f}"
         print(f"{name:<44}{value:>10.3f}{spread}{value / median['sparsejax']:>7.2f}x")
     if len(contestants) == 1:
-        print("torch is not installed: no ratio against it")
+        print(TORCH_IS_MISSING)
     share = c_seconds / l_seconds
     l_step = f"an L step of {config.l_step_epochs} epochs"
     print(f"C step {1e3 * c_seconds:.2f} ms: {share:.2%} of {l_step}")
     print(f"compilation {compile_seconds:.2f} s")
-    if config.output:
-        figures = {
-            "epoch_seconds": seconds,
-            "ratio_to_sparsejax": {k: v / median["sparsejax"] for k, v in median.items()},
-            "c_step_seconds": c_seconds,
-            "c_step_share_of_l_step": share,
-            "l_step_epochs": config.l_step_epochs,
-            "compile_seconds": compile_seconds,
-        }
-        about: dict[str, Any] = {"versions": versions(), "machine": machine()}
-        write_json(config.output, {"benchmark": "lenet300", **about, **figures})
-        print(f"wrote {config.output}")
+    figures = {
+        "epoch_seconds": seconds,
+        "ratio_to_sparsejax": {k: v / median["sparsejax"] for k, v in median.items()},
+        "c_step_seconds": c_seconds,
+        "c_step_share_of_l_step": share,
+        "l_step_epochs": config.l_step_epochs,
+        "compile_seconds": compile_seconds,
+    }
+    write(config.output, "lenet300", figures)
 
 
-def _ours(images, labels) -> tuple[Callable[[], float], float, Callable[[], float]]:
-    """Our epoch and our C step, each returning the seconds it took; seconds of compilation."""
+def _ours(images, labels) -> tuple[Callable[[], None], float, Callable[[], None]]:
+    """Our epoch and our C step, and the seconds of compilation."""
     graph, params, rest = nnx.split(LeNet300(rngs=nnx.Rngs(0)), nnx.Param, ...)
     step_count = len(labels) // _BATCH
     compress = compression.l0_ball(_KAPPA)
@@ -106,27 +97,24 @@ def _ours(images, labels) -> tuple[Callable[[], float], float, Callable[[], floa
     data = jax.device_put({"image": images, "label": labels})
     state = init_state(params, optimizer, jax.random.key(0))
 
-    def epoch() -> float:
-        start = time.perf_counter()
-        fit(step, state, data, batch_size=_BATCH, steps=step_count)
-        return time.perf_counter() - start
+    def epoch() -> None:
+        jax.block_until_ready(fit(step, state, data, batch_size=_BATCH, steps=step_count))
 
     weights = jax.tree.map(lambda leaf: leaf if leaf.ndim > 1 else optax.MaskedNode(), params)
     inner = compress.init(weights)
     project = jax.jit(compress.project)
 
-    def c_step() -> float:
-        start = time.perf_counter()
+    def c_step() -> None:
         jax.block_until_ready(project(weights, _MU, inner))
-        return time.perf_counter() - start
 
-    first = epoch()
-    later = min(epoch() for _ in range(3))
-    c_step()
+    start = time.perf_counter()
+    epoch()
+    first = time.perf_counter() - start
+    later = min(by_turns({"epoch": epoch}, 3)["epoch"])
     return epoch, first - later, c_step
 
 
-def _torch(images, labels) -> dict[str, Callable[[], float]]:
+def _torch(images, labels) -> dict[str, Callable[[], None]]:
     """The same epoch in PyTorch, fed by a DataLoader and by slices of a shuffled tensor."""
     try:
         import torch
@@ -145,14 +133,7 @@ def _torch(images, labels) -> dict[str, Callable[[], float]]:
         torch.utils.data.TensorDataset(x, y), batch_size=_BATCH, shuffle=True, drop_last=True
     )
 
-    def slices():
-        order = torch.randperm(len(y))
-        for start in range(0, len(y) - _BATCH + 1, _BATCH):
-            chosen = order[start : start + _BATCH]
-            yield x[chosen], y[chosen]
-
-    def epoch(batches) -> float:
-        start = time.perf_counter()
+    def epoch(batches) -> None:
         for image, label in batches():
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(image), label)
@@ -160,11 +141,10 @@ def _torch(images, labels) -> dict[str, Callable[[], float]]:
                 loss = loss + 0.5 * _MU * ((weight - theta - lam / _MU) ** 2).sum()
             loss.backward()
             optimizer.step()
-        return time.perf_counter() - start
 
     return {
         "PyTorch with a DataLoader": lambda: epoch(lambda: loader),
-        "PyTorch slicing a tensor": lambda: epoch(slices),
+        "PyTorch slicing a tensor": lambda: epoch(lambda: torch_slices(x, y, _BATCH)),
     }
 
 

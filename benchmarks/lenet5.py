@@ -13,10 +13,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +23,11 @@ import optax
 import tyro
 from flax import nnx
 
-from experiments.common.results import machine, versions
+from benchmarks.contest import TORCH_IS_MISSING, by_turns, torch_slices, write
 from experiments.data import load
 from sparsejax import gated_weight_decay
 from sparsejax.models import LeNet5
-from sparsejax.training import fit, init_state, make_step, write_json
+from sparsejax.training import fit, init_state, make_step
 
 _BATCH, _RATE, _DECAY = 128, 7e-4, 1e-3
 _PIECE = 52  # steps: a ninth of an epoch
@@ -77,13 +75,7 @@ def main(config: Config) -> None:
         ),
     }
     contestants |= _torch(images, labels)
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(config.pieces + 1):
-        for name, piece in contestants.items():
-            start = time.perf_counter()
-            piece()
-            if number:  # the first compiles and warms up
-                seconds[name].append(time.perf_counter() - start)
+    seconds = by_turns(contestants, config.pieces)
     step_ms = {name: [1e3 * s / _PIECE for s in values] for name, values in seconds.items()}
     median = {name: statistics.median(values) for name, values in step_ms.items()}
     epoch = {name: len(labels) // _BATCH * value / 1e3 for name, value in median.items()}
@@ -99,18 +91,15 @@ def main(config: Config) -> None:
         if name.startswith("PyTorch") and "gated" in name:
             print(f"{name}: {median[name] / gated:.2f} times ours")
     if not any(name.startswith("PyTorch") for name in contestants):
-        print("torch is not installed: no ratio against it")
-    if config.output:
-        figures = {
-            "batch": _BATCH,
-            "steps_a_piece": _PIECE,
-            "step_ms": step_ms,
-            "epoch_seconds": epoch,
-            "ratio_to_sparsejax": {k: v / median["sparsejax"] for k, v in median.items()},
-        }
-        about: dict[str, Any] = {"versions": versions(), "machine": machine()}
-        write_json(config.output, {"benchmark": "lenet5", **about, **figures})
-        print(f"wrote {config.output}")
+        print(TORCH_IS_MISSING)
+    figures = {
+        "batch": _BATCH,
+        "steps_a_piece": _PIECE,
+        "step_ms": step_ms,
+        "epoch_seconds": epoch,
+        "ratio_to_sparsejax": {k: v / median["sparsejax"] for k, v in median.items()},
+    }
+    write(config.output, "lenet5", figures)
 
 
 def _flax(
@@ -163,10 +152,7 @@ def _torch(images, labels) -> dict[str, Callable[[], None]]:
 
     def batches():
         while True:
-            order = torch.randperm(len(y))
-            for start in range(0, len(y) - _BATCH + 1, _BATCH):
-                chosen = order[start : start + _BATCH]
-                yield x[chosen], y[chosen]
+            yield from torch_slices(x, y, _BATCH)
 
     source = batches()
 

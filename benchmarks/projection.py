@@ -27,10 +27,9 @@ import numpy as np
 import tyro
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from benchmarks.contest import write
 from benchmarks.projection_figure import draw
-from experiments.common.results import machine, versions
 from sparsejax.projections import project_l0_ball
-from sparsejax.training import write_json
 
 Contestants = Mapping[str, Callable[[int], Any]]
 COPY, COLD, WARM = "a copy", "sparsejax, cold", "sparsejax, warm"
@@ -83,14 +82,11 @@ def main(config: Config) -> None:
     huge_pages = _with_huge_pages(config, measured)
     _print_huge_pages(huge_pages)
     if config.output:
-        about: dict[str, Any] = {"versions": versions(), "machine": machine()}
         settings = dataclasses.asdict(config) | {"output": str(config.output)}
         figures = {"config": settings, "rows": rows, "devices": devices, "huge_pages": huge_pages}
-        write_json(
-            config.output / "projection.json", {"benchmark": "projection", **about, **figures}
-        )
+        write(config.output / "projection.json", "projection", figures)
         draw(rows, devices, config.output / "projection.png")
-        print(f"wrote {config.output / 'projection.json'} and projection.png")
+        print(f"wrote {config.output / 'projection.png'}")
 
 
 def _measure(

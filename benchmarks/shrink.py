@@ -29,12 +29,11 @@ import numpy as np
 import tyro
 from flax import nnx
 
-from experiments.common.results import machine, versions
+from benchmarks.contest import write
 from experiments.deploy.timing import by_turns
 from sparsejax.deploy import compile_sparse, shrink
 from sparsejax.inspection import macs
 from sparsejax.models import VGG16, ResNet20
-from sparsejax.training import write_json
 
 _KEPT = {"where it counts": (0, 16, 64), "evenly": (8, 16, 32)}
 """Inner channels of ResNet-20's blocks that stay, of 16, 32 and 64."""
@@ -80,11 +79,7 @@ def main(config: Config) -> None:
         f"{shrinking['seconds']:.1f} s"
         + (f", at most {memory:.2f} times the weights in memory" if memory else "")
     )
-    if config.output:
-        about: dict[str, Any] = {"versions": versions(), "machine": machine()}
-        figures = {"resnet20": network, "vgg16": shrinking}
-        write_json(config.output, {"benchmark": "shrink", **about, **figures})
-        print(f"wrote {config.output}")
+    write(config.output, "shrink", {"resnet20": network, "vgg16": shrinking})
 
 
 def _resnet20(config: Config) -> dict[str, Any]:

@@ -29,11 +29,11 @@ from flax import nnx
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from experiments.common.results import machine, versions
+from benchmarks.contest import write
 from experiments.data import load
 from sparsejax import tickets
 from sparsejax.models import LENET300_LAYERS, LeNet300
-from sparsejax.training import fit, write_json
+from sparsejax.training import fit
 from sparsejax.training.batches import ArrayData
 
 _BATCH, _STEPS, _ROUND = 128, 100, 36_000
@@ -84,21 +84,18 @@ def main(config: Config) -> None:
     speedup = median[_SEQUENCE] / median[_TOGETHER]
     floor = median[_TOGETHER] / median[_FLOOR]
     print(f"one program is {speedup:.2f} times as fast, and takes {floor:.2f} times the products")
-    if config.output:
-        row = {
-            "name": f"parallel_speedup_{len(_STARTS)}",
-            "model": "lenet300",
-            "speedup": speedup,
-            "speedup_of_vmap": median[_SEQUENCE] / median[_VMAP],
-            "times_the_matrix_products": floor,
-            "devices": devices,
-            "seconds": seconds,
-            "steps": _STEPS,
-            "batch_size": _BATCH,
-        }
-        about: dict[str, Any] = {"versions": versions(), "machine": machine()}
-        write_json(config.output, {"benchmark": "tickets", **about, "rows": [row]})
-        print(f"wrote {config.output}")
+    row = {
+        "name": f"parallel_speedup_{len(_STARTS)}",
+        "model": "lenet300",
+        "speedup": speedup,
+        "speedup_of_vmap": median[_SEQUENCE] / median[_VMAP],
+        "times_the_matrix_products": floor,
+        "devices": devices,
+        "seconds": seconds,
+        "steps": _STEPS,
+        "batch_size": _BATCH,
+    }
+    write(config.output, "tickets", {"rows": [row]})
 
 
 def _work(name: str, data_dir: Path | None, pipe: Connection) -> None:
