@@ -18,6 +18,7 @@ from experiments.tickets import networks
 from sparsejax import tickets
 from sparsejax.tickets import Method, SearchState, Ticket
 from sparsejax.training import fit, write_json
+from sparsejax.training.state import StepFunction
 
 _OWN_ROUNDS_SHOW = ("imp", "imp_continued")
 """Methods whose next round trains the ticket of the one before."""
@@ -130,7 +131,9 @@ class Family:
         """The members on their devices."""
         return state if self._mesh is None else tickets.deal_out(state, self._mesh)
 
-    def _fit(self, phase: str, step: Any, state: Any, number: int) -> Any:
+    def _fit(
+        self, phase: str, step: StepFunction[SearchState], state: SearchState, number: int
+    ) -> SearchState:
         train = self._dataset.train
         return fit(
             step,

@@ -23,7 +23,7 @@ from sparsejax.training.folder import claim_folder
 from sparsejax.training.meshes import batch_sharding, mesh_of
 from sparsejax.training.metrics import MetricLog
 from sparsejax.training.processes import is_main_process
-from sparsejax.training.state import Metrics, StepFunction, TrainState
+from sparsejax.training.state import AnyState, Metrics, State, StepFunction
 
 _SHOWN = ("loss", "error", "density")  # in the progress bar, where a row has them
 
@@ -33,15 +33,15 @@ class TrainingDivergedError(FloatingPointError):
 
 
 def fit(
-    step: StepFunction,
-    state: TrainState,
+    step: StepFunction[AnyState],
+    state: AnyState,
     data: ArrayData | BatchSource,
     *,
     batch_size: int | None = None,
     steps: int,
     seed: int = 0,
     block: int | None = None,
-    evaluate: Callable[[TrainState], Mapping[str, float]] | None = None,
+    evaluate: Callable[[AnyState], Mapping[str, float]] | None = None,
     report_every: int | None = None,
     folder: str | os.PathLike[str] | None = None,
     config: Mapping[str, Any] | None = None,
@@ -51,10 +51,10 @@ def fit(
     name: str = "",
     device_bytes: int = 2**31,
     batch_axes: str | Sequence[str] | None = None,
-    stop_when: Callable[[TrainState], bool] | None = None,
-    revise: Callable[[TrainState], TrainState] | None = None,
+    stop_when: Callable[[AnyState], bool] | None = None,
+    revise: Callable[[AnyState], AnyState] | None = None,
     scan: Callable[..., tuple[Any, Any]] | None = None,
-) -> TrainState:
+) -> AnyState:
     """Train to ``steps`` steps, or until ``stop_when``, and return the last state.
 
     The result depends on the arguments alone: not on ``block``, on where the data lives, or on how
@@ -68,7 +68,8 @@ def fit(
     Args:
       step: ``(state, batch) -> (state, metrics)``, as `make_step` builds it. Pass the same object
         to several runs and it is compiled once.
-      state: the state to start from (kept intact: the loop works on a copy).
+      state: the state to start from (kept intact: the loop works on a copy): a `TrainState`, or any
+        pytree of arrays with a ``step`` and ``params``.
       data: arrays of equal length by name, see `Batches`; or a `BatchSource`.
       batch_size: examples a step, over all devices together (a `BatchSource` has its own).
       steps: the number of the last step.
@@ -192,7 +193,7 @@ def _batches(
     return Batches(data, batch_size, seed, device_bytes, sharding)
 
 
-def _shardings(state: TrainState) -> tuple[Any, ...] | None:
+def _shardings(state: State) -> tuple[Any, ...] | None:
     """How a state lies on its mesh, so that each step can leave it so; None where there is none."""
     if mesh_of(state) is None:
         return None
@@ -200,24 +201,24 @@ def _shardings(state: TrainState) -> tuple[Any, ...] | None:
 
 
 @functools.partial(jax.jit, static_argnames=("step", "shardings", "scan"), donate_argnames="state")
-def _run_block(step: StepFunction, state: TrainState, arrays, indices, shardings, scan):
+def _run_block(step: StepFunction[AnyState], state: AnyState, arrays, indices, shardings, scan):
     """Take one step for each row of ``indices`` (or of ``arrays`` where there are no indices)."""
 
-    def take(state: TrainState, arrays, row):
+    def take(state: AnyState, arrays, row):
         batch = row
         if arrays is not None:
             pick = lambda array: array.at[row].get(mode="promise_in_bounds")  # noqa: E731
             batch = jax.tree.map(pick, arrays)
         return step(state, batch)
 
-    def hold(state: TrainState) -> TrainState:
+    def hold(state: AnyState) -> AnyState:
         """As it lies on its mesh."""
         if shardings is None:
             return state
         leaves = map(lax.with_sharding_constraint, jax.tree.leaves(state), shardings)
         return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
-    def take_and_hold(state: TrainState, row):
+    def take_and_hold(state: AnyState, row):
         state, metrics = take(state, arrays, row)
         return hold(state), metrics
 
@@ -256,7 +257,7 @@ def _means(
 
 
 def _check_parameters(
-    state: TrainState, now: int, checkpoints: Checkpoints, learning_rate: optax.Schedule | None
+    state: State, now: int, checkpoints: Checkpoints, learning_rate: optax.Schedule | None
 ) -> None:
     """A checkpoint that is not finite must not push out one that is."""
     if not _all_finite(state.params):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,20 @@ class TrainState(NamedTuple):
     """A typed PRNG key; step t uses ``jax.random.fold_in(key, t)``."""
 
 
-StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+class State(Protocol):
+    """What `fit` reads of a state, a pytree of arrays: `TrainState`, or one of your own."""
+
+    @property
+    def step(self) -> jax.Array:
+        """An int32 scalar: steps taken."""
+
+    @property
+    def params(self) -> PyTree:
+        """What is trained."""
+
+
+AnyState = TypeVar("AnyState", bound=State)
+StepFunction = Callable[[AnyState, Batch], tuple[AnyState, Metrics]]
 
 
 def init_state(
@@ -74,7 +87,7 @@ def init_state(
 
 def make_step(
     loss: LossFunction, optimizer: optax.GradientTransformation, axis_name: str | None = None
-) -> StepFunction:
+) -> StepFunction[Any]:
     """One optimisation step as a pure function, not yet jitted.
 
     Args:
