@@ -14,6 +14,7 @@ from experiments.tickets.config import PRESETS, Config
 from experiments.tickets.points import Point, against, best, density, sparsest_matching
 
 EXPERIMENT = "tickets"
+_SHORT = ("Shorter than published", "A trial of the whole way, no result to compare")
 _PUBLISHED_EPOCHS = PRESETS["paper"].epochs
 _SETTINGS = (
     "epochs", "rounds", "rewind_epochs", "learning_rate", "weight_decay", "batch_size", "width",
@@ -103,9 +104,9 @@ def _section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
     ]
     if first["settings"]["epochs"] < _PUBLISHED_EPOCHS:
+        what = _SHORT[first["preset"] == "smoke"]
         lines += [
-            f"Shorter than published: {_length(first)}, where the published searches have "
-            f"{_PUBLISHED_EPOCHS}.",
+            f"{what}: {_length(first)}, where the published searches have {_PUBLISHED_EPOCHS}.",
             "",
         ]
     for row in rows:
