@@ -165,12 +165,10 @@ def family_scan(
                 state, metrics = (_unrolled if unroll else lax.scan)(follow, start, rows)
                 return state._asdict(), metrics
 
-            if count == 1 and (unroll or members == 1):  # vmap would make grouped convolutions
+            if unroll or members == 1:  # vmap over a single one would make grouped convolutions
                 return _written_out(run, own, members, count)
             if count == members:
                 return jax.vmap(run)(own)
-            if unroll:
-                return _written_out(run, own, members, count)
             return lax.map(run, own, batch_size=count if count > 1 else None)
 
         if mesh is not None:
