@@ -18,9 +18,9 @@ _PACKAGES = ("sparsejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", 
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide a result."""
+    """Of Python and of the packages that decide a result; of those not installed, that."""
     found = {"python": platform.python_version()}
-    return found | {package: importlib.metadata.version(package) for package in _PACKAGES}
+    return found | {package: _version(package) for package in _PACKAGES}
 
 
 def machine() -> dict[str, Any]:
@@ -68,6 +68,14 @@ def write_report(
         },
     )
     return path
+
+
+def _version(package: str) -> str:
+    """Where nothing can be fetched, ours is used as it lies there."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:

@@ -1,20 +1,26 @@
 """``python -m experiments.gpu``: the tickets of ResNet-20 and VGG-16 on CIFAR-10, on a GPU.
 
-Everything is resumed: what a time limit cuts off goes on at the next call.
+In pieces, the most telling first, each of which is in the report as soon as it has ended.
+Everything is resumed: what a time limit cuts off goes on at the next call; and on another machine,
+without the runs, the points of other starts add up in the same report.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from experiments.common import cli
 
 Model = Literal["resnet20", "vgg16"]
+_REPORT_SECONDS = 60  # kept back for the report of what a limit cut off
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,59 +29,111 @@ class Config:
 
     model: tuple[Model, ...] = ("resnet20", "vgg16")
     """One after another."""
-    method: tuple[str, ...] = ("cs", "imp")
-    """As in experiments.tickets."""
     initial: tuple[float, ...] = (-0.2, -0.1, 0.0, 0.1)
     """Starts of the gates, a member each for every seed, all in one program."""
+    rounds: int = 5
+    """Of continuous sparsification."""
+    pruning_rounds: int = 30
+    """Of iterative magnitude pruning, which comes last; 0 leaves it out."""
     seeds: tuple[int, ...] = (0,)
     """Members, too."""
+    at_once: int | None = None
+    """How many members are computed together; default what is faster, one or all of them, which is
+    measured first."""
     minutes: float = 25.0
     """When to stop; checkpoints stay, and the same command goes on from them."""
+    trial: bool = False
+    """Two epochs a round at an eighth of the width, on a CPU too (there with --at-once 1): whether
+    everything is there."""
     output: Path = Path("runs/tickets")
-    """Folder of the runs."""
+    """Folder of the runs, and of compiled programs."""
     results: Path = Path("results/tickets")
     """Folder of the report, in which rows of other networks stay as they are."""
     data_dir: Path | None = None
     """Folder with CIFAR-10 in any form that experiments.data reads, where nothing can be fetched:
     the six PNG sheets of about 23 MB each and the two label files can be carried one by one."""
 
+    def pace_file(self, model: Model) -> Path:
+        """What was measured: seconds an epoch by the number of members computed together."""
+        return self.output / f"{model}_cifar10" / "pace.json"
 
-def commands(config: Config) -> list[list[str]]:
-    """What is run, a command for each model."""
+
+def common(config: Config, model: Model) -> list[str]:
+    """The flags of experiments.tickets that all pieces of a network share."""
     words = lambda values: [str(value) for value in values]  # noqa: E731
-    shared = [
-        "--preset", "paper", "--dtype", "bfloat16", "--resume",
-        "--method", *config.method, "--seeds", *words(config.seeds),
-        "--initial", *words(config.initial),
-        "--output", str(config.output), "--results", str(config.results),
+    length = (
+        ["--preset", "smoke", "--width", "0.125", "--batch-size", "1500"]
+        if config.trial
+        else ["--preset", "paper"]
+    )
+    flags = [
+        "--model", model, *length, "--dtype", "bfloat16", "--seeds", *words(config.seeds),
+        "--initial", *words(config.initial), "--output", str(config.output),
+        "--results", str(config.results), "--devices", "1", "--resume",
     ]  # fmt: skip
-    if config.data_dir:
-        shared += ["--data-dir", str(config.data_dir)]
-    return [
-        [sys.executable, "-m", "experiments.tickets", "--model", m, *shared] for m in config.model
-    ]
+    return flags + (["--data-dir", str(config.data_dir)] if config.data_dir else [])
+
+
+def pieces(config: Config) -> list[tuple[Model, list[str]]]:
+    """What is run, in order: the dense network, the rounds of one method, those of the other."""
+    found: list[tuple[Model, list[str]]] = []
+    for model in config.model:
+        found.append((model, ["--method", "imp", "--pruning-rounds", "0"]))
+        for number in range(1, config.rounds + 1):
+            found.append((model, ["--method", "cs", "--rounds", str(number)]))
+    if config.pruning_rounds:
+        last = ["--method", "imp", "--pruning-rounds", str(config.pruning_rounds)]
+        found += [(model, last) for model in config.model]
+    return found
 
 
 def main(config: Config, command: str) -> None:
     """Run them until all is done or the time is over."""
     del command
-    if not config.minutes > 0:
-        raise ValueError(f"--minutes must be positive; got {config.minutes}")
-    if _backend() == "cpu":
+    for name in ("minutes", "rounds"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"--{name} must be positive; got {getattr(config, name)}")
+    if not config.trial and _backend() == "cpu":
         raise ValueError(
             "no accelerator: JAX found a CPU alone, where CIFAR-10 at full length takes weeks; "
             "on a machine with a GPU install '.[experiments,cuda]'; here try `python -m "
-            "experiments.tickets --model resnet20 --epochs 2 --rounds 1 --pruning-rounds 5`"
+            "experiments.gpu --trial --results runs/trial`"
         )
     end = time.monotonic() + 60 * config.minutes
-    for words in commands(config):
-        print(" ".join(words), flush=True)
+    for model, piece in pieces(config):
+        tickets = ["experiments.tickets", *common(config, model), *piece]
+        training = end - _REPORT_SECONDS
         try:
-            subprocess.run(words, timeout=end - time.monotonic(), check=True)
+            if "cs" in piece:
+                tickets += ["--at-once", str(at_once(config, model, training))]
+            _run(tickets, training, config)
         except subprocess.TimeoutExpired:
-            sys.exit(f"stopped after {config.minutes:g} minutes; the same command goes on")
+            over = f"stopped after {config.minutes:g} minutes; the same command goes on"
+            done = _run([*tickets, "--so-far"], end + _REPORT_SECONDS, config, check=False)
+            sys.exit(over if not done else f"{over}; nothing of the last piece is in the report")
         except subprocess.CalledProcessError as error:
             sys.exit(error.returncode)
+
+
+def at_once(config: Config, model: Model, end: float) -> int:
+    """How many members to compute together: as asked for, or what is faster here."""
+    if config.at_once:
+        return config.at_once
+    file = config.pace_file(model)
+    if not file.exists():
+        _run(["experiments.gpu.pace", *common(config, model), "--method", "cs"], end, config)
+    seconds = json.loads(file.read_text())["seconds"]
+    return int(min(seconds, key=seconds.__getitem__))
+
+
+def _run(words: Sequence[str], end: float, config: Config, check: bool = True) -> int:
+    """``python -m WORDS`` until ``end``; programs compiled once are kept beside the runs."""
+    print(" ".join(["python", "-m", *words]), flush=True)
+    environment = {"JAX_COMPILATION_CACHE_DIR": str((config.output / "compiled").absolute())}
+    left = max(end - time.monotonic(), 1)
+    return subprocess.run(
+        [sys.executable, "-m", *words], timeout=left, check=check, env=os.environ | environment
+    ).returncode
 
 
 def _backend() -> str:

@@ -7,11 +7,13 @@ import os
 import jax
 
 from experiments.common import cli
+from experiments.common.tables import screen
 from experiments.data import load
 from experiments.tickets import report
 from experiments.tickets.config import Config, check
 from experiments.tickets.figures import draw
 from experiments.tickets.points import Point, density, points
+from experiments.tickets.rows import check_comparable, rows_of
 from experiments.tickets.train import Family
 
 
@@ -22,19 +24,24 @@ def main(config: Config, command: str) -> None:
     jax.config.update("jax_num_cpu_devices", config.devices or os.cpu_count() or 1)
     folder = config.output / f"{config.model}_{config.trained_on()}"
     results = config.results or config.output / "results"
+    check_comparable(report.rows_in(results), config)
     dataset = load(config.trained_on(), config.data_dir)
     found: dict[str, list[Point]] = {}
     for method in config.methods():
         settings = config.settings(method)
-        family = Family(folder / method, dataset, settings, config.resume, config.devices)
-        found[method] = points(family.ensure(), family.masks)
-        last = [density(p) for p in found[method] if p["round"] == found[method][-1]["round"]]
-        print(f"{family.title}: {min(last):.2%} to {max(last):.2%} left at the end", flush=True)
-    rows = report.table_rows(config, found)
-    results.mkdir(parents=True, exist_ok=True)
-    table = report.write(results, command, rows)
+        where = (config.devices, config.at_once)
+        family = Family(folder / method, dataset, settings, config.resume, *where)
+        ended = family.ended() if config.so_far else family.ensure()
+        found[method] = points(ended, family.masks)
+        if found[method]:
+            last = [density(p) for p in found[method] if p["round"] == found[method][-1]["round"]]
+            print(f"{family.title}: {min(last):.2%} to {max(last):.2%} left at the end", flush=True)
+    ours = rows_of(config, found, command)
+    if not ours:
+        raise ValueError(f"--so-far: no round of these methods has ended in {folder}")
+    rows = report.write(results, command, ours)
     pictures = draw(results, rows)
-    cli.announce(results, table, pictures)
+    cli.announce(results, screen(*report.headlines(rows)), pictures)
 
 
 if __name__ == "__main__":

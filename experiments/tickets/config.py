@@ -71,7 +71,7 @@ class Config:
     rounds: int | None = None
     """Of cs; default the preset's."""
     pruning_rounds: int | None = None
-    """Of imp and imp_continued; default the preset's."""
+    """Of imp and imp_continued; default the preset's. 0 trains the whole network alone."""
     learning_rate: float = 0.1
     """Of SGD with Nesterov's momentum 0.9; a tenth of it after 2/3 and a hundredth after 5/6."""
     weight_decay: float = 1e-4
@@ -85,15 +85,20 @@ class Config:
     devices: int | None = None
     """Over how many devices members are dealt out (a divisor of their number); default all that
     there are, of a CPU all cores."""
+    at_once: int | None = None
+    """How many members of a device are computed together (a divisor of their number); default 1 on
+    a CPU, elsewhere all."""
     output: Path = Path("runs/tickets")
     """Folder of the runs: a folder for each method and round."""
     results: Path | None = None
     """Folder of the report and the figures, one for all networks and datasets; default
-    OUTPUT/results."""
+    OUTPUT/results. Points are added to those that are there with the same settings and seeds."""
     data_dir: Path | None = None
     """Folder of the datasets; default $SPARSEJAX_DATA_DIR, else the user's cache folder."""
     resume: bool = False
     """Continue what is already in OUTPUT."""
+    so_far: bool = False
+    """Train nothing: report the rounds in OUTPUT that have ended."""
 
     def trained_on(self) -> str:
         """The dataset."""
@@ -106,7 +111,8 @@ class Config:
     def settings(self, method: MethodName) -> dict[str, Any]:
         """What defines a family, as JSON values."""
         schedule = PRESETS[self.preset]
-        pruning = self.pruning_rounds or schedule.pruning_rounds
+        pruning = self.pruning_rounds
+        pruning = schedule.pruning_rounds if pruning is None else pruning
         several = {"imp": pruning, "imp_continued": pruning, "cs": self.rounds or schedule.rounds}
         return {
             "model": self.model,
@@ -147,7 +153,9 @@ def check(config: Config) -> None:
         )
     if config.model not in CIFAR_MODELS and (config.width != 1 or config.dtype != "float32"):
         raise ValueError("--width and --dtype are for --model resnet20 and vgg16 alone")
-    for name in ("epochs", "rounds", "pruning_rounds", "batch_size", "learning_rate", "devices"):
+    if config.pruning_rounds is not None and config.pruning_rounds < 0:
+        raise ValueError(f"--pruning-rounds must be at least 0; got {config.pruning_rounds}")
+    for name in ("epochs", "rounds", "batch_size", "learning_rate", "devices", "at_once"):
         given = getattr(config, name)
         if given is not None and not given > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be positive; got {given}")

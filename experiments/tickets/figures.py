@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.tickets.points import density, envelope
-from experiments.tickets.report import group
+from experiments.tickets.rows import group
 
 _COLORS = matplotlib.color_sequences["tab10"]
 _TITLES = {

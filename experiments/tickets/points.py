@@ -55,9 +55,9 @@ def density(point: Mapping[str, Any]) -> float:
     return float(np.mean(point["density"]))
 
 
-def best(found: Sequence[Point]) -> Point:
+def best(found: Sequence[Point]) -> Point | None:
     """That of the lowest validation error."""
-    return min(found, key=lambda point: point["validation_error"]["mean"])
+    return min(found, key=lambda point: point["validation_error"]["mean"], default=None)
 
 
 def sparsest_matching(found: Sequence[Point], dense: Point | None) -> Point | None:

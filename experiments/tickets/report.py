@@ -8,81 +8,31 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from experiments.common.results import machine, made_by, versions, write_report
-from experiments.common.tables import markdown, screen
-from experiments.tickets.config import PRESETS, Config
-from experiments.tickets.points import Point, against, best, density, sparsest_matching
+from experiments.common.results import write_report
+from experiments.common.tables import markdown
+from experiments.tickets.config import PRESETS
+from experiments.tickets.points import Point, density
+from experiments.tickets.rows import Row, gathered, group
 
 EXPERIMENT = "tickets"
 _SHORT = ("Shorter than published", "A trial of the whole way, no result to compare")
 _PUBLISHED_EPOCHS = PRESETS["paper"].epochs
-_SETTINGS = (
-    "epochs", "rounds", "rewind_epochs", "learning_rate", "weight_decay", "batch_size", "width",
-    "dtype",
-)  # fmt: skip
 
 
-def table_rows(config: Config, found: Mapping[Any, Sequence[Point]]) -> list[dict[str, Any]]:
-    """The rows of report.json, one for each method: all its points, and which of them count.
-
-    ``matching`` is the sparsest ticket whose validation error is not above the dense network's
-    (that of iterative magnitude pruning before its first pruning), ``best`` that of the lowest
-    validation error. The row's own numbers are those of the former, where there is one.
-    """
-    pruned = found.get("imp") or found.get("imp_continued") or ()
-    dense = next((point for point in pruned if point["round"] == 0), None)
-    rows = []
-    for method, points in found.items():
-        tickets = [point for point in points if point["round"]]
-        matching, top = sparsest_matching(tickets, dense), best(tickets)
-        chosen = matching or top
-        settings = config.settings(method)
-        row: dict[str, Any] = {
-            "name": f"{config.model}_{config.trained_on()}_{method}",
-            "model": config.model,
-            "dataset": config.trained_on(),
-            "method": method,
-            "preset": config.preset,
-            "seeds": list(config.seeds),
-            "settings": {name: settings[name] for name in _SETTINGS},
-            "chosen": "matching" if matching else "best",
-            **{
-                name: chosen[name]
-                for name in ("test_error", "validation_error", "nonzeros", "density")
-            },
-            "matching": matching,
-            "best": top,
-            "dense": dense,
-            "points": list(points),
-        }
-        if method == "cs" and found.get("imp"):
-            row["against_imp"] = against(points, found["imp"])
-        rows.append(row)
-    return rows
-
-
-def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Write report.json and report.md into ``folder``; return the table for the screen.
-
-    Rows of other networks and datasets that are in the folder's report stay in it, as those that
-    another machine has made; each row says what made it.
-    """
-    about = {"command": command, "versions": versions(), "machine": machine()}
-    ours = [{**row, **about, "made_by": made_by(command)} for row in rows]
+def rows_in(folder: Path) -> list[Row]:
+    """Of the report that is there, if one is."""
     path = folder / "report.json"
-    there = json.loads(path.read_text())["rows"] if path.exists() else []
-    kept = [row for row in there if group(row) != group(rows[0])]
-    everything = sorted([*kept, *ours], key=group)
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
+def write(folder: Path, command: str, ours: Sequence[Row]) -> list[Row]:
+    """Add ``ours`` to report.json and report.md; return all rows of their network and dataset."""
+    everything = gathered(rows_in(folder), ours)
     write_report(folder, EXPERIMENT, command, everything)
     sections = [_section(list(rows)) for _, rows in groupby(everything, group)]
     lines = ["# Tickets", "", *(line for section in sections for line in section)]
     (folder / "report.md").write_text("\n".join(lines).rstrip() + "\n")
-    return screen(*headlines(rows))
-
-
-def group(row: Mapping[str, Any]) -> str:
-    """The network and what it learns, as figures and sections are named."""
-    return f"{row['model']}_{row['dataset']}"
+    return [row for row in everything if group(row) == group(ours[0])]
 
 
 def _section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -111,9 +61,9 @@ def _section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
     for row in rows:
         lines += comparison(row)
+    made = dict.fromkeys(run["made_by"] for row in rows for run in row["runs"])
+    lines += [line for sentence in made for line in (sentence, "")]
     lines += [
-        first["made_by"],
-        "",
         f"![Error against the weights left]({name}_tickets.png)",
         "",
         f"![Epochs spent against the weights left]({name}_cost.png)",

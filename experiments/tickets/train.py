@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from sparsejax.training.state import StepFunction
 _OWN_ROUNDS_SHOW = ("imp", "imp_continued")
 """Methods whose next round trains the ticket of the one before."""
 
+_EARLY = "early.json"
+
 
 class Family:
     """All members of a method, in one program; in its folder a folder for each round."""
@@ -34,6 +37,7 @@ class Family:
         settings: dict[str, Any],
         resume: bool = False,
         devices: int | None = None,
+        at_once: int | None = None,
     ):
         self.folder, self.settings, self._resumes = folder, settings, resume
         self._dataset = dataset
@@ -41,15 +45,19 @@ class Family:
         self._members = settings["members"]
         starts = [network.init(int(member["seed"])) for member in self._members]
         self._initial, self._statistics = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+        seeds = jnp.asarray([member["seed"] for member in self._members])
+        self._keys = jax.vmap(jax.random.key)(seeds)
         self._steps_per_epoch = len(dataset.train.labels) // settings["batch_size"]
         self._steps = settings["epochs"] * self._steps_per_epoch
         self._optimizer = _optimizer(settings, self._steps)
         self._loss = network.loss
         self._mistakes = jax.jit(jax.vmap(network.mistakes, in_axes=(0, None, None)))
         self._mesh = _mesh(len(self._members), devices)
-        step_by_step = network.has_convolutions_of_xla and jax.default_backend() == "cpu"
-        self._scan = tickets.family_scan(self._mesh, unroll=step_by_step)
-        self._block = 1 if step_by_step else None
+        on_cpu = jax.default_backend() == "cpu"
+        step_by_step = network.has_convolutions_of_xla and on_cpu
+        self._scan = tickets.family_scan(self._mesh, at_once, unroll=step_by_step)
+        # An accelerator gets whole epochs: one program, and few calls.
+        self._block = 1 if step_by_step else None if on_cpu else self._steps_per_epoch
         self._plain = tickets.magnitude_pruning(0.5)  # trains under a mask; it prunes nothing
 
     @property
@@ -69,28 +77,52 @@ class Family:
         write_json(file, {"settings": self.settings, "rows": rows})
         return rows
 
+    def ended(self) -> list[dict[str, Any]]:
+        """The rows of the rounds that have ended so far."""
+        file = self.folder / _EARLY
+        if not file.exists():
+            return []
+        early = json.loads(file.read_text())
+        if _comparable(early["settings"]) != _comparable(self.settings):
+            raise ValueError(f"{self.folder} is of another configuration: {early['settings']}")
+        return early["rows"]
+
     def masks(self, number: int) -> dict[str, np.ndarray]:
         """The masks after a round, by path: [members, ...]."""
         with np.load(self.folder / f"masks_{number}.npz") as file:
             return {name: file[name] for name in file.files}
 
-    def _search(self) -> list[dict[str, Any]]:
+    def pace(self) -> float:
+        """Seconds that an epoch of all members takes, once it is compiled."""
+        state, step = self._start(), self._step()
+        for epochs in (1, 2):
+            start = time.perf_counter()
+            state = jax.block_until_ready(
+                self._fit(None, step, state, 0, epochs * self._steps_per_epoch)
+            )
+        return time.perf_counter() - start
+
+    def _start(self) -> SearchState:
+        """Before the first round."""
         hyper = {
             name: jnp.asarray([member[name] for member in self._members], jnp.float32)
             for name in self._members[0]
             if name != "seed"
         }
-        seeds = jnp.asarray([member["seed"] for member in self._members])
-        keys = jax.vmap(jax.random.key)(seeds)
-        state = self._dealt_out(
+        return self._dealt_out(
             tickets.init_family(
-                self._method, self._initial, self._optimizer, keys, hyper, self._statistics
+                self._method, self._initial, self._optimizer, self._keys, hyper, self._statistics
             )
         )
+
+    def _step(self) -> StepFunction[SearchState]:
+        rewind = self.settings["rewind_epochs"] * self._steps_per_epoch
+        return tickets.search_step(self._method, self._loss, self._optimizer, rewind)
+
+    def _search(self) -> list[dict[str, Any]]:
+        state, step = self._start(), self._step()
         turn = jax.jit(lambda state: tickets.next_family(self._method, state, self._optimizer))
         found = jax.jit(lambda state: tickets.family_tickets(self._method, state))
-        rewind = self.settings["rewind_epochs"] * self._steps_per_epoch
-        step = tickets.search_step(self._method, self._loss, self._optimizer, rewind)
         rows: list[dict[str, Any]] = []
         rounds = self.settings["rounds"]
         itself = self.settings["method"] in _OWN_ROUNDS_SHOW
@@ -102,8 +134,8 @@ class Family:
             else:
                 ticket = found(state)
                 self._save_masks(number + 1, ticket)
-                rows += self._rows(number + 1, self._trained(number, ticket, keys))
-            write_json(self.folder / "early.json", {"settings": self.settings, "rows": rows})
+                rows += self._rows(number + 1, self._trained(number, ticket))
+            write_json(self.folder / _EARLY, {"settings": self.settings, "rows": rows})
             if itself and number < rounds:
                 self._save_masks(number + 1, found(state))
         return rows
@@ -118,10 +150,10 @@ class Family:
             return tickets.random_pruning(**hyper)
         return tickets.magnitude_pruning(**hyper, rewind=name != "imp_continued")
 
-    def _trained(self, number: int, ticket: Ticket, keys: jax.Array) -> SearchState:
+    def _trained(self, number: int, ticket: Ticket) -> SearchState:
         """The tickets of a round, trained from where they are rewound to."""
         start = tickets.init_family(
-            self._plain, ticket.params, self._optimizer, keys, statistics=self._statistics
+            self._plain, ticket.params, self._optimizer, self._keys, statistics=self._statistics
         )
         state = self._dealt_out(start._replace(mask=ticket.mask))
         step = tickets.search_step(self._plain, self._loss, self._optimizer)
@@ -132,19 +164,24 @@ class Family:
         return state if self._mesh is None else tickets.deal_out(state, self._mesh)
 
     def _fit(
-        self, phase: str, step: StepFunction[SearchState], state: SearchState, number: int
+        self,
+        phase: str | None,
+        step: StepFunction[SearchState],
+        state: SearchState,
+        number: int,
+        steps: int | None = None,
     ) -> SearchState:
+        """Train to the end of a round, or to ``steps``; kept in the folder of the phase, if any."""
         train = self._dataset.train
         return fit(
             step,
             state,
             {"image": train.images, "label": train.labels},
             batch_size=self.settings["batch_size"],
-            steps=self._steps,
+            steps=steps or self._steps,
             seed=number,
-            folder=self.folder / phase,
-            # No round depends on how many are to follow: more can be asked for later.
-            config={name: value for name, value in self.settings.items() if name != "rounds"},
+            folder=phase and self.folder / phase,
+            config=_comparable(self.settings),
             resume=self._resumes,
             scan=self._scan,
             block=self._block,
@@ -183,6 +220,11 @@ class Family:
         flat, _ = jax.tree_util.tree_flatten_with_path(ticket.mask)
         named: Any = {f"mask_{place}": np.asarray(leaf) for place, (_, leaf) in enumerate(flat)}
         np.savez_compressed(self.folder / f"masks_{number}.npz", **named)
+
+
+def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """No round depends on how many are to follow: more can be asked for later."""
+    return {name: value for name, value in settings.items() if name != "rounds"}
 
 
 def _mesh(members: int, devices: int | None) -> Mesh | None:

@@ -1,9 +1,12 @@
 """The command for a GPU, on a machine without one."""
 
+import json
+
 import jax
 import pytest
 
-from experiments.gpu.__main__ import Config, commands, main
+from experiments.gpu.__main__ import Config, at_once, common, main, pieces
+from experiments.tickets.__main__ import Config as Tickets
 from experiments.tickets.config import METHODS
 from tests.experiments.command import run_module
 
@@ -15,12 +18,37 @@ def test_says_what_is_missing_and_what_to_do():
         main(Config(), "")
     with pytest.raises(ValueError, match="--minutes must be positive; got 0"):
         main(Config(minutes=0), "")
+    with pytest.raises(ValueError, match="--rounds must be positive; got 0"):
+        main(Config(rounds=0), "")
+
+
+def test_the_dense_networks_and_the_first_rounds_come_first():
+    order = [(model, piece[1], piece[-1]) for model, piece in pieces(Config(rounds=2))]
+    assert order == [
+        ("resnet20", "imp", "0"), ("resnet20", "cs", "1"), ("resnet20", "cs", "2"),
+        ("vgg16", "imp", "0"), ("vgg16", "cs", "1"), ("vgg16", "cs", "2"),
+        ("resnet20", "imp", "30"), ("vgg16", "imp", "30"),
+    ]  # fmt: skip
+    without = pieces(Config(model=("vgg16",), rounds=1, pruning_rounds=0))
+    assert [piece[1] for _, piece in without] == ["imp", "cs"]
+    assert Tickets().settings("imp")["rounds"] > 0
+    assert Tickets(pruning_rounds=0).settings("imp")["rounds"] == 0
 
 
 def test_its_commands_are_ones_that_the_experiment_takes(tmp_path):
-    for command in commands(Config(data_dir=tmp_path, seeds=(0, 1))):
-        assert set(command[command.index("--method") + 1 : command.index("--seeds")]) <= set(
-            METHODS
-        )
-        process = run_module(*command[2:], "--epochs", "-1")  # parsed, then refused
-        assert "--epochs must be positive; got -1" in process.stderr
+    config = Config(data_dir=tmp_path, seeds=(0, 1))
+    for model, piece in pieces(config)[:2]:
+        assert piece[1] in METHODS
+        process = run_module("experiments.tickets", *common(config, model), *piece, "--epochs", "0")
+        assert "--epochs must be positive; got 0" in process.stderr  # parsed, then refused
+    process = run_module("experiments.gpu.pace", *common(config, "vgg16"), "--epochs", "0")
+    assert "--epochs must be positive; got 0" in process.stderr
+
+
+def test_what_is_faster_is_read_from_what_was_measured(tmp_path):
+    config = Config(output=tmp_path)
+    file = config.pace_file("vgg16")
+    file.parent.mkdir()
+    file.write_text(json.dumps({"seconds": {"1": 3.0, "4": 2.5}}))
+    assert at_once(config, "vgg16", end=0) == 4
+    assert at_once(Config(output=tmp_path, at_once=2), "vgg16", end=0) == 2

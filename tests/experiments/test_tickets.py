@@ -16,7 +16,6 @@ from experiments.tickets.points import (
     points,
     sparsest_matching,
 )
-from experiments.tickets.report import write
 from tests.experiments.command import run_module
 from tests.experiments.finished import check_read_back
 
@@ -89,7 +88,8 @@ def test_more_rounds_go_on_from_those_that_are_there(finished, tmp_path):
         json.loads((folder / "results" / "report.json").read_text())["rows"]
         for folder in (tmp_path / "run", output)
     )
-    for longer, shorter in zip(found, before[:2], strict=True):
+    assert found[2:] == before[2:]  # what was not searched further
+    for longer, shorter in zip(found[:2], before[:2], strict=True):
         assert longer["points"][: len(shorter["points"])] == shorter["points"]
         assert longer["points"][-1]["round"] == 3
 
@@ -103,6 +103,8 @@ def test_more_rounds_go_on_from_those_that_are_there(finished, tmp_path):
         ({"seeds": ()}, "--seeds must name at least one seed; got none"),
         ({"learning_rate": 0.0}, "--learning-rate must be positive; got 0.0"),
         ({"devices": 0}, "--devices must be positive; got 0"),
+        ({"at_once": 0}, "--at-once must be positive; got 0"),
+        ({"pruning_rounds": -1}, "--pruning-rounds must be at least 0; got -1"),
         ({"model": "resnet20", "dataset": "mnist"}, "--dataset must be cifar10 for resnet20"),
         ({"dataset": "cifar10"}, "got --model lenet300 --dataset cifar10"),
         ({"width": 0.5}, "--width and --dtype are for --model resnet20 and vgg16 alone"),
@@ -113,18 +115,35 @@ def test_bad_flags_are_named(flags, message):
         check(Config(**flags))
 
 
-def test_rows_of_other_networks_stay_in_the_report(finished, tmp_path):
+def test_what_has_ended_so_far_is_reported(finished, tmp_path):
+    output, _ = finished
+    shutil.copytree(output, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "results")
+    for method in ("cs", "imp", "random"):
+        (tmp_path / "run" / "lenet300_mnist" / method / "result.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "lenet300_mnist" / "l0")
+    process = run(tmp_path / "run", "--so-far", "--rounds", "4")  # more rounds are under way
+    assert process.returncode == 0, process.stderr
+    before, found = (
+        json.loads((folder / "results" / "report.json").read_text())["rows"]
+        for folder in (output, tmp_path / "run")
+    )
+    assert [row["points"] for row in found] == [r["points"] for r in before if r["method"] != "l0"]
+    process = run(tmp_path / "elsewhere", "--so-far")
+    assert process.returncode != 0
+    assert "--so-far: no round of these methods has ended in" in process.stderr
+
+
+def test_a_shorter_search_does_not_replace_a_longer_one(finished, tmp_path):
     output, _ = finished
     rows = json.loads((output / "results" / "report.json").read_text())["rows"]
-    other = [row | {"model": "lenet5", "name": "lenet5_mnist_cs"} for row in rows[:1]]
-    write(tmp_path, "the first", other)
-    write(tmp_path, "the second", rows)
-    write(tmp_path, "the third", rows)
-    found = json.loads((tmp_path / "report.json").read_text())["rows"]
-    assert [row["name"] for row in found] == [row["name"] for row in [*rows, *other]]
-    assert [row["command"] for row in found] == ["the third"] * len(rows) + ["the first"]
-    text = (tmp_path / "report.md").read_text()
-    assert text.index("## lenet300 on mnist") < text.index("## lenet5 on mnist")
+    rows[0]["settings"]["epochs"] = 20
+    (tmp_path / "report.json").write_text(json.dumps({"rows": rows}))
+    process = run(tmp_path / "run", "--results", tmp_path)
+    assert process.returncode != 0
+    assert "--results holds lenet300_mnist_cs of 20 epochs a round, which rows of 1 may" in (
+        process.stderr
+    )
 
 
 def result(density, error, epochs=10, number=1, seeds=2):

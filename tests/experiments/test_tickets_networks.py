@@ -65,5 +65,7 @@ def test_a_resnet_finds_and_trains_tickets(tmp_path):
     assert [row["round"] for row in rows] == [1]
     assert np.isfinite(rows[0]["test_error"])
     assert Family(tmp_path, DATASET, settings, resume=True).ensure() == rows
+    assert Family(tmp_path / "unwritten", DATASET, settings).pace() > 0
+    assert not (tmp_path / "unwritten").exists()
     with pytest.raises(ValueError, match="--devices must divide 1 members .* got 3"):
         Family(tmp_path / "no", DATASET, settings, devices=3)

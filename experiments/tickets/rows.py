@@ -1,0 +1,123 @@
+"""The rows of the report: points of several runs gathered, and which of them count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.common.results import machine, made_by, versions
+from experiments.tickets.config import METHODS, Config
+from experiments.tickets.points import Point, against, best, sparsest_matching
+
+Row = dict[str, Any]
+_SETTINGS = (
+    "epochs", "rewind_epochs", "learning_rate", "weight_decay", "batch_size", "width", "dtype",
+)  # fmt: skip
+
+
+def group(row: Mapping[str, Any]) -> str:
+    """The network and what it learns, as figures and sections are named."""
+    return f"{row['model']}_{row['dataset']}"
+
+
+def rows_of(config: Config, found: Mapping[Any, Sequence[Point]], command: str) -> list[Row]:
+    """A row for each method of a run: its points, what made them, and nothing derived yet."""
+    about = {"command": command, "versions": versions(), "machine": machine()}
+    return [
+        {
+            "name": f"{config.model}_{config.trained_on()}_{method}",
+            "model": config.model,
+            "dataset": config.trained_on(),
+            "method": method,
+            "preset": config.preset,
+            "seeds": list(config.seeds),
+            "settings": {name: config.settings(method)[name] for name in _SETTINGS},
+            "runs": [{**about, "made_by": made_by(command)}],
+            "points": [{**point, "run": 0} for point in points],
+        }
+        for method, points in found.items()
+        if points
+    ]
+
+
+def gathered(there: Sequence[Row], ours: Sequence[Row]) -> list[Row]:
+    """The rows of a report that ``ours``, all of one network and dataset, are added to.
+
+    Rows of other networks stay. Of this one, rows with the same settings and seeds stay, too, and a
+    method's points add up: so a table can be made in pieces, a start or a round at a time and on
+    several machines. A point that is made again is replaced. Rows of other settings are not
+    comparable and go (see `check_comparable`).
+    """
+    name = group(ours[0])
+    same = {row["method"]: row for row in there if group(row) == name and _alike(row, ours[0])}
+    added = same | {row["method"]: _joined(same.get(row["method"]), row) for row in ours}
+    everything = [row for row in there if group(row) != name]
+    everything += _derived([added[method] for method in METHODS if method in added])
+    return sorted(everything, key=group)
+
+
+def check_comparable(there: Sequence[Row], config: Config) -> None:
+    """Raise ValueError where a run's rows would put some out of the report that took longer."""
+    epochs = config.settings(METHODS[0])["epochs"]
+    for row in there:
+        its = row["settings"]["epochs"]
+        if (row["model"], row["dataset"]) == (config.model, config.trained_on()) and its > epochs:
+            raise ValueError(
+                f"--results holds {row['name']} of {its} epochs a round, which rows of {epochs} "
+                "may not replace; give another folder"
+            )
+
+
+def _alike(one: Row, other: Row) -> bool:
+    return all(one[name] == other[name] for name in ("settings", "seeds"))
+
+
+def _joined(there: Row | None, ours: Row) -> Row:
+    """``ours`` with the points of ``there`` that it has not itself."""
+    if there is None:
+        return ours
+    made = {_place(point) for point in ours["points"]}
+    kept = [point for point in there["points"] if _place(point) not in made]
+    runs: list[Any] = []
+    points = []
+    for row, its_points in ((there, kept), (ours, ours["points"])):
+        for point in its_points:
+            run = row["runs"][point["run"]]
+            if run not in runs:
+                runs.append(run)
+            points.append({**point, "run": runs.index(run)})
+    return {**ours, "runs": runs, "points": sorted(points, key=_place)}
+
+
+def _place(point: Point) -> tuple[Any, ...]:
+    return point["round"], *point["hyperparameters"].items()
+
+
+def _derived(rows: Sequence[Row]) -> list[Row]:
+    """With what follows from the points of all methods.
+
+    ``matching`` is the sparsest ticket whose validation error is not above the dense network's
+    (that of iterative magnitude pruning before its first pruning), ``best`` that of the lowest
+    validation error. The row's own numbers are those of the former, where there is one.
+    """
+    points = {row["method"]: row["points"] for row in rows}
+    pruned = [*points.get("imp", ()), *points.get("imp_continued", ())]
+    dense = next((point for point in pruned if point["round"] == 0), None)
+    complete = []
+    for row in rows:
+        tickets = [point for point in row["points"] if point["round"]]
+        matching, top = sparsest_matching(tickets, dense), best(tickets)
+        chosen = matching or top or dense or {}
+        numbers = ("test_error", "validation_error", "nonzeros", "density")
+        new: Row = {
+            **row,
+            "chosen": "matching" if matching else "best" if top else "dense",
+            **{name: chosen[name] for name in numbers},
+            "matching": matching,
+            "best": top,
+            "dense": dense,
+        }
+        if row["method"] == "cs" and any(point["round"] for point in points.get("imp", ())):
+            new["against_imp"] = against(tickets, points["imp"])
+        complete.append(new)
+    return complete
