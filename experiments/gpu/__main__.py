@@ -1,8 +1,8 @@
 """``python -m experiments.gpu``: the tickets of ResNet-20 and VGG-16 on CIFAR-10, on a GPU.
 
-In pieces, the most telling first, each of which is in the report as soon as it has ended.
-Everything is resumed: what a time limit cuts off goes on at the next call; and on another machine,
-without the runs, the points of other starts add up in the same report.
+In pieces, the most telling first. What a time limit cuts off is reported as far as it came, and
+goes on at the next call; on another machine, without the runs, the points of other starts add up in
+the same report.
 """
 
 from __future__ import annotations
@@ -75,15 +75,13 @@ def common(config: Config, model: Model) -> list[str]:
 
 
 def pieces(config: Config) -> list[tuple[Model, list[str]]]:
-    """What is run, in order: the dense network, the rounds of one method, those of the other."""
-    found: list[tuple[Model, list[str]]] = []
-    for model in config.model:
-        found.append((model, ["--method", "imp", "--pruning-rounds", "0"]))
-        for number in range(1, config.rounds + 1):
-            found.append((model, ["--method", "cs", "--rounds", str(number)]))
+    """What is run, in order: of each network the dense one and one method, then the other."""
+    dense = ["--method", "imp", "--pruning-rounds", "0"]
+    gated = ["--method", "cs", "--rounds", str(config.rounds)]
+    found = [(model, piece) for model in config.model for piece in (dense, gated)]
     if config.pruning_rounds:
-        last = ["--method", "imp", "--pruning-rounds", str(config.pruning_rounds)]
-        found += [(model, last) for model in config.model]
+        pruned = ["--method", "imp", "--pruning-rounds", str(config.pruning_rounds)]
+        found += [(model, pruned) for model in config.model]
     return found
 
 

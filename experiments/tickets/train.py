@@ -43,7 +43,8 @@ class Family:
         self._dataset = dataset
         network = networks.network(settings["model"], dataset, settings["width"], settings["dtype"])
         self._members = settings["members"]
-        starts = [network.init(int(member["seed"])) for member in self._members]
+        by_seed = {seed: network.init(seed) for seed in {int(m["seed"]) for m in self._members}}
+        starts = [by_seed[int(member["seed"])] for member in self._members]
         self._initial, self._statistics = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
         seeds = jnp.asarray([member["seed"] for member in self._members])
         self._keys = jax.vmap(jax.random.key)(seeds)
