@@ -107,7 +107,7 @@ def _derived(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         tickets = [point for point in row["points"] if point["round"]]
         matching, top = sparsest_matching(tickets, dense), best(tickets)
-        chosen = matching or top or dense or {}
+        chosen = matching or top or row["points"][0]
         numbers = ("test_error", "validation_error", "nonzeros", "density")
         new: Row = {
             **row,

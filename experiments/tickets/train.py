@@ -52,7 +52,7 @@ class Family:
         self._steps = settings["epochs"] * self._steps_per_epoch
         self._optimizer = _optimizer(settings, self._steps)
         self._loss = network.loss
-        self._mistakes = jax.jit(jax.vmap(network.mistakes, in_axes=(0, None, None)))
+        self._mistakes = jax.jit(network.mistakes)
         self._mesh = _mesh(len(self._members), devices)
         on_cpu = jax.default_backend() == "cpu"
         step_by_step = network.has_convolutions_of_xla and on_cpu
@@ -194,10 +194,11 @@ class Family:
         """What every member reached under the mask of ``number`` rounds."""
         mask = state.mask
         params = (tickets.masked(state.params["weights"], mask), state.statistics)
+        params = jax.device_get(params)
         left = np.asarray(jax.vmap(tickets.remaining)(mask))
         size = sum(m[0].size for m in jax.tree.leaves(mask))
         found = {
-            name: errors(self._mistakes, params, getattr(self._dataset, name))
+            name: errors(self._mistakes_of_each, params, getattr(self._dataset, name))
             for name in ("validation", "test")
         }
         return [
@@ -212,6 +213,12 @@ class Family:
             }
             for place, member in enumerate(self._members)
         ]
+
+    def _mistakes_of_each(self, params: Any, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """One by one: computed together, their convolutions would be grouped, which is slow."""
+        members = range(len(self._members))
+        each = (jax.tree.map(lambda leaf, n=n: leaf[n], params) for n in members)
+        return np.asarray([self._mistakes(one, images, labels) for one in each])
 
     def _save_masks(self, number: int, ticket: Ticket) -> None:
         """Write them, and warn of members with a layer that is cut through."""
