@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from experiments.common.tables import markdown
+from experiments.tickets.report import dense_network, headlines, length, standing
 
 ROOT = Path(__file__).parents[2]
 
@@ -163,20 +164,16 @@ def _gated_decay(results: Path) -> str:
     return "\n\n".join([table, *frontier]) + "\n"
 
 
-_KEPT = ("|", "The dense network", "Test error at the same", "Shorter than")
-
-
 def _tickets(results: Path) -> str:
     """The tickets that count, beside magnitude pruning's, and eight searches at once."""
-    report = (results / "tickets" / "report.md").read_text()
     rows = json.loads((results / "tickets" / "report.json").read_text())["rows"]
-    trials = {f"{row['model']} on {row['dataset']}" for row in rows if row["preset"] == "smoke"}
-    kept = []
-    for section in report.split("\n## ")[1:]:
-        title, *parts = section.split("### All tickets")[0].strip().split("\n\n")
-        if title not in trials:
-            kept += [f"**{title}**"]
-            kept += [part for part in parts if part.startswith(_KEPT)]
+    rows = [row for row in rows if row["preset"] != "smoke"]  # those are trials
+    kept = ["\n".join(markdown(*headlines(rows)))]
+    for row in rows:
+        if sentence := standing(row):
+            dense = dense_network(row["dense"])
+            title = f"{row['model']} on {row['dataset']}"
+            kept.append(f"**{title}**, {length(row)}. {dense} {sentence}")
     found = json.loads((results / "benchmarks" / "tickets.json").read_text())
     row, machine = found["rows"][0], found["machine"]
     speed = (

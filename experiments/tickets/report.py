@@ -40,13 +40,9 @@ def _section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     first, dense, name = rows[0], rows[0]["dense"], group(rows[0])
     lines = [f"## {first['model']} on {first['dataset']}", "", *markdown(*headlines(rows)), ""]
     if dense:
-        lines += [
-            f"The dense network: {_error(dense['test_error'])} test error, "
-            f"{dense['validation_error']['mean']:.2f} % validation error.",
-            "",
-        ]
+        lines += [dense_network(dense), ""]
     lines += [
-        f"Errors are those of trained tickets at the end of training ({_length(first)}), mean and "
+        f"Errors are those of trained tickets at the end of training ({length(first)}), mean and "
         f"sample standard deviation over seeds {', '.join(map(str, first['seeds']))}. Matching: "
         "the sparsest whose mean validation error is not above the dense network's. Best: that of "
         "the lowest validation error. Densities are of the kernels; biases (and what normalises) "
@@ -56,7 +52,7 @@ def _section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if first["settings"]["epochs"] < _PUBLISHED_EPOCHS:
         what = _SHORT[first["preset"] == "smoke"]
         lines += [
-            f"{what}: {_length(first)}, where the published searches have {_PUBLISHED_EPOCHS}.",
+            f"{what}: {length(first)}, where the published searches have {_PUBLISHED_EPOCHS}.",
             "",
         ]
     for row in rows:
@@ -93,10 +89,17 @@ def headlines(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[s
     return header, cells
 
 
+def dense_network(point: Point) -> str:
+    """What the tickets are measured against."""
+    return (
+        f"The dense network: {_error(point['test_error'])} test error, "
+        f"{point['validation_error']['mean']:.2f} % validation error."
+    )
+
+
 def comparison(row: Mapping[str, Any]) -> list[str]:
     """Continuous sparsification beside iterative magnitude pruning, beyond 95 % sparsity."""
-    compared = row.get("against_imp")
-    if not compared:
+    if not (sentence := standing(row)):
         return []
     header = [
         "weights left", "continuous sparsification", "epochs",
@@ -110,20 +113,25 @@ def comparison(row: Mapping[str, Any]) -> list[str]:
             f"{point['rival_test_error']:.2f} %",
             f"{point['rival_search_epochs']:.0f}",
         ]
-        for point in compared
+        for point in row["against_imp"]
     ]
+    return [sentence, "", *markdown(header, cells), ""]
+
+
+def standing(row: Mapping[str, Any]) -> str:
+    """In a sentence, where the row has been compared; empty elsewhere."""
+    compared = row.get("against_imp")
+    if not compared:
+        return ""
     cheap = [
         point for point in compared if 5 * point["search_epochs"] <= point["rival_search_epochs"]
     ]
-    return [
+    return (
         "Test error at the same density beyond 95 % sparsity (of iterative magnitude pruning "
         "interpolated between its rounds): continuous sparsification is ahead at "
         f"{_ahead(compared)} tickets, and at {_ahead(cheap)} that cost at most a fifth of the "
-        "other's epochs.",
-        "",
-        *markdown(header, cells),
-        "",
-    ]
+        "other's epochs."
+    )
 
 
 def _ahead(compared: Sequence[Mapping[str, Any]]) -> str:
@@ -168,5 +176,6 @@ def _error(error: Mapping[str, Any]) -> str:
     return f"{error['mean']:.2f} ± {error['std']:.2f} %"
 
 
-def _length(row: Mapping[str, Any]) -> str:
+def length(row: Mapping[str, Any]) -> str:
+    """Of the searches and of the training of what they find."""
     return f"{row['settings']['epochs']} epochs a round, as many for a ticket"
