@@ -43,8 +43,8 @@ class Config:
     minutes: float = 25.0
     """When to stop; checkpoints stay, and the same command goes on from them."""
     trial: bool = False
-    """Two epochs a round at an eighth of the width, on a CPU too (there with --at-once 1): whether
-    everything is there."""
+    """Whether everything is there, on a CPU too: one member, an epoch a round, an eighth of the
+    width."""
     output: Path = Path("runs/tickets")
     """Folder of the runs, and of compiled programs."""
     results: Path = Path("results/tickets")
@@ -61,14 +61,14 @@ class Config:
 def common(config: Config, model: Model) -> list[str]:
     """The flags of experiments.tickets that all pieces of a network share."""
     words = lambda values: [str(value) for value in values]  # noqa: E731
-    length = (
-        ["--preset", "smoke", "--width", "0.125", "--batch-size", "1500"]
-        if config.trial
-        else ["--preset", "paper"]
-    )
+    length, first = ["--preset", "paper"], None
+    if config.trial:
+        length = ["--preset", "smoke", "--epochs", "1", "--width", "0.125"]
+        length += ["--batch-size", "1500"]
+        first = 1
     flags = [
-        "--model", model, *length, "--dtype", "bfloat16", "--seeds", *words(config.seeds),
-        "--initial", *words(config.initial), "--output", str(config.output),
+        "--model", model, *length, "--dtype", "bfloat16", "--seeds", *words(config.seeds[:first]),
+        "--initial", *words(config.initial[:first]), "--output", str(config.output),
         "--results", str(config.results), "--devices", "1", "--resume",
     ]  # fmt: skip
     return flags + (["--data-dir", str(config.data_dir)] if config.data_dir else [])
