@@ -61,14 +61,13 @@ class Config:
 def common(config: Config, model: Model) -> list[str]:
     """The flags of experiments.tickets that all pieces of a network share."""
     words = lambda values: [str(value) for value in values]  # noqa: E731
-    length, first = ["--preset", "paper"], None
+    length, seeds, initial = ["--preset", "paper"], config.seeds, config.initial
     if config.trial:
-        length = ["--preset", "smoke", "--epochs", "1", "--width", "0.125"]
-        length += ["--batch-size", "1500"]
-        first = 1
+        length = ["--preset", "smoke", "--epochs", "1", "--width", "0.125", "--batch-size", "1500"]
+        seeds, initial = (0,), (0.05,)  # a start that prunes little within an epoch
     flags = [
-        "--model", model, *length, "--dtype", "bfloat16", "--seeds", *words(config.seeds[:first]),
-        "--initial", *words(config.initial[:first]), "--output", str(config.output),
+        "--model", model, *length, "--dtype", "bfloat16", "--seeds", *words(seeds),
+        "--initial", *words(initial), "--output", str(config.output),
         "--results", str(config.results), "--devices", "1", "--resume",
     ]  # fmt: skip
     return flags + (["--data-dir", str(config.data_dir)] if config.data_dir else [])
