@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from experiments.common import cli
+from experiments.tickets.config import Config as Tickets
 
 Model = Literal["resnet20", "vgg16"]
 _REPORT_SECONDS = 60  # kept back for the report of what a limit cut off
@@ -55,7 +56,7 @@ class Config:
 
     def pace_file(self, model: Model) -> Path:
         """What was measured: seconds an epoch by the number of members computed together."""
-        return self.output / f"{model}_cifar10" / "pace.json"
+        return self.output / Tickets(model=model).group() / "pace.json"
 
 
 def common(config: Config, model: Model) -> list[str]:

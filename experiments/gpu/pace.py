@@ -20,7 +20,7 @@ def main(config: Config, command: str) -> None:
     check(config)
     dataset = load(config.trained_on(), config.data_dir)
     settings = config.settings("cs")
-    folder = config.output / f"{config.model}_{config.trained_on()}"
+    folder = config.output / config.group()
     seconds = {}
     for count in sorted({1, len(settings["members"])}):
         family = Family(folder / "cs", dataset, settings, devices=1, at_once=count)

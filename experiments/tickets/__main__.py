@@ -22,7 +22,7 @@ def main(config: Config, command: str) -> None:
     check(config)
     # Before anything runs: a processor is one device unless it is cut, here into its cores.
     jax.config.update("jax_num_cpu_devices", config.devices or os.cpu_count() or 1)
-    folder = config.output / f"{config.model}_{config.trained_on()}"
+    folder = config.output / config.group()
     results = config.results or config.output / "results"
     check_comparable(report.rows_in(results), config)
     dataset = load(config.trained_on(), config.data_dir)

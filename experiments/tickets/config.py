@@ -104,6 +104,10 @@ class Config:
         """The dataset."""
         return self.dataset or ("cifar10" if self.model in CIFAR_MODELS else "mnist")
 
+    def group(self) -> str:
+        """The network and what it learns, as folders, figures and sections are named."""
+        return f"{self.model}_{self.trained_on()}"
+
     def methods(self) -> tuple[MethodName, ...]:
         """Those asked for, in the order of the table."""
         return tuple(m for m in METHODS if "all" in self.method or m in self.method)

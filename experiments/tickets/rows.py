@@ -16,23 +16,30 @@ _SETTINGS = (
 
 
 def group(row: Mapping[str, Any]) -> str:
-    """The network and what it learns, as figures and sections are named."""
+    """That of the run it is from, see `Config.group`."""
     return f"{row['model']}_{row['dataset']}"
 
 
 def rows_of(config: Config, found: Mapping[Any, Sequence[Point]], command: str) -> list[Row]:
     """A row for each method of a run: its points, what made them, and nothing derived yet."""
-    about = {"command": command, "versions": versions(), "machine": machine()}
+    run = {
+        "command": command,
+        "versions": versions(),
+        "machine": machine(),
+        "made_by": made_by(command),
+    }
+    # The same for every method.
+    settings = {name: config.settings(METHODS[0])[name] for name in _SETTINGS}
     return [
         {
-            "name": f"{config.model}_{config.trained_on()}_{method}",
+            "name": f"{config.group()}_{method}",
             "model": config.model,
             "dataset": config.trained_on(),
             "method": method,
             "preset": config.preset,
             "seeds": list(config.seeds),
-            "settings": {name: config.settings(method)[name] for name in _SETTINGS},
-            "runs": [{**about, "made_by": made_by(command)}],
+            "settings": settings,
+            "runs": [run],
             "points": [{**point, "run": 0} for point in points],
         }
         for method, points in found.items()
@@ -61,7 +68,7 @@ def check_comparable(there: Sequence[Row], config: Config) -> None:
     epochs = config.settings(METHODS[0])["epochs"]
     for row in there:
         its = row["settings"]["epochs"]
-        if (row["model"], row["dataset"]) == (config.model, config.trained_on()) and its > epochs:
+        if group(row) == config.group() and its > epochs:
             raise ValueError(
                 f"--results holds {row['name']} of {its} epochs a round, which rows of {epochs} "
                 "may not replace; give another folder"

@@ -18,7 +18,7 @@ from experiments.data import Dataset
 from experiments.tickets import networks
 from sparsejax import tickets
 from sparsejax.tickets import Method, SearchState, Ticket
-from sparsejax.training import fit, write_json
+from sparsejax.training import claim_folder, fit, write_json
 from sparsejax.training.state import StepFunction
 
 _OWN_ROUNDS_SHOW = ("imp", "imp_continued")
@@ -83,10 +83,8 @@ class Family:
         file = self.folder / _EARLY
         if not file.exists():
             return []
-        early = json.loads(file.read_text())
-        if _comparable(early["settings"]) != _comparable(self.settings):
-            raise ValueError(f"{self.folder} is of another configuration: {early['settings']}")
-        return early["rows"]
+        claim_folder(self.folder / "round_0", _comparable(self.settings), resume=True)
+        return json.loads(file.read_text())["rows"]
 
     def masks(self, number: int) -> dict[str, np.ndarray]:
         """The masks after a round, by path: [members, ...]."""
