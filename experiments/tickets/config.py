@@ -58,8 +58,8 @@ class Config:
     initial: tuple[float, ...] | None = None
     """cs: where the gates start, a member each for every seed; smaller ones end sparser. Default by
     the network."""
-    penalty: float = 1e-8
-    """cs: lambda."""
+    penalty: tuple[float, ...] = (1e-8,)
+    """cs: lambda, a member each for every seed and start."""
     fraction: float = 0.2
     """imp: share of the survivors that a round prunes."""
     densities: tuple[float, ...] = (0.1, 0.05, 0.02)
@@ -138,7 +138,7 @@ class Config:
         grid: list[dict[str, float]]
         if method == "cs":
             initial = STARTS[self.model] if self.initial is None else self.initial
-            grid = [{"initial": s, "penalty": self.penalty} for s in initial]
+            grid = [{"initial": s, "penalty": p} for s in initial for p in self.penalty]
         elif method in ("imp", "imp_continued"):
             grid = [{"fraction": self.fraction}]
         elif method == "l0":

@@ -82,29 +82,40 @@ def envelope(found: Sequence[Point]) -> list[Point]:
 def against(found: Sequence[Point], rival: Sequence[Point]) -> list[dict[str, Any]]:
     """Each point beyond 95 % sparsity beside what the rival has at the same density.
 
-    The rival's error is interpolated between its rounds over the logarithm of the density; points
-    outside its range are left out.
+    The rival's error is interpolated between its rounds over the logarithm of the density, for
+    each seed at its own; points outside its range (in the mean) are left out. ``difference`` is
+    ours less the rival's, seed by seed: members of one seed start from the same weights.
     """
     theirs = sorted(rival, key=density)
     places = np.log([density(point) for point in theirs])
-    errors = [point["test_error"]["mean"] for point in theirs]
     epochs = [point["search_epochs"] for point in theirs]
     compared = []
     for point in sorted(found, key=density):
         place = np.log(max(density(point), 1e-12))
         if density(point) < _BEYOND and places[0] <= place <= places[-1]:
+            rivals = _errors_at(point["density"], theirs)
+            ours = point["test_error"]["values"]
             compared.append(
                 {
                     "density": density(point),
                     "hyperparameters": point["hyperparameters"],
                     "round": point["round"],
                     "test_error": point["test_error"]["mean"],
-                    "rival_test_error": float(np.interp(place, places, errors)),
+                    "rival_test_error": float(np.mean(rivals)),
+                    "difference": summary([a - b for a, b in zip(ours, rivals, strict=True)]),
                     "search_epochs": point["search_epochs"],
                     "rival_search_epochs": float(np.interp(place, places, epochs)),
                 }
             )
     return compared
+
+
+def _errors_at(densities: Sequence[float], rival: Sequence[Point]) -> list[float]:
+    """The rival's test error at a density for each seed; beyond its rounds that of the last."""
+    places = np.log([point["density"] for point in rival])
+    errors = np.asarray([point["test_error"]["values"] for point in rival])
+    wanted = np.log(np.maximum(densities, 1e-12))
+    return [float(np.interp(*each)) for each in zip(wanted, places.T, errors.T, strict=True)]
 
 
 def _overlap(leaves: Sequence[np.ndarray], indices: Sequence[int]) -> float | None:

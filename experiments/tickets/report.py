@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -103,7 +104,7 @@ def comparison(row: Mapping[str, Any]) -> list[str]:
         return []
     header = [
         "weights left", "continuous sparsification", "epochs",
-        "iterative magnitude pruning", "epochs",
+        "iterative magnitude pruning", "epochs", "difference",
     ]  # fmt: skip
     cells = [
         [
@@ -112,6 +113,7 @@ def comparison(row: Mapping[str, Any]) -> list[str]:
             str(point["search_epochs"]),
             f"{point['rival_test_error']:.2f} %",
             f"{point['rival_search_epochs']:.0f}",
+            f"{point['difference']['mean']:+.2f} ± {_standard_error(point):.2f}",
         ]
         for point in row["against_imp"]
     ]
@@ -130,13 +132,35 @@ def standing(row: Mapping[str, Any]) -> str:
         "Test error at the same density beyond 95 % sparsity (of iterative magnitude pruning "
         "interpolated between its rounds): continuous sparsification is ahead at "
         f"{_ahead(compared)} tickets, and at {_ahead(cheap)} that cost at most a fifth of the "
-        "other's epochs."
+        f"other's epochs{_beyond_noise(compared)}."
     )
 
 
 def _ahead(compared: Sequence[Mapping[str, Any]]) -> str:
     ahead = sum(point["test_error"] <= point["rival_test_error"] for point in compared)
     return f"{ahead} of {len(compared)}"
+
+
+def _beyond_noise(compared: Sequence[Mapping[str, Any]]) -> str:
+    """How many differences seeds do not explain; empty where there is a single seed."""
+    if len(compared[0]["difference"]["values"]) < 2:
+        return ""
+    clear = [
+        point["difference"]["mean"]
+        for point in compared
+        if abs(point["difference"]["mean"]) > 2 * _standard_error(point)
+    ]
+    ahead = sum(difference < 0 for difference in clear)
+    return (
+        "; by more than two standard errors of the seeds' differences it is ahead at "
+        f"{ahead} and behind at {len(clear) - ahead}"
+    )
+
+
+def _standard_error(point: Mapping[str, Any]) -> float:
+    """Of the mean difference, paired by seed."""
+    difference = point["difference"]
+    return difference["std"] / math.sqrt(len(difference["values"]))
 
 
 def _everything(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from experiments.common.results import machine, made_by, versions
@@ -54,13 +55,15 @@ def gathered(there: Sequence[Row], ours: Sequence[Row]) -> list[Row]:
     method's points add up: so a table can be made in pieces, a start or a round at a time and on
     several machines. A point that is made again is replaced. Rows of other settings are not
     comparable and go (see `check_comparable`).
+    What follows from the points is found anew for all.
     """
     name = group(ours[0])
     same = {row["method"]: row for row in there if group(row) == name and _alike(row, ours[0])}
     added = same | {row["method"]: _joined(same.get(row["method"]), row) for row in ours}
     everything = [row for row in there if group(row) != name]
-    everything += _derived([added[method] for method in METHODS if method in added])
-    return sorted(everything, key=group)
+    everything += [added[method] for method in METHODS if method in added]
+    each = groupby(sorted(everything, key=group), group)
+    return [row for _, rows in each for row in _derived(list(rows))]
 
 
 def check_comparable(there: Sequence[Row], config: Config) -> None:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.common.results import summary
 from experiments.tickets.config import METHODS, Config, check
 from experiments.tickets.points import (
     against,
@@ -16,6 +17,7 @@ from experiments.tickets.points import (
     points,
     sparsest_matching,
 )
+from experiments.tickets.report import standing
 from tests.experiments.command import run_module
 from tests.experiments.finished import check_read_back
 
@@ -182,12 +184,40 @@ def test_points_are_compared_at_the_same_density():
     assert [density(point) for point in envelope(ours)] == pytest.approx([0.001, 0.005, 0.02, 0.2])
 
 
+def seeds_of(number, densities, errors):
+    """A point with a value for each seed."""
+    return {
+        "round": number, "search_epochs": 10 * number, "hyperparameters": {}, "density": densities,
+        "test_error": summary(errors),
+    }  # fmt: skip
+
+
+def test_differences_are_paired_by_seed():
+    rival = [seeds_of(1, [0.04, 0.04], [1.0, 3.0]), seeds_of(2, [0.01, 0.01], [2.0, 5.0])]
+    ours = [seeds_of(1, [0.02, 0.01], [1.2, 4.9]), seeds_of(1, [0.04, 0.005], [0.5, 5.5])]
+    apart, clear = against(ours, rival)  # sorted by density: 0.015, 0.0225
+    assert apart["rival_test_error"] == pytest.approx((1.5 + 5) / 2)
+    assert apart["difference"]["values"] == pytest.approx([-0.3, -0.1])
+    # Beyond the rival's rounds its last one counts.
+    assert clear["difference"]["values"] == pytest.approx([-0.5, 0.5])
+    row = {"against_imp": [apart, clear]}
+    assert "ahead at 2 of 2 tickets" in standing(row)
+    assert "it is ahead at 0 and behind at 0" in standing(row)
+    apart["difference"] = summary([-0.3, -0.29])
+    clear["difference"] = summary([0.3, 0.29])
+    assert "it is ahead at 1 and behind at 1" in standing(row)
+    apart["difference"] = clear["difference"] = summary([-0.3])
+    assert "standard errors" not in standing(row)
+
+
 def test_every_method_has_its_members():
     config = Config()
     for method in METHODS:
         settings = config.settings(method)
         assert {member["seed"] for member in settings["members"]} == {0, 1, 2}
         assert settings["rounds"] == {"cs": 3, "imp": 20, "imp_continued": 20}.get(method, 1)
+    searches = Config(initial=(-0.1, 0.0), penalty=(0, 1e-6), seeds=(3, 4)).members("cs")
+    assert len({tuple(member.items()) for member in searches}) == 8
 
 
 @pytest.mark.parametrize(("method", "member"), [("cs", 3), ("imp", 0)])
