@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from experiments.common.tables import markdown
-from experiments.tickets.report import dense_network, headlines, length, standing
+from experiments.tickets.report import headlines
+from experiments.tickets.standing import overview
 
 ROOT = Path(__file__).parents[2]
 
@@ -168,12 +169,7 @@ def _tickets(results: Path) -> str:
     """The tickets that count, beside magnitude pruning's, and eight searches at once."""
     rows = json.loads((results / "tickets" / "report.json").read_text())["rows"]
     rows = [row for row in rows if row["preset"] != "smoke"]  # those are trials
-    kept = ["\n".join(markdown(*headlines(rows)))]
-    for row in rows:
-        if sentence := standing(row):
-            dense = dense_network(row["dense"])
-            title = f"{row['model']} on {row['dataset']}"
-            kept.append(f"**{title}**, {length(row)}. {dense} {sentence}")
+    kept = ["\n".join(markdown(*headlines(rows))), "\n".join(overview(rows))]
     found = json.loads((results / "benchmarks" / "tickets.json").read_text())
     row, machine = found["rows"][0], found["machine"]
     speed = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +13,7 @@ from experiments.common.tables import markdown
 from experiments.tickets.config import PRESETS
 from experiments.tickets.points import Point, density
 from experiments.tickets.rows import Row, gathered, group
+from experiments.tickets.standing import comparison
 
 EXPERIMENT = "tickets"
 _SHORT = ("Shorter than published", "A trial of the whole way, no result to compare")
@@ -41,9 +41,9 @@ def _section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     first, dense, name = rows[0], rows[0]["dense"], group(rows[0])
     lines = [f"## {first['model']} on {first['dataset']}", "", *markdown(*headlines(rows)), ""]
     if dense:
-        lines += [dense_network(dense), ""]
+        lines += [_dense_network(dense), ""]
     lines += [
-        f"Errors are those of trained tickets at the end of training ({length(first)}), mean and "
+        f"Errors are those of trained tickets at the end of training ({_length(first)}), mean and "
         f"sample standard deviation over seeds {', '.join(map(str, first['seeds']))}. Matching: "
         "the sparsest whose mean validation error is not above the dense network's. Best: that of "
         "the lowest validation error. Densities are of the kernels; biases (and what normalises) "
@@ -53,7 +53,7 @@ def _section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if first["settings"]["epochs"] < _PUBLISHED_EPOCHS:
         what = _SHORT[first["preset"] == "smoke"]
         lines += [
-            f"{what}: {length(first)}, where the published searches have {_PUBLISHED_EPOCHS}.",
+            f"{what}: {_length(first)}, where the published searches have {_PUBLISHED_EPOCHS}.",
             "",
         ]
     for row in rows:
@@ -90,77 +90,12 @@ def headlines(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[s
     return header, cells
 
 
-def dense_network(point: Point) -> str:
+def _dense_network(point: Point) -> str:
     """What the tickets are measured against."""
     return (
         f"The dense network: {_error(point['test_error'])} test error, "
         f"{point['validation_error']['mean']:.2f} % validation error."
     )
-
-
-def comparison(row: Mapping[str, Any]) -> list[str]:
-    """Continuous sparsification beside iterative magnitude pruning, beyond 95 % sparsity."""
-    if not (sentence := standing(row)):
-        return []
-    header = [
-        "weights left", "continuous sparsification", "epochs",
-        "iterative magnitude pruning", "epochs", "difference",
-    ]  # fmt: skip
-    cells = [
-        [
-            f"{point['density']:.2%}",
-            f"{point['test_error']:.2f} %",
-            str(point["search_epochs"]),
-            f"{point['rival_test_error']:.2f} %",
-            f"{point['rival_search_epochs']:.0f}",
-            f"{point['difference']['mean']:+.2f} ± {_standard_error(point):.2f}",
-        ]
-        for point in row["against_imp"]
-    ]
-    return [sentence, "", *markdown(header, cells), ""]
-
-
-def standing(row: Mapping[str, Any]) -> str:
-    """In a sentence, where the row has been compared; empty elsewhere."""
-    compared = row.get("against_imp")
-    if not compared:
-        return ""
-    cheap = [
-        point for point in compared if 5 * point["search_epochs"] <= point["rival_search_epochs"]
-    ]
-    return (
-        "Test error at the same density beyond 95 % sparsity (of iterative magnitude pruning "
-        "interpolated between its rounds): continuous sparsification is ahead at "
-        f"{_ahead(compared)} tickets, and at {_ahead(cheap)} that cost at most a fifth of the "
-        f"other's epochs{_beyond_noise(compared)}."
-    )
-
-
-def _ahead(compared: Sequence[Mapping[str, Any]]) -> str:
-    ahead = sum(point["test_error"] <= point["rival_test_error"] for point in compared)
-    return f"{ahead} of {len(compared)}"
-
-
-def _beyond_noise(compared: Sequence[Mapping[str, Any]]) -> str:
-    """How many differences seeds do not explain; empty where there is a single seed."""
-    if len(compared[0]["difference"]["values"]) < 2:
-        return ""
-    clear = [
-        point["difference"]["mean"]
-        for point in compared
-        if abs(point["difference"]["mean"]) > 2 * _standard_error(point)
-    ]
-    ahead = sum(difference < 0 for difference in clear)
-    return (
-        "; by more than two standard errors of the seeds' differences it is ahead at "
-        f"{ahead} and behind at {len(clear) - ahead}"
-    )
-
-
-def _standard_error(point: Mapping[str, Any]) -> float:
-    """Of the mean difference, paired by seed."""
-    difference = point["difference"]
-    return difference["std"] / math.sqrt(len(difference["values"]))
 
 
 def _everything(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -200,6 +135,6 @@ def _error(error: Mapping[str, Any]) -> str:
     return f"{error['mean']:.2f} ± {error['std']:.2f} %"
 
 
-def length(row: Mapping[str, Any]) -> str:
+def _length(row: Mapping[str, Any]) -> str:
     """Of the searches and of the training of what they find."""
     return f"{row['settings']['epochs']} epochs a round, as many for a ticket"

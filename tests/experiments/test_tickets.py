@@ -17,7 +17,7 @@ from experiments.tickets.points import (
     points,
     sparsest_matching,
 )
-from experiments.tickets.report import standing
+from experiments.tickets.standing import Standing, comparison, overview, standing
 from tests.experiments.command import run_module
 from tests.experiments.finished import check_read_back
 
@@ -200,14 +200,20 @@ def test_differences_are_paired_by_seed():
     assert apart["difference"]["values"] == pytest.approx([-0.3, -0.1])
     # Beyond the rival's rounds its last one counts.
     assert clear["difference"]["values"] == pytest.approx([-0.5, 0.5])
-    row = {"against_imp": [apart, clear]}
-    assert "ahead at 2 of 2 tickets" in standing(row)
-    assert "it is ahead at 0 and behind at 0" in standing(row)
-    apart["difference"] = summary([-0.3, -0.29])
+    row = {
+        "against_imp": [apart, clear], "model": "lenet5", "dataset": "mnist",
+        "settings": {"epochs": 20}, "dense": {"test_error": summary([1.0, 1.2])},
+    }  # fmt: skip
+    assert standing(row) == Standing(2, 2, 0, 0, clear=(0, 0))
+    apart["difference"], apart["search_epochs"] = summary([-0.3, -0.29]), 3
     clear["difference"] = summary([0.3, 0.29])
-    assert "it is ahead at 1 and behind at 1" in standing(row)
+    assert standing(row) == Standing(2, 2, 1, 1, clear=(1, 1))
+    assert "ahead at 1 and behind at 1" in comparison(row)[0]
+    assert "| lenet5 on mnist | 20 | 1.10 ± 0.14 % | 2 | 2 | 1 of 1 | 1 | 1 |" in overview([row])
     apart["difference"] = clear["difference"] = summary([-0.3])
-    assert "standard errors" not in standing(row)
+    assert standing(row).clear is None
+    assert "standard errors" not in comparison(row)[0]
+    assert standing({}) is None
 
 
 def test_every_method_has_its_members():

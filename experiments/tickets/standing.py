@@ -1,0 +1,120 @@
+"""Where continuous sparsification stands against iterative magnitude pruning: counts and tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.common.tables import markdown
+
+_HOW = (
+    "Test error at the same density beyond 95 % sparsity (of iterative magnitude pruning "
+    "interpolated between its rounds)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """At how many of the tickets that can be compared."""
+
+    compared: int
+    ahead: int
+    cheap: int
+    """Those that cost at most a fifth of the rival's epochs."""
+    cheap_ahead: int
+    clear: tuple[int, int] | None
+    """Ahead and behind by more than two standard errors; None where there is a single seed."""
+
+
+def standing(row: Mapping[str, Any]) -> Standing | None:
+    """That of a row; None where nothing has been compared."""
+    compared = row.get("against_imp")
+    if not compared:
+        return None
+    cheap = [
+        point for point in compared if 5 * point["search_epochs"] <= point["rival_search_epochs"]
+    ]
+    clear = None
+    if len(compared[0]["difference"]["values"]) > 1:
+        apart = [
+            point["difference"]["mean"]
+            for point in compared
+            if abs(point["difference"]["mean"]) > 2 * _standard_error(point)
+        ]
+        ahead = sum(difference < 0 for difference in apart)
+        clear = ahead, len(apart) - ahead
+    return Standing(len(compared), _ahead(compared), len(cheap), _ahead(cheap), clear)
+
+
+def comparison(row: Mapping[str, Any]) -> list[str]:
+    """For the report of a network: the counts in a sentence, and every ticket in a table."""
+    counts = standing(row)
+    if counts is None:
+        return []
+    sentence = (
+        f"{_HOW}: continuous sparsification is ahead at {counts.ahead} of {counts.compared} "
+        f"tickets, and at {counts.cheap_ahead} of {counts.cheap} that cost at most a fifth of the "
+        "other's epochs"
+    )
+    if counts.clear:
+        sentence += (
+            "; by more than two standard errors of the seeds' differences it is ahead at "
+            f"{counts.clear[0]} and behind at {counts.clear[1]}"
+        )
+    header = [
+        "weights left", "continuous sparsification", "epochs",
+        "iterative magnitude pruning", "epochs", "difference",
+    ]  # fmt: skip
+    cells = [
+        [
+            f"{point['density']:.2%}",
+            f"{point['test_error']:.2f} %",
+            str(point["search_epochs"]),
+            f"{point['rival_test_error']:.2f} %",
+            f"{point['rival_search_epochs']:.0f}",
+            f"{point['difference']['mean']:+.2f} ± {_standard_error(point):.2f}",
+        ]
+        for point in row["against_imp"]
+    ]
+    return [f"{sentence}.", "", *markdown(header, cells), ""]
+
+
+def overview(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For the README: the counts of all networks in one table."""
+    header = [
+        "network", "epochs a round", "dense: test error", "tickets compared", "ahead",
+        "ahead at a fifth of the epochs", "clearly ahead", "clearly behind",
+    ]  # fmt: skip
+    cells = []
+    for row in rows:
+        if counts := standing(row):
+            dense = row["dense"]["test_error"]
+            clear = ["(one seed)"] * 2 if counts.clear is None else map(str, counts.clear)
+            cells.append(
+                [
+                    f"{row['model']} on {row['dataset']}",
+                    str(row["settings"]["epochs"]),
+                    f"{dense['mean']:.2f} ± {dense['std']:.2f} %",
+                    str(counts.compared),
+                    str(counts.ahead),
+                    f"{counts.cheap_ahead} of {counts.cheap}",
+                    *clear,
+                ]
+            )
+    how = (
+        f"{_HOW}: at how many of its tickets continuous sparsification has the lower one, and "
+        "clearly so: by more than two standard errors of the seeds' differences."
+    )
+    return [how, "", *markdown(header, cells)]
+
+
+def _ahead(compared: Sequence[Mapping[str, Any]]) -> int:
+    return sum(point["test_error"] <= point["rival_test_error"] for point in compared)
+
+
+def _standard_error(point: Mapping[str, Any]) -> float:
+    """Of the mean difference, paired by seed."""
+    difference = point["difference"]
+    return difference["std"] / math.sqrt(len(difference["values"]))
