@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.common.results import machine, versions
+from experiments.common.results import origin
 from sparsejax.training import write_json
 
 TORCH_IS_MISSING = "torch is not installed: no ratio against it"
@@ -38,6 +38,5 @@ def torch_slices(images: Any, labels: Any, batch: int) -> Iterator[tuple[Any, An
 def write(output: Path | None, benchmark: str, figures: Mapping[str, Any]) -> None:
     """The figures and what they were measured on as JSON, if a file is named."""
     if output:
-        about = {"versions": versions(), "machine": machine()}
-        write_json(output, {"benchmark": benchmark, **about, **figures})
+        write_json(output, {"benchmark": benchmark, **origin(), **figures})
         print(f"wrote {output}")

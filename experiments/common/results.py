@@ -36,6 +36,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def origin() -> dict[str, Any]:
+    """What every file of results states beside its numbers."""
+    return {"versions": versions(), "machine": machine()}
+
+
 def made_by(command: str) -> str:
     """A sentence for the report: what made it, where and with what."""
     host = machine()
@@ -62,8 +67,7 @@ def write_report(
         {
             "experiment": experiment,
             "command": command,
-            "versions": versions(),
-            "machine": machine(),
+            **origin(),
             "rows": list(rows),
         },
     )

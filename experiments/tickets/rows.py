@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from experiments.common.results import machine, made_by, versions
+from experiments.common.results import made_by, origin
 from experiments.tickets.config import METHODS, Config
 from experiments.tickets.points import Point, against, best, sparsest_matching
 
@@ -23,12 +23,7 @@ def group(row: Mapping[str, Any]) -> str:
 
 def rows_of(config: Config, found: Mapping[Any, Sequence[Point]], command: str) -> list[Row]:
     """A row for each method of a run: its points, what made them, and nothing derived yet."""
-    run = {
-        "command": command,
-        "versions": versions(),
-        "machine": machine(),
-        "made_by": made_by(command),
-    }
+    run = {"command": command, **origin(), "made_by": made_by(command)}
     # The same for every method.
     settings = {name: config.settings(METHODS[0])[name] for name in _SETTINGS}
     return [

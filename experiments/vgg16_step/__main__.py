@@ -22,7 +22,7 @@ import tyro
 from flax import nnx
 
 import sparsejax
-from experiments.common.results import machine, versions
+from experiments.common.results import origin
 from experiments.common.vgg16 import imagenet_vgg16
 from experiments.data import DataError
 from experiments.data.imagenet import SIZE, ImageNetBatches
@@ -134,7 +134,7 @@ def main(config: Config) -> dict[str, Any]:
     _show(config, figures)
     if config.output:
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(config).items()}
-        about = {"config": settings, "versions": versions(), "machine": machine()}
+        about = {"config": settings, **origin()}
         write_json(config.output, about | figures)
         print(f"wrote {config.output}")
     return figures
