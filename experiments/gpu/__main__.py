@@ -107,8 +107,8 @@ def main(config: Config, command: str) -> None:
             _run(tickets, training, config)
         except subprocess.TimeoutExpired:
             over = f"stopped after {config.minutes:g} minutes; the same command goes on"
-            done = _run([*tickets, "--so-far"], end + _REPORT_SECONDS, config, check=False)
-            sys.exit(over if not done else f"{over}; nothing of the last piece is in the report")
+            ended = _reported(tickets, end + _REPORT_SECONDS, config)
+            sys.exit(over if ended else f"{over}; nothing of the last piece is in the report")
         except subprocess.CalledProcessError as error:
             sys.exit(error.returncode)
 
@@ -122,6 +122,14 @@ def at_once(config: Config, model: Model, end: float) -> int:
         _run(["experiments.gpu.pace", *common(config, model), "--method", "cs"], end, config)
     seconds = json.loads(file.read_text())["seconds"]
     return int(min(seconds, key=seconds.__getitem__))
+
+
+def _reported(tickets: Sequence[str], end: float, config: Config) -> bool:
+    """Whether the rounds that ended before a stop are in the report by ``end``."""
+    try:
+        return not _run([*tickets, "--so-far"], end, config, check=False)
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def _run(words: Sequence[str], end: float, config: Config, check: bool = True) -> int:

@@ -1,11 +1,12 @@
 """The command for a GPU, on a machine without one."""
 
 import json
+import time
 
 import jax
 import pytest
 
-from experiments.gpu.__main__ import Config, at_once, common, main, pieces
+from experiments.gpu.__main__ import Config, _reported, at_once, common, main, pieces
 from experiments.tickets.config import METHODS
 from experiments.tickets.config import Config as Tickets
 from tests.experiments.command import run_module
@@ -52,3 +53,9 @@ def test_what_is_faster_is_read_from_what_was_measured(tmp_path):
     file.write_text(json.dumps({"seconds": {"1": 3.0, "4": 2.5}}))
     assert at_once(config, "vgg16", end=0) == 4
     assert at_once(Config(output=tmp_path, at_once=2), "vgg16", end=0) == 2
+
+
+def test_a_report_that_takes_too_long_is_given_up(tmp_path):
+    config = Config(output=tmp_path)
+    assert not _reported(["experiments.tickets", "--help"], 0, config)  # a second is too short
+    assert _reported(["experiments.tickets", "--help"], time.monotonic() + 100, config)
