@@ -86,6 +86,7 @@ def against(found: Sequence[Point], rival: Sequence[Point]) -> list[dict[str, An
     each seed at its own; points outside its range (in the mean) are left out. ``difference`` is
     ours less the rival's, seed by seed: members of one seed start from the same weights.
     """
+    line = envelope(found)
     theirs = sorted(rival, key=density)
     places = np.log([density(point) for point in theirs])
     epochs = [point["search_epochs"] for point in theirs]
@@ -100,6 +101,7 @@ def against(found: Sequence[Point], rival: Sequence[Point]) -> list[dict[str, An
                     "density": density(point),
                     "hyperparameters": point["hyperparameters"],
                     "round": point["round"],
+                    "on_envelope": any(point is chosen for chosen in line),
                     "test_error": point["test_error"]["mean"],
                     "rival_test_error": float(np.mean(rivals)),
                     "difference": summary([a - b for a, b in zip(ours, rivals, strict=True)]),

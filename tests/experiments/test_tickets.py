@@ -17,7 +17,7 @@ from experiments.tickets.points import (
     points,
     sparsest_matching,
 )
-from experiments.tickets.standing import Standing, comparison, overview, standing
+from experiments.tickets.standing import Count, Standing, comparison, overview, standing
 from tests.experiments.command import run_module
 from tests.experiments.finished import check_read_back
 
@@ -178,6 +178,7 @@ def test_points_are_compared_at_the_same_density():
     assert [entry["density"] for entry in compared] == pytest.approx([0.005, 0.02])
     assert [entry["rival_test_error"] for entry in compared] == pytest.approx([7.0, 3.5])
     assert [entry["rival_search_epochs"] for entry in compared] == pytest.approx([30, 15])
+    assert [entry["on_envelope"] for entry in compared] == [True, True]
     assert sparsest_matching(ours, rivals[0]) is ours[0]
     assert sparsest_matching(ours[1:], rivals[0]) is None
     assert best(ours) is ours[0]
@@ -188,7 +189,7 @@ def seeds_of(number, densities, errors):
     """A point with a value for each seed."""
     return {
         "round": number, "search_epochs": 10 * number, "hyperparameters": {}, "density": densities,
-        "test_error": summary(errors),
+        "test_error": summary(errors), "validation_error": summary(errors),
     }  # fmt: skip
 
 
@@ -200,16 +201,19 @@ def test_differences_are_paired_by_seed():
     assert apart["difference"]["values"] == pytest.approx([-0.3, -0.1])
     # Beyond the rival's rounds its last one counts.
     assert clear["difference"]["values"] == pytest.approx([-0.5, 0.5])
+    worse = seeds_of(1, [0.03, 0.03], [9.0, 9.0])  # than one that is sparser
+    assert [e["on_envelope"] for e in against([*ours, worse], rival)] == [True, True, False]
     row = {
         "against_imp": [apart, clear], "model": "lenet5", "dataset": "mnist",
         "settings": {"epochs": 20}, "dense": {"test_error": summary([1.0, 1.2])},
     }  # fmt: skip
-    assert standing(row) == Standing(2, 2, 0, 0, clear=(0, 0))
+    assert standing(row) == Standing(Count(2, 2), Count(2, 2), Count(0, 0), clear=(0, 0))
     apart["difference"], apart["search_epochs"] = summary([-0.3, -0.29]), 3
-    clear["difference"] = summary([0.3, 0.29])
-    assert standing(row) == Standing(2, 2, 1, 1, clear=(1, 1))
+    clear["difference"], clear["on_envelope"] = summary([0.3, 0.29]), False
+    assert standing(row) == Standing(Count(2, 2), Count(1, 1), Count(1, 1), clear=(1, 1))
     assert "ahead at 1 and behind at 1" in comparison(row)[0]
-    assert "| lenet5 on mnist | 20 | 1.10 ± 0.14 % | 2 | 2 | 1 of 1 | 1 | 1 |" in overview([row])
+    line = "| lenet5 on mnist | 20 | 1.10 ± 0.14 % | 2 of 2 | 1 of 1 | 1 of 1 | 1 | 1 |"
+    assert line in overview([row])
     apart["difference"] = clear["difference"] = summary([-0.3])
     assert standing(row).clear is None
     assert "standard errors" not in comparison(row)[0]
