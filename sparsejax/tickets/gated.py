@@ -33,7 +33,9 @@ def continuous_sparsification(
     Args:
       steps: of a round, over which beta rises exponentially.
       initial: s_0, may be traced.
-      penalty: lambda, ``>= 0``, may be traced.
+      penalty: lambda, ``>= 0``, may be traced. With a tiny one s_0 alone decides the density; the
+        sparsest tickets of LeNet300 came from a larger one and a moderate s_0, not from an s_0 far
+        below zero. Its scale goes with the gates' learning rate.
       final_beta: beta_T, ``>= 1``, may be traced.
       rewind: whether the next round starts from the early weights, as published.
       where: which leaves are searched; default kernels.
