@@ -37,10 +37,13 @@ results: $(VENV)/installed-benchmarks  ## all that results/ and the README state
 	$(BIN)/python -m experiments.tickets --preset paper --method cs --initial -1.2 -0.8 -0.5 --rounds 2 --output runs/tickets_low --results results/tickets --resume
 	$(BIN)/python -m experiments.tickets --preset paper --method cs --initial -0.01 0.01 0.03 --rounds 1 --output runs/tickets_zero --results results/tickets --resume
 	$(BIN)/python -m experiments.tickets --preset paper --method cs --initial -0.3 --penalty 3e-5 1e-4 3e-4 --rounds 1 --output runs/tickets_penalty --results results/tickets --resume
+	$(BIN)/python -m experiments.tickets --preset paper --method imp_continued --pruning-rounds 11 --output runs/tickets --results results/tickets --resume
 	$(BIN)/python -m experiments.tickets --preset paper --method l0 --l0-penalties 3e-4 --output runs/tickets_l0 --results results/tickets --resume
 	$(BIN)/python -m experiments.tickets --dataset fashion_mnist --preset paper --method cs imp --output runs/tickets --results results/tickets --resume
 	$(BIN)/python -m experiments.tickets --dataset fashion_mnist --preset paper --method cs --initial -0.8 -0.5 --rounds 2 --output runs/tickets_low --results results/tickets --resume
 	$(BIN)/python -m experiments.tickets --model lenet5 --dataset fashion_mnist --preset quick --pruning-rounds 22 --method cs imp --output runs/tickets --results results/tickets --resume
+	$(BIN)/python -m experiments.tickets --model lenet5 --preset quick --pruning-rounds 19 --method cs imp --rounds 1 --output runs/tickets --results results/tickets --resume
+	$(BIN)/python -m experiments.tickets --model lenet5 --preset quick --method cs --initial -0.02 -0.01 --rounds 2 --output runs/tickets_zero --results results/tickets --resume
 	$(BIN)/python -m experiments.tickets --model resnet20 --preset smoke --rounds 1 --pruning-rounds 2 --fraction 0.6 --seeds 0 --initial=-0.03 --method cs imp --output runs/tickets --results results/tickets --resume
 	$(BIN)/python -m experiments.deploy runs/lc_lenet300/l0/seed_0 runs/gated_decay/mnist/seed_0 runs/gated_decay/fashion_mnist/seed_0 --output runs/deploy --results results/deploy
 	$(BIN)/python -m benchmarks.shrink --output results/benchmarks/shrink.json
