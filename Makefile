@@ -41,6 +41,7 @@ results: $(VENV)/installed-benchmarks  ## all that results/ and the README state
 	$(BIN)/python -m experiments.tickets --preset paper --method l0 --l0-penalties 3e-4 --output runs/tickets_l0 --results results/tickets --resume
 	$(BIN)/python -m experiments.tickets --dataset fashion_mnist --preset paper --method cs imp --output runs/tickets --results results/tickets --resume
 	$(BIN)/python -m experiments.tickets --dataset fashion_mnist --preset paper --method cs --initial -0.8 -0.5 --rounds 2 --output runs/tickets_low --results results/tickets --resume
+	$(BIN)/python -m experiments.tickets --dataset fashion_mnist --preset paper --method cs --initial -0.3 --penalty 1e-4 3e-4 --rounds 1 --output runs/tickets_penalty --results results/tickets --resume
 	$(BIN)/python -m experiments.tickets --model lenet5 --dataset fashion_mnist --preset quick --pruning-rounds 22 --method cs imp --output runs/tickets --results results/tickets --resume
 	$(BIN)/python -m experiments.tickets --model lenet5 --preset quick --pruning-rounds 19 --method cs imp --rounds 1 --output runs/tickets --results results/tickets --resume
 	$(BIN)/python -m experiments.tickets --model lenet5 --preset quick --method cs --initial -0.02 -0.01 --rounds 2 --output runs/tickets_zero --results results/tickets --resume
