@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from experiments.common.tables import markdown
+from experiments.common.tables import error, markdown
 from experiments.tickets.report import headlines
 from experiments.tickets.standing import overview
 
@@ -113,7 +113,7 @@ def _constrained(results: Path) -> str:
             [
                 f"{title} [{name}]",
                 " / ".join("(none)" if x is None else f"{x:.2f} %" for x in (final, best)),
-                f"{row['test_error']['mean']:.2f} ± {row['test_error']['std']:.2f} %",
+                error(row["test_error"]),
                 f"{row['best_test_error']['mean']:.2f} %",
                 f"{max(row['expected_density']):.2%}",
                 f"{max(row['density']):.2%}",

@@ -1,14 +1,20 @@
-"""A table as Markdown, and for the screen."""
+"""A table as Markdown and for the screen, and how a cell states an error."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table whose first column is text."""
     rule = ["---"] + ["---:"] * (len(header) - 1)
     return ["| " + " | ".join(line) + " |" for line in [header, rule, *cells]]
+
+
+def error(found: Mapping[str, Any]) -> str:
+    """Mean and sample standard deviation over seeds (see `results.summary`), in per cent."""
+    return f"{found['mean']:.2f} ± {found['std']:.2f} %"
 
 
 def screen(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common.results import made_by, summary, write_report
-from experiments.common.tables import markdown, screen
+from experiments.common.tables import error, markdown, screen
 from experiments.constrained_l0.config import PUBLISHED, SOUGHT, Config, Row
 from experiments.constrained_l0.train import Run
 
@@ -166,7 +166,7 @@ def _main_row(row: Mapping[str, Any]) -> list[str]:
         f"{_TITLES[row['name']]} [{row['name']}]",
         str(row["settings"]["epochs"]),
         f"{_or_none(final)} / {_or_none(best)}",
-        f"{row['test_error']['mean']:.2f} ± {row['test_error']['std']:.2f} %",
+        error(row["test_error"]),
         f"{row['best_test_error']['mean']:.2f} %",
         f"{inside['mean']:.2f} %" if inside else "(none)",
         f"{row['validation_error']['mean']:.2f} %",
@@ -219,7 +219,7 @@ def _controllability_cells(row: Mapping[str, Any]):
             f"{100 * min(found['expected_density']):.2f} %",
             f"{100 * max(found['expected_density']):.2f} %",
             f"{100 * max(found['density']):.1f} %",
-            f"{found['test_error']['mean']:.2f} ± {found['test_error']['std']:.2f} %",
+            error(found["test_error"]),
             f"{found['best_test_error']['mean']:.2f} %",
         ]
         for found in row["by_target"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common.results import made_by, summary, write_report
-from experiments.common.tables import markdown, screen
+from experiments.common.tables import error, markdown, screen
 from experiments.lc_lenet300.config import PUBLISHED, Row
 from experiments.lc_lenet300.train import Run
 
@@ -102,7 +102,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         f"{_TITLES[row['name']]} [{row['name']}]",
         row["settings"]["activation"],
         f"{published['test_error']:.2f} %" if published else "(none)",
-        f"{ours['mean']:.2f} ± {ours['std']:.2f} %",
+        error(ours),
         f"{row['validation_error']['mean']:.2f} %",
         f"{max(row['nonzeros']):,} ({100 * max(row['density']):.2f} %)",
         "-".join(map(str, published["live_units"])) if published else "(none)",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common.results import write_report
-from experiments.common.tables import markdown
+from experiments.common.tables import error, markdown
 from experiments.tickets.config import PRESETS
 from experiments.tickets.points import Point, density
 from experiments.tickets.rows import Row, gathered, group
@@ -93,7 +93,7 @@ def headlines(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[s
 def _dense_network(point: Point) -> str:
     """What the tickets are measured against."""
     return (
-        f"The dense network: {_error(point['test_error'])} test error, "
+        f"The dense network: {error(point['test_error'])} test error, "
         f"{point['validation_error']['mean']:.2f} % validation error."
     )
 
@@ -110,7 +110,7 @@ def _everything(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list
             str(point["round"]),
             str(point["search_epochs"]),
             _left(point),
-            _error(point["test_error"]),
+            error(point["test_error"]),
             f"{point['validation_error']['mean']:.2f} %",
             "" if point["overlap"] is None else f"{point['overlap']:.0%}",
         ]
@@ -123,16 +123,12 @@ def _everything(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list
 def _three(point: Point | None) -> list[str]:
     if point is None:
         return ["(none)", "", ""]
-    return [_left(point), _error(point["test_error"]), str(point["search_epochs"])]
+    return [_left(point), error(point["test_error"]), str(point["search_epochs"])]
 
 
 def _left(point: Point) -> str:
     nonzeros = sum(point["nonzeros"]) / len(point["nonzeros"])
     return f"{nonzeros:,.0f} ({density(point):.2%})"
-
-
-def _error(error: Mapping[str, Any]) -> str:
-    return f"{error['mean']:.2f} ± {error['std']:.2f} %"
 
 
 def _length(row: Mapping[str, Any]) -> str:

@@ -49,8 +49,7 @@ def gathered(there: Sequence[Row], ours: Sequence[Row]) -> list[Row]:
     Rows of other networks stay. Of this one, rows with the same settings and seeds stay, too, and a
     method's points add up: so a table can be made in pieces, a start or a round at a time and on
     several machines. A point that is made again is replaced. Rows of other settings are not
-    comparable and go (see `check_comparable`).
-    What follows from the points is found anew for all.
+    comparable and go (see `check_comparable`). What follows from the points is found anew for all.
     """
     name = group(ours[0])
     same = {row["method"]: row for row in there if group(row) == name and _alike(row, ours[0])}

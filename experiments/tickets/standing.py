@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.common.tables import markdown
+from experiments.common.tables import error, markdown
 
 _HOW = (
     "Test error at the same density beyond 95 % sparsity (of iterative magnitude pruning "
@@ -102,13 +102,12 @@ def overview(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     cells = []
     for row in rows:
         if counts := standing(row):
-            dense = row["dense"]["test_error"]
             clear = ["(one seed)"] * 2 if counts.clear is None else map(str, counts.clear)
             cells.append(
                 [
                     f"{row['model']} on {row['dataset']}",
                     str(row["settings"]["epochs"]),
-                    f"{dense['mean']:.2f} ± {dense['std']:.2f} %",
+                    error(row["dense"]["test_error"]),
                     *map(str, (counts.all, counts.chosen, counts.cheap)),
                     *clear,
                 ]
