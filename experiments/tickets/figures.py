@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.tickets.points import density, envelope
-from experiments.tickets.rows import group
+from experiments.tickets.rows import group, overlaps
 
 _COLORS = matplotlib.color_sequences["tab10"]
 _TITLES = {
@@ -27,11 +27,13 @@ _TITLES = {
 def draw(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
     """Draw the rows of the report; return the PNGs."""
     name = group(rows[0])
-    return [
+    drawn = [
         tickets(folder / f"{name}_tickets.png", rows),
         cost(folder / f"{name}_cost.png", rows),
-        overlap(folder / f"{name}_overlap.png", rows),
     ]
+    if overlaps(rows):
+        drawn.append(overlap(folder / f"{name}_overlap.png", rows))
+    return drawn
 
 
 def tickets(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

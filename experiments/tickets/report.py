@@ -12,7 +12,7 @@ from experiments.common.results import write_report
 from experiments.common.tables import error, markdown
 from experiments.tickets.config import PRESETS
 from experiments.tickets.points import Point, density
-from experiments.tickets.rows import Row, gathered, group
+from experiments.tickets.rows import Row, gathered, group, overlaps
 from experiments.tickets.standing import comparison
 
 EXPERIMENT = "tickets"
@@ -43,11 +43,11 @@ def _section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if dense:
         lines += [_dense_network(dense), ""]
     lines += [
-        f"Errors are those of trained tickets at the end of training ({_length(first)}), mean and "
-        f"sample standard deviation over seeds {', '.join(map(str, first['seeds']))}. Matching: "
-        "the sparsest whose mean validation error is not above the dense network's. Best: that of "
-        "the lowest validation error. Densities are of the kernels; biases (and what normalises) "
-        "are not searched. Epochs are those of the search, without the training of the ticket.",
+        f"Errors are those of trained tickets at the end of training ({_length(first)}), "
+        f"{_over(first['seeds'])}. Matching: the sparsest whose mean validation error is not "
+        "above the dense network's. Best: that of the lowest validation error. Densities are of "
+        "the kernels; biases (and what normalises) are not searched. Epochs are those of the "
+        "search, without the training of the ticket.",
         "",
     ]
     if first["settings"]["epochs"] < _PUBLISHED_EPOCHS:
@@ -65,8 +65,10 @@ def _section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         f"![Epochs spent against the weights left]({name}_cost.png)",
         "",
-        f"![Overlap of the masks of different seeds]({name}_overlap.png)",
-        "",
+    ]
+    if overlaps(rows):
+        lines += [f"![Overlap of the masks of different seeds]({name}_overlap.png)", ""]
+    lines += [
         f"### All tickets of {first['model']} on {first['dataset']}",
         "",
         *markdown(*_everything(rows)),
@@ -129,6 +131,13 @@ def _three(point: Point | None) -> list[str]:
 def _left(point: Point) -> str:
     nonzeros = sum(point["nonzeros"]) / len(point["nonzeros"])
     return f"{nonzeros:,.0f} ({density(point):.2%})"
+
+
+def _over(seeds: Sequence[int]) -> str:
+    """What an error is over them."""
+    if len(seeds) == 1:
+        return f"of seed {seeds[0]} alone"
+    return f"mean and sample standard deviation over seeds {', '.join(map(str, seeds))}"
 
 
 def _length(row: Mapping[str, Any]) -> str:

@@ -21,6 +21,11 @@ def group(row: Mapping[str, Any]) -> str:
     return f"{row['model']}_{row['dataset']}"
 
 
+def overlaps(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether masks of several seeds have been compared."""
+    return any(point["overlap"] is not None for row in rows for point in row["points"])
+
+
 def rows_of(config: Config, found: Mapping[Any, Sequence[Point]], command: str) -> list[Row]:
     """A row for each method of a run: its points, what made them, and nothing derived yet."""
     run = {"command": command, **origin(), "made_by": made_by(command)}

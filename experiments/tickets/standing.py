@@ -85,7 +85,8 @@ def comparison(row: Mapping[str, Any]) -> list[str]:
             str(point["search_epochs"]),
             f"{point['rival_test_error']:.2f} %",
             f"{point['rival_search_epochs']:.0f}",
-            f"{point['difference']['mean']:+.2f} ± {_standard_error(point):.2f}",
+            f"{point['difference']['mean']:+.2f}"
+            + (f" ± {_standard_error(point):.2f}" if counts.clear else ""),
             "yes" if point["on_envelope"] else "",
         ]
         for point in row["against_imp"]

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from experiments.tickets.config import Config
+from experiments.tickets.figures import draw
 from experiments.tickets.report import rows_in, write
 from experiments.tickets.rows import check_comparable, gathered, rows_of
 
@@ -87,3 +88,14 @@ def test_rows_of_other_settings_go_and_those_of_other_networks_stay(tmp_path):
     with pytest.raises(ValueError, match="--results holds lenet300_mnist_cs of 5 epochs a round"):
         check_comparable(rows_in(tmp_path), CONFIG)
     assert json.loads((tmp_path / "report.json").read_text())["command"] == "third"
+
+
+def test_one_seed_states_no_deviation_and_no_overlap(tmp_path):
+    found = write(tmp_path, "first", rows(imp=PRUNED, cs=[point(1, 0.03, 2.2, initial=-0.1)]))
+    report = (tmp_path / "report.md").read_text()
+    assert "of seed 0 alone" in report
+    assert "±" not in report
+    assert "overlap.png" not in report
+    assert [path.name for path in draw(tmp_path, found)] == [
+        "lenet300_mnist_tickets.png", "lenet300_mnist_cost.png",
+    ]  # fmt: skip
