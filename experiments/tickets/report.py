@@ -80,12 +80,13 @@ def _section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def headlines(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """The table of what counts."""
     header = [
-        "row", "matching: weights left", "test error", "epochs of search",
+        "row", "epochs a round", "seeds",
+        "matching: weights left", "test error", "epochs of search",
         "best: weights left", "test error", "epochs of search",
     ]  # fmt: skip
     cells = []
     for row in rows:
-        line = [f"[{row['name']}]"]
+        line = [f"[{row['name']}]", str(row["settings"]["epochs"]), str(len(row["seeds"]))]
         for point in (row["matching"], row["best"]):
             line += _three(point)
         cells.append(line)

@@ -97,7 +97,7 @@ def comparison(row: Mapping[str, Any]) -> list[str]:
 def overview(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """For the README: the counts of all networks in one table."""
     header = [
-        "network", "epochs a round", "dense: test error", "ahead", "ahead on the envelope",
+        "network", "dense: test error", "ahead", "ahead on the envelope",
         "ahead at a fifth of the epochs", "clearly ahead", "clearly behind",
     ]  # fmt: skip
     cells = []
@@ -107,7 +107,6 @@ def overview(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             cells.append(
                 [
                     f"{row['model']} on {row['dataset']}",
-                    str(row["settings"]["epochs"]),
                     error(row["dense"]["test_error"]),
                     *map(str, (counts.all, counts.chosen, counts.cheap)),
                     *clear,
