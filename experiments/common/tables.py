@@ -13,12 +13,13 @@ def markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]
 
 
 def error(found: Mapping[str, Any]) -> str:
-    """Mean and sample standard deviation over seeds (see `results.summary`), in per cent.
+    """Mean and sample standard deviation over seeds (see `results.summary`), in per cent."""
+    return f"{found['mean']:.2f}{deviation(found)} %"
 
-    A single seed has no deviation to state.
-    """
-    spread = f" ± {found['std']:.2f}" if len(found["values"]) > 1 else ""
-    return f"{found['mean']:.2f}{spread} %"
+
+def deviation(found: Mapping[str, Any]) -> str:
+    """What follows the mean; a single seed has no deviation to state."""
+    return f" ± {found['std']:.2f}" if len(found["values"]) > 1 else ""
 
 
 def screen(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common.results import made_by, summary, write_report
-from experiments.common.tables import markdown, screen
+from experiments.common.tables import deviation, markdown, screen
 from experiments.gated_decay.config import LEVELS, PHASES, PUBLISHED, Config
 from experiments.gated_decay.train import Run
 
@@ -139,7 +139,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         row["method"].replace("_", " "),
         " + ".join(f"{count:g}" for count in epochs),
         f"{100 - published['test_error']:.2f} %",
-        f"{100 - ours['mean']:.2f} ± {ours['std']:.2f} %",
+        f"{100 - ours['mean']:.2f}{deviation(ours)} %",
         f"{100 - min(ours['values']):.2f} %",
         f"{100 - row['validation_error']['mean']:.2f} %",
         f"{100 - 100 * published['density']:.1f} %",
