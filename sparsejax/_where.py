@@ -101,17 +101,6 @@ def mask_out(tree: PyTree, where: Where) -> PyTree:
     )
 
 
-def path_name(path: tuple[Any, ...]) -> str:
-    """The parts of a path joined by ``/``, without the last part of a Flax NNX variable."""
-    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
-
-
-def leaves_by_name(tree: PyTree) -> dict[str, Any]:
-    """A tree's leaves by `path_name`."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {path_name(path): leaf for path, leaf in flat}
-
-
 def _as_bool(value: Any) -> bool:
     if not isinstance(value, (bool, jnp.bool_)):
         raise ValueError(f"where must hold bools; it holds {value!r} ({type(value).__name__})")

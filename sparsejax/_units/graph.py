@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from sparsejax._where import PyTree, path_name
+from sparsejax._names import named_leaves
+from sparsejax._where import PyTree
 
 # What a call runs, by the name of the parameter that holds it. Rules of differentiation are lost:
 # the equations inside are differentiated as they are.
@@ -100,14 +101,13 @@ def concrete_leaves(params: PyTree) -> list[Any]:
     Raises:
       TypeError: one is traced, or no array.
     """
-    flat, _ = jax.tree_util.tree_flatten_with_path(params)
-    for path, leaf in flat:
+    named = named_leaves(params)
+    for name, leaf in named:
         if isinstance(leaf, jax.core.Tracer) or not hasattr(leaf, "dtype"):
             raise TypeError(
-                f"params must hold concrete arrays; {path_name(path)} is {leaf!r} "
-                f"({type(leaf).__name__})"
+                f"params must hold concrete arrays; {name} is {leaf!r} ({type(leaf).__name__})"
             )
-    return [leaf for _, leaf in flat]
+    return [leaf for _, leaf in named]
 
 
 def trace(function: Callable[..., PyTree], params: PyTree, inputs: Sequence[PyTree]) -> Graph:

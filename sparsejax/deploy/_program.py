@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax._names import named_leaves
 from sparsejax._units.constants import Constants, Weights, find_constants
 from sparsejax._units.graph import Equation, Graph, trace
 from sparsejax._units.primitives import (
@@ -19,7 +20,7 @@ from sparsejax._units.primitives import (
     fixed_values,
     written_axes,
 )
-from sparsejax._where import PyTree, path_name
+from sparsejax._where import PyTree
 from sparsejax.deploy import _products, _taps
 
 _MOST_TAPS = 1000  # the program grows with them, and the time that it takes to compile
@@ -101,7 +102,7 @@ def _settled(constants: Constants) -> dict[int, tuple[int, np.ndarray]]:
 
 def _layers(graph: Graph, params: PyTree, weights: Mapping[int, Weights]) -> list[Layer]:
     found = []
-    paths = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    paths = [name for name, _ in named_leaves(params)]
     names = _names(graph, paths)
     taken: dict[str, int] = {}
     for number, contraction in _contractions(graph).items():

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from sparsejax._where import PyTree, leaves_by_name, path_name
+from sparsejax._names import leaves_by_name, named_leaves
+from sparsejax._where import PyTree
 from sparsejax.deploy.shrink import Shrunk
 
 
@@ -50,8 +51,7 @@ def expand(smaller: PyTree, shrunk: Shrunk, params: PyTree) -> PyTree:
                 f"{sorted(found)}"
             )
 
-    def scatter(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
-        name = path_name(path)
+    def scatter(name: str, leaf: Any) -> np.ndarray:
         small, whole = np.asarray(arrays[name]), np.zeros(leaf.shape, leaf.dtype)
         if not _fits(small.shape, whole.shape, kept[name]):
             raise ValueError(
@@ -65,7 +65,8 @@ def expand(smaller: PyTree, shrunk: Shrunk, params: PyTree) -> PyTree:
         whole[np.ix_(*places)] = small
         return whole
 
-    return jax.tree_util.tree_map_with_path(scatter, params)
+    whole = [scatter(name, leaf) for name, leaf in named_leaves(params)]
+    return jax.tree.unflatten(jax.tree.structure(params), whole)
 
 
 def _fits(small: Sequence[int], whole: Sequence[int], kept: Sequence[np.ndarray | None]) -> bool:

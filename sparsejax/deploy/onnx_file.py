@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 
+from sparsejax._names import named_leaves
 from sparsejax._units.graph import concrete_leaves
 from sparsejax._units.primitives import UNDERSTOOD
-from sparsejax._where import PyTree, path_name
+from sparsejax._where import PyTree
 from sparsejax.deploy._batch import BatchGraph, trace_batch
 
 _LIMIT = 2**31 - 2**20  # of a protobuf message, less what describes the arrays
@@ -109,7 +110,7 @@ def export_onnx(function: Callable[..., PyTree], params: PyTree, *inputs: PyTree
 
 
 def _paths(tree: PyTree) -> list[str]:
-    return [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    return [name for name, _ in named_leaves(tree)]
 
 
 def _known(

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax._names import named_leaves
 from sparsejax._units.axes import Axes, Read, find_axes
 from sparsejax._units.constants import Constants, find_constants, fold
 from sparsejax._units.graph import Graph, abstract, concrete_leaves, trace
 from sparsejax._units.live import Fold, find_folds, find_live, removable
-from sparsejax._where import PyTree, path_name
+from sparsejax._where import PyTree
 from sparsejax.deploy._evaluate import evaluate, take
 
 
@@ -180,10 +181,9 @@ def _share(places: np.ndarray | None, length: int) -> float:
 def _by_path(
     tree: PyTree, values: Sequence[int], axes: Axes, kept: Mapping[int, np.ndarray]
 ) -> dict[str, tuple[np.ndarray | None, ...]]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
-        path_name(path): tuple(kept.get(family) for family in axes.families[value])
-        for (path, _), value in zip(flat, values, strict=True)
+        name: tuple(kept.get(family) for family in axes.families[value])
+        for (name, _), value in zip(named_leaves(tree), values, strict=True)
     }
 
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax._where import PyTree, path_name
+from sparsejax._names import named_leaves
+from sparsejax._where import PyTree
 from sparsejax.deploy import _container, _positions
 
 _SMALL = 2**20  # bytes up to which the slow compression is tried
@@ -65,9 +66,9 @@ def save_sparse(
     """
     if dtype not in _STORED:
         raise ValueError(f"dtype must be one of {_STORED}; got {dtype!r}")
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    arrays = {path_name(where): _array(path_name(where), leaf) for where, leaf in flat}
-    _check_names([path_name(where) for where, _ in flat])
+    named = named_leaves(tree)
+    arrays = {name: _array(name, leaf) for name, leaf in named}
+    _check_names([name for name, _ in named])
     leaves, values, short, masks = [], [], [], []
     for name, array in arrays.items():
         stored = _stored(name, array, dtype)
@@ -228,8 +229,8 @@ def _nested(arrays: dict[str, np.ndarray]) -> PyTree:
 
 
 def _like(like: PyTree, arrays: dict[str, np.ndarray], path: str) -> PyTree:
-    flat, treedef = jax.tree_util.tree_flatten_with_path(like)
-    wanted = {path_name(where): leaf for where, leaf in flat}
+    named = named_leaves(like)
+    wanted = dict(named)
     wrong = [f"{name} is missing" for name in sorted(wanted.keys() - arrays.keys())]
     wrong += [f"{name} is unknown" for name in sorted(arrays.keys() - wanted.keys())]
     for name in sorted(wanted.keys() & arrays.keys()):
@@ -240,4 +241,4 @@ def _like(like: PyTree, arrays: dict[str, np.ndarray], path: str) -> PyTree:
             wrong.append(f"{name} is {here[1]}{list(here[0])}, not {there[1]}{list(there[0])}")
     if wrong:
         raise ValueError(f"like does not fit {path}: {'; '.join(wrong)}")
-    return jax.tree.unflatten(treedef, [arrays[path_name(where)] for where, _ in flat])
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name, _ in named])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import jax
 import numpy as np
 
-from sparsejax._where import PyTree, path_name
+from sparsejax._names import named_leaves
+from sparsejax._where import PyTree
 
 _NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
@@ -40,8 +40,8 @@ def torch_state(
     """
     state: dict[str, np.ndarray] = {}
     maps = dict(flattened or {})
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        layer, _, part = path_name(path).rpartition("/")
+    for path, leaf in named_leaves(params):
+        layer, _, part = path.rpartition("/")
         array = np.asarray(leaf)
         if part == "kernel":
             array = _kernel(layer, array, maps.pop(layer, None))

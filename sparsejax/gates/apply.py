@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sparsejax._where import PyTree, path_name
+from sparsejax._names import name_of, named_leaves
+from sparsejax._variables import flatten_with_path
+from sparsejax._where import PyTree
 from sparsejax.gates.base import is_masked
 
 Followers = Mapping[str, str]
@@ -65,13 +67,13 @@ def spread(params: PyTree, gates: PyTree, followers: Followers | None = None) ->
     leaders = _leaders(params, gates, followers or {})
     given = _by_name(gates)
 
-    def gate(path, leaf):
-        name = path_name(path)
+    def gate(name):
         if name in leaders:
             return given[leaders[name]].reshape(-1)
         return given.get(name, optax.MaskedNode())
 
-    return jax.tree_util.tree_map_with_path(gate, params)
+    spread = [gate(name) for name, _ in named_leaves(params)]
+    return jax.tree.unflatten(jax.tree.structure(params), spread)
 
 
 def _leaders(params: PyTree, gates: PyTree, followers: Followers) -> dict[str, str]:
@@ -101,5 +103,5 @@ def _leaders(params: PyTree, gates: PyTree, followers: Followers) -> dict[str, s
 
 
 def _by_name(tree: PyTree) -> dict[str, jax.Array]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)
-    return {path_name(path): leaf for path, leaf in flat if not is_masked(leaf)}
+    flat = flatten_with_path(tree, is_leaf=is_masked)
+    return {name_of(path): leaf for path, leaf in flat if not is_masked(leaf)}

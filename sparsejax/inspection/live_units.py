@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax._names import leaves_by_name
 from sparsejax._units.axes import find_axes
 from sparsejax._units.constants import find_constants
 from sparsejax._units.graph import trace
 from sparsejax._units.live import find_folds, find_live
-from sparsejax._where import PyTree, leaves_by_name
+from sparsejax._where import PyTree
 
 
 def live_units(params: PyTree, layers: Sequence[str]) -> list[int]:

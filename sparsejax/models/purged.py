@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sparsejax._where import PyTree, leaves_by_name
+from sparsejax._names import leaves_by_name
+from sparsejax._where import PyTree
 from sparsejax.deploy import Shrunk, shrink
 from sparsejax.inspection import live_units
 from sparsejax.models.lenet5 import LENET5_LAYERS, LeNet5

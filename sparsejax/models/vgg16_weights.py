@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from sparsejax._where import PyTree, leaves_by_name
+from sparsejax._names import leaves_by_name
+from sparsejax._where import PyTree
 from sparsejax.models.vgg16 import VGG16_LAYERS
 
 _FEATURES = tuple(f"features.{n}" for n in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28))
