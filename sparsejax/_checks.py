@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from sparsejax._dtypes import at_least_float32
+
 
 def known(value: Any) -> np.ndarray | None:
     """``value`` as a numpy array; ``None`` while it is traced or on another process's devices."""
@@ -60,7 +62,7 @@ def scalar(name: str, value: Any, allowed: str, fits: Callable[[float], bool]) -
     number = known(value)
     if number is not None and not fits(float(number)):
         raise ValueError(f"{name} must be {allowed}; got {value}")
-    return jnp.asarray(value, jnp.promote_types(jnp.result_type(value), jnp.float32))
+    return jnp.asarray(value, at_least_float32(value))
 
 
 def schedule(

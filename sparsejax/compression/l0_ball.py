@@ -10,6 +10,7 @@ import optax
 from chex import Numeric
 
 from sparsejax import _checks
+from sparsejax._dtypes import at_least_float32
 from sparsejax._where import PyTree, everything
 from sparsejax.compression.base import Compression, check_weights
 from sparsejax.projections import project_l0_ball
@@ -19,21 +20,17 @@ from sparsejax.projections._shards import layouts_of, whole_size
 class L0BallState(NamedTuple):
     """State of `l0_ball`."""
 
-    kappa: jax.Array
     threshold: jax.Array
     """Of the last C step, where the search of the next one begins; 0 before the first."""
 
 
 class L0BallL2State(NamedTuple):
-    """State of `l0_ball_l2`: its hyperparameters and where it stands."""
+    """State of `l0_ball_l2`."""
 
-    kappa: jax.Array
     threshold: jax.Array
     """As in `L0BallState`."""
-    decay: jax.Array
-    """float32: of the next C step."""
     c_step: jax.Array
-    """int32: C steps taken, direct compression included."""
+    """int32: C steps taken, direct compression included; where the decay's schedule stands."""
 
 
 def l0_ball(kappa: Numeric, *, specs: PyTree = None) -> Compression:
@@ -58,12 +55,12 @@ def l0_ball(kappa: Numeric, *, specs: PyTree = None) -> Compression:
     _checks.scalar_count("kappa", kappa)
 
     def init(weights):
-        return L0BallState(*_begin(kappa, weights, specs))
+        return L0BallState(_no_threshold(kappa, weights, specs))
 
     def project(weights, mu, state):
         del mu  # the nearest point of a set does not depend on the weight of the distance
-        kept, threshold = _keep(weights, state, specs)
-        return kept, L0BallState(state.kappa, threshold)
+        kept, threshold = _keep(weights, kappa, state.threshold, specs)
+        return kept, L0BallState(threshold)
 
     return Compression(init, project)
 
@@ -95,34 +92,31 @@ def l0_ball_l2(
       network pruning using the LC toolkit, ICASSP 2022.
     """
     _checks.scalar_count("kappa", kappa)
-    first = _checks.scalar_at_least_zero("decay", decay(0) if callable(decay) else decay)
+    decay_at = _checks.schedule("decay", decay, "a number >= 0", lambda x: x >= 0)
 
     def init(weights):
-        return L0BallL2State(*_begin(kappa, weights, specs), first, jnp.asarray(0, jnp.int32))
+        return L0BallL2State(_no_threshold(kappa, weights, specs), jnp.asarray(0, jnp.int32))
 
     def project(weights, mu, state):
-        kept, threshold = _keep(weights, state, specs)
-        scale = mu / (mu + 2 * state.decay)
+        kept, threshold = _keep(weights, kappa, state.threshold, specs)
+        scale = mu / (mu + 2 * decay_at(state.c_step).astype(jnp.result_type(mu)))
         theta = jax.tree.map(lambda w: (scale * w).astype(jnp.result_type(w)), kept)
-        c_step = state.c_step + 1
-        following = decay(c_step) if callable(decay) else state.decay
-        following = jnp.asarray(following, first.dtype)
-        return theta, L0BallL2State(state.kappa, threshold, following, c_step)
+        return theta, L0BallL2State(threshold, state.c_step + 1)
 
     return Compression(init, project)
 
 
-def _begin(kappa: Numeric, weights: PyTree, specs: PyTree) -> tuple[jax.Array, jax.Array]:
-    """The checked kappa, and no threshold yet."""
+def _no_threshold(kappa: Numeric, weights: PyTree, specs: PyTree) -> jax.Array:
+    """A threshold of 0, where kappa fits the weights."""
     chosen = check_weights(weights)
-    size = whole_size(chosen.leaves, layouts_of(weights, chosen, specs))
-    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(weights))
-    return _checks.scalar_count("kappa", kappa, size), jnp.zeros((), dtype)
+    total = whole_size(chosen.leaves, layouts_of(weights, chosen, specs))
+    _checks.scalar_count("kappa", kappa, total)
+    return jnp.zeros((), at_least_float32(*jax.tree.leaves(weights)))
 
 
 def _keep(
-    weights: PyTree, state: L0BallState | L0BallL2State, specs: PyTree
+    weights: PyTree, kappa: Numeric, threshold: jax.Array, specs: PyTree
 ) -> tuple[PyTree, jax.Array]:
     return project_l0_ball(
-        weights, state.kappa, everything, specs=specs, guess=state.threshold, with_threshold=True
+        weights, kappa, everything, specs=specs, guess=threshold, with_threshold=True
     )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from chex import Numeric
 
-from sparsejax import _checks
 from sparsejax._where import everything
-from sparsejax.compression.base import Compression, ScalarState, check_weights
+from sparsejax.compression.base import Compression, with_count
 from sparsejax.projections import project_n_m
 
 
@@ -25,15 +24,8 @@ def n_m(n: Numeric, m: int, *, axis: int = -2) -> Compression:
       TypeError, ValueError: ``n`` or ``m`` is no integer or out of range; in ``init``: a leaf does
         not fit ``m`` and ``axis``, or the weights hold NaN.
     """
-    count = _checks.scalar_count("n", n, m)
 
-    def init(weights):
-        check_weights(weights)
-        project_n_m(weights, 0, m, everything, axis=axis)  # for its checks of the shapes
-        return ScalarState(count)
+    def nearest(weights, n):
+        return project_n_m(weights, n, m, everything, axis=axis)
 
-    def project(weights, mu, state):
-        del mu  # the nearest point of a set does not depend on the weight of the distance
-        return project_n_m(weights, state.value, m, everything, axis=axis), state
-
-    return Compression(init, project)
+    return with_count("n", n, nearest, most=m)

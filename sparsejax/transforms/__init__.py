@@ -7,7 +7,7 @@ from sparsejax.transforms.gated_weight_decay import (
     inverse_sensitivity,
     restart_decay,
 )
-from sparsejax.transforms.hold_zeros import HoldZerosState, hold_zeros, with_mask
+from sparsejax.transforms.hold_zeros import HoldZerosState, hold_zeros, masked_params, with_mask
 from sparsejax.transforms.learning_compression import (
     LearningCompressionState,
     compressed_params,
@@ -29,6 +29,7 @@ __all__ = [
     "hold_zeros",
     "inverse_sensitivity",
     "learning_compression",
+    "masked_params",
     "prune_state",
     "prune_when_accurate",
     "pruning_step",

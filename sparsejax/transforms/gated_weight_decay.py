@@ -11,6 +11,7 @@ import optax
 from chex import Numeric
 
 from sparsejax import _checks
+from sparsejax._dtypes import at_least_float32
 from sparsejax._states import map_states, states_in
 from sparsejax._where import PyTree, Where, resolve_where
 
@@ -33,7 +34,7 @@ def inverse_sensitivity(gradient: jax.Array) -> jax.Array:
 def gated_weight_decay(
     decay: optax.ScalarOrSchedule,
     where: Where = None,
-    coefficient: Coefficient = inverse_sensitivity,
+    coefficient: Coefficient | None = None,
 ) -> optax.GradientTransformation:
     r"""Decay each weight the more, the less the loss feels it.
 
@@ -53,14 +54,16 @@ def gated_weight_decay(
       decay: lambda, a scalar ``>= 0``, may be traced; or a schedule of the number of updates since
         the last `restart_decay`.
       where: which leaves decay; the gradient of the others is left alone.
-      coefficient: C, any jittable elementwise function of the gradient; it gets float32 or wider.
+      coefficient: C, any jittable elementwise function of the gradient, which it gets in float32 or
+        wider; default `inverse_sensitivity`. Under ``optax.inject_hyperparams`` name it, and a
+        ``where`` that is a function, in ``static_args``.
 
     Returns:
       A ``GradientTransformation``; ``update`` needs ``params``. Computed in float32 or wider,
       returned in the gradient's dtype.
 
     Raises:
-      TypeError: a chosen leaf is not floating point.
+      TypeError: a chosen leaf is not floating point, or ``coefficient`` is no function.
       ValueError: ``decay`` is negative or no scalar (of a schedule, its first value; a traced one
         is not checked); in ``update``: ``params`` is missing, or ``where`` chooses nothing.
 
@@ -69,6 +72,7 @@ def gated_weight_decay(
       pruning, ESANN 2022 (equation 2). The published code divides by 1 - |g|; this follows the
       paper.
     """
+    strength_of = _function(coefficient)
     decay_at = _checks.schedule("decay", decay, "a number >= 0", lambda x: x >= 0)
 
     def init(params):
@@ -83,9 +87,9 @@ def gated_weight_decay(
         def add(g, w, chosen):
             if not chosen:
                 return g
-            wide = jnp.promote_types(jnp.result_type(g), jnp.float32)
-            strength = coefficient(g.astype(wide))
-            return (g + 2 * now.astype(wide) * strength * w.astype(wide)).astype(g.dtype)
+            wide = at_least_float32(g)
+            pull = 2 * now.astype(wide) * strength_of(g.astype(wide)) * w.astype(wide)
+            return (g.astype(wide) + pull).astype(g.dtype)
 
         updates = jax.tree.map(add, updates, params, resolve_where(params, where))
         return updates, GatedWeightDecayState(optax.safe_increment(state.step))
@@ -121,7 +125,7 @@ def exact_gated_decay(
     params: PyTree,
     decay: Numeric,
     where: Where = None,
-    coefficient: Coefficient = inverse_sensitivity,
+    coefficient: Coefficient | None = None,
 ) -> PyTree:
     r"""The whole gradient of the gated loss, with the term that `gated_weight_decay` neglects.
 
@@ -137,7 +141,7 @@ def exact_gated_decay(
       params: where to evaluate it.
       decay: lambda, a scalar ``>= 0``, may be traced.
       where: which leaves decay.
-      coefficient: C, differentiable.
+      coefficient: C, differentiable; default `inverse_sensitivity`.
 
     Returns:
       A tree like ``params``.
@@ -145,6 +149,7 @@ def exact_gated_decay(
     Raises:
       TypeError, ValueError: as `gated_weight_decay`.
     """
+    strength_of = _function(coefficient)
     now = _checks.scalar_at_least_zero("decay", decay)
     mask = resolve_where(params, where)
     grads, transposed = jax.vjp(gradient, params)
@@ -152,13 +157,28 @@ def exact_gated_decay(
     def slope(g, w, chosen):
         if not chosen:
             return jnp.zeros_like(g)
-        _, derivative = jax.jvp(coefficient, (g,), (jnp.ones_like(g),))
-        return (derivative * w**2).astype(g.dtype)
+        _, derivative = jax.jvp(strength_of, (g,), (jnp.ones_like(g),))
+        return derivative.astype(g.dtype) * w.astype(g.dtype) ** 2
 
     (curvature,) = transposed(jax.tree.map(slope, grads, params, mask))
 
     def total(g, w, hv, chosen):
-        pull = 2 * coefficient(g) * w if chosen else 0
-        return g + (now * (pull + hv)).astype(g.dtype)
+        wide = at_least_float32(g)
+        pull = hv.astype(wide)
+        if chosen:
+            pull += 2 * strength_of(g).astype(wide) * w.astype(wide)
+        return (g.astype(wide) + now.astype(wide) * pull).astype(g.dtype)
 
     return jax.tree.map(total, grads, params, curvature, mask)
+
+
+def _function(coefficient: Coefficient | None) -> Coefficient:
+    if coefficient is None:
+        return inverse_sensitivity
+    if not callable(coefficient):
+        raise TypeError(
+            f"coefficient must be a function of the gradient; got {coefficient!r}. Under "
+            'optax.inject_hyperparams give static_args=("coefficient",), else it is taken for a '
+            "schedule"
+        )
+    return coefficient

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import warnings
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,12 @@ import optax
 from jax import lax
 
 from sparsejax import _checks
-from sparsejax._states import states_in
+from sparsejax._dtypes import at_least_float32, promoted
+from sparsejax._states import fresh, replace_leaves, states_in
+from sparsejax._variables import Path, flatten_with_path
 from sparsejax._where import PyTree, Where, mask_out
 from sparsejax.compression import Compression
+from sparsejax.transforms._masks import held_masks, name, names, zero_outside
 
 _L_STEPS_CHECKED = 100  # how far ahead a mu schedule is looked at when it is given
 
@@ -63,17 +67,26 @@ def learning_compression(
 
         optax.chain(learning_compression(l0_ball(5324), mu, 1175), optax.sgd(0.1, momentum=0.9))
 
-    The C step of an L step is run by its last ``update``, on the parameters given there, before
-    the gradient of that update is formed; so after every L step `compressed_params` is up to date.
-    It runs only then, also under ``vmap`` (where members may be at different steps); the price is
-    that ``update`` cannot be differentiated in reverse mode.
+    A C step is run by an ``update``, on the parameters given there, before the gradient of that
+    update is formed: by the last update of each L step, so `compressed_params` is up to date when
+    an L step has ended. It runs only then, also under ``vmap`` (where members may be at different
+    steps); the price is that ``update`` cannot be differentiated in reverse mode.
+
+    Beside `hold_zeros` and `prune_when_accurate` pruned weights never return, neither in w nor in
+    theta. Several of these transformations in one chain each need leaves of their own (``where``).
 
     Args:
       compression: the C step.
       mu_schedule: the weight of the penalty for L step ``n = 0, 1, ...``, positive and
-        non-decreasing, e.g. ``optax.exponential_decay(9e-5, 1, 1.1)``; a number for a constant.
+        non-decreasing, e.g. ``optax.exponential_decay(9e-5, 1, 1.1)``; a number for a constant. It
+        is read once per L step, not per update. ``optax.inject_hyperparams`` reads schedules once
+        per update, so it must not be given this one: name it in its ``static_args``, or build the
+        schedule inside of the function that is injected.
       steps_per_l_step: updates in an L step, at least 1.
-      first_l_step: updates in the first L step; default ``steps_per_l_step``.
+      first_l_step: gradient steps before the first C step, at least 0. By default
+        ``steps_per_l_step - 1``, so that the C steps fall on the updates
+        ``steps_per_l_step, 2 * steps_per_l_step, ...``, and training that ends on one of them ends
+        with an up-to-date theta.
       multipliers: keep multipliers (augmented Lagrangian) or not (quadratic penalty).
       where: which leaves are compressed (jointly); the gradient of the others is left alone.
 
@@ -82,48 +95,55 @@ def learning_compression(
       a theta of the leaf's dtype and, with multipliers, one of float32 or wider.
 
     Raises:
-      TypeError: a chosen leaf is not floating point.
-      ValueError: ``steps_per_l_step`` or ``first_l_step`` is not a positive integer; the schedule
-        is not positive and non-decreasing over its first 100 L steps (a traced one is not
+      TypeError: a chosen leaf is not floating point; ``mu_schedule`` is an array, as which an
+        injected schedule arrives.
+      ValueError: ``steps_per_l_step`` or ``first_l_step`` is not an integer in its range; the
+        schedule is not positive and non-decreasing over its first 100 L steps (a traced one is not
         checked); in ``init``: the parameters hold NaN or ``where`` chooses nothing; in
         ``update``: ``params`` is missing.
+
+    Warns:
+      UserWarning: the schedule hardly grows over 100 L steps but does over as many times
+        ``steps_per_l_step``, as one that was written for updates does.
 
     References:
       Carreira-Perpinan and Idelbayev, "Learning-compression" algorithms for neural net pruning,
       CVPR 2018.
     """
-    steps_per_l_step = _positive_int("steps_per_l_step", steps_per_l_step)
-    first = steps_per_l_step if first_l_step is None else first_l_step
-    first = _positive_int("first_l_step", first)
-    schedule = mu_schedule if callable(mu_schedule) else optax.constant_schedule(mu_schedule)
-    _check_mu_schedule(schedule)
+    steps = _steps("steps_per_l_step", steps_per_l_step, 1)
+    # The first C step is run by the update after the last gradient step of the first L step.
+    first = steps if first_l_step is None else _steps("first_l_step", first_l_step, 0) + 1
+    schedule = _schedule(mu_schedule)
+    _check_mu_schedule(schedule, steps)
 
     def mu_at(l_step) -> jax.Array:
-        return jnp.asarray(schedule(l_step), jnp.float32)
+        return jnp.array(schedule(l_step), jnp.float32)  # a copy, which a state may keep
 
     def init(params):
         weights = mask_out(params, where)
         mu = mu_at(jnp.asarray(0, jnp.int32))
         theta, state = compression.project(weights, mu, compression.init(weights))
-        zeros = jax.tree.map(lambda w: jnp.zeros_like(w, _wide(w)), weights)
+        zeros = jax.tree.map(lambda w: jnp.zeros_like(w, at_least_float32(w)), weights)
         return LearningCompressionState(
             l_step=jnp.asarray(0, jnp.int32),
-            steps_left=jnp.asarray(first, jnp.int32),
+            steps_left=jnp.array(first, jnp.int32),
             mu=mu,
-            theta=theta,
+            theta=fresh(theta),
             multipliers=zeros if multipliers else None,
-            compression=state,
+            compression=fresh(state),
         )
 
     def c_step(weights, state):
         mu = state.mu
         if multipliers:
             shifted = jax.tree.map(
-                lambda w, lam: (w - lam / mu).astype(w.dtype), weights, state.multipliers
-            )
+                lambda w, lam: (w.astype(lam.dtype) - lam / mu.astype(lam.dtype)).astype(w.dtype),
+                weights, state.multipliers,
+            )  # fmt: skip
             theta, inner = compression.project(shifted, mu, state.compression)
             lambdas = jax.tree.map(
-                lambda w, t, lam: lam - mu * (w.astype(lam.dtype) - t.astype(lam.dtype)),
+                lambda w, t, lam: lam
+                - mu.astype(lam.dtype) * (w.astype(lam.dtype) - t.astype(lam.dtype)),
                 weights, theta, state.multipliers,
             )  # fmt: skip
         else:
@@ -132,7 +152,7 @@ def learning_compression(
         l_step = state.l_step + 1
         return LearningCompressionState(
             l_step=l_step,
-            steps_left=jnp.asarray(steps_per_l_step, jnp.int32),
+            steps_left=jnp.asarray(steps, jnp.int32),
             mu=mu_at(l_step),
             theta=theta,
             multipliers=lambdas,
@@ -153,9 +173,11 @@ def learning_compression(
         def augmented(gradient, w, theta, lam=None):
             if isinstance(w, optax.MaskedNode):
                 return gradient
-            wide = _wide(w)
-            pull = state.mu * (w.astype(wide) - theta.astype(wide))
-            return (gradient + (pull if lam is None else pull - lam)).astype(gradient.dtype)
+            wide = at_least_float32(w)
+            pull = state.mu.astype(wide) * (w.astype(wide) - theta.astype(wide))
+            pull = pull if lam is None else pull - lam
+            sum_in = promoted(wide, gradient)
+            return (gradient.astype(sum_in) + pull.astype(sum_in)).astype(gradient.dtype)
 
         trees = (weights, state.theta) + ((state.multipliers,) if multipliers else ())
         return _map_leaves(augmented, updates, *trees), state
@@ -164,29 +186,42 @@ def learning_compression(
 
 
 def compressed_params(opt_state: PyTree, params: PyTree) -> PyTree:
-    """``params`` with theta in the place of the compressed weights.
+    """Return ``params`` with theta in place of the compressed weights.
+
+    Weights that a `hold_zeros` in the same state holds are zero in the result.
 
     Args:
       opt_state: any optimizer state with one or more `LearningCompressionState` in it, however
-        deeply chained, masked or wrapped.
-      params: the parameters that state belongs to.
+        deeply chained, masked (by a prefix, too) or wrapped; that of a ``flax.nnx.Optimizer``, too.
+      params: the parameters that the state belongs to.
 
     Returns:
       A tree like ``params``: theta where a leaf is compressed, the leaf itself elsewhere.
 
     Raises:
-      ValueError: ``opt_state`` holds no state of `learning_compression`.
+      ValueError: ``opt_state`` holds no state of `learning_compression`, two of them compress one
+        leaf, or they belong to other parameters.
     """
     found = states_in(opt_state, LearningCompressionState)
     if not found:
         raise ValueError("opt_state holds no state of sparsejax.learning_compression")
+    thetas: dict[Path, jax.Array] = {}
     for state in found:
-        params = _map_leaves(
-            lambda w, theta: w if isinstance(theta, optax.MaskedNode) else theta,
-            params,
-            state.theta,
+        for path, theta in flatten_with_path(state.theta):
+            if path in thetas:
+                raise ValueError(
+                    f"opt_state holds two learning_compressions of the leaf {name(path)}; give "
+                    "each leaves of its own by its where"
+                )
+            thetas[path] = theta
+    absent = thetas.keys() - {path for path, _ in flatten_with_path(params)}
+    if absent:
+        raise ValueError(
+            f"params must be like the parameters of opt_state; it has no leaf {names(absent)}"
         )
-    return params
+    masks = held_masks(opt_state)
+    held = {path: masks[path] for path in thetas.keys() & masks.keys()}
+    return zero_outside(replace_leaves(params, lambda path, w: thetas.get(path, w)), held)
 
 
 def _map_leaves(function, tree: PyTree, *others: PyTree) -> PyTree:
@@ -195,18 +230,30 @@ def _map_leaves(function, tree: PyTree, *others: PyTree) -> PyTree:
     return jax.tree.map(function, tree, *others, is_leaf=is_masked)
 
 
-def _wide(leaf) -> jnp.dtype:
-    return jnp.promote_types(leaf.dtype, jnp.float32)
+def _steps(name: str, value: Any, least: int) -> Any:
+    number = _checks.known(value)
+    if number is None:
+        return jnp.maximum(value, least)
+    whole = number.shape == () and number.dtype.kind in "iuf" and number == np.floor(number)
+    if not whole or number < least:
+        raise ValueError(f"{name} must be an integer >= {least}; got {value!r}")
+    return int(number)
 
 
-def _positive_int(name: str, value) -> int:
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1; got {value!r}")
-    return int(value)
+def _schedule(mu_schedule: Any) -> optax.Schedule:
+    if callable(mu_schedule):
+        return mu_schedule
+    if isinstance(mu_schedule, (jax.Array, np.ndarray)):
+        raise TypeError(
+            "mu_schedule must be a number or a function of the L step; got an array, which "
+            "optax.inject_hyperparams makes of a schedule at every update. Name mu_schedule in its "
+            "static_args, or pass optax.constant_schedule(mu) for a traced constant mu"
+        )
+    return optax.constant_schedule(mu_schedule)
 
 
-def _check_mu_schedule(schedule: optax.Schedule) -> None:
-    before = np.float64(0)
+def _check_mu_schedule(schedule: optax.Schedule, steps: Any) -> None:
+    before = first = np.float64(0)
     for n in range(_L_STEPS_CHECKED):
         mu = _checks.known(schedule(n))
         if mu is None:  # it depends on a traced hyperparameter
@@ -217,3 +264,14 @@ def _check_mu_schedule(schedule: optax.Schedule) -> None:
                 f"{mu} at L step {n}" + (f" after {before}" if n else "")
             )
         before = np.float64(mu)
+        first = first or before
+    if not isinstance(steps, int) or before > 1.01 * first:
+        return
+    later = float(schedule(_L_STEPS_CHECKED * steps))
+    if later > 1.01 * first:
+        warnings.warn(
+            f"mu_schedule gives {first} at L step 0, {before} at L step {_L_STEPS_CHECKED - 1} and "
+            f"{later} at {_L_STEPS_CHECKED * steps}: it seems to be written for updates, but is "
+            "read once per L step",
+            stacklevel=3,
+        )

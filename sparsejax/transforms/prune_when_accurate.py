@@ -84,8 +84,8 @@ def prune_when_accurate(
     def init(params):
         mask = jax.tree.map(lambda leaf: jnp.ones_like(leaf, bool), mask_out(params, where))
         size = sum(leaf.size for leaf in jax.tree.leaves(mask))
-        zero = jnp.asarray(0, jnp.int32)
-        return PruningState(mask, jnp.asarray(size, jnp.int32), zero, zero)
+        zero = lambda: jnp.asarray(0, jnp.int32)  # noqa: E731  each its own array, for donation
+        return PruningState(mask, jnp.asarray(size, jnp.int32), zero(), zero())
 
     def update(state, params, accuracy):
         accurate = _fraction_of_one("accuracy", accuracy) > lower_bound

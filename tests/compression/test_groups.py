@@ -13,17 +13,23 @@ def live(kernel):
     return int(jnp.any(kernel != 0, axis=0).sum())
 
 
-def test_the_c_steps_are_the_projections_and_their_budgets_states():
+def test_the_c_steps_are_the_projections_and_their_budgets_may_be_traced():
     weights = {"a": jax.random.normal(jax.random.key(0), (6, 8)), "bias": optax.MaskedNode()}
-    for step, project in (
-        (units(12, cost="parameters"), lambda w, b: project_units(w, b, cost="parameters")),
-        (blocks(3, (2, 4)), lambda w, b: project_blocks(w, b, (2, 4))),
+    for budget, build, project in (
+        (
+            12,
+            lambda b: units(b, cost="parameters"),
+            lambda w, b: project_units(w, b, cost="parameters"),
+        ),
+        (3, lambda b: blocks(b, (2, 4)), lambda w, b: project_blocks(w, b, (2, 4))),
     ):
-        state = step.init(weights)
-        theta, state = jax.jit(step.project)(weights, 0.5, state)
-        np.testing.assert_array_equal(theta["a"], project(weights["a"], int(state.value)))
-        fewer, _ = step.project(weights, 0.5, state._replace(value=jnp.asarray(0)))
-        assert not jnp.any(fewer["a"])
+
+        @jax.jit
+        def project_to(budget, build=build):
+            return build(budget).project(weights, 0.5, build(budget).init(weights))[0]["a"]
+
+        np.testing.assert_array_equal(project_to(budget), project(weights["a"], budget))
+        assert not jnp.any(project_to(0))
 
 
 @pytest.mark.parametrize("kind", ["units", "blocks"])

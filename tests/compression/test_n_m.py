@@ -9,14 +9,16 @@ from sparsejax.compression import n_m
 from sparsejax.projections import project_n_m
 
 
-def test_the_c_step_is_the_projection_and_n_a_state():
+def test_the_c_step_is_the_projection_and_n_may_be_traced():
     weights = {"kernel": jax.random.normal(jax.random.key(0), (8, 3)), "bias": optax.MaskedNode()}
-    step = n_m(2, 4)
-    state = step.init(weights)
-    theta, state = jax.jit(step.project)(weights, 0.5, state)
-    np.testing.assert_array_equal(theta["kernel"], project_n_m(weights["kernel"], 2, 4))
-    fewer, _ = step.project(weights, 0.5, state._replace(value=jnp.asarray(1)))
-    assert jnp.count_nonzero(fewer["kernel"]) == 6
+
+    @jax.jit
+    def project(n):
+        step = n_m(n, 4)
+        return step.project(weights, 0.5, step.init(weights))[0]["kernel"]
+
+    np.testing.assert_array_equal(project(2), project_n_m(weights["kernel"], 2, 4))
+    assert jnp.count_nonzero(project(1)) == 6
 
 
 def test_learning_compression_ends_in_it():

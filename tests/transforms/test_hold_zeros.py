@@ -111,7 +111,7 @@ def test_a_bad_mask_is_named(mask, error, message):
 
 def test_with_mask_needs_a_state_and_a_mask_that_fits():
     optimizer = optax.chain(optax.sgd(0.1), sparsejax.hold_zeros(MASK))
-    with pytest.raises(ValueError, match="mask must have the structure and shapes of the one"):
+    with pytest.raises(ValueError, match="mask must have the shapes of the mask it replaces"):
         with_mask(optimizer.init(START), {"kernel": jnp.ones((8, 7), bool), "bias": MASK["bias"]})
     with pytest.raises(ValueError, match="opt_state must hold a state of sparsejax.hold_zeros"):
         with_mask(optax.sgd(0.1).init(START), MASK)

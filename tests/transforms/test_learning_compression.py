@@ -93,20 +93,22 @@ def test_lasso_meets_its_optimality_conditions():
 
 
 def by_hand(params, gradients, kappa, mus, first, per_l_step, rate):
-    """The published algorithm written out in float64, one list entry for each update."""
+    """The published alternation written out in float64: L steps of so many gradient steps, then a
+    C step and a step of the multipliers. One entry for each gradient step."""
     w = np.asarray(params, np.float64)
     project = lambda v: top_kappa([v], kappa).reshape(v.shape)  # noqa: E731
-    theta, lam, n, left, thetas, ws = project(w), np.zeros_like(w), 0, first, [], []
-    for gradient in gradients:
-        left -= 1
-        if left == 0:
-            theta = project(w - lam / mus[n])
-            lam = lam - mus[n] * (w - theta)
-            n, left = n + 1, per_l_step
-        w = w - rate * (gradient + mus[n] * (w - theta) - lam)
-        thetas.append(theta)
-        ws.append(w)
-    return thetas, ws
+    theta, lam, thetas, ws = project(w), np.zeros_like(w), [], []
+    gradients = list(gradients)
+    for n, mu in enumerate(mus):
+        for _ in range(first if n == 0 else per_l_step):  # L step
+            if not gradients:
+                return thetas, ws
+            w = w - rate * (gradients.pop(0) + mu * (w - theta) - lam)
+            thetas.append(theta)
+            ws.append(w)
+        theta = project(w - lam / mu)  # C step
+        lam = lam - mu * (w - theta)
+    raise AssertionError("more gradients than L steps")
 
 
 def test_follows_the_algorithm_step_by_step():
@@ -130,7 +132,18 @@ def test_follows_the_algorithm_step_by_step():
         np.testing.assert_allclose(sparsejax.compressed_params(state, w), theta, atol=1e-5)
         np.testing.assert_allclose(w, expected, atol=1e-5)
         l_steps.append(int(state[0].l_step))
-    assert l_steps == [0] * 4 + [1] * 3 + [2] * 3 + [3] * 3 + [4]
+    assert l_steps == [0] * 5 + [1] * 3 + [2] * 3 + [3] * 3
+
+
+def test_by_default_c_steps_fall_on_the_last_update_of_an_l_step():
+    """So training over whole L steps ends with as many C steps, theta up to date."""
+    transform = sparsejax.learning_compression(compression.l0_ball(3), 1.0, 4)
+    w = jnp.asarray(TARGET)
+    state, l_steps = transform.init(w), []
+    for _ in range(9):
+        state = jax.jit(transform.update)(w, state, w)[1]
+        l_steps.append(int(state.l_step))
+    assert l_steps == [0, 0, 0, 1, 1, 1, 1, 2, 2]
 
 
 def test_direct_compression_comes_first():
@@ -316,8 +329,8 @@ def test_sharded_parameters_give_the_same_answer_and_keep_their_sharding():
         ({"mu_schedule": lambda n: jnp.nan}, "it gives nan at L step 0"),
         ({"steps_per_l_step": 0}, "steps_per_l_step must be an integer >= 1; got 0"),
         ({"steps_per_l_step": 2.5}, r"steps_per_l_step must be an integer >= 1; got 2\.5"),
-        ({"first_l_step": -3}, "first_l_step must be an integer >= 1; got -3"),
-        ({"first_l_step": 0}, "first_l_step must be an integer >= 1; got 0"),
+        ({"first_l_step": -3}, "first_l_step must be an integer >= 0; got -3"),
+        ({"first_l_step": 1.5}, r"first_l_step must be an integer >= 0; got 1\.5"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
