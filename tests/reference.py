@@ -32,6 +32,21 @@ def l1_ball(leaves, radius):
     return np.sign(flat) * np.maximum(magnitudes - tau, 0)
 
 
+def exact_l1_threshold(entries, radius):
+    """The threshold of the projection in rational arithmetic; 0 inside the ball."""
+    magnitudes = sorted((Fraction(float(abs(x))) for x in entries), reverse=True)
+    radius = Fraction(float(radius))
+    total, threshold = Fraction(0), Fraction(0)
+    if sum(magnitudes) <= radius:
+        return threshold
+    for count, magnitude in enumerate(magnitudes, 1):
+        if count > 1 and magnitude <= threshold:
+            break
+        total += magnitude
+        threshold = (total - radius) / count
+    return threshold
+
+
 def shard(array, *axes):
     """``array`` on a mesh of 4 x 2 devices, partitioned by mesh axes ``a`` and ``b``."""
     mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("a", "b"))

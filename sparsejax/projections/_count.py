@@ -23,7 +23,7 @@ def count_reaching(keys: jax.Array, thresholds: Sequence[int | jax.Array]) -> li
     cut the array, each piece is counted by itself first: left alone it gathers the partial results
     of such a reduction one by one, while it adds up an array of them in one all-reduce.
     """
-    keys, inside = _split_as_on_devices(keys)
+    keys, inside = split_as_on_devices(keys)
     hits = tuple((keys >= threshold).astype(jnp.int32) for threshold in thresholds)
     zeros = tuple(jnp.asarray(0, jnp.int32) for _ in thresholds)
     add = lambda left, right: tuple(a + b for a, b in zip(left, right, strict=True))  # noqa: E731
@@ -59,7 +59,7 @@ def varying_zero(leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> jax.
     return add_up(zeros, layouts)[0]
 
 
-def _split_as_on_devices(array: jax.Array) -> tuple[jax.Array, tuple[int, ...]]:
+def split_as_on_devices(array: jax.Array) -> tuple[jax.Array, tuple[int, ...]]:
     """Each dimension in as many pieces as it can have on the devices, where those are few.
 
     Returns:

@@ -1,0 +1,199 @@
+"""Sums of magnitudes as integers of several digits: exact, so their order does not matter.
+
+A magnitude is an integer multiple of a power of two. Here it is written in fixed point, in a window
+of 72 bits (float64: 132) below the leading bit of the largest magnitude, cut into digits of a few
+bits, and each digit is added up in an int32 by itself. What lies below the window is cut off: the
+part of an entry that is less than 2^-72 (float64: 2^-132) of the largest one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from sparsejax.projections._count import add_up, split_as_on_devices
+from sparsejax.projections._keys import KeyFormat
+from sparsejax.projections._shards import Layout
+
+_SUM_BITS = 31  # of a non-negative int32, in which a digit is added up
+_WIDEST = 12  # bits of a digit; a product of two of them, times a few, stays an int32
+_ABOVE = 34  # bits above the window: fewer than 2**31 entries, twice as much, and a sign
+_BELOW = 36  # bits below it, for single numbers that are subtracted from sums
+
+
+class FixedPoint(NamedTuple):
+    """A format for sums: which power of two each digit stands for.
+
+    A number is an int32 array of digits, highest first. Normalised, all are from 0 to
+    ``2**width - 1`` but the first, which has the number's sign.
+    """
+
+    keys: KeyFormat
+    width: int
+    """Bits of a digit."""
+    top: jax.Array
+    """int32: the biased exponent of the largest magnitude, where the window begins."""
+
+    @property
+    def above(self) -> int:
+        """How many digits lie above the window."""
+        return math.ceil(_ABOVE / self.width)
+
+    @property
+    def window(self) -> int:
+        """How many digits of each magnitude are added up."""
+        return math.ceil((72 if self.keys.dtype.itemsize < 8 else 132) / self.width)
+
+    @property
+    def below(self) -> int:
+        """How many digits lie below the window."""
+        return math.ceil(_BELOW / self.width)
+
+    def number(self, key: jax.Array) -> jax.Array:
+        """A magnitude below 2**32 times the largest, rounded up to a multiple of the last digit.
+
+        Normalised, but for the last digit, which may be ``2**width``.
+        """
+        shifts = self._shift(key) - self.width * np.arange(
+            1 - self.above, self.window + self.below + 1, dtype=np.int32
+        )
+        mantissa = self._mantissa(key)
+        digits = _shifted(mantissa, shifts) & self._mask
+        kept = _shifted(_shifted(mantissa, shifts[-1]), -shifts[-1])
+        lost = (shifts[-1] > 0) & (kept != mantissa)
+        return digits.astype(jnp.int32).at[-1].add(lost.astype(jnp.int32))
+
+    def sum_reaching(
+        self, leaves: Sequence[jax.Array], layouts: Sequence[Layout], least: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The sum of the magnitudes whose keys are at least ``least``, and how many these are.
+
+        Over all leaves and devices; the sum is not normalised.
+        """
+        sums = []
+        for leaf in leaves:
+            # Tied to the key, or XLA forms the digits of all weights once, before a loop.
+            leaf, tied = lax.optimization_barrier((leaf, least))
+            sums.append(self._sum_leaf(leaf, tied))
+        *digits, count = add_up(sums, layouts)
+        return jnp.stack([*digits, *[jnp.zeros_like(count)] * self.below]), count
+
+    def times(self, number: jax.Array, count: jax.Array) -> jax.Array:
+        """The product with a count >= 0, not normalised."""
+        product = jnp.zeros_like(number)
+        for place in range(math.ceil(_SUM_BITS / self.width)):
+            part = (count >> (place * self.width)) & self._mask
+            moved = jnp.concatenate([number[place:], jnp.zeros_like(number[:place])])
+            product = product + part * moved
+        return product
+
+    def normalised(self, number: jax.Array) -> jax.Array:
+        """The same number, normalised."""
+        return jnp.stack(self._carry(list(number)))
+
+    def quotient(self, number: jax.Array, count: jax.Array) -> jax.Array:
+        """A number divided by a count, in floating point; normalised and >= 0, or imprecise."""
+        dtype = self.keys.dtype
+        places = np.arange(1 - self.above, self.window + self.below + 1)
+        weights = jnp.asarray(2.0 ** (-self.width * places), dtype)
+        # The window begins at twice the power of two that the largest magnitude has.
+        leading = self.keys.magnitude(self.top.astype(self.keys.bits) * self.keys.octave)
+        total = jnp.sum(number.astype(dtype) * weights)
+        return 2 * total / jnp.maximum(count, 1).astype(dtype) * leading
+
+    @property
+    def _mask(self) -> int:
+        return (1 << self.width) - 1
+
+    def _sum_leaf(self, leaf: jax.Array, least: jax.Array) -> list[jax.Array]:
+        """The digits of the sum from the highest to the end of the window, then the count."""
+        keys = self.keys.keys(leaf)
+        keys, inside = split_as_on_devices(keys if keys.ndim else keys.reshape(1))
+        reached = keys >= least
+        mantissa = jnp.where(reached, self._mantissa(keys), 0)
+        shift = self._shift(keys)
+        parts = [
+            (_shifted(mantissa, shift - self.width * place) & self._mask).astype(jnp.int32)
+            for place in range(1, self.window + 1)
+        ]
+        parts.append(reached.astype(jnp.int32))
+        left = list(range(keys.ndim))
+        outside = [axis for axis in left if axis not in inside]
+        groups = _groups(keys.shape, inside, self.width) + _groups(keys.shape, outside, self.width)
+        for number, group in enumerate(groups):
+            axes = tuple(left.index(axis) for axis in group)
+            left = [axis for axis in left if axis not in group]
+            *digits, count = _sum_later(parts, axes) if number else _sum_first(parts, axes)
+            above = [] if number else [jnp.zeros_like(count)] * self.above
+            parts = [*self._carry([*above, *digits]), count]
+        return parts
+
+    def _carry(self, digits: Sequence[jax.Array]) -> list[jax.Array]:
+        carried, over = [], jnp.zeros_like(digits[0])
+        for digit in reversed(digits[1:]):
+            over = over + digit
+            carried.append(over & self._mask)
+            over = over >> self.width
+        return [digits[0] + over, *carried[::-1]]
+
+    def _shift(self, key: jax.Array) -> jax.Array:
+        """How many bits of a mantissa reach below the beginning of the window."""
+        stored = jnp.finfo(self.keys.dtype).nmant
+        exponent = jnp.maximum(key >> stored, 1).astype(jnp.int32)
+        return self.top - exponent + (stored + 1)
+
+    def _mantissa(self, key: jax.Array) -> jax.Array:
+        octave = self.keys.octave
+        return (key & (octave - 1)) + jnp.where(key >= octave, octave, 0).astype(key.dtype)
+
+
+def fixed_point(
+    keys: KeyFormat, leaves: Sequence[jax.Array], layouts: Sequence[Layout], largest: jax.Array
+) -> FixedPoint:
+    """The format for the sums over some leaves, of which ``largest`` is the largest key.
+
+    The longest dimension decides how wide a digit can be without an overflow of its sum.
+    """
+    pairs = zip(leaves, layouts, strict=True)
+    longest = max((n for leaf, layout in pairs for n in layout.shape(leaf)), default=1)
+    width = max(1, min(_WIDEST, _SUM_BITS - longest.bit_length()))
+    stored = jnp.finfo(keys.dtype).nmant
+    return FixedPoint(keys, width, jnp.maximum(largest >> stored, 1).astype(jnp.int32))
+
+
+def _shifted(number: jax.Array, down: jax.Array) -> jax.Array:
+    """A number moved down by some bits, up where that is negative."""
+    most = 8 * number.dtype.itemsize - 1
+    down = down.astype(number.dtype)
+    return (number >> jnp.clip(down, 0, most)) << jnp.clip(-down, 0, most)
+
+
+def _groups(shape: tuple[int, ...], axes: Sequence[int], width: int) -> list[list[int]]:
+    """Dimensions to be summed over at a time: the longest first, as many as cannot overflow."""
+    groups: list[list[int]] = []
+    for axis in sorted(axes, key=lambda axis: -shape[axis]):
+        together = math.prod(shape[other] for other in (groups[-1] if groups else []))
+        if groups and together * shape[axis] <= 2 ** (_SUM_BITS - width):
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    return groups
+
+
+def _sum_first(numbers: Sequence[jax.Array], axes: tuple[int, ...]) -> list[jax.Array]:
+    """Sums over some dimensions, in one pass: nothing of the size of the entries is stored."""
+    zeros = tuple(jnp.zeros((), jnp.int32) for _ in numbers)
+    add = lambda left, right: tuple(a + b for a, b in zip(left, right, strict=True))  # noqa: E731
+    return list(lax.reduce(tuple(numbers), zeros, add, axes))
+
+
+def _sum_later(numbers: Sequence[jax.Array], axes: tuple[int, ...]) -> list[jax.Array]:
+    """The same of the few partial sums, which devices add up in one all-reduce."""
+    stacked = jnp.stack(numbers)
+    return list(stacked.sum(tuple(axis + 1 for axis in axes), dtype=jnp.int32))
