@@ -121,21 +121,52 @@ def next_round(phi: PyTree, beta: Numeric, initial: Numeric) -> PyTree:
     )
 
 
-def temperature_schedule(steps: int, final: Numeric = 200.0) -> optax.Schedule:
+def temperature_schedule(
+    steps: int, final: Numeric = 200.0, steps_per_stair: int | None = None
+) -> optax.Schedule:
     r"""An optax schedule of beta over a round.
 
     .. math:: \beta_t = \beta_T^{\,\min(t, T)/T}, \qquad T = \text{steps}
 
-    from 1 at step 0 to ``final`` at step ``steps``, and constant from there on.
+    from 1 at step 0 to ``final`` at step ``steps``, and constant from there on. As a staircase of
+    n stairs, ``n = steps / steps_per_stair``:
+
+    .. math:: \beta_t = \beta_T^{\,\min(k, n - 1)/(n - 1)}, \qquad
+              k = \lfloor t / \text{steps per stair} \rfloor
+
+    from 1 on the first stair to ``final`` on the whole of the last one.
+
+    Args:
+      steps: the length of a round.
+      final: beta_T, ``>= 1``, may be traced.
+      steps_per_stair: None for a smooth rise. The published code has a staircase with one stair per
+        epoch.
 
     Raises:
-      ValueError: ``steps`` is not an integer >= 1, or ``final`` not a number >= 1.
+      ValueError: ``steps`` is not an integer >= 1, ``final`` is not a number >= 1, or
+        ``steps_per_stair`` is not an integer >= 1 that divides ``steps`` into two or more stairs.
     """
     if isinstance(steps, bool) or int(steps) != steps or steps < 1:
         raise ValueError(f"steps must be an integer >= 1; got {steps!r}")
+    if steps_per_stair is not None and (
+        isinstance(steps_per_stair, bool)
+        or int(steps_per_stair) != steps_per_stair
+        or steps_per_stair < 1
+        or steps % steps_per_stair
+        or steps == steps_per_stair
+    ):
+        raise ValueError(
+            f"steps_per_stair must be an integer >= 1 that divides the {steps} steps into two or "
+            f"more stairs; got {steps_per_stair!r}"
+        )
     last = _checks.scalar("final", final, "a finite number >= 1", lambda x: 1 <= x < math.inf)
 
     def schedule(step):
-        return last ** (jnp.minimum(step, steps) / steps)
+        if steps_per_stair is None:
+            share = jnp.minimum(step, int(steps)) / steps
+        else:
+            stairs = int(steps) // int(steps_per_stair)
+            share = jnp.minimum(step // int(steps_per_stair), stairs - 1) / (stairs - 1)
+        return last ** share.astype(last.dtype)
 
     return schedule

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sparsejax._dtypes import at_least_float32
 from sparsejax.projections._count import add_up, count_reaching, varying_zero
 from sparsejax.projections._keys import KeyFormat, key_format
 from sparsejax.projections._sample import sampled_thresholds
@@ -32,7 +33,7 @@ class Selection(NamedTuple):
     def magnitude(self) -> jax.Array:
         """The threshold as a magnitude, in float32 or wider."""
         magnitude = self.keys.magnitude(jnp.minimum(self.threshold, self.keys.infinity))
-        return magnitude.astype(jnp.promote_types(magnitude.dtype, jnp.float32))
+        return magnitude.astype(at_least_float32(magnitude))
 
     def masks(self, leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> list[jax.Array]:
         """For each leaf which entries were selected."""

@@ -9,8 +9,10 @@ from sparsejax.tickets.family import (
     member,
     next_family,
 )
+from sparsejax.tickets.fixed_mask import fixed_mask
 from sparsejax.tickets.gated import continuous_sparsification, stochastic_l0
 from sparsejax.tickets.magnitude_pruning import magnitude_pruning, random_pruning
+from sparsejax.tickets.mask import masked, overlap, remaining, whole_mask
 from sparsejax.tickets.method import Method
 from sparsejax.tickets.search import (
     SearchState,
@@ -22,11 +24,9 @@ from sparsejax.tickets.search import (
 from sparsejax.tickets.ticket import (
     Ticket,
     check_ticket,
-    masked,
-    overlap,
-    remaining,
+    effective_params,
+    fold_scale,
     rewound,
-    whole_mask,
 )
 
 __all__ = [
@@ -36,9 +36,12 @@ __all__ = [
     "check_ticket",
     "continuous_sparsification",
     "deal_out",
+    "effective_params",
     "family_scan",
     "family_step",
     "family_tickets",
+    "fixed_mask",
+    "fold_scale",
     "found_ticket",
     "init_family",
     "init_search",

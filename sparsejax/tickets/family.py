@@ -12,6 +12,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sparsejax._where import PyTree
+from sparsejax.tickets._fresh import fresh
 from sparsejax.tickets.search import (
     MakeMethod,
     SearchState,
@@ -23,7 +24,7 @@ from sparsejax.tickets.ticket import Ticket
 
 # The members take their steps together: one counter, so that what happens at one step of a round
 # (keeping the weights to rewind to) costs nothing at the others.
-_AXES: Any = SearchState(None, 0, 0, 0, 0, 0, None, 0, 0)  # type: ignore[arg-type]
+_AXES: Any = SearchState(None, 0, 0, 0, 0, 0, None, 0, 0, 0)  # type: ignore[arg-type]
 _SHARED = ("step", "round")
 
 
@@ -44,7 +45,7 @@ def init_family(
       method: as for `init_search`.
       params: initial weights, stacked: each leaf [members, ...]; of equal members for one seed.
       optimizer: as for `init_search`, the same for all.
-      keys: typed PRNG keys, [members].
+      keys: PRNG keys, [members] (of the old kind, without a type: [members, 2]).
       hyper: hyperparameters, each leaf [members, ...]; None for a method without.
       statistics: running statistics, each leaf [members, ...]; None for a network without.
 
@@ -71,21 +72,34 @@ def deal_out(state: SearchState, mesh: Mesh) -> SearchState:
 
     ::
 
-        mesh = jax.make_mesh((8,), ("members",), axis_types=(jax.sharding.AxisType.Auto,))
+        mesh = jax.make_mesh((8,), ("members",))
         state = deal_out(init_family(...), mesh)
         state = fit(step, state, data, scan=family_scan(mesh), batch_axes=(), ...)
 
     Args:
       state: of `init_family`.
-      mesh: of one axis, whose length divides the number of members.
+      mesh: of one axis, whose length divides the number of members; of any kind: the compiler
+        partitions the work.
+
+    Returns:
+      A state that shares no buffer with ``state``.
 
     Raises:
       ValueError: the mesh has not one axis, or it does not divide the members.
     """
+    members, devices = jax.tree.leaves(state.mask)[0].shape[0], _automatic(mesh)
     cut, whole = PartitionSpec(_axis_of(mesh)), PartitionSpec()
+    if members % devices.size:
+        raise ValueError(f"mesh must divide {members} members; it has {devices.size} devices")
     specs = (whole if leaf.ndim == 0 else cut for leaf in jax.tree.leaves(state))
-    shardings = [NamedSharding(mesh, spec) for spec in specs]
-    return jax.device_put(state, jax.tree.unflatten(jax.tree.structure(state), shardings))
+    shardings = [NamedSharding(devices, spec) for spec in specs]
+    # A copy first: `device_put` leaves what is in its place already where it is.
+    return jax.device_put(fresh(state), jax.tree.unflatten(jax.tree.structure(state), shardings))
+
+
+def _automatic(mesh: Mesh) -> Mesh:
+    """The same devices with axes that the compiler partitions by itself."""
+    return Mesh(mesh.devices, mesh.axis_names)
 
 
 def _axis_of(mesh: Mesh) -> str:
@@ -147,6 +161,7 @@ def family_scan(
     if at_once is not None and (not isinstance(at_once, int) or at_once < 1):
         raise ValueError(f"at_once must be an integer >= 1; got {at_once!r}")
     cut, whole = PartitionSpec(mesh and _axis_of(mesh)), PartitionSpec()
+    mesh = mesh and _automatic(mesh)
 
     def scan(take, state: SearchState, arrays, rows):
         shared = {name: getattr(state, name) for name in _SHARED}
@@ -223,11 +238,16 @@ def family_tickets(method: MakeMethod, state: SearchState) -> Ticket:
 
 
 def next_family(
-    method: MakeMethod, state: SearchState, optimizer: optax.GradientTransformation
+    method: MakeMethod,
+    state: SearchState,
+    optimizer: optax.GradientTransformation,
+    renew_optimizer: bool = True,
 ) -> SearchState:
     """`next_search` of every member; to be called under ``jit`` where they lie on a mesh."""
     turn = jax.vmap(
-        lambda one: next_search(method, one, optimizer), in_axes=(_AXES,), out_axes=_AXES
+        lambda one: next_search(method, one, optimizer, renew_optimizer),
+        in_axes=(_AXES,),
+        out_axes=_AXES,
     )
     return turn(state)
 
@@ -235,9 +255,8 @@ def next_family(
 def member(state: SearchState, number: int) -> SearchState:
     """One search of a family, counted from 0, as the state of a search by itself."""
     axes = _AXES._asdict()
-    return SearchState(
-        **{
-            name: tree if axes[name] is None else jax.tree.map(lambda leaf: leaf[number], tree)
-            for name, tree in state._asdict().items()
-        }
-    )
+    one = {
+        name: tree if axes[name] is None else jax.tree.map(lambda leaf: leaf[number], tree)
+        for name, tree in state._asdict().items()
+    }
+    return fresh(SearchState(**one))

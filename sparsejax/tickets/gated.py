@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from chex import Numeric
 
 from sparsejax import _checks
 from sparsejax._where import PyTree, Where
-from sparsejax.gates import Gates, apply, hard_concrete, next_round, sigmoid, temperature_schedule
+from sparsejax.gates import Gates, hard_concrete, next_round, sigmoid, temperature_schedule
+from sparsejax.tickets.mask import map_searched, times, whole_mask
 from sparsejax.tickets.method import Method
-from sparsejax.tickets.ticket import whole_mask
+
+PenaltyOn = Literal["mask", "scaled_mask"]
 
 
 def continuous_sparsification(
@@ -20,15 +25,30 @@ def continuous_sparsification(
     final_beta: Numeric = 200.0,
     rewind: bool = True,
     where: Where = None,
+    penalty_on: PenaltyOn = "mask",
+    steps_per_stair: int | None = None,
+    restart_beta: Numeric | None = None,
 ) -> Method:
     r"""Train weights and sigmoid masks together while the masks harden.
 
-    .. math:: \min_{w,s}\ L(\sigma(\beta s) \odot w) + \lambda\,\|\sigma(\beta s)\|_1,
+    .. math:: \min_{w,s}\ L\!\left(\frac{\sigma(\beta s)}{\sigma(s_0)} \odot w\right)
+              + \lambda\,\|\sigma(\beta s)\|_1,
               \qquad \beta\colon 1 \to \beta_T \text{ over a round}
 
+    The mask is divided by sigma(s_0), so that training starts at the function of the whole network.
     What stays is s > 0; a round ends with  :math:`s \leftarrow \min(\beta_T s, s_0)`  (see
     ``sparsejax.gates.next_round``). One round is pruning, several are a ticket search; s_0 decides
-    how sparse it gets, and a family over s_0 costs one program (see `init_family`).
+    how sparse it gets, and a family over s_0 costs one program (see `init_family`). A ticket has
+    the scale 1 / sigma(s_0) (see `Ticket`).
+
+    The defaults are those of the paper's equations and of this project's results. The published
+    code differs from them in five ways, each of which is an option::
+
+        method = continuous_sparsification(
+            steps, initial, rewind=False, penalty_on="scaled_mask",
+            steps_per_stair=steps_per_epoch, restart_beta=1.0,
+        )
+        state = next_search(method, state, optimizer, renew_optimizer=False)
 
     Args:
       steps: of a round, over which beta rises exponentially.
@@ -37,36 +57,62 @@ def continuous_sparsification(
         sparsest tickets of LeNet300 came from a larger one and a moderate s_0, not from an s_0 far
         below zero. Its scale goes with the gates' learning rate.
       final_beta: beta_T, ``>= 1``, may be traced.
-      rewind: whether the next round starts from the early weights, as published.
+      rewind: whether the next round of a search starts from the early weights. The published code
+        goes on with the trained ones and rewinds the final ticket alone: False.
       where: which leaves are searched; default kernels.
+      penalty_on: what lambda multiplies: the ``"mask"`` sigma(beta s), or the ``"scaled_mask"``
+        sigma(beta s) / sigma(s_0), which the published code penalises. The latter is the former
+        with a lambda 1 / sigma(s_0) times as large, 1.7 to 2.4 for s_0 in -0.3 ... 0.3.
+      steps_per_stair: None raises beta at every step. A number holds beta for so many steps and
+        lets the whole last stair have beta_T. The published code has one stair per epoch.
+      restart_beta: the factor of s between rounds, ``> 0``, may be traced. None is beta_T: a gate
+        that a round closed stays closed. The published code resets beta to 1 before it computes the
+        minimum, so its gates restart at min(s, s_0): with a number, a gate may open again in a
+        later round, and the ticket of a round is s > 0 whatever the rounds before closed.
 
     Raises:
       ValueError: an argument is out of its range; in ``init``: ``where`` chooses nothing.
 
     References:
-      Savarese, Silva and Maire, Winning the lottery with continuous sparsification, NeurIPS 2020.
+      Savarese, Silva and Maire, Winning the lottery with continuous sparsification, NeurIPS 2020;
+      its code: github.com/lolemacs/continuous-sparsification.
     """
-    beta_at = temperature_schedule(steps, final_beta)
-    sigmoid(initial, where=where)  # raises where the start is no number
+    start = _checks.scalar("initial", initial, "a finite number", math.isfinite)
+    strength = _checks.scalar_at_least_zero("penalty", penalty)
+    if penalty_on not in ("mask", "scaled_mask"):
+        raise ValueError(f"penalty_on must be 'mask' or 'scaled_mask'; got {penalty_on!r}")
+    beta_at = temperature_schedule(steps, final_beta, steps_per_stair)
+    between = beta_at(steps)
+    if restart_beta is not None:
+        between = _checks.scalar("restart_beta", restart_beta, "a finite number > 0", _positive)
+    scale = 1 / jax.nn.sigmoid(start)
 
     def at(step) -> Gates:
         return sigmoid(initial, where=where, beta=beta_at(step))
 
+    def init(params, key):
+        return {"weights": params, "gates": at(0).init(key, params)}, whole_mask(params, where)
+
     def view(trained, mask, step, key):
         del mask
-        return apply(trained["weights"], at(step).sample(trained["gates"], key))
+        return map_searched(times, trained["weights"], at(step).sample(trained["gates"], key))
 
-    def weights(trained):
-        whole = jax.tree.map(jnp.ones_like, trained["gates"])
-        return apply(trained["weights"], at(0).median(whole))  # all open
+    def cost(trained, step):
+        factor = strength if penalty_on == "mask" else strength * scale.astype(strength.dtype)
+        return _l1(factor, at(step).active_probability(trained["gates"]))
+
+    def mask(trained, mask, key):
+        del key
+        left = at(0).binarize(trained["gates"])
+        return left if restart_beta is not None else jax.tree.map(jnp.logical_and, mask, left)
 
     def restart(trained, early, mask):
         del mask
         source = early if rewind else trained
-        gates = next_round(trained["gates"], beta_at(steps), initial)
+        gates = next_round(trained["gates"], between, initial)
         return {"weights": source["weights"], "gates": gates}
 
-    return _searching(at, view, restart, weights, penalty, where)
+    return Method(init, view, cost, mask, restart, lambda trained: trained["weights"], scale)
 
 
 def stochastic_l0(
@@ -97,35 +143,39 @@ def stochastic_l0(
       2018.
     """
     gates = hard_concrete(temperature, drop_rate=drop_rate, where=where)
+    strength = _checks.scalar_at_least_zero("penalty", penalty)
+
+    def init(params, key):
+        whole = whole_mask(params, where)
+        keep = jnp.asarray(1 / (1 - drop_rate), jnp.float32)
+        weights = map_searched(lambda leaf, _: times(leaf, keep), params, whole)
+        return {"weights": weights, "gates": gates.init(key, params)}, whole
 
     def view(trained, mask, step, key):
         del mask, step
-        return apply(trained["weights"], gates.sample(trained["gates"], key))
+        return map_searched(times, trained["weights"], gates.sample(trained["gates"], key))
+
+    def cost(trained, step):
+        del step
+        return _l1(strength, gates.active_probability(trained["gates"]))
+
+    def mask(trained, mask, key):
+        del key
+        return jax.tree.map(jnp.logical_and, mask, gates.binarize(trained["gates"]))
 
     def restart(trained, early, mask):
         del mask
         source = early if rewind else trained
         return {"weights": source["weights"], "gates": trained["gates"]}
 
-    return _searching(
-        lambda step: gates, view, restart, lambda trained: trained["weights"], penalty, where
-    )
+    return Method(init, view, cost, mask, restart, lambda trained: trained["weights"])
 
 
-def _searching(at, view, restart, weights, penalty: Numeric, where: Where) -> Method:
-    """What both have in common, given the gates ``at`` a step."""
-    strength = _checks.scalar_at_least_zero("penalty", penalty)
+def _l1(strength: jax.Array, active: PyTree) -> jax.Array:
+    """The penalty: strength times the sum of all entries."""
+    total = sum(m.sum() for m in jax.tree.leaves(active))
+    return strength.astype(jnp.result_type(total)) * total
 
-    def init(params: PyTree, key: jax.Array):
-        trained = {"weights": at(0).rescale(params), "gates": at(0).init(key, params)}
-        return trained, whole_mask(params, where)
 
-    def cost(trained, step):
-        active = at(step).active_probability(trained["gates"])
-        return strength * sum(m.sum() for m in jax.tree.leaves(active))
-
-    def mask(trained, mask, key):
-        del key
-        return jax.tree.map(jnp.logical_and, mask, at(0).binarize(trained["gates"]))
-
-    return Method(init, view, cost, mask, restart, weights)
+def _positive(x: float) -> bool:
+    return 0 < x < math.inf

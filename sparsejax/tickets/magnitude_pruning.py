@@ -10,10 +10,9 @@ from chex import Numeric
 
 from sparsejax import _checks
 from sparsejax._where import PyTree, Where
-from sparsejax.gates.base import is_masked
 from sparsejax.projections.largest_mask import largest_mask
+from sparsejax.tickets.mask import is_masked, masked, remaining, whole_mask
 from sparsejax.tickets.method import Method
-from sparsejax.tickets.ticket import masked, remaining, whole_mask
 
 
 def magnitude_pruning(fraction: Numeric, rewind: bool = True, where: Where = None) -> Method:
@@ -26,7 +25,7 @@ def magnitude_pruning(fraction: Numeric, rewind: bool = True, where: Where = Non
 
     Args:
       fraction: in ``(0, 1)``, may be traced; its product with the number of survivors is rounded to
-        float32 before it is rounded up.
+        float32 (under x64 to float64) before it is rounded up.
       rewind: whether each round starts from the early weights, or goes on with the trained ones.
       where: which leaves are pruned; default kernels.
 

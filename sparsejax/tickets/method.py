@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from chex import Numeric
 
 from sparsejax._where import PyTree
 
@@ -27,7 +28,9 @@ class Method(NamedTuple):
       mask: ``(trained, mask, key) -> mask`` at the end of a round; a part of the one before.
       restart: ``(trained, early, mask) -> trained`` for the next round; ``early`` is what was
         trained by the step to rewind to.
-      weights: ``trained -> params``: the weights of a ticket, as the network computes with them.
+      weights: ``trained -> params``: the weights of a ticket, without its scale.
+      scale: a positive scalar, may be traced: a ticket's network computes with scale * mask *
+        weights on the leaves that are searched.
     """
 
     init: Callable[[PyTree, jax.Array], tuple[dict[str, Any], PyTree]]
@@ -36,3 +39,4 @@ class Method(NamedTuple):
     mask: Callable[[dict[str, Any], PyTree, jax.Array], PyTree]
     restart: Callable[[dict[str, Any], dict[str, Any], PyTree], dict[str, Any]]
     weights: Callable[[dict[str, Any]], PyTree]
+    scale: Numeric = 1.0

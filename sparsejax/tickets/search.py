@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from sparsejax._dtypes import at_least_float32
 from sparsejax._where import PyTree
+from sparsejax.tickets._fresh import fresh
 from sparsejax.tickets.method import Method
-from sparsejax.tickets.ticket import Ticket
+from sparsejax.tickets.ticket import Ticket, scale_of
 
 MakeMethod = Method | Callable[[Any], Method]
 """A `Method`, or what makes one from the hyperparameters in a state, such as
@@ -32,7 +34,7 @@ class SearchState(NamedTuple):
     """What is trained: a dict of ``weights`` and perhaps ``gates``."""
     opt_state: PyTree
     key: jax.Array
-    """A typed PRNG key of this round."""
+    """A PRNG key of this round."""
     mask: PyTree
     """What stayed after the rounds before."""
     early: PyTree
@@ -43,6 +45,8 @@ class SearchState(NamedTuple):
     """Hyperparameters of the method: arrays, an axis of members in a family."""
     statistics: PyTree = None
     """Running statistics of the network, such as those of batch normalisation; None without."""
+    early_statistics: PyTree = None
+    """The running statistics at the step of ``early``."""
 
 
 def init_search(
@@ -60,16 +64,23 @@ def init_search(
       params: initial weights.
       optimizer: of what is trained, a dict of ``weights`` and perhaps ``gates`` (see
         ``optax.partition`` where they are to have different ones).
-      key: a typed PRNG key.
+      key: a PRNG key, typed (``jax.random.key``) or not.
       hyper: what ``method`` is made from, if it is a function.
       statistics: the running statistics of a network that has some, before the first step. Later
-        rounds go on with those of the round before: they forget.
+        rounds go on with those of the round before: they forget. A ticket has those of the step
+        that it is rewound to.
+
+    Returns:
+      A state in which no buffer occurs twice, and none of the arguments': it can be donated.
     """
     start, later = jax.random.split(key)
     trained, mask = made(method, hyper).init(params, start)
     zero = jnp.asarray(0, jnp.int32)
     opt_state = optimizer.init(trained)
-    return SearchState(zero, trained, opt_state, later, mask, trained, zero, hyper, statistics)
+    state = SearchState(
+        zero, trained, opt_state, later, mask, trained, zero, hyper, statistics, statistics
+    )
+    return fresh(state)
 
 
 def search_step(
@@ -85,7 +96,10 @@ def search_step(
       loss: ``(params, batch, key) -> (loss, metrics)`` of the network's plain parameters. Where the
         state has ``statistics``: ``(params, statistics, batch, key) -> (loss, (metrics,
         statistics))``.
-      optimizer: as for `init_search`.
+      optimizer: as for `init_search`. Its ``update`` is given ``value``, ``grad`` and
+        ``value_fn`` of what is minimised, the loss plus the method's penalty, if it takes extra
+        arguments (``optax.GradientTransformationExtraArgs``), as line searches and
+        ``optax.contrib.reduce_on_plateau`` do.
       rewind_step: the step of the first round whose weights later rounds and tickets start from; 0
         for the initial ones.
 
@@ -97,6 +111,8 @@ def search_step(
     """
     if isinstance(rewind_step, bool) or int(rewind_step) != rewind_step or rewind_step < 0:
         raise ValueError(f"rewind_step must be an integer >= 0; got {rewind_step!r}")
+
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def step(state: SearchState, batch):
         way = made(method, state.hyper)
@@ -110,17 +126,36 @@ def search_step(
             else:
                 value, aux = loss(params, state.statistics, batch, loss_key)
                 metrics, statistics = aux
-            return value + way.penalty(trained, state.step), (value, metrics, statistics)
+            penalty = way.penalty(trained, state.step)
+            wide = at_least_float32(value)
+            objective = value.astype(wide) + penalty.astype(wide)
+            return objective, (value, metrics, statistics)
 
-        grads, (value, metrics, statistics) = jax.grad(total, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        (objective, (value, metrics, statistics)), grads = jax.value_and_grad(total, has_aux=True)(
+            state.params
+        )
+        updates, opt_state = optimizer.update(
+            grads,
+            state.opt_state,
+            state.params,
+            value=objective,
+            grad=grads,
+            value_fn=lambda trained: total(trained)[0],
+        )
         params = optax.apply_updates(state.params, updates)
         now = state.step + 1
-        early = lax.cond(
-            (now == rewind_step) & (state.round == 0), lambda: params, lambda: state.early
+        early, early_statistics = lax.cond(
+            (now == rewind_step) & (state.round == 0),
+            lambda: (params, statistics),
+            lambda: (state.early, state.early_statistics),
         )
         state = state._replace(
-            step=now, params=params, opt_state=opt_state, early=early, statistics=statistics
+            step=now,
+            params=params,
+            opt_state=opt_state,
+            early=early,
+            statistics=statistics,
+            early_statistics=early_statistics,
         )
         return state, {"loss": value, **metrics}
 
@@ -128,14 +163,21 @@ def search_step(
 
 
 def found_ticket(method: MakeMethod, state: SearchState) -> Ticket:
-    """The ticket at the end of a round: what stays, with the weights to rewind to. Pure."""
+    """The ticket at the end of a round: what stays, with the weights to rewind to. Pure.
+
+    Its arrays are its own: it outlives a state that is donated.
+    """
     way = made(method, state.hyper)
     mask = way.mask(state.params, state.mask, _mask_key(state))
-    return Ticket(mask, way.weights(state.early))
+    weights, scale = way.weights(state.early), scale_of(way.scale)
+    return fresh(Ticket(mask, weights, scale, state.early_statistics))
 
 
 def next_search(
-    method: MakeMethod, state: SearchState, optimizer: optax.GradientTransformation
+    method: MakeMethod,
+    state: SearchState,
+    optimizer: optax.GradientTransformation,
+    renew_optimizer: bool = True,
 ) -> SearchState:
     """The state from which the next round starts: step 0, a fresh optimizer, a smaller mask. Pure.
 
@@ -143,18 +185,26 @@ def next_search(
       method: as for `init_search`.
       state: at the end of a round.
       optimizer: as for `init_search`.
+      renew_optimizer: whether the optimizer starts anew. False keeps its state, momentum and
+        counters alike, as the published code of continuous sparsification does with its momentum;
+        a learning rate that is to start anew each round must then be a periodic schedule of the
+        step.
+
+    Returns:
+      A state in which no buffer occurs twice, and none of ``state``'s.
     """
     way = made(method, state.hyper)
     mask = way.mask(state.params, state.mask, _mask_key(state))
     trained = way.restart(state.params, state.early, mask)
-    return state._replace(
+    later = state._replace(
         step=jnp.zeros_like(state.step),
         params=trained,
-        opt_state=optimizer.init(trained),
+        opt_state=optimizer.init(trained) if renew_optimizer else state.opt_state,
         key=jax.random.fold_in(state.key, state.round + 1),
         mask=mask,
         round=state.round + 1,
     )
+    return fresh(later)
 
 
 def made(method: MakeMethod, hyper: PyTree) -> Method:

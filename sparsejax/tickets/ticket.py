@@ -1,72 +1,111 @@
-"""What a search finds: which weights stay, and the values they are trained from."""
+"""What a search finds: which weights stay, their scale, and the values they are trained from."""
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from chex import Numeric
+from jax.tree_util import Partial
 
+from sparsejax._dtypes import at_least_float32
 from sparsejax._pairs import pairs, same_shapes
-from sparsejax._where import PyTree, Where, mask_out, under_mask
+from sparsejax._where import PyTree
+from sparsejax.tickets._fresh import fresh
+from sparsejax.tickets.mask import map_searched, masked, times
 
 
 class Ticket(NamedTuple):
-    """A subnetwork and where to rewind it to."""
+    r"""A subnetwork and the weights to rewind it to.
+
+    Its network computes with
+
+    .. math:: c\, m \odot w
+
+    on the leaves that were searched (mask m, scale c) and with the weights w alone on the others.
+    An optimizer trains w: the scale stays outside of the weights. `rewound` gives both halves,
+    `effective_params` is the equation, `fold_scale` multiplies the scale into the weights.
+    """
 
     mask: PyTree
     """Like the parameters: booleans, True for the weights that stay, ``optax.MaskedNode()`` for
     leaves that were not searched; for ``sparsejax.hold_zeros``."""
     params: PyTree
-    """The weights of the whole network to rewind to."""
+    """The weights w of the whole network to rewind to."""
+    scale: Numeric = 1.0
+    """A positive scalar c of float32 or wider: 1 for magnitude pruning, 1 / sigma(s_0) for
+    continuous sparsification. In the tickets of a family: [members]."""
+    statistics: PyTree = None
+    """The running statistics of the network at the step of ``params``; None for a network without.
+    """
 
 
-def whole_mask(params: PyTree, where: Where = None) -> PyTree:
-    """The mask under which everything stays.
+def effective_params(ticket: Ticket, params: PyTree) -> PyTree:
+    r"""The parameters that a ticket's network computes with, :math:`c\, m \odot w`.
 
     Args:
-      params: of the network.
-      where: which leaves are searched; the others become ``optax.MaskedNode()``.
+      ticket: gives the mask m and the scale c; its own weights are not read.
+      params: w, trained from ``ticket.params``.
+
+    Returns:
+      A tree like ``params``, each leaf in its dtype. Leaves that were not searched are returned as
+      they are. A gradient reaches only the weights that stay.
 
     Raises:
-      TypeError, ValueError: a chosen leaf is not floating point; ``where`` chooses nothing.
+      ValueError: ``ticket.mask`` has not the structure of ``params`` or the shape of a leaf.
     """
-    return jax.tree.map(lambda leaf: jnp.ones_like(leaf, bool), mask_out(params, where))
+    return _effective(ticket.mask, ticket.scale, params)
 
 
-def masked(params: PyTree, mask: PyTree) -> PyTree:
-    r"""The parameters under a mask, :math:`w \odot m`: a gradient reaches what stays alone.
+def _effective(mask: PyTree, scale: Numeric, params: PyTree) -> PyTree:
+    def seen(leaf, m):
+        return jnp.where(m, times(leaf, jnp.asarray(scale)), jnp.zeros_like(leaf))
 
-    Raises:
-      ValueError: the mask has not the structure of ``params``.
+    return map_searched(seen, params, mask)
+
+
+def rewound(ticket: Ticket) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+    r"""What is trained when a ticket is trained, and the function from it to what the network sees.
+
+    The two are returned together since weights without the ticket's scale are another network::
+
+        params, effective = rewound(ticket)
+        optimizer = optax.chain(optax.sgd(0.1, momentum=0.9), hold_zeros(ticket.mask))
+        grads = jax.grad(lambda params: loss(effective(params), batch))(params)
+
+    In a family, ``jax.vmap(rewound)`` gives them with an axis of members.
+
+    Returns:
+      ``(params, effective)``: the weights :math:`m \odot w` without the scale, as arrays of their
+      own that may be donated; and `effective_params` of this ticket as a pytree that can be called
+      (``jax.tree_util.Partial``), which holds a copy of the mask and the scale.
     """
-    return under_mask(params, mask)
+    params = fresh(masked(ticket.params, ticket.mask))
+    return params, Partial(_effective, *fresh((ticket.mask, ticket.scale)))
 
 
-def rewound(ticket: Ticket) -> PyTree:
-    """The parameters from which a ticket is trained.
+def fold_scale(ticket: Ticket) -> Ticket:
+    r"""The same subnetwork with its scale multiplied into the weights: :math:`w \leftarrow c\,w`.
 
-    Hold its zeros with ``hold_zeros``::
+    It computes the same function with a scale of 1. But it trains otherwise: of plain SGD, a step
+    of the same learning rate moves the effective weights :math:`c^2` times less far than with the
+    scale outside, and under batch normalisation the length of the weights sets the effective
+    learning rate.
 
-    params = rewound(ticket)
-    optimizer = optax.chain(optax.sgd(0.1, momentum=0.9), hold_zeros(ticket.mask))
+    Returns:
+      A ticket of scale 1, whose arrays are its own.
     """
-    return masked(ticket.params, ticket.mask)
-
-
-def remaining(mask: PyTree) -> jax.Array:
-    """How many weights a mask lets stay, over all of its leaves together; an int32 scalar."""
-    return jnp.asarray(sum(m.sum() for m in jax.tree.leaves(mask)), jnp.int32)
-
-
-def overlap(first: PyTree, second: PyTree) -> jax.Array:
-    r"""How alike two masks are, :math:`|A \cap B| / |A \cup B|`; 1 where both are empty."""
-    both = remaining(jax.tree.map(jnp.logical_and, first, second))
-    either = remaining(jax.tree.map(jnp.logical_or, first, second))
-    return jnp.where(either == 0, 1.0, both / jnp.maximum(either, 1))
+    folded = map_searched(
+        lambda leaf, m: times(leaf, jnp.asarray(ticket.scale)), ticket.params, ticket.mask
+    )
+    one = jnp.ones_like(jnp.asarray(ticket.scale))
+    return fresh(ticket._replace(params=folded, scale=one))
 
 
 def check_ticket(ticket: Ticket, params: PyTree) -> None:
@@ -77,7 +116,8 @@ def check_ticket(ticket: Ticket, params: PyTree) -> None:
       params: of the network it is to be used in; shapes count alone.
 
     Raises:
-      ValueError: the mask or the weights have not the structure or a shape of ``params``.
+      ValueError: the mask or the weights have not the structure or a shape of ``params``; the scale
+        is not a positive finite scalar.
 
     Warns:
       RuntimeWarning: the mask empties a layer, which is named: nothing gets through it.
@@ -86,6 +126,13 @@ def check_ticket(ticket: Ticket, params: PyTree) -> None:
     masks = [found for found in masks if not isinstance(found[2], optax.MaskedNode)]
     same_shapes("ticket.mask", masks)
     same_shapes("ticket.params", pairs("ticket.params", ticket.params, params))
+    if jnp.shape(ticket.scale) != ():
+        raise ValueError(
+            "ticket.scale must be a positive finite scalar; got an array of shape "
+            f"{jnp.shape(ticket.scale)}"
+        )
+    if not 0 < float(ticket.scale) < math.inf:
+        raise ValueError(f"ticket.scale must be a positive finite scalar; got {ticket.scale}")
     for path, _, mask in masks:
         if not np.any(mask):
             warnings.warn(
@@ -94,3 +141,8 @@ def check_ticket(ticket: Ticket, params: PyTree) -> None:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def scale_of(scale: Numeric) -> jax.Array:
+    """A scale as an array of float32 or wider."""
+    return jnp.asarray(scale, at_least_float32(scale))

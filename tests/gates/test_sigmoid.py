@@ -119,3 +119,16 @@ def test_the_schedule_is_exponential():
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_temperature_as_a_staircase():
+    """One stair per epoch, the first at 1, the whole last one at the end value."""
+    schedule = gates.temperature_schedule(20, 200.0, steps_per_stair=5)
+    wanted = 200.0 ** (np.minimum(np.arange(26) // 5, 3) / 3)
+    np.testing.assert_allclose([schedule(step) for step in range(26)], wanted, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(schedule)(jnp.int32(15)), 200.0, rtol=1e-5)
+    for stair in (0, 3, 20, 2.5, True):
+        with pytest.raises(
+            ValueError, match=f"steps_per_stair must be .* more stairs; got {stair}"
+        ):
+            gates.temperature_schedule(20, 200.0, steps_per_stair=stair)
