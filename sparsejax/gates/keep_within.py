@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from chex import Numeric
 
+from sparsejax._dtypes import promoted
 from sparsejax.gates.hard_concrete import LOG_ALPHA_RANGE
 
 
@@ -26,8 +27,9 @@ def keep_within(
       high: scalar, may be traced; not below ``low`` (a traced one is not checked).
 
     Returns:
-      A ``GradientTransformation`` without state; ``update`` needs ``params``. Within rounding of
-      the sum: ``optax.apply_updates`` may leave the range by one unit in the last place.
+      A ``GradientTransformation`` without state; ``update`` needs ``params``. Its updates have the
+      dtype to which those of the update and of the parameter promote. ``optax.apply_updates`` may
+      leave the range by the rounding of its sum, one unit in the last place of the parameter.
 
     Raises:
       ValueError: ``low`` is above ``high``; in ``update``: ``params`` is missing.
@@ -41,7 +43,10 @@ def keep_within(
             raise ValueError("params must be passed to update: the range is theirs")
 
         def cut(u, p):
-            return (jnp.clip(p + u, low, high) - p).astype(u.dtype)
+            # In a narrower dtype an update could not end at a bound.
+            dtype = promoted(p, u)
+            p, u = jnp.asarray(p, dtype), jnp.asarray(u, dtype)
+            return jnp.clip(p + u, jnp.asarray(low, dtype), jnp.asarray(high, dtype)) - p
 
         return jax.tree.map(cut, updates, params), state
 
