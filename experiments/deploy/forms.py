@@ -72,7 +72,7 @@ def files(network: Finished, folder: Path) -> dict[str, tuple[Path, Any]]:
     """The weights as files, and the parameters that are read back from each."""
     params = network.params
     path = folder / "dense.safetensors"
-    state = deploy.torch_state(params, network.flattened)
+    state = deploy.torch_state(params, network.flattened, kinds="conv")
     safetensors.numpy.save_file(state, path)
     found = {"dense, PyTorch's names": (path, params)}
     for dtype in (None, "float16", "bfloat16"):
@@ -127,7 +127,7 @@ def _torch(network: Finished, small: deploy.Shrunk, example: Any, folder: Path) 
         return {}
     state = {
         name: torch.tensor(array)
-        for name, array in deploy.torch_state(network.params, network.flattened).items()
+        for name, array in deploy.torch_state(network.params, network.flattened, "conv").items()
     }
 
     def linear(name: str) -> Any:

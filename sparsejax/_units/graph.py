@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.extend import core
 
+from sparsejax._dtypes import promoted
 from sparsejax._names import named_leaves
 from sparsejax._where import PyTree
 
@@ -27,6 +30,31 @@ _CALLS = {
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
 }
+
+
+def _stack(*arrays: jax.Array, axis: int) -> jax.Array:
+    return lax.concatenate([lax.expand_dims(array, (axis,)) for array in arrays], axis)
+
+
+def _unstack(array: jax.Array, *, axis: int) -> list[jax.Array]:
+    length = array.shape[axis]
+    return [lax.index_in_dim(array, place, axis, keepdims=False) for place in range(length)]
+
+
+def _tile(array: jax.Array, *, reps: Sequence[int]) -> jax.Array:
+    """Each dimension behind one for its repetitions, and the two joined."""
+    lengths = [length for pair in zip(reps, array.shape, strict=True) for length in pair]
+    spread = lax.broadcast_in_dim(array, lengths, range(1, len(lengths), 2))
+    return lax.reshape(spread, [n * length for n, length in zip(reps, array.shape, strict=True)])
+
+
+# Primitives that are short for others, which are put in their place.
+_WRITTEN_OUT: dict[str, Callable[..., Any]] = {"stack": _stack, "unstack": _unstack, "tile": _tile}
+
+
+Length = tuple[int, int]
+"""How long a dimension is for two batch sizes. As one number, a length of a graph that was traced
+for a batch of 4 may be that of the batch or four channels; as two, it is the one or the other."""
 
 
 class Equation(NamedTuple):
@@ -53,6 +81,11 @@ class Graph(NamedTuple):
 
     shapes: list[tuple[int, ...]]
     """Of each value."""
+    other_shapes: list[tuple[int, ...]]
+    """Of each value, its shape for another batch size; a dimension that is as long for both does
+    not depend on the batch. The same list as ``shapes`` for a single trace."""
+    unsure: frozenset[int]
+    """Literals and constants whose numbers depend on the batch size."""
     dtypes: list[Any]
     leaves: list[int]
     """The values that are leaves of the parameters."""
@@ -74,6 +107,18 @@ class Graph(NamedTuple):
         given |= zip(self.constants, self.arrays, strict=True)
         return given
 
+    def lengths(self, value: int) -> list[Length]:
+        """Of a value's dimensions."""
+        return list(zip(self.shapes[value], self.other_shapes[value], strict=True))
+
+    def varies(self, value: int, axis: int) -> bool:
+        """Whether the length of a dimension depends on the batch size."""
+        return self.shapes[value][axis] != self.other_shapes[value][axis]
+
+    def varying(self, value: int) -> list[int]:
+        """The dimensions of a value whose lengths depend on the batch size."""
+        return [axis for axis in range(len(self.shapes[value])) if self.varies(value, axis)]
+
     def uses(self) -> list[int]:
         """How often each value is read; being an output counts."""
         count = [0] * len(self.shapes)
@@ -89,7 +134,7 @@ def abstract(tree: PyTree) -> PyTree:
     """The shapes and dtypes of arrays, of numbers too."""
 
     def one(leaf: Any) -> jax.ShapeDtypeStruct:
-        dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else promoted(leaf)
         return jax.ShapeDtypeStruct(jnp.shape(leaf), dtype)
 
     return jax.tree.map(one, tree)
@@ -122,6 +167,8 @@ def trace(function: Callable[..., PyTree], params: PyTree, inputs: Sequence[PyTr
     number = len(jax.tree.leaves(params))
     return Graph(
         writer.shapes,
+        writer.shapes,
+        frozenset(),
         writer.dtypes,
         arguments[:number],
         constants + writer.constants,
@@ -164,6 +211,10 @@ class _Writer:
             ins = tuple(map(read, eqn.invars))
             if eqn.primitive.name in _CALLS:
                 outs = self._call(eqn.params[_CALLS[eqn.primitive.name]], ins)
+            elif eqn.primitive.name in _WRITTEN_OUT:
+                same = partial(_WRITTEN_OUT[eqn.primitive.name], **eqn.params)
+                operands = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+                outs = self._call(jax.make_jaxpr(same)(*operands), ins)
             else:
                 outs = [self.new(var.aval) for var in eqn.outvars]
                 self.equations.append(Equation(eqn.primitive, ins, tuple(outs), eqn.params))
@@ -189,29 +240,3 @@ def _read_ones(equations: Sequence[Equation], outputs: Sequence[int]) -> list[Eq
             read |= set(equation.ins)
             found.append(equation)
     return found[::-1]
-
-
-def reshape_groups(
-    before: Sequence[int], after: Sequence[int]
-) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Which dimensions a reshape joins and splits: the smallest groups of equal product.
-
-    Dimensions of length 1 belong to none, and arrays without entries have one group.
-    """
-    ins = [axis for axis, length in enumerate(before) if length != 1]
-    outs = [axis for axis, length in enumerate(after) if length != 1]
-    if any(before[axis] == 0 for axis in ins):
-        return [(tuple(ins), tuple(outs))]
-    groups = []
-    while ins:
-        left, right = [ins.pop(0)], [outs.pop(0)]
-        old, new = before[left[0]], after[right[0]]
-        while old != new:
-            if old < new:
-                left.append(ins.pop(0))
-                old *= before[left[-1]]
-            else:
-                right.append(outs.pop(0))
-                new *= after[right[-1]]
-        groups.append((tuple(left), tuple(right)))
-    return groups

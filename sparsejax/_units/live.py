@@ -10,8 +10,9 @@ import numpy as np
 
 from sparsejax._units.axes import Axes, Joined, Parts, Read
 from sparsejax._units.constants import Constants, Places
-from sparsejax._units.graph import Equation, Graph, reshape_groups
+from sparsejax._units.graph import Equation, Graph
 from sparsejax._units.primitives import fixed_values, written_axes
+from sparsejax._units.reshape import reshape_groups
 
 
 class Fold(NamedTuple):
@@ -30,7 +31,7 @@ def find_folds(graph: Graph, axes: Axes) -> dict[int, Fold]:
     leaf_of = {
         value: (value, _long(graph.shapes[value]))
         for value in [*graph.leaves, *graph.constants]
-        if fixed[value] and jnp.issubdtype(graph.dtypes[value], jnp.floating)
+        if fixed[value] and jnp.issubdtype(graph.dtypes[value], jnp.number)
     }
     reader: dict[int, int] = {}
     for number, equation in enumerate(graph.equations):
@@ -71,22 +72,24 @@ def _moved(graph: Graph, equation: Equation, axes: tuple[int, ...]) -> tuple[int
     value, out = equation.ins[0], equation.outs[0]
     if equation.name == "broadcast_in_dim":
         return tuple(equation.params["broadcast_dimensions"][axis] for axis in axes)
-    if equation.name not in ("reshape", "expand_dims", "squeeze"):
+    if equation.name == "squeeze":
+        gone = equation.params["dimensions"]
+        return tuple(axis - sum(other < axis for other in gone) for axis in axes)
+    if equation.name != "reshape" or equation.params["dimensions"] is not None:
         return None
-    if equation.name == "reshape" and equation.params.get("dimensions") is not None:
+    groups = reshape_groups(graph.lengths(value), graph.lengths(out))
+    if any(len(group.ins) != 1 or len(group.outs) != 1 for group in groups):
         return None
-    groups = reshape_groups(graph.shapes[value], graph.shapes[out])
-    if any(len(ins) != 1 or len(outs) != 1 for ins, outs in groups):
-        return None
-    moved = {ins[0]: outs[0] for ins, outs in groups}
+    moved = {group.ins[0]: group.outs[0] for group in groups}
     return tuple(moved[axis] for axis in axes)
 
 
 def removable(read: Read, constants: Constants, folds: Mapping[int, Fold]) -> Places:
     """The units that a contraction can do without, and their constants."""
     contraction = read.contraction
-    length = constants.weights[read.equation].link.shape[0]
-    nowhere = Places(np.zeros(length, bool), np.zeros(length))
+    weights = constants.weights[read.equation]
+    length = len(weights.link)
+    nowhere = Places(np.zeros(length, bool), np.zeros(length, weights.array.dtype))
     known = constants.places.get(contraction.computed, {}).get(contraction.axis, nowhere)
     if read.equation in folds and not contraction.padded:
         return known

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
+from jax import lax
 
 from sparsejax._units.graph import Equation, Graph
 
 ELEMENTWISE = frozenset(
     {
         "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2",
-        "atanh", "cbrt", "ceil", "clamp", "convert_element_type", "copy", "copy_p", "cos",
-        "cosh", "digamma", "div", "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1",
-        "floor", "ge", "gt", "integer_pow", "is_finite", "le", "lgamma", "log", "log1p",
-        "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter", "not", "or",
-        "pow", "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin",
+        "atanh", "cbrt", "ceil", "clamp", "complex", "conj", "convert_element_type", "copy",
+        "copy_p", "cos", "cosh", "digamma", "div", "eq", "erf", "erf_inv", "erfc", "exp",
+        "exp2", "expm1", "floor", "ge", "gt", "imag", "integer_pow", "is_finite", "le",
+        "lgamma", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg",
+        "nextafter", "not", "or",
+        "pow", "real", "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin",
         "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor"
     }
 )  # fmt: skip
 REDUCTIONS = frozenset({"reduce_sum", "reduce_max", "reduce_min"})
 WINDOWS = frozenset({"reduce_window_sum", "reduce_window_max", "reduce_window_min"})
-SHAPES = frozenset({"reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim"})
-PARTS = frozenset({"concatenate", "slice", "split", "pad", "gather"})
+SHAPES = frozenset({"reshape", "transpose", "squeeze", "broadcast_in_dim"})
+PARTS = frozenset({"concatenate", "slice", "dynamic_slice", "split", "pad", "gather", "rev"})
 PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
-UNDERSTOOD = ELEMENTWISE | REDUCTIONS | WINDOWS | SHAPES | PARTS | PRODUCTS
+UNDERSTOOD = ELEMENTWISE | REDUCTIONS | WINDOWS | SHAPES | PARTS | PRODUCTS | {"iota"}
+# What these make of numbers that are the same for each example of a batch is so, too.
+_BY_EXAMPLE = ELEMENTWISE | SHAPES
 
 
 class Contraction(NamedTuple):
@@ -50,14 +55,30 @@ class Contraction(NamedTuple):
     """Whether zeros stand in for some of the positions that are read."""
 
 
+class Window(NamedTuple):
+    """Fixed places of an operand that lie in a box: of a slice whose start is an operand."""
+
+    starts: tuple[int, ...]
+    """For each dimension of the operand."""
+    squeezed: tuple[int, ...]
+    """The operand's dimensions that the result has not; they have one place."""
+
+
 def fixed_values(graph: Graph) -> list[bool]:
-    """Which values are computed from parameters and constants alone, by what is understood."""
+    """Which values are computed from parameters and constants alone, by what is understood.
+
+    And whatever the batch size is: numbers that depend on it are not fixed, nor those of which one
+    could not say what they are for another one.
+    """
     fixed = [False] * len(graph.shapes)
     for value in [*graph.leaves, *graph.constants, *graph.literals]:
         # Keys of random numbers are no numbers.
-        fixed[value] = not jax.dtypes.issubdtype(graph.dtypes[value], jax.dtypes.extended)
+        numbers = not jax.dtypes.issubdtype(graph.dtypes[value], jax.dtypes.extended)
+        fixed[value] = numbers and value not in graph.unsure
     for equation in graph.equations:
         known = equation.name in UNDERSTOOD and all(fixed[value] for value in equation.ins)
+        if known and equation.name not in _BY_EXAMPLE:
+            known = not any(map(graph.varying, (*equation.ins, *equation.outs)))
         for value in equation.outs:
             fixed[value] = known
     return fixed
@@ -66,14 +87,15 @@ def fixed_values(graph: Graph) -> list[bool]:
 def contraction_of(graph: Graph, equation: Equation, fixed: Sequence[bool]) -> Contraction | None:
     """The equation as a contraction; None if it is another kind of product."""
     left, right = equation.ins
-    if fixed[left] == fixed[right]:
+    known = [fixed[value] and not graph.varying(value) for value in (left, right)]
+    if known[0] == known[1]:
         return None
     if equation.name == "conv_general_dilated":
-        return _convolution(equation) if fixed[right] else None
+        return _convolution(equation) if known[1] else None
     (left_axes, right_axes), (batch, _) = equation.params["dimension_numbers"]
     if len(left_axes) != 1 or batch:
         return None
-    if fixed[right]:
+    if known[1]:
         computed, axis, weights, read = left, left_axes[0], right, right_axes[0]
     else:
         computed, axis, weights, read = right, right_axes[0], left, left_axes[0]
@@ -114,12 +136,70 @@ def taken_axis(graph: Graph, equation: Equation, fixed: Sequence[bool]) -> tuple
         or places[1] != 1
     ):
         return None
-    axis = numbers.start_index_map[0]
-    sizes = equation.params["slice_sizes"]
-    if any(sizes[other] != shape[other] for other in range(len(shape)) if other != axis):
+    axis = int(numbers.start_index_map[0])
+    if set(_cut_axes(graph, equation)) - {axis} or graph.varies(operand, axis):
         return None
     (out,) = set(range(len(shape))) - set(numbers.offset_dims)
-    return axis, out
+    return axis, int(out)
+
+
+def window_of(
+    graph: Graph, equation: Equation, known: Mapping[int, np.ndarray], fixed: Sequence[bool]
+) -> Window | None:
+    """What a dynamic slice, or a gather at one index, takes; None if the places are not fixed.
+
+    Args:
+      graph: the graph.
+      equation: a ``dynamic_slice`` or ``gather``.
+      known: arrays of the fixed values; those of scalars may have more dimensions.
+      fixed: as `fixed_values` gives it.
+    """
+    operand, *starts = equation.ins
+    found = [0] * len(graph.shapes[operand])
+    squeezed: tuple[int, ...] = ()
+    clamped = True
+    numbers = equation.params.get("dimension_numbers")
+    if numbers is not None and numbers.operand_batching_dims:
+        return None
+    cut = _cut_axes(graph, equation)
+    if numbers is None:
+        # Where nothing is cut off, the slice begins at 0 whatever its start is said to be.
+        for axis in cut:
+            if not fixed[starts[axis]]:
+                return None
+            found[axis] = int(known[starts[axis]].item())
+    else:
+        if not fixed[starts[0]] or len(graph.shapes[starts[0]]) != 1:
+            return None
+        squeezed = tuple(map(int, numbers.collapsed_slice_dims))
+        places = np.broadcast_to(known[starts[0]], graph.shapes[starts[0]]).tolist()
+        for axis, place in zip(numbers.start_index_map, places, strict=True):
+            found[int(axis)] = int(place)
+        clamped = equation.params["mode"] == lax.GatherScatterMode.CLIP
+    for axis, start in enumerate(found):
+        if graph.varies(operand, axis):
+            if axis in cut or (start and not clamped):
+                return None
+            found[axis] = 0
+            continue
+        last = graph.shapes[operand][axis] - equation.params["slice_sizes"][axis]
+        found[axis] = min(max(start, 0), last)
+        if found[axis] != start and not clamped:
+            return None  # outside, a gather gives numbers of its own
+    return Window(tuple(found), squeezed)
+
+
+def _cut_axes(graph: Graph, equation: Equation) -> list[int]:
+    """Dimensions of which a dynamic slice, or a gather, takes a part."""
+    operand, out = graph.lengths(equation.ins[0]), graph.lengths(equation.outs[0])
+    if equation.name == "gather":
+        numbers = equation.params["dimension_numbers"]
+        rest = iter(numbers.offset_dims)
+        out = [
+            (1, 1) if axis in numbers.collapsed_slice_dims else out[next(rest)]
+            for axis in range(len(operand))
+        ]
+    return [axis for axis, length in enumerate(operand) if out[axis] != length]
 
 
 def through_windows(equation: Equation, axis: int) -> bool:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
+from sparsejax._units.batch import batched_inputs, same, structure, with_batch
 from sparsejax._units.graph import Graph, trace
 from sparsejax._units.primitives import UNDERSTOOD
 from sparsejax._where import PyTree
 
-_SIZES = (2, 3)
+_SIZES = (2, 3, 12)
+"""The first two say how lengths grow with the batch; the third one that they go on like this."""
 
 
 class BatchGraph(NamedTuple):
@@ -21,80 +20,85 @@ class BatchGraph(NamedTuple):
     graph: Graph
     """As traced for a batch of two."""
     multiples: list[tuple[int, ...]]
-    """Of each value's dimensions: how often the batch they are long; 0 where they are fixed."""
+    """Of each value's dimensions: their length as a multiple of the batch size, 0 if fixed."""
+    batched: list[bool]
+    """Of the inputs: whether their first dimension is the batch."""
 
 
 def trace_batch(
-    function: Callable[..., PyTree], params: PyTree, inputs: Sequence[PyTree]
+    function: Callable[..., PyTree],
+    params: PyTree,
+    inputs: Sequence[PyTree],
+    batched: PyTree = None,
 ) -> BatchGraph:
-    """The graph of ``function(params, *inputs)`` when the inputs' first dimension is a batch.
+    """The graph of ``function(params, *inputs)`` when first dimensions of inputs are a batch.
 
-    It is traced for two sizes, not for a symbolic one: under that JAX makes other operations of
+    It is traced for several sizes, not for a symbolic one: under that JAX makes other operations of
     the same code (a strided slice becomes a gather), and code that asks for ``len(x)`` fails.
 
     Args:
       function: pure.
       params: pytree of arrays or ``jax.ShapeDtypeStruct``.
-      inputs: likewise, examples; their first dimensions do not count.
+      inputs: likewise, examples; the lengths of their batches do not count.
+      batched: as for `sparsejax._units.batch.batched_inputs`.
 
     Raises:
-      ValueError: an input has no first dimension; the traces differ in more than lengths that are
-        multiples of the batch.
+      ValueError: it is not clear which inputs have a batch; the traces differ in more than lengths
+        that are multiples of the batch.
     """
-    first, second = (
-        trace(function, params, jax.tree.map(lambda x, size=size: _example(x, size), inputs))
-        for size in _SIZES
-    )
-    if _structure(first) != _structure(second):
-        raise ValueError(_refusal("computes differently for another one"))
-    numbers = [
-        *zip(first.literals.values(), second.literals.values(), strict=True),
-        *zip(first.arrays, second.arrays, strict=True),
-    ]
-    if not all(one is other or _same(one, other) for one, other in numbers):
-        raise ValueError(_refusal("computes with its number"))
+    chosen = batched_inputs(function, params, inputs, batched)
+    if not any(chosen):
+        graph = trace(function, params, inputs)
+        return BatchGraph(graph, [(0,) * len(shape) for shape in graph.shapes], chosen)
+    first, *others = (trace(function, params, with_batch(inputs, chosen, size)) for size in _SIZES)
+    for other in others:
+        _check_same(first, other)
     multiples = [
         tuple(map(_multiple, before, after))
-        for before, after in zip(first.shapes, second.shapes, strict=True)
+        for before, after in zip(first.shapes, others[0].shapes, strict=True)
     ]
-    for one, other in zip(first.equations, second.equations, strict=True):
+    for size, other in zip(_SIZES[1:], others, strict=True):
+        for value, lengths in enumerate(other.shapes):
+            grown = zip(first.shapes[value], multiples[value], strict=True)
+            if lengths != tuple(many * size if many else length for length, many in grown):
+                raise ValueError(
+                    _refusal(
+                        f"has an array of shape {first.shapes[value]} for {_SIZES[0]} and {lengths}"
+                        f" for {size}, which grows in no proportion"
+                    )
+                )
+    return BatchGraph(first, multiples, chosen)
+
+
+def _check_same(first: Graph, other: Graph) -> None:
+    """Refuse a function that computes something else for another batch size."""
+    if structure(first) != structure(other):
+        raise ValueError(_refusal("computes differently for another one"))
+    numbers = [
+        *zip(first.literals.values(), other.literals.values(), strict=True),
+        *zip(first.arrays, other.arrays, strict=True),
+    ]
+    if not all(same(*pair) for pair in numbers):
+        raise ValueError(_refusal("computes with its number"))
+    for one, another in zip(first.equations, other.equations, strict=True):
         shapes = [
-            list(zip(first.shapes[value], second.shapes[value], strict=True))
+            list(zip(first.shapes[value], other.shapes[value], strict=True))
             for value in (*one.ins, *one.outs)
         ]
         for name, value in one.params.items():
-            if one.name in UNDERSTOOD and not _agree(value, other.params[name], shapes):
+            if one.name in UNDERSTOOD and not _agree(value, another.params[name], shapes):
                 raise ValueError(_refusal(f"has {one.name} with another {name} for each"))
-    return BatchGraph(first, multiples)
-
-
-def _example(example: Any, size: int) -> jax.ShapeDtypeStruct:
-    if not example.shape:
-        raise ValueError("inputs must have a first dimension, the batch; one is a scalar")
-    return jax.ShapeDtypeStruct((size, *example.shape[1:]), example.dtype)
 
 
 def _refusal(what: str) -> str:
     return f"function must compute the same for every batch size; it {what}"
 
 
-def _structure(graph: Graph) -> tuple[Any, ...]:
-    """What reads what."""
-    equations = [(equation.name, equation.ins, equation.outs) for equation in graph.equations]
-    return equations, graph.literals.keys(), len(graph.arrays), graph.outputs, graph.tree
-
-
-def _same(one: Any, other: Any) -> bool:
-    """To the bit: NaN is the same as itself."""
-    one, other = np.asarray(one), np.asarray(other)
-    return (one.dtype, one.shape) == (other.dtype, other.shape) and one.tobytes() == other.tobytes()
-
-
 def _multiple(before: int, after: int) -> int:
     if before == after:
         return 0
     multiple = after - before
-    if (before, after) != tuple(multiple * size for size in _SIZES):
+    if (before, after) != (multiple * _SIZES[0], multiple * _SIZES[1]):
         raise ValueError(
             _refusal(
                 f"has a dimension of length {before} for {_SIZES[0]} and {after} for {_SIZES[1]}, "

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 
 FORMAT = "sparsejax"
-VERSION = 1
+VERSION = 2
 
 
 def write(path: str | os.PathLike[str], parts: Mapping[str, bytes]) -> int:

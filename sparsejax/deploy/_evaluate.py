@@ -11,21 +11,23 @@ import numpy as np
 from jax import lax
 
 from sparsejax._units.axes import Axes
-from sparsejax._units.graph import Equation, Graph, reshape_groups
+from sparsejax._units.constants import Indices
+from sparsejax._units.graph import Equation, Graph
+from sparsejax._units.primitives import Window
 
 
 def evaluate(
     graph: Graph,
     axes: Axes,
     kept: Mapping[int, np.ndarray],
-    indices: Mapping[int, np.ndarray],
+    indices: Indices,
     arrays: Mapping[int, Any],
 ) -> list[jax.Array]:
     """The outputs of a graph.
 
     Args:
-      graph: what is computed.
-      axes: its families.
+      graph: what is computed, with the shapes for this batch size.
+      axes: its families, which are the same for every one.
       kept: of families of which not every unit stays: those that do, in order.
       indices: as for `sparsejax._units.axes.find_axes`.
       arrays: of the graph's leaves, constants and inputs, without the units that go.
@@ -46,6 +48,8 @@ def take(array: jax.Array, places: np.ndarray, axis: int) -> jax.Array:
         return array
     if len(places) and (np.diff(places) == 1).all():
         return lax.slice_in_dim(array, int(places[0]), int(places[-1]) + 1, axis=axis)
+    if len(places) > 1 and (np.diff(places) == -1).all():
+        return lax.rev(take(array, places[::-1], axis), (axis,))
     chosen = (slice(None),) * axis + (np.asarray(places, np.int32),)
     rising = bool((np.diff(places) > 0).all())
     return array.at[chosen].get(
@@ -63,7 +67,7 @@ class _Smaller:
         graph: Graph,
         axes: Axes,
         kept: Mapping[int, np.ndarray],
-        indices: Mapping[int, np.ndarray],
+        indices: Indices,
     ):
         self.graph, self.axes, self.kept, self.indices = graph, axes, kept, indices
 
@@ -90,61 +94,94 @@ class _Smaller:
         name = equation.name
         if self.untouched(equation):
             return equation.apply(operands)
-        if name == "gather":
-            return [self.gather(number, equation, operands[0])]
-        if name in ("reshape", "squeeze", "expand_dims"):
-            return [self.reshape(equation, operands[0])]
-        if name in ("broadcast_in_dim", "concatenate", "slice", "split", "pad"):
+        if name in ("gather", "dynamic_slice"):
+            return [self.taken(number, equation, operands[0])]
+        if name == "reshape":
+            return [self.reshape(number, equation, operands[0])]
+        if name in ("broadcast_in_dim", "concatenate", "iota", "pad", "rev", "slice", "split"):
             return getattr(self, name)(equation, operands)
         return equation.apply(operands)
+
+    def iota(self, equation: Equation, operands: Sequence[Any]) -> list[Any]:
+        (result,), (out,) = equation.apply(operands), equation.outs
+        for axis in range(result.ndim):
+            places = self.places(out, axis)
+            result = result if places is None else take(result, places, axis)
+        return [result]
 
     def broadcast_in_dim(self, equation: Equation, operands: Sequence[Any]) -> list[Any]:
         return equation.apply(operands, shape=self.shape(equation.outs[0]))
 
-    def reshape(self, equation: Equation, operand: Any) -> Any:
-        value, out = equation.ins[0], equation.outs[0]
-        before, after = self.graph.shapes[value], self.graph.shapes[out]
-        groups = reshape_groups(before, after)
+    def reshape(self, number: int, equation: Equation, operand: Any) -> Any:
+        out = equation.outs[0]
         # All tuples of the units that stay first, then those tuples that stay.
-        joined = list(self.shape(out))
-        for ins, outs in groups:
-            if len(outs) == 1:
-                joined[outs[0]] = math.prod(operand.shape[axis] for axis in ins)
+        joined, left = list(self.shape(out)), []
+        for group, factors in self.axes.reshapes[number]:
+            for axis, of_axis in zip(group.outs, group.of_outs, strict=True):
+                places = self.places(out, axis)
+                if len(of_axis) > 1 and places is not None:
+                    there = self._tuples([factors[place] for place in of_axis])
+                    joined[axis] = len(there)
+                    left.append((axis, np.searchsorted(there, places)))
         result = lax.reshape(operand, tuple(joined))
-        for ins, outs in groups:
-            places = self.places(out, outs[0])
-            if len(outs) == 1 and len(ins) > 1 and places is not None:
-                there = self._tuples(value, ins)
-                result = take(result, np.searchsorted(there, places), outs[0])
+        for axis, places in left:
+            result = take(result, places, axis)
         return result
 
-    def _tuples(self, value: int, axes: Sequence[int]) -> np.ndarray:
-        """Of some dimensions joined: the places that are left when each has lost its units."""
-        lengths = [self.graph.shapes[value][axis] for axis in axes]
-        left = []
-        for axis, length in zip(axes, lengths, strict=True):
-            places = self.places(value, axis)
-            left.append(np.arange(length) if places is None else places)
+    def _tuples(self, factors: Sequence[int]) -> np.ndarray:
+        """Of families joined: the places that are left when each has lost its units."""
+        lengths = [self.axes.sizes[family] for family in factors]
+        left = [self.kept.get(f, np.arange(n)) for f, n in zip(factors, lengths, strict=True)]
         return np.arange(math.prod(lengths)).reshape(lengths)[np.ix_(*left)].ravel()
 
     def _part(self, operand: Any, axis: int, source: np.ndarray | None, wanted: np.ndarray) -> Any:
         """The ``wanted`` places, counted in the whole dimension of which ``source`` is left."""
         return take(operand, wanted if source is None else np.searchsorted(source, wanted), axis)
 
-    def gather(self, number: int, equation: Equation, operand: Any) -> Any:
+    def taken(self, number: int, equation: Equation, operand: Any) -> Any:
         value, out = equation.ins[0], equation.outs[0]
+        places = self.indices[number]
+        if isinstance(places, Window):
+            sizes = equation.params["slice_sizes"]
+            return lax.squeeze(self._cut(value, out, operand, places, sizes), places.squeezed)
         numbers = equation.params["dimension_numbers"]
         axis = numbers.start_index_map[0]
         (place,) = set(range(len(self.graph.shapes[out]))) - set(numbers.offset_dims)
-        wanted = self.indices[number]
         kept = self.places(out, place)
-        wanted = wanted if kept is None else wanted[kept]
-        taken = self._part(operand, axis, self.places(value, axis), wanted)
-        return (
-            np.moveaxis(taken, axis, place)
-            if axis == place
-            else lax.transpose(taken, _moved(taken.ndim, axis, place))
-        )
+        wanted = places if kept is None else places[kept]
+        result = self._part(operand, axis, self.places(value, axis), wanted)
+        if axis == place:
+            return result
+        return lax.transpose(result, _moved(result.ndim, axis, place))
+
+    def _cut(self, value: int, out: int, operand: Any, window: Window, sizes: Sequence[int]) -> Any:
+        place = 0
+        for axis, start in enumerate(window.starts):
+            kept = None
+            if axis not in window.squeezed:
+                kept = self.places(out, place)
+                place += 1
+                if kept is not None and self.places(value, axis) is kept:
+                    continue  # all of the dimension
+            source = self.places(value, axis)
+            if source is None and kept is None:
+                operand = lax.slice_in_dim(operand, start, start + sizes[axis], axis=axis)
+                continue
+            wanted = start + (np.arange(sizes[axis]) if kept is None else kept)
+            operand = self._part(operand, axis, source, wanted)
+        return operand
+
+    def rev(self, equation: Equation, operands: Sequence[Any]) -> list[Any]:
+        value, out, operand = equation.ins[0], equation.outs[0], operands[0]
+        for axis in equation.params["dimensions"]:
+            source, kept = self.places(value, axis), self.places(out, axis)
+            if source is None and kept is None:
+                operand = lax.rev(operand, (axis,))
+                continue
+            length = self.graph.shapes[value][axis]
+            wanted = length - 1 - (np.arange(length) if kept is None else kept)
+            operand = self._part(operand, axis, source, wanted)
+        return [operand]
 
     def concatenate(self, equation: Equation, operands: Sequence[Any]) -> list[Any]:
         axis, out = equation.params["dimension"], equation.outs[0]

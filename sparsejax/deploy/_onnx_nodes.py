@@ -32,7 +32,7 @@ class Nodes:
         inputs: Sequence[str],
         outputs: Sequence[str],
     ):
-        self.graph, self.multiples = batched
+        self.graph, self.multiples, self._batched = batched
         self.known, self.labels = known, labels
         self.written: list[Any] = []
         self.stored: list[Any] = []
@@ -113,9 +113,9 @@ class Nodes:
         return self.node("Expand", name, self.node("Concat", *pieces, axis=0))
 
     def _batch_size(self) -> str:
-        """A vector of one length, read off the first input when the network runs."""
+        """A vector of one length, read off the first input with a batch when the network runs."""
         if self._batch is None:
-            first = self.names[self.graph.inputs[0]]
+            first = self.names[self.graph.inputs[self._batched.index(True)]]
             self._batch = self.node("Shape", first, start=0, end=1)
         return self._batch
 

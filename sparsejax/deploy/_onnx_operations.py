@@ -355,7 +355,6 @@ _RULES: dict[str, Callable[[Nodes, Equation], Any]] = {
     "conv_general_dilated": _convolution,
     "convert_element_type": _convert,
     "dot_general": _dot_general,
-    "expand_dims": _reshape,
     "gather": _gather,
     "integer_pow": _integer_pow,
     "max": _maximum,

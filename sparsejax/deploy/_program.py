@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax._names import named_leaves
+from sparsejax._units.batch import trace_batch
 from sparsejax._units.constants import Constants, Weights, find_constants
-from sparsejax._units.graph import Equation, Graph, trace
+from sparsejax._units.graph import Equation, Graph
 from sparsejax._units.primitives import (
     PRODUCTS,
     Contraction,
@@ -45,34 +46,37 @@ class Layer(NamedTuple):
 class Program:
     """``function(params, *inputs)`` with its parameters known."""
 
-    def __init__(self, function: Callable[..., PyTree], params: PyTree, inputs: Sequence[PyTree]):
-        self._function, self._params = function, params
-        graph = trace(function, params, inputs)
-        self._names = [equation.name for equation in graph.equations]
+    def __init__(
+        self,
+        function: Callable[..., PyTree],
+        params: PyTree,
+        inputs: Sequence[PyTree],
+        batched: PyTree = None,
+    ):
+        self._params = params
+        self._traced = trace_batch(function, params, inputs, batched)
+        graph = self._traced.graph
         constants = find_constants(graph, jax.tree.leaves(params))
-        self._settled = _settled(constants)
+        self._settled = _settled(graph, constants)
+        self._contractions = _contractions(graph)
+        # What is known of the network holds for all batch sizes, the work for that of the examples.
+        example = graph if self._traced.reason else self._traced.at(inputs, "compile_sparse")
         self.layers = [
             layer
-            for layer in _layers(graph, params, constants.weights)
+            for layer in _layers(graph, example.shapes, params, constants.weights)
             if graph.equations[layer.equation].outs[0] not in self._settled
         ]
 
     def run(self, kinds: Mapping[int, str], *inputs: PyTree) -> PyTree:
         """The outputs; ``kinds`` by the layer's equation. To be called under ``jit``."""
-        graph = trace(self._function, self._params, inputs)
-        if [equation.name for equation in graph.equations] != self._names:
-            raise ValueError(
-                "inputs of these shapes make another computation than the examples that "
-                f"compile_sparse was given; got {jax.tree.map(jnp.shape, inputs)}"
-            )
+        graph = self._traced.at(inputs, "compile_sparse")
         values = _known(graph, jax.tree.leaves(self._params))
         for value, (axis, numbers) in self._settled.items():
             along = [-1 if place == axis else 1 for place in range(len(graph.shapes[value]))]
             values[value] = np.broadcast_to(numbers.reshape(along), graph.shapes[value])
         known = set(values)
         values |= zip(graph.inputs, map(jnp.asarray, jax.tree.leaves(inputs)), strict=True)
-        contractions = _contractions(graph)
-        biases = _biases(graph, contractions, values, known)
+        biases = _biases(graph, self._contractions, values, known)
         layers = {layer.equation: layer for layer in self.layers}
         for number, equation in enumerate(graph.equations):
             if all(value in values for value in equation.outs):
@@ -82,12 +86,13 @@ class Program:
                 values |= _compute(equation, values, known)
                 continue
             out, bias = biases.get(number, (equation.outs[0], None))
-            values[out] = _product(graph, contractions[number], layers[number], kind, values, bias)
+            contraction = self._contractions[number]
+            values[out] = _product(graph, contraction, layers[number], kind, values, bias)
         outputs = [_array(_whole(values[value])) for value in graph.outputs]
         return jax.tree.unflatten(graph.tree, outputs)
 
 
-def _settled(constants: Constants) -> dict[int, tuple[int, np.ndarray]]:
+def _settled(graph: Graph, constants: Constants) -> dict[int, tuple[int, np.ndarray]]:
     """Values that are the same whatever the input: along which dimension they vary, and how.
 
     So a branch without live units is not computed at all.
@@ -95,12 +100,17 @@ def _settled(constants: Constants) -> dict[int, tuple[int, np.ndarray]]:
     found = {}
     for value, places in constants.places.items():
         for axis, along in places.items():
-            if axis and along.constant.all():  # the batch, of any length, is dimension 0
+            if not graph.varies(value, axis) and along.constant.all():
                 found[value] = axis, along.numbers
     return found
 
 
-def _layers(graph: Graph, params: PyTree, weights: Mapping[int, Weights]) -> list[Layer]:
+def _layers(
+    graph: Graph,
+    shapes: Sequence[tuple[int, ...]],
+    params: PyTree,
+    weights: Mapping[int, Weights],
+) -> list[Layer]:
     found = []
     paths = [name for name, _ in named_leaves(params)]
     names = _names(graph, paths)
@@ -112,7 +122,7 @@ def _layers(graph: Graph, params: PyTree, weights: Mapping[int, Weights]) -> lis
         taken[name] = taken.get(name, 0) + 1
         if taken[name] > 1:  # weights that are used again
             name += f" ({taken[name]})"
-        outputs = math.prod(graph.shapes[equation.outs[0]])
+        outputs = math.prod(shapes[equation.outs[0]])
         macs = outputs * array[:, :1].size
         kinds = (DENSE, *_kinds(graph, equation, array))
         found.append(Layer(number, name, array, macs, kinds))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax._dtypes import promoted
 from sparsejax._where import PyTree
 from sparsejax.deploy._products import PRODUCTS
 from sparsejax.deploy._program import CONVOLUTIONS, DENSE, Program
@@ -27,9 +28,17 @@ class Compiled(NamedTuple):
     """``function(*inputs)``, jitted, the parameters in it as constants. Pure; any batch size, but
     the choice was made for that of the examples."""
     kinds: dict[str, str]
-    """How each layer is computed, by the path of its weights."""
+    """How each layer is computed, by the path of its weights; all ``dense`` unless ``chosen`` is
+    ``sparse``."""
     seconds: dict[str, float]
-    """Of a call, median: ``given`` (the function as it was), ``shrunk``, ``sparse``."""
+    """Of a call: ``given`` (the function as it was), ``shrunk``, ``sparse`` (the best that was
+    found of the ways below)."""
+    chosen: str
+    """Which of the three ``function`` is: the one with the fewest seconds."""
+
+
+Measure = Callable[[Sequence[Callable[..., PyTree]], tuple[PyTree, ...]], Sequence[float]]
+"""``measure(functions, inputs)``: the seconds that a call of each function takes."""
 
 
 def compile_sparse(
@@ -38,6 +47,8 @@ def compile_sparse(
     *inputs: PyTree,
     kinds: Sequence[str] | None = None,
     rounds: int = 15,
+    batched: PyTree = None,
+    measure: Measure | None = None,
 ) -> Compiled:
     r"""Make a forward function that skips zeros where that is faster here, by measurement.
 
@@ -57,7 +68,9 @@ def compile_sparse(
     - ``taps apart``: the same, and channels stay apart through activation and pooling.
 
     First all layers alike, then one layer after the other, those with the most work first; a way is
-    taken if the network's median time falls by more than 3 %. Each trial is compiled: seconds for a
+    taken if the network's median time falls by more than 3 %. At last the network found so is timed
+    by turns with the function as it was given and with the shrunk one, and the fastest of the three
+    is returned. Each trial is compiled: seconds for a
     small network, minutes for a large one. Sums are in another order than before, so outputs
     differ, within rounding (in ``padded`` and ``taps`` those of bfloat16 are float32).
 
@@ -75,6 +88,9 @@ def compile_sparse(
         for other dtypes). The first dimension is the batch.
       kinds: the ways to try besides ``dense``; default all.
       rounds: how often each trial is timed, by turns with the best so far.
+      batched: as for `shrink`.
+      measure: ``measure(functions, inputs)`` gives the seconds that a call of each takes. Default:
+        medians of ``rounds``, by turns, on this machine's clock.
 
     Raises:
       TypeError: as `shrink`.
@@ -82,18 +98,27 @@ def compile_sparse(
         returned: inputs of shapes that make another computation.
     """
     _check(kinds, rounds)
-    small = shrink(function, params, *inputs, keep_mixed=True)
-    program = Program(small.function, small.params, inputs)
-    search = _Search(program, [_example(leaf) for leaf in jax.tree.leaves(inputs)], inputs, rounds)
+    small = shrink(function, params, *inputs, keep_mixed=True, batched=batched)
+    program = Program(small.function, small.params, inputs, batched)
+    examples = jax.tree.map(_example, inputs)
+    search = _Search(program, lambda trials: (measure or _measure(rounds))(trials, examples))
     search.all_layers_alike(kinds)
     search.layer_by_layer(kinds)
-    given = jax.jit(lambda *arrays: function(params, *arrays))
-    shrunk = jax.jit(lambda *arrays: small.function(small.params, *arrays))
-    best = search.best()
-    times = search.compare([given, shrunk, best])
-    chosen = {layer.name: search.kinds.get(layer.equation, DENSE) for layer in program.layers}
-    names = ("given", "shrunk", "sparse")
-    return Compiled(best, chosen, dict(zip(names, times, strict=True)))
+    ways: dict[str, Callable[..., PyTree]] = {
+        "given": jax.jit(lambda *arrays: function(params, *arrays)),
+        "shrunk": jax.jit(lambda *arrays: small.function(small.params, *arrays)),
+        "sparse": search.best(),
+    }
+    seconds = dict(zip(ways, map(float, search.measure(list(ways.values()))), strict=True))
+    chosen = fastest(seconds)
+    taken = search.kinds if chosen == "sparse" else {}
+    found = {layer.name: taken.get(layer.equation, DENSE) for layer in program.layers}
+    return Compiled(ways[chosen], found, seconds, chosen)
+
+
+def fastest(seconds: Mapping[str, float]) -> str:
+    """The way that takes the fewest seconds; of equal ones the first."""
+    return min(seconds, key=lambda way: seconds[way])
 
 
 def _check(kinds: Sequence[str] | None, rounds: int) -> None:
@@ -106,8 +131,8 @@ def _check(kinds: Sequence[str] | None, rounds: int) -> None:
 
 def _example(leaf: Any) -> jax.Array:
     shape = jnp.shape(leaf)
-    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
-    if not jnp.issubdtype(dtype, jnp.floating):
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else promoted(leaf)
+    if not jnp.issubdtype(dtype, jnp.inexact):
         return jnp.zeros(shape, dtype)
     return jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32), dtype)
 
@@ -115,10 +140,13 @@ def _example(leaf: Any) -> jax.Array:
 class _Search:
     """The fastest kinds so far."""
 
-    def __init__(self, program: Program, arrays: Sequence[jax.Array], inputs: PyTree, rounds: int):
+    def __init__(
+        self,
+        program: Program,
+        measure: Callable[[Sequence[Callable[..., PyTree]]], Sequence[float]],
+    ):
         self.program = program
-        self.inputs = jax.tree.unflatten(jax.tree.structure(inputs), arrays)
-        self.rounds = rounds
+        self.measure = measure
         self.kinds: dict[int, str] = {}
         self._best = self._jitted({})
 
@@ -141,7 +169,7 @@ class _Search:
         if kinds == self.kinds:
             return
         candidate = self._jitted(kinds)
-        now, then = self.compare([self._best, candidate])
+        now, then = self.measure([self._best, candidate])
         if then < _GAIN * now:
             self.kinds, self._best = kinds, candidate
 
@@ -151,20 +179,23 @@ class _Search:
 
         return jax.jit(sparse)
 
-    def compare(self, functions: Sequence[Callable[..., PyTree]]) -> list[float]:
-        """Median seconds of a call, all timed by turns."""
 
+def _measure(rounds: int) -> Measure:
+    """Median seconds of a call, all timed by turns."""
+
+    def measure(functions: Sequence[Callable[..., PyTree]], inputs: tuple[PyTree, ...]):
         def seconds(function: Callable[..., PyTree], calls: int) -> float:
             start = time.perf_counter()
             for _ in range(calls):
-                jax.block_until_ready(function(*self.inputs))
+                jax.block_until_ready(function(*inputs))
             return (time.perf_counter() - start) / calls
 
         for function in functions:
             seconds(function, 1)  # compiles
         calls = [max(1, round(_ROUND / max(seconds(f, 3), 1e-9))) for f in functions]
         taken = [
-            [seconds(f, n) for f, n in zip(functions, calls, strict=True)]
-            for _ in range(self.rounds)
+            [seconds(f, n) for f, n in zip(functions, calls, strict=True)] for _ in range(rounds)
         ]
         return [float(np.median(times)) for times in zip(*taken, strict=True)]
+
+    return measure

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from sparsejax._names import named_leaves
+from sparsejax._names import leaves_by_name
 from sparsejax._units.graph import concrete_leaves
 from sparsejax._units.primitives import UNDERSTOOD
 from sparsejax._where import PyTree
@@ -16,10 +16,13 @@ from sparsejax.deploy._batch import BatchGraph, trace_batch
 _LIMIT = 2**31 - 2**20  # of a protobuf message, less what describes the arrays
 
 
-def export_onnx(function: Callable[..., PyTree], params: PyTree, *inputs: PyTree) -> bytes:
+def export_onnx(
+    function: Callable[..., PyTree], params: PyTree, *inputs: PyTree, batched: PyTree = None
+) -> bytes:
     """Write ``function(params, *inputs)`` as an ONNX model with its parameters in it.
 
-    The first dimension of every input is the batch and stays open. As behind `shrink`::
+    The first dimension of the inputs is the batch and stays open; an input without a batch keeps
+    its shape. As behind `shrink`::
 
         small = shrink(function, params, images)
         data = export_onnx(small.function, small.params, images)
@@ -41,6 +44,11 @@ def export_onnx(function: Callable[..., PyTree], params: PyTree, *inputs: PyTree
         batch size.
       params: pytree of arrays.
       *inputs: examples, arrays or ``jax.ShapeDtypeStruct``; shapes and dtypes count alone.
+      batched: which inputs have a batch as their first dimension: a bool for each input, or a tree
+        of bools that is a prefix of ``inputs``; ``False`` keeps all shapes. Default: all but
+        scalars and those with whose first dimension ``function`` cannot be traced if it is another
+        one. Where that leaves a doubt (inputs of several lengths, all of which can be others), it
+        has to be told.
 
     Returns:
       The bytes of the file.
@@ -48,9 +56,9 @@ def export_onnx(function: Callable[..., PyTree], params: PyTree, *inputs: PyTree
     Raises:
       ImportError: the package ``onnx`` is missing (``pip install 'sparsejax[deploy]'``).
       TypeError: ``params`` hold a traced array, or something that is no array.
-      ValueError: there is no input, or one has no first dimension; ``function`` has an operation
-        that is not understood, or computes something else for another batch size; the parameters
-        have 2 GiB, more than such a file can hold.
+      ValueError: there is no input, or none has a first dimension; it is not clear which have a
+        batch; ``function`` has an operation that is not understood, or computes something else for
+        another batch size; the parameters have 2 GiB, more than such a file can hold.
     """
     try:
         import onnx
@@ -64,13 +72,13 @@ def export_onnx(function: Callable[..., PyTree], params: PyTree, *inputs: PyTree
     leaves = concrete_leaves(params)
     if not jax.tree.leaves(inputs):
         raise ValueError("inputs must hold at least one array; got none")
-    batched = trace_batch(function, params, inputs)
-    graph = batched.graph
+    batch_graph = trace_batch(function, params, inputs, batched)
+    graph = batch_graph.graph
     names = [f"input{path}" for path in _paths(inputs)]
     paths = _paths(jax.tree.unflatten(graph.tree, graph.outputs))
     outputs = [f"output/{path}".removesuffix("/") for path in paths]
-    known, labels = _known(batched, leaves, _paths(params))
-    nodes = Nodes(batched, known, labels, names, outputs)
+    known, labels = _known(batch_graph, leaves, _paths(params))
+    nodes = Nodes(batch_graph, known, labels, names, outputs)
     for equation in graph.equations:
         if not all(value in known for value in equation.outs):
             results = _onnx_operations.write(nodes, equation)
@@ -79,7 +87,7 @@ def export_onnx(function: Callable[..., PyTree], params: PyTree, *inputs: PyTree
         nodes.output(name, value)
 
     def described(name: str, value: int) -> Any:
-        lengths = zip(graph.shapes[value], batched.multiples[value], strict=True)
+        lengths = zip(graph.shapes[value], batch_graph.multiples[value], strict=True)
         shape = [_dimension(length, many) for length, many in lengths]
         kind = element_type(graph.dtypes[value])
         return onnx.helper.make_tensor_value_info(name, kind, shape)
@@ -110,24 +118,25 @@ def export_onnx(function: Callable[..., PyTree], params: PyTree, *inputs: PyTree
 
 
 def _paths(tree: PyTree) -> list[str]:
-    return [name for name, _ in named_leaves(tree)]
+    return list(leaves_by_name(tree))
 
 
 def _known(
-    batched: BatchGraph, leaves: list[Any], names: list[str]
+    batch_graph: BatchGraph, leaves: list[Any], names: list[str]
 ) -> tuple[dict[int, Any], dict[int, str]]:
     """The values that do not depend on the inputs; of those made of one parameter, its name."""
-    graph = batched.graph
+    graph = batch_graph.graph
     known = graph.given(leaves)
     labels = dict(zip(graph.leaves, names, strict=True))
     for equation in graph.equations:
         if (
-            equation.name not in UNDERSTOOD | {"iota"}
+            equation.name not in UNDERSTOOD
             or not all(value in known for value in equation.ins)
-            or any(any(batched.multiples[value]) for value in equation.outs)
+            or any(any(batch_graph.multiples[value]) for value in equation.outs)
         ):
             continue
-        results = equation.apply([known[value] for value in equation.ins])
+        with jax.debug_nans(False), jax.debug_infs(False):  # unused places may hold any number
+            results = equation.apply([known[value] for value in equation.ins])
         known |= dict(zip(equation.outs, results, strict=True))
         made_of = {labels[value] for value in equation.ins if value in labels}
         if len(made_of) == 1:

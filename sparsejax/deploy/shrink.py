@@ -9,11 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax._names import named_leaves
+from sparsejax._names import leaves_by_name, named_leaves
 from sparsejax._units.axes import Axes, Read, find_axes
-from sparsejax._units.constants import Constants, find_constants, fold
-from sparsejax._units.graph import Graph, abstract, concrete_leaves, trace
+from sparsejax._units.batch import Traced, trace_batch
+from sparsejax._units.constants import (
+    Constants,
+    Indices,
+    find_constants,
+    fold,
+    narrowed,
+    wide,
+)
+from sparsejax._units.graph import Graph, concrete_leaves
 from sparsejax._units.live import Fold, find_folds, find_live, removable
+from sparsejax._units.nearest import nearest_leaf
 from sparsejax._where import PyTree
 from sparsejax.deploy._evaluate import evaluate, take
 
@@ -38,7 +47,11 @@ class Shrunk(NamedTuple):
 
 
 def shrink(
-    function: Callable[..., PyTree], params: PyTree, *inputs: PyTree, keep_mixed: bool = False
+    function: Callable[..., PyTree],
+    params: PyTree,
+    *inputs: PyTree,
+    keep_mixed: bool = False,
+    batched: PyTree = None,
 ) -> Shrunk:
     r"""Take out the dead units of a network; what is left computes the same, within rounding.
 
@@ -75,8 +88,13 @@ def shrink(
       params: pytree of arrays with zeros where pruned (gates and masks multiplied in, or multiplied
         in by ``function``). Arrays that ``function`` closes over count as known, too.
       *inputs: examples, arrays or ``jax.ShapeDtypeStruct``: their shapes and dtypes count. The
-        first dimension is the batch and may differ later.
+        first dimension is the batch and may differ later; what is found does not depend on how many
+        examples these are. (``function`` is traced for other batch sizes, too. Where it cannot be,
+        or computes something else for them, what is returned is for the examples' shapes alone.)
       keep_mixed: keep units whole that are read in ways that are not understood.
+      batched: which inputs have a batch as their first dimension: a bool for each input, or a tree
+        of bools that is a prefix of ``inputs``. Default: all but scalars and those with whose first
+        dimension ``function`` cannot be traced if it is another one.
 
     Raises:
       TypeError: ``params`` hold a traced array, or something that is no array.
@@ -84,12 +102,15 @@ def shrink(
         returned: inputs or parameters of other shapes.
     """
     leaves = concrete_leaves(params)
-    graph = trace(function, params, inputs)
+    names = list(leaves_by_name(params))
+    leaves_by_name(inputs)
+    traced = trace_batch(function, params, inputs, batched)
+    graph = traced.graph
     constants = find_constants(graph, leaves)
-    axes = find_axes(graph, constants.indices)
+    axes = find_axes(graph, constants.indices, traced.batches)
     refused = (axes.mixed.keys() & axes.of_parameters) - axes.whole
     if refused and not keep_mixed:
-        raise ValueError(_refusal(axes, refused))
+        raise ValueError(_refusal(graph, axes, refused, names))
     folds = find_folds(graph, axes)
     live = find_live(axes, constants, folds, at_least_one=True)
     kept = {family: np.flatnonzero(mask) for family, mask in live.items() if not mask.all()}
@@ -105,18 +126,10 @@ def shrink(
     }
     mixed: dict[str, int] = {}
     for family in refused:
-        name = axes.mixed[family]
+        name = graph.equations[axes.mixed[family]].name
         mixed[name] = mixed.get(name, 0) + axes.sizes[family]
     return Shrunk(
-        _smaller_function(
-            function,
-            abstract(params),
-            graph,
-            axes,
-            kept,
-            indices,
-            [small[v] for v in graph.constants],
-        ),
+        _smaller_function(traced, axes, kept, indices, [small[v] for v in graph.constants]),
         jax.tree.unflatten(jax.tree.structure(params), [small[v] for v in graph.leaves]),
         _by_path(params, graph.leaves, axes, kept),
         _by_path(inputs, graph.inputs, axes, kept),
@@ -125,12 +138,24 @@ def shrink(
     )
 
 
-def _refusal(axes: Axes, refused: set[int]) -> str:
-    reasons = sorted(f"{axes.mixed[f]} (over {axes.sizes[f]} units)" for f in refused)
+def _refusal(graph: Graph, axes: Axes, refused: set[int], names: Sequence[str]) -> str:
+    """Each operation once, with the places where it stands."""
+    places: dict[str, dict[str, None]] = {}
+    for number in sorted({axes.mixed[family] for family in refused}):
+        equation = graph.equations[number]
+        units = [axes.sizes[f] for f in _families(axes, equation.ins) if f in refused]
+        units += [axes.sizes[f] for f in _families(axes, equation.outs) if f in refused]
+        where = f"over {units[0]} units {nearest_leaf(graph, number, names)}".strip()
+        places.setdefault(equation.name, {})[where] = None
+    reasons = [f"{name} ({'; '.join(where)})" for name, where in sorted(places.items())]
     return (
         f"function reads units in ways that shrink does not understand: {', '.join(reasons)}; "
         "keep_mixed=True keeps all of those units and shrinks the rest"
     )
+
+
+def _families(axes: Axes, values: Sequence[int]) -> list[int]:
+    return [family for value in values for family in axes.families[value]]
 
 
 def _moved_constants(
@@ -148,9 +173,10 @@ def _moved_constants(
         known = removable(tie, constants, folds)
         gone = known.constant & ~live[tie.read]
         weights, into = constants.weights[tie.equation], folds[tie.equation]
-        amount = into.sign * fold(weights.array, weights.link.ndim, gone, known.numbers)
+        amount = fold(weights.array, weights.link.ndim, gone, known.numbers)
         if amount.any():
-            moved[into.leaf] = amount.reshape(graph.shapes[into.leaf])
+            amount = amount.reshape(graph.shapes[into.leaf])
+            moved[into.leaf] = amount if into.sign > 0 else np.negative(amount)
     return moved
 
 
@@ -166,7 +192,7 @@ def _cut(
         return array
     whole = np.asarray(array)
     if moved is not None:
-        whole = (whole.astype(np.float64) + moved).astype(whole.dtype)
+        whole = narrowed(whole.astype(wide(whole.dtype)) + moved, whole.dtype)
     # The dimension that loses most first: what lies in between is small.
     for axis in sorted(range(whole.ndim), key=lambda a: _share(chosen[a], whole.shape[a])):
         if (places := chosen[axis]) is not None:
@@ -188,60 +214,42 @@ def _by_path(
 
 
 def _smaller_function(
-    function: Callable[..., PyTree],
-    given: PyTree,
-    graph: Graph,
+    traced: Traced,
     axes: Axes,
     kept: Mapping[int, np.ndarray],
-    indices: Mapping[int, np.ndarray],
+    indices: Indices,
     constants: Sequence[Any],
 ) -> Callable[..., PyTree]:
     """The function on the smaller parameters; it is traced again for each new batch size."""
-    names = [equation.name for equation in graph.equations]
-    examples = [graph.shapes[value] for value in graph.inputs]
+    graph = traced.graph
     sizes = [
-        tuple(_length(kept.get(family), n) for family, n in zip(families, shape, strict=True))
-        for families, shape in (
-            (axes.families[value], graph.shapes[value]) for value in graph.leaves
+        tuple(
+            _length(kept.get(family), n)
+            for family, n in zip(axes.families[value], graph.shapes[value], strict=True)
         )
+        for value in graph.leaves
     ]
-    dtypes = tuple(graph.dtypes[value] for value in graph.inputs)
-    known = {(tuple(examples), dtypes): (graph._replace(arrays=[]), axes)}
+
+    def cut(value: int, array: Any) -> jax.Array:
+        whole = jnp.asarray(array)
+        for axis, family in enumerate(axes.families[value]):
+            if family in kept:
+                whole = take(whole, kept[family], axis)
+        return whole
 
     def smaller(params: PyTree, *inputs: PyTree) -> PyTree:
-        arrays = jax.tree.leaves(inputs)
         leaves = jax.tree.leaves(params)
         found = [jnp.shape(leaf) for leaf in leaves]
         if found != sizes:
             raise ValueError(f"params must have the shapes that shrink left, {sizes}; got {found}")
-        shapes = tuple(jnp.shape(array) for array in arrays)
-        if [shape[1:] for shape in shapes] != [shape[1:] for shape in examples]:
-            raise ValueError(
-                "inputs must have the shapes of the examples that shrink was given but for the "
-                f"first dimension, {examples}; got {list(shapes)}"
-            )
-        key = shapes, tuple(jnp.result_type(array) for array in arrays)
-        if key not in known:
-            again = trace(function, given, inputs)
-            families = find_axes(again, indices)
-            if [equation.name for equation in again.equations] != names or any(
-                families.sizes.get(family) != axes.sizes[family] for family in kept
-            ):
-                raise ValueError(
-                    f"inputs of shapes {list(shapes)} make another computation of function than "
-                    f"the examples, {examples}, did; give shrink an example like them"
-                )
-            known[key] = again._replace(arrays=[]), families
-        here, families = known[key]
-        chosen = dict(zip(here.leaves, leaves, strict=True))
-        chosen |= dict(zip(here.constants, constants, strict=True))
-        for value, array in zip(here.inputs, arrays, strict=True):
-            whole = jnp.asarray(array)
-            for axis, family in enumerate(families.families[value]):
-                if family in kept:
-                    whole = take(whole, kept[family], axis)
-            chosen[value] = whole
-        return jax.tree.unflatten(here.tree, evaluate(here, families, kept, indices, chosen))
+        here = traced.at(inputs, "shrink")
+        chosen = dict(zip(graph.leaves, leaves, strict=True))
+        for value, array, new in zip(graph.constants, constants, here.arrays, strict=True):
+            # An array that depends on the batch size is that of this one.
+            chosen[value] = cut(value, new) if value in graph.unsure else array
+        for value, array in zip(graph.inputs, jax.tree.leaves(inputs), strict=True):
+            chosen[value] = cut(value, array)
+        return jax.tree.unflatten(here.tree, evaluate(here, axes, kept, indices, chosen))
 
     return smaller
 

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax._names import named_leaves
 from sparsejax._where import PyTree
 from sparsejax.deploy import _container, _positions
+from sparsejax.deploy._structure import Keys, described, keys_of, leaves_by_keys, rebuilt
 
 _SMALL = 2**20  # bytes up to which the slow compression is tried
 _STORED = (None, "float16", "bfloat16")
@@ -24,7 +24,6 @@ _STORED = (None, "float16", "bfloat16")
 class _Leaf(NamedTuple):
     """How a leaf is written."""
 
-    name: str
     dtype: str
     shape: tuple[int, ...]
     stored: str
@@ -52,7 +51,9 @@ def save_sparse(
 
     Args:
       path: of the file, which is replaced if there is one.
-      tree: pytree of arrays or numbers; leaves are named by their paths, parts joined by ``/``.
+      tree: pytree of arrays or numbers. Dicts with strings or integers for keys, lists, tuples and
+        ``None`` are written, too; a wrapper around an array, such as a Flax variable, counts as its
+        array, any other node as a dict by name.
       dtype: round floating-point leaves of more bits to this one: half the file, and it is for you
         to measure what it costs. Default: exact.
 
@@ -61,16 +62,16 @@ def save_sparse(
 
     Raises:
       TypeError: a leaf is traced, or no array of numbers.
-      ValueError: ``dtype`` is another one; a finite value has no finite counterpart in it; two
-        leaves have one name, or one's is the beginning of another's path.
+      ValueError: ``dtype`` is another one; a finite value has no finite counterpart in it; a dict
+        has other keys; two leaves have one path.
     """
     if dtype not in _STORED:
         raise ValueError(f"dtype must be one of {_STORED}; got {dtype!r}")
-    named = named_leaves(tree)
-    arrays = {name: _array(name, leaf) for name, leaf in named}
-    _check_names([name for name, _ in named])
+    structure = described(tree)
     leaves, values, short, masks = [], [], [], []
-    for name, array in arrays.items():
+    for keys, given in leaves_by_keys(tree).items():
+        name = "/".join(keys)
+        array = _array(name, given)
         stored = _stored(name, array, dtype)
         positions = np.flatnonzero(stored)
         size, count = stored.size, len(positions)
@@ -79,7 +80,7 @@ def save_sparse(
             code, count = "whole", size
         elif not count or _positions.elias_fano_bytes(count, size) >= size / 8:
             code = "bitmask"
-        leaf = _Leaf(name, array.dtype.name, array.shape, stored.dtype.name, count, code)
+        leaf = _Leaf(array.dtype.name, array.shape, stored.dtype.name, count, code)
         leaves.append(leaf)
         chosen = stored.ravel() if code == "whole" else stored.ravel()[positions]
         values.append(_planes(chosen))
@@ -91,7 +92,12 @@ def save_sparse(
     if len(other) < len(coded):
         leaves, coded, found = [_as_mask(leaf) for leaf in leaves], other, found_other
     numbers, compressed = _shortest(b"".join(values))
-    about = {"leaves": leaves, "positions": found, "values": compressed}
+    about = {
+        "tree": structure,
+        "leaves": leaves,
+        "positions": found,
+        "values": compressed,
+    }
     table = zlib.compress(json.dumps(about, separators=(",", ":")).encode(), 9)
     parts = {"about": table, "positions": coded, "values": numbers}
     return _container.write(path, parts)
@@ -103,7 +109,8 @@ def load_sparse(path: str | os.PathLike[str], like: PyTree = None) -> PyTree:
     Args:
       path: of the file.
       like: a pytree whose leaves have the paths, the shapes and the dtypes of those in the file
-        (arrays or ``jax.ShapeDtypeStruct``), for its structure. Default: nested dicts by path.
+        (arrays or ``jax.ShapeDtypeStruct``), for its structure. Default: the dicts, lists and
+        tuples that were written.
 
     Returns:
       The tree, of NumPy arrays in their original dtypes (``jax.device_put`` puts it on a device).
@@ -120,10 +127,13 @@ def load_sparse(path: str | os.PathLike[str], like: PyTree = None) -> PyTree:
         positions = _decompress(parts["positions"], about["positions"])
         values = _decompress(parts["values"], about["values"])
         arrays = _decode(leaves, positions, values)
+        found = dict(zip(keys_of(about["tree"]), arrays, strict=True))
     except (KeyError, TypeError, ValueError, zlib.error, lzma.LZMAError) as error:
         # The checksum fits, so it was written like this.
         raise ValueError(f"{os.fspath(path)} is not as save_sparse writes: {error}") from error
-    return _nested(arrays) if like is None else _like(like, arrays, os.fspath(path))
+    if like is not None:
+        return _like(like, found, os.fspath(path))
+    return rebuilt(about["tree"], iter(arrays))
 
 
 def _array(name: str, leaf: Any) -> np.ndarray:
@@ -135,17 +145,6 @@ def _array(name: str, leaf: Any) -> np.ndarray:
     if array.dtype.kind not in "biufcV" or array.dtype.fields is not None:
         raise TypeError(f"tree must hold arrays of numbers; {name or 'its leaf'} is {array.dtype}")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-def _check_names(names: Sequence[str]) -> None:
-    inner = {name[:end] for name in names for end in range(len(name)) if name[end] == "/"}
-    inner |= {""} if len(names) > 1 else set()
-    for place, name in enumerate(names):
-        if name in names[:place] or name in inner:
-            raise ValueError(
-                f"tree must have leaves whose names differ, none the beginning of another; {name!r}"
-                " is no such name"
-            )
 
 
 def _stored(name: str, array: np.ndarray, dtype: str | None) -> np.ndarray:
@@ -190,8 +189,8 @@ def _decompress(coded: bytes, name: str) -> bytes:
     return lzma.decompress(coded) if name == "lzma" else zlib.decompress(coded)
 
 
-def _decode(leaves: Sequence[_Leaf], positions: bytes, values: bytes) -> dict[str, np.ndarray]:
-    found = {}
+def _decode(leaves: Sequence[_Leaf], positions: bytes, values: bytes) -> list[np.ndarray]:
+    found = []
     for leaf in leaves:
         size = int(np.prod(leaf.shape, dtype=np.int64))
         stored = jnp.dtype(leaf.stored)
@@ -211,34 +210,21 @@ def _decode(leaves: Sequence[_Leaf], positions: bytes, values: bytes) -> dict[st
             positions = positions[length:]
             array = np.zeros(size, stored)
             array[places] = numbers
-        found[leaf.name] = array.reshape(leaf.shape).astype(jnp.dtype(leaf.dtype), copy=False)
+        found.append(array.reshape(leaf.shape).astype(jnp.dtype(leaf.dtype), copy=False))
     return found
 
 
-def _nested(arrays: dict[str, np.ndarray]) -> PyTree:
-    if list(arrays) == [""]:
-        return arrays[""]
-    tree: dict[str, Any] = {}
-    for name, array in arrays.items():
-        *parents, last = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = array
-    return tree
-
-
-def _like(like: PyTree, arrays: dict[str, np.ndarray], path: str) -> PyTree:
-    named = named_leaves(like)
-    wanted = dict(named)
-    wrong = [f"{name} is missing" for name in sorted(wanted.keys() - arrays.keys())]
-    wrong += [f"{name} is unknown" for name in sorted(arrays.keys() - wanted.keys())]
-    for name in sorted(wanted.keys() & arrays.keys()):
-        here = arrays[name].shape, arrays[name].dtype
-        leaf = wanted[name]
+def _like(like: PyTree, arrays: dict[Keys, np.ndarray], path: str) -> PyTree:
+    wanted = leaves_by_keys(like)
+    wrong = [f"{'/'.join(keys)} is missing" for keys in sorted(wanted.keys() - arrays.keys())]
+    wrong += [f"{'/'.join(keys)} is unknown" for keys in sorted(arrays.keys() - wanted.keys())]
+    for keys in sorted(wanted.keys() & arrays.keys()):
+        here = arrays[keys].shape, arrays[keys].dtype
+        leaf = wanted[keys]
         there = jnp.shape(leaf), jnp.dtype(getattr(leaf, "dtype", np.asarray(leaf).dtype))
         if here != there:
+            name = "/".join(keys)
             wrong.append(f"{name} is {here[1]}{list(here[0])}, not {there[1]}{list(there[0])}")
     if wrong:
         raise ValueError(f"like does not fit {path}: {'; '.join(wrong)}")
-    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name, _ in named])
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[keys] for keys in wanted])

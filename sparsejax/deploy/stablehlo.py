@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 from jax import export
 
+from sparsejax._units.batch import batched_inputs, with_batch
 from sparsejax._where import PyTree
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -18,10 +18,12 @@ def export_stablehlo(
     params: PyTree,
     *inputs: PyTree,
     platforms: Sequence[str] = PLATFORMS,
+    batched: PyTree = None,
 ) -> bytes:
     """Serialise ``function(params, *inputs)`` with its parameters in it, by ``jax.export``.
 
-    The first dimension of every input is the batch and stays open. As behind `shrink`::
+    The first dimension of the inputs is the batch and stays open; an input without a batch keeps
+    its shape. As behind `shrink`::
 
         small = shrink(function, params, images)
         data = export_stablehlo(small.function, small.params, images)
@@ -35,25 +37,23 @@ def export_stablehlo(
       params: pytree of arrays; they become constants.
       *inputs: examples, arrays or ``jax.ShapeDtypeStruct``; shapes and dtypes count alone.
       platforms: for which it is lowered.
+      batched: as for `export_onnx`: a bool for each input, which says whether its first dimension
+        is the batch. Default: what can be said for certain.
 
     Returns:
       Bytes for `load_stablehlo` (or ``jax.export.deserialize``).
 
     Raises:
       ImportError: the package ``flatbuffers`` is missing (``pip install 'sparsejax[deploy]'``).
-      ValueError: ``platforms`` is empty; an input has no first dimension.
+      ValueError: ``platforms`` is empty; no input has a first dimension; it is not clear which have
+        a batch.
     """
     if not platforms:
         raise ValueError(f"platforms must name at least one, such as {PLATFORMS}; got none")
     (batch,) = export.symbolic_shape("batch")
-
-    def abstract(example: Any) -> jax.ShapeDtypeStruct:
-        if not example.shape:
-            raise ValueError("inputs must have a first dimension, the batch; one is a scalar")
-        return jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype)
-
+    chosen = batched_inputs(function, params, inputs, batched)
     closed = jax.jit(lambda *inputs: function(params, *inputs))
-    exported = export.export(closed, platforms=tuple(platforms))(*jax.tree.map(abstract, inputs))
+    exported = export.export(closed, platforms=tuple(platforms))(*with_batch(inputs, chosen, batch))
     return bytes(exported.serialize())
 
 

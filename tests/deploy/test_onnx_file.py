@@ -286,7 +286,10 @@ def chosen(p, x):
             lambda p, x: x if len(x) < 3 else -x,
             "same for every batch size; it computes differently",
         ),
-        (lambda p, x: jnp.pad(x[:, 0, 0, 0], (0, 6 - len(x))), "it has pad with another padding_c"),
+        (
+            lambda p, x: jnp.pad(x[:, 0, 0, 0], (0, 24 - len(x))),
+            "it has pad with another padding_c",
+        ),
         (chosen, "operation gather of other than fixed places of one dimension"),
         (lambda p, x: lax.pad(x, 0.0, ((0, 0, 0), *((0, 0, 1),) * 3)), "operation pad between"),
         (

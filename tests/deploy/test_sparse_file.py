@@ -135,7 +135,7 @@ def test_the_file_is_a_safetensors_file(tmp_path):
     with safe_open(tmp_path / "net", framework="np") as file:
         assert set(file.keys()) == {"about", "positions", "values"}
         assert file.metadata()["format"] == "sparsejax"
-        assert file.metadata()["version"] == "1"
+        assert file.metadata()["version"] == "2"
 
 
 def test_no_byte_changes_unnoticed(tmp_path):
@@ -169,11 +169,11 @@ def test_foreign_files_and_other_versions(tmp_path):
         write(header)
         with pytest.raises(ValueError, match="must be a file of save_sparse"):
             load_sparse(path)
-    write({"__metadata__": {"format": "pt", "version": "1"}})
+    write({"__metadata__": {"format": "pt", "version": "2"}})
     with pytest.raises(ValueError, match="is 'pt'"):
         load_sparse(path)
-    write({"__metadata__": {"format": "sparsejax", "version": "2"}})
-    with pytest.raises(ValueError, match="has version '2'; this library reads version 1"):
+    write({"__metadata__": {"format": "sparsejax", "version": "1"}})
+    with pytest.raises(ValueError, match="has version '1'; this library reads version 2"):
         load_sparse(path)
     with pytest.raises(FileNotFoundError):
         load_sparse(tmp_path / "nothing")
@@ -197,8 +197,6 @@ def test_bad_arguments_are_named(tmp_path):
         save_sparse(path, {"a": jax.random.key(0)})
     with pytest.raises(TypeError, match="concrete arrays; a is traced"):
         jax.jit(lambda x: save_sparse(path, {"a": x}))(1.0)
-    with pytest.raises(ValueError, match="'a' is no such name"):
-        save_sparse(path, {"a": np.ones(2), "a/b": np.ones(2)})
-    with pytest.raises(ValueError, match="'a/b' is no such name"):
-        save_sparse(path, {"a": {"b": np.ones(2)}, "a/b": np.ones(2)})
+    with pytest.raises(ValueError, match=r"keys are strings or integers; 1.5 \(float\) in a/0 is"):
+        save_sparse(path, {"a": [{1.5: np.ones(2)}]})
     assert not path.exists()

@@ -1,0 +1,100 @@
+"""The containers of a tree as JSON, so that a file can give them back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+
+from sparsejax._names import name_of
+from sparsejax._variables import Path, flatten_with_path, held, is_wrapper
+from sparsejax._where import PyTree
+
+Keys = tuple[str, ...]
+"""Where a leaf is: the parts of its path."""
+
+_LEAF = 0
+
+
+def leaves_by_keys(tree: PyTree) -> dict[Keys, Any]:
+    """The leaves of a tree, in order, by the parts of their paths.
+
+    Raises:
+      ValueError: two leaves have the same parts.
+    """
+    found: dict[Keys, Any] = {}
+    for path, leaf in flatten_with_path(tree):
+        keys = _keys(path)
+        if keys in found:
+            raise ValueError(f"tree must have leaves of different paths; two are {name_of(path)!r}")
+        found[keys] = leaf
+    return found
+
+
+def described(tree: PyTree, path: Path = ()) -> Any:
+    """The containers of a tree: dicts, lists, tuples and None as they are, others as dicts by name.
+
+    A wrapper around an array counts as its array.
+
+    Raises:
+      ValueError: a key of a dict is neither a string nor an integer.
+    """
+    if is_wrapper(tree):
+        return described(held(tree), path)
+    if tree is None:
+        return None
+    entries = _entries(tree)
+    if entries is None:
+        return _LEAF
+    if type(tree) in (list, tuple):
+        return [type(tree).__name__, [described(node, (*path, key)) for key, node in entries]]
+    is_dict = isinstance(tree, dict)
+    nodes = []
+    for key, node in entries:
+        (here,) = _keys((key,))
+        name = key.key if is_dict else here
+        if type(name) not in (str, int):
+            raise ValueError(
+                f"tree must have dicts whose keys are strings or integers; {name!r} "
+                f"({type(name).__name__}) in {name_of(path) or 'the tree'} is none"
+            )
+        nodes.append([name, described(node, (*path, key))])
+    return ["dict", nodes]
+
+
+def keys_of(description: Any, before: Keys = ()) -> Iterator[Keys]:
+    """Where the leaves of a described tree are, in order."""
+    if description == _LEAF:
+        yield before
+    elif description is not None:
+        kind, nodes = description
+        pairs = nodes if kind == "dict" else enumerate(nodes)
+        for name, node in pairs:
+            yield from keys_of(node, (*before, str(name)))
+
+
+def rebuilt(description: Any, leaves: Iterator[Any]) -> PyTree:
+    """The tree with these leaves."""
+    if description == _LEAF:
+        return next(leaves)
+    if description is None:
+        return None
+    kind, nodes = description
+    if kind == "dict":
+        return {name: rebuilt(node, leaves) for name, node in nodes}
+    found = [rebuilt(node, leaves) for node in nodes]
+    return tuple(found) if kind == "tuple" else found
+
+
+def _keys(path: Path) -> Keys:
+    return tuple(jax.tree_util.keystr((part,), simple=True) for part in path)
+
+
+def _entries(tree: PyTree) -> Sequence[tuple[Any, Any]] | None:
+    """What a node holds, by key; None for a leaf."""
+    if jax.tree_util.all_leaves([tree]):
+        return None
+    is_child = lambda node: node is not tree  # noqa: E731
+    return [(path[0], node) for path, node in
+            jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_child)[0]]  # fmt: skip
