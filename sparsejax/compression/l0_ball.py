@@ -10,7 +10,7 @@ import optax
 from chex import Numeric
 
 from sparsejax import _checks
-from sparsejax._dtypes import at_least_float32
+from sparsejax._dtypes import at_least_float32, promoted
 from sparsejax._where import PyTree, everything
 from sparsejax.compression.base import Compression, check_weights
 from sparsejax.projections import project_l0_ball
@@ -99,11 +99,17 @@ def l0_ball_l2(
 
     def project(weights, mu, state):
         kept, threshold = _keep(weights, kappa, state.threshold, specs)
-        scale = mu / (mu + 2 * decay_at(state.c_step).astype(jnp.result_type(mu)))
-        theta = jax.tree.map(lambda w: (scale * w).astype(jnp.result_type(w)), kept)
+        mu = jnp.asarray(mu, at_least_float32(mu))
+        scale = mu / (mu + 2 * decay_at(state.c_step).astype(mu.dtype))
+        theta = jax.tree.map(lambda w: _scaled(w, scale), kept)
         return theta, L0BallL2State(threshold, state.c_step + 1)
 
     return Compression(init, project)
+
+
+def _scaled(w: jax.Array, scale: jax.Array) -> jax.Array:
+    dtype = promoted(w, scale)
+    return (scale.astype(dtype) * w.astype(dtype)).astype(w.dtype)
 
 
 def _no_threshold(kappa: Numeric, weights: PyTree, specs: PyTree) -> jax.Array:

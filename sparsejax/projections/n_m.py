@@ -70,7 +70,7 @@ def _project(leaf: jax.Array, n: jax.Array, m: int, axis: int) -> jax.Array:
     before = jnp.zeros(grouped, jnp.int32)  # how many of the group go before an entry
     for other in range(m):
         key = jax.lax.slice_in_dim(keys, other, other + 1, axis=axis + 1)
-        before += (key > keys) | ((key == keys) & (other < place))
+        before += ((key > keys) | ((key == keys) & (other < place))).astype(jnp.int32)
     unknown = (keys > ranks.infinity).any(axis=axis + 1, keepdims=True)
     values = leaf.reshape(grouped)
     kept = jnp.where(unknown, jnp.nan, jnp.where(before < n, values, 0))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from chex import Numeric
 
 from sparsejax import _checks
+from sparsejax._dtypes import promoted
 from sparsejax._where import PyTree, Where, choose
 from sparsejax.projections._keys import key_format
 
@@ -67,5 +68,6 @@ def soft_threshold(tree: PyTree, threshold: Numeric, where: Where = None) -> PyT
 
 def shrink(leaf: jax.Array, threshold: jax.Array) -> jax.Array:
     """The soft threshold of one array, computed in float32 or wider, returned in its dtype."""
-    wide = leaf.astype(jnp.promote_types(leaf.dtype, threshold.dtype))
-    return (jnp.sign(wide) * jnp.maximum(jnp.abs(wide) - threshold, 0)).astype(leaf.dtype)
+    wide = leaf.astype(promoted(leaf, threshold))
+    above = jnp.abs(wide) - threshold.astype(wide.dtype)
+    return (jnp.sign(wide) * jnp.maximum(above, 0)).astype(leaf.dtype)

@@ -42,8 +42,9 @@ def gated_weight_decay(
 
     the gradient of the loss  L(w) + lambda sum C w^2  with the derivative of C neglected (see
     `exact_gated_decay`). C is formed from the gradient that arrives, so one backward pass is
-    enough; put it where that is the data loss's: first in a chain, inside ``optax.MultiSteps`` to
-    see the accumulated gradient, and behind the all-reduce under ``pmap``::
+    enough; put it where that is the data loss's: first in a chain (behind a clipping it would see
+    clipped gradients, and the decay would not be clipped), inside ``optax.MultiSteps`` to see the
+    accumulated gradient, and behind the all-reduce under ``pmap``::
 
         optax.chain(gated_weight_decay(1e-3), optax.adam(1e-3), hold_zeros(mask))
 

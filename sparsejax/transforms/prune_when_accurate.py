@@ -61,7 +61,8 @@ def prune_when_accurate(
         number is rounded to float32 before it is rounded up.
       lower_bound: the accuracy to stay above, in ``[0, 1]``, may be traced.
       where: which leaves are pruned, ranked together; pass ``lambda path, leaf: True`` to have
-        biases among them, as the published code has.
+        biases among them, as the published code has. Give the transformations that are to work on
+        the same leaves the same ``where``.
       at_least: the number of weights at which pruning ends, an integer >= 0, may be traced.
 
     Returns:
@@ -100,7 +101,7 @@ def prune_when_accurate(
         new = PruningState(
             mask,
             jnp.where(prunes, fewer, state.remaining),
-            state.prunings + prunes,
+            state.prunings + prunes.astype(jnp.int32),
             jnp.where(prunes, 0, state.since_pruning + 1),
         )
         return under_mask(params, mask), new
