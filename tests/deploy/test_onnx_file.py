@@ -142,6 +142,78 @@ def test_trees_of_inputs_and_outputs():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+# Batches
+
+
+def dimensions(data):
+    graph = onnx.load_from_string(data).graph
+    return [
+        [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    ]
+
+
+def test_an_input_without_a_batch_keeps_its_shape():
+    params = normal(10, 8)
+
+    def function(p, x, t, scale):
+        return x @ p @ t / scale + t[0]
+
+    x, t, scale = normal(5, 10), normal(8, 3), np.full((), 2, np.float32)
+    for batch in (1, 2, 8):  # as many as t has rows, too
+        data = export_onnx(function, params, np.zeros((batch, 10), np.float32), t, scale)
+        assert dimensions(data) == [["batch", 10], [8, 3], [], ["batch", 3]]
+    for size in (1, 5):
+        (found,) = computed(data, x[:size], t, scale)
+        assert_close(found, function(params, x[:size], t, scale))
+    three = np.full((), 3, np.float32)
+    (found,) = computed(data, x, 2 * t, three)  # they are inputs, not constants
+    assert_close(found, function(params, x, 2 * t, three))
+    # The first input has no batch, so the batch is read off the second.
+    data = export_onnx(
+        lambda p, t, x: (jnp.zeros((len(x), 3)) + t[0], x @ p @ t), params, t, normal(2, 10)
+    )
+    for one, other in zip(computed(data, t, x), (np.zeros((5, 3)) + t[0], x @ params @ t),
+                          strict=True):  # fmt: skip
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_what_is_in_doubt_has_to_be_told():
+    params = normal(10, 3)
+
+    def function(p, x, t):
+        return x @ p + t.sum(0)
+
+    x, t = normal(2, 10), normal(8, 3)
+    with pytest.raises(
+        ValueError, match=r"several lengths \(0: 2, 1: 8\).* by batched=\(True, Fal"
+    ):
+        export_onnx(function, params, x, t)
+    data = export_onnx(function, params, x, t, batched=(True, False))
+    assert dimensions(data) == [["batch", 10], [8, 3], ["batch", 3]]
+    (found,) = computed(data, normal(5, 10) * 0, t)
+    assert_close(found, np.zeros((5, 1), np.float32) + t.sum(0))
+    whole = export_onnx(function, params, x, t, batched=False)
+    assert dimensions(whole) == [[2, 10], [8, 3], [2, 3]]
+    with pytest.raises(ValueError, match=r"fails \(TypeError: .*batched=False keeps"):
+        export_onnx(lambda p, x: x.T @ p, normal(4, 3), normal(4, 2))
+    with pytest.raises(ValueError, match="batched says that input 1 has a batch; it is a scalar"):
+        export_onnx(function, params, x, np.float32(1), batched=True)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda p, x: x[: len(x) // 2] * p[0],
+        lambda p, x: jnp.where(len(x) < 5, x, -x),
+        lambda p, x: x if len(x) < 5 else -x,
+    ],
+)
+def test_what_is_alike_for_small_batches_alone_is_refused(function):
+    with pytest.raises(ValueError, match="must compute the same for every batch size; it"):
+        export_onnx(function, normal(2), normal(2, 3))
+
+
 # Operations
 
 
@@ -309,6 +381,8 @@ def test_bad_input_is_named():
         export_onnx(lambda p: p, jnp.ones(3))
     with pytest.raises(ValueError, match="inputs must have a first dimension, the batch"):
         export_onnx(lambda p, x: p * x, jnp.ones(3), jnp.ones(()))
+    data = export_onnx(lambda p, x: p * x, jnp.ones(3), jnp.ones(()), batched=False)
+    assert dimensions(data) == [[], [3]]
     with pytest.raises(TypeError, match="params must hold concrete arrays; w is 1.0"):
         export_onnx(lambda p, x: p["w"] * x, {"w": 1.0}, jnp.ones(3))
 

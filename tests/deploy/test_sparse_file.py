@@ -5,7 +5,9 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 from hypothesis import HealthCheck, given, settings
 from safetensors import safe_open
 
@@ -19,7 +21,10 @@ from sparsejax.deploy._positions import (
     from_elias_fano,
 )
 
-DTYPES = ["float32", "float64", "float16", "bfloat16", "int8", "int32", "int64", "uint8", "bool"]
+DTYPES = [
+    "float32", "float64", "float16", "bfloat16", "int8", "int32", "int64", "uint8", "bool",
+    "complex64", "complex128", "float8_e4m3fn", "int4",
+]  # fmt: skip
 
 
 @st.composite
@@ -67,6 +72,47 @@ def test_positions(size, seed, density):
         assert len(code) == elias_fano_bytes(len(positions), size)
         assert 8 * len(code) <= len(positions) * (2 + np.log2(size / len(positions))) + 17
         np.testing.assert_array_equal(from_elias_fano(code, len(positions), size), positions)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"critic": {"value": np.eye(3, dtype=np.float32)}},
+        {"heads": {"policy": np.ones(2), "value": np.zeros(3)}},
+        {"value": {"value": {"value": np.ones(2)}}, "kernel": np.ones(1)},
+        {"a/b": np.ones(2), "a": {"b": np.zeros(1)}, "/": np.ones(1), "": np.ones(3)},
+        {"": {"": {"/": np.ones(2)}}, "//": np.ones(1)},
+        {0: np.ones(1), 7: {-3: np.zeros(2)}},
+        {"0": np.ones(1), "list": [np.ones(1), [np.ones(2), ()], {"x": (np.ones(1), None)}]},
+        [{}, [], (), None, {"a": {}}],
+        (np.float64(1.5), np.int32(3), True),
+        np.ones((2, 0)),
+    ],
+)
+def test_no_key_means_anything_and_containers_come_back(tmp_path, tree):
+    path = tmp_path / "net"
+    save_sparse(path, tree)
+    for found in (load_sparse(path), load_sparse(path, like=tree)):
+        assert_equal(found, jax.tree.map(np.asarray, tree))
+
+
+def test_wrappers_count_as_their_arrays_and_other_nodes_as_dicts(tmp_path):
+    path = tmp_path / "net"
+    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    state = nnx.state(model)
+    plain = {"bias": np.asarray(model.bias[...]), "kernel": np.asarray(model.kernel[...])}
+    save_sparse(path, {"layer": state, "moments": optax.ScaleByRmsState(nu=state)})
+    assert_equal(load_sparse(path), {"layer": plain, "moments": {"nu": plain}})
+    again = load_sparse(path, like={"layer": state, "moments": optax.ScaleByRmsState(nu=plain)})
+    assert isinstance(again["moments"], optax.ScaleByRmsState)
+    assert_equal(nnx.to_pure_dict(again["layer"]), plain)
+
+
+@pytest.mark.parametrize("key", [True, 1.5, (1, 2), None])
+def test_keys_that_no_file_can_give_back_are_named(tmp_path, key):
+    with pytest.raises(ValueError, match=r"keys are strings or integers; .* in a/0 is none"):
+        save_sparse(tmp_path / "net", {"a": [{key: np.ones(2)}]})
+    assert not list(tmp_path.iterdir())
 
 
 def lenet5(rng, weights):

@@ -75,6 +75,32 @@ def test_a_shrunk_residual_network():
     np.testing.assert_allclose(again(images), function(params, images), atol=1e-5)
 
 
+def test_an_input_without_a_batch_keeps_its_shape():
+    params, t = jnp.asarray(RNG.normal(size=(10, 8))), RNG.normal(size=(8, 3)).astype(np.float32)
+
+    def function(p, x, t, scale):
+        return x @ p @ t / scale
+
+    x, scale = RNG.normal(size=(5, 10)).astype(np.float32), np.float32(2)
+    for batch in (1, 8):
+        again = load_stablehlo(export_stablehlo(function, params, x[:1].repeat(batch, 0), t, scale))
+        for size in (1, 5):
+            wanted = function(params, x[:size], t, scale)
+            np.testing.assert_allclose(again(x[:size], t, scale), wanted, rtol=1e-5, atol=1e-5)
+        with pytest.raises(ValueError, match="shape"):
+            again(x, t[:5], scale)
+
+
+def test_what_is_in_doubt_has_to_be_told():
+    function, x, t = lambda p, x, t: x * p + t.sum(0), jnp.ones((2, 3)), jnp.ones((8, 3))
+    with pytest.raises(ValueError, match=r"several lengths \(0: 2, 1: 8\)"):
+        export_stablehlo(function, jnp.ones(3), x, t)
+    again = load_stablehlo(export_stablehlo(function, jnp.ones(3), x, t, batched=(True, False)))
+    np.testing.assert_allclose(again(jnp.ones((4, 3)), t), np.full((4, 3), 9))
+    again = load_stablehlo(export_stablehlo(function, jnp.ones(3), x, t, batched=False))
+    np.testing.assert_allclose(again(x, t), np.full((2, 3), 9))
+
+
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="platforms must name at least one"):
         export_stablehlo(lambda p, x: p * x, jnp.ones(3), jnp.ones((2, 3)), platforms=())

@@ -17,7 +17,7 @@ def test_kernels_are_turned():
     dense = RNG.normal(size=(2 * 3 * 4, 6)).astype(jnp.bfloat16)
     norm = {"scale": np.ones(4), "bias": np.zeros(4), "mean": np.full(4, 2.0), "var": np.ones(4)}
     params = {"a": {"conv": {"kernel": conv}, "norm": norm}, "dense": {"kernel": dense}}
-    state = torch_state(params, {"dense": (2, 3)})
+    state = torch_state(params, {"dense": (2, 3)}, {"a/conv": "conv"})
     assert set(state) == {
         "a.conv.weight", "a.norm.weight", "a.norm.bias", "a.norm.running_mean",
         "a.norm.running_var", "dense.weight",
@@ -38,6 +38,150 @@ def test_bad_maps_are_named():
         torch_state(params, {"dense": (2, 3)})
     with pytest.raises(ValueError, match="two leaves for norm.weight"):
         torch_state({"norm": {"scale": np.ones(1), "weight": np.ones(1)}})
+
+
+# PyTorch's layers as its documentation defines them, channels first
+
+
+def conv(x, weight, stride=1, groups=1):
+    """Images [batch, in, *sides], weight [out, in / groups, *window], no padding."""
+    window = weight.shape[2:]
+    sides = [(n - k) // stride + 1 for n, k in zip(x.shape[2:], window, strict=True)]
+    out = np.zeros((len(x), len(weight), *sides))
+    each_in, each_out = weight.shape[1], len(weight) // groups
+    for unit in range(len(weight)):
+        group = unit // each_out
+        for place in np.ndindex(*sides):
+            cut = tuple(
+                slice(p * stride, p * stride + k) for p, k in zip(place, window, strict=True)
+            )
+            piece = x[(slice(None), slice(group * each_in, (group + 1) * each_in), *cut)]
+            out[(slice(None), unit, *place)] = (piece * weight[unit]).reshape(len(x), -1).sum(1)
+    return out
+
+
+def conv_transpose(x, weight, stride):
+    """Images [batch, in, *sides], weight [in, out, *window], no padding."""
+    window = weight.shape[2:]
+    sides = [(n - 1) * stride + k for n, k in zip(x.shape[2:], window, strict=True)]
+    out = np.zeros((len(x), weight.shape[1], *sides))
+    for place in np.ndindex(*x.shape[2:]):
+        cut = tuple(slice(p * stride, p * stride + k) for p, k in zip(place, window, strict=True))
+        pixel = x[(slice(None), slice(None), *place)]
+        out[(slice(None), slice(None), *cut)] += np.tensordot(pixel, weight, axes=1)
+    return out
+
+
+def first(x):
+    """From channels last to channels first."""
+    return np.moveaxis(np.asarray(x, np.float64), -1, 1)
+
+
+@pytest.mark.parametrize("sides", [(7,), (6, 7), (4, 5, 4)])
+@pytest.mark.parametrize(("groups", "stride"), [(1, 1), (1, 2), (2, 1), (4, 1)])
+def test_convolutions_compute_what_pytorch_defines(sides, groups, stride):
+    window = (3, 2, 2)[: len(sides)]
+    layer = nnx.Conv(
+        4, 8, window, stride, padding="VALID", feature_group_count=groups, rngs=nnx.Rngs(0)
+    )
+    x = RNG.normal(size=(2, *sides, 4)).astype(np.float32)
+    state = torch_state({"conv": nnx.state(layer)}, kinds={"conv": "conv"})
+    assert state["conv.weight"].shape == (8, 4 // groups, *window)
+    found = conv(first(x), state["conv.weight"], stride, groups)
+    np.testing.assert_allclose(found, first(layer(x)), atol=1e-5)
+
+
+@pytest.mark.parametrize("sides", [(4,), (4, 3), (2, 3, 2)])
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_transposed_convolutions_compute_what_pytorch_defines(sides, swapped, stride):
+    window = (3, 2, 2)[: len(sides)]
+    layer = nnx.ConvTranspose(
+        2, 5, window, stride, padding="VALID", transpose_kernel=swapped, use_bias=False,
+        rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    x = RNG.normal(size=(2, *sides, 2)).astype(np.float32)
+    kind = "conv_transpose_swap" if swapped else "conv_transpose"
+    state = torch_state({"up": nnx.state(layer)}, kinds={"up": kind})
+    assert state["up.weight"].shape == (2, 5, *window)
+    found = conv_transpose(first(x), state["up.weight"], stride)
+    wanted = first(layer(x))
+    found = found[tuple(slice(n) for n in wanted.shape)]  # Flax: at least stride * side
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_heads_of_attention_are_dense_layers():
+    layer = nnx.MultiHeadAttention(4, 6, 12, decode=False, rngs=nnx.Rngs(0))
+    state = nnx.state(layer)
+    kinds = dict.fromkeys(("query", "key", "value"), "split_heads") | {"out": "merge_heads"}
+    state["query"]["bias"][...] = RNG.normal(size=(4, 3))
+    found = torch_state({"attention": state}, kinds={f"attention/{k}": v for k, v in kinds.items()})
+    assert found["attention.query.weight"].shape == (12, 6)
+    assert found["attention.query.bias"].shape == (12,)
+    assert found["attention.out.weight"].shape == (6, 12)
+    x = RNG.normal(size=(5, 6)).astype(np.float32)
+    ours = layer.query(x)
+    theirs = x @ found["attention.query.weight"].T + found["attention.query.bias"]
+    np.testing.assert_allclose(theirs.reshape(5, 4, 3), ours, atol=1e-5)
+    heads = np.asarray(ours)
+    theirs = heads.reshape(5, 12) @ found["attention.out.weight"].T + found["attention.out.bias"]
+    np.testing.assert_allclose(theirs, layer.out(heads), atol=1e-5)
+
+
+def test_names_and_shapes_that_stay():
+    embedding = RNG.normal(size=(7, 3)).astype(np.float32)
+    cell = nnx.LSTMCell(3, 4, rngs=nnx.Rngs(0))
+    state = torch_state(
+        {
+            "embed": {"embedding": embedding},
+            "head": {"logit_scale": jnp.asarray(2.0), "value": np.eye(3)},
+            "cell": nnx.state(cell, nnx.Param),
+            "table": np.ones((2, 3, 4)),
+        }
+    )
+    np.testing.assert_array_equal(state["embed.weight"], embedding)
+    assert state["head.logit_scale"].shape == ()
+    assert state["head.value"].shape == (3, 3)
+    assert state["table"].shape == (2, 3, 4)
+    np.testing.assert_array_equal(state["cell.ii.weight"], np.asarray(cell.ii.kernel[...]).T)
+    assert set(torch_state({"kernel": np.ones((3, 2)), "bias": np.ones(2)})) == {"weight", "bias"}
+    np.testing.assert_array_equal(torch_state(np.ones(3))[""], np.ones(3))
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 4, 6), (5, 4, 6), (2, 3, 3, 4, 6), (3,), (2,) * 6])
+def test_a_kernel_whose_layer_is_not_told_is_refused(shape):
+    with pytest.raises(ValueError, match=r"up/kernel of shape .* does not say to what layer"):
+        torch_state({"up": {"kernel": np.ones(shape)}})
+
+
+@pytest.mark.parametrize(
+    ("tree", "kinds", "message"),
+    [
+        (
+            {"up": {"kernel": np.ones((3, 3, 4, 6))}},
+            {"up": "deconv"},
+            "kinds must be among .*deconv",
+        ),
+        (
+            {"up": {"kernel": np.ones((3, 3, 4, 6))}},
+            {"up": "linear"},
+            r"such kernels have 2 dimens",
+        ),
+        ({"a": {"kernel": np.ones((4, 6))}}, {"a": "conv"}, r"such kernels have 3 or 4 or 5 dim"),
+        ({"a": {"kernel": np.ones((4, 6))}}, {"b": "conv"}, r"kinds must name layers .*\['b'\]"),
+        (
+            {"a": {"kernel": np.ones((4, 6)), "bias": np.ones((2, 6))}},
+            None,
+            r"a/bias of shape \(2, 6",
+        ),
+        ({"norm": {"scale": np.ones((3, 6))}}, None, "norm/scale of shape .* taken apart"),
+        ({"e": {"embedding": np.ones((3, 6, 2))}}, None, "e/embedding of shape .* two dimensions"),
+        ({"a": {"b": np.ones(1)}, "a.b": np.ones(1)}, None, "two leaves for a.b"),
+    ],
+)
+def test_what_has_no_layout_is_refused_by_name(tree, kinds, message):
+    with pytest.raises(ValueError, match=message):
+        torch_state(tree, kinds=kinds)
 
 
 def torch_models(torch):
@@ -102,7 +246,7 @@ def test_pytorch_computes_the_same(which):
     model.eval()
     shape = (32, 32, 3) if which == "vgg16" else (28, 28, 1)
     images = RNG.normal(size=(3, *shape)).astype(np.float32)
-    state = torch_state(nnx.state(model), flattened)
+    state = torch_state(nnx.state(model), flattened, "conv")
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
     missing = theirs.load_state_dict(tensors, strict=False)
     assert not missing.unexpected_keys

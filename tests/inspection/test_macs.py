@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +33,51 @@ def test_networks_of_the_papers(model, shape, expected, batch):
     graph, state = nnx.split(nnx.eval_shape(lambda: model(rngs=nnx.Rngs(0))))
     function = lambda state, x: nnx.merge(graph, state)(x)  # noqa: E731
     assert macs(function, state, example(batch, *shape)) == expected
+
+
+def test_the_published_counts_of_constrained_l0():
+    """Products, and one for each entry of a bias, of a ReLU and of what pooling puts out."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for channels in (20, 50):
+                x = nn.relu(nn.Conv(channels, (5, 5), padding="VALID")(x))
+                x = nn.max_pool(x, (2, 2), (2, 2))
+            return nn.Dense(10)(nn.relu(nn.Dense(500)(x.reshape(x.shape[0], -1))))
+
+    images = example(3, 28, 28, 1)
+    params = jax.eval_shape(Net().init, jax.random.key(0), images)
+    assert macs(Net().apply, params, images) == 2_293_000
+    assert macs(Net().apply, params, images, count="published") == 2_327_130
+    for model, shape, expected in ((LeNet300, (784,), 267_010), (LeNet5, (784,), 2_316_090)):
+        graph, state = nnx.split(nnx.eval_shape(lambda model=model: model(rngs=nnx.Rngs(0))))
+        function = lambda state, x, graph=graph: nnx.merge(graph, state)(x)  # noqa: E731
+        assert macs(function, state, example(2, *shape), count="published") == expected
+
+
+def test_inputs_without_a_batch_keep_their_shape():
+    def function(w, x, t, scale):
+        return x @ w @ t / scale
+
+    for batch in (1, 5, 8):
+        inputs = example(10, 8), example(batch, 10), example(8, 3), example()
+        assert macs(function, *inputs) == 10 * 8 + 8 * 3
+    doubtful = lambda w, x, y: (x @ w, y.T @ y)  # noqa: E731
+    inputs = example(10, 8), example(2, 10), example(7, 6)
+    with pytest.raises(ValueError, match=r"several lengths \(0: 2, 1: 7\)"):
+        macs(doubtful, *inputs)
+    assert macs(doubtful, *inputs, batched=(True, False)) == 80 + 6 * 7 * 6
+    assert macs(doubtful, *inputs, batched=False) == 2 * 80 + 6 * 7 * 6
+    fixed = lambda w, x: x.reshape(1, 6) @ w  # noqa: E731
+    with pytest.raises(ValueError, match="batched=False keeps all"):
+        macs(fixed, example(6, 4), example(2, 3))
+    assert macs(fixed, example(6, 4), example(2, 3), batched=False) == 24
+    pairs = lambda w, x: x.reshape(-1, 2, 6) @ w  # noqa: E731
+    with pytest.raises(ValueError, match="cannot be traced for one example"):
+        macs(pairs, example(6, 4), example(2, 6))
+    with pytest.raises(ValueError, match="count must be one of"):
+        macs(fixed, example(6, 4), example(2, 3), count="flops")
 
 
 def test_zeros_count_and_what_nothing_reads_does_not():
