@@ -147,10 +147,12 @@ def _tickets(folder, settings, data_dir, round, member) -> Finished:
         raise ValueError(f"--round must be one of {folder}; it has none for {number}")
     arrays = _checkpoint(phase / "checkpoints")
     kept, mask, statistics = (
-        [array[member] for array in _under(arrays, part, phase)]
+        [array[member] for array in _under(arrays, part, phase, needed=part != ".statistics")]
         for part in (".params['weights']", ".mask", ".statistics")
     )
-    weights = _masked(kept, mask)
+    # A file that does not say is from a time when scales were folded into the weights.
+    scale = next(iter(_under(arrays, ".hyper['scale']", phase, needed=False)), np.ones(members))
+    weights = _masked(kept, mask, scale[member])
     model, dataset = settings["model"], settings["dataset"]
     seed = int(settings["members"][member]["seed"])
     name = f"{model}_{dataset}_{settings['method']}"
@@ -159,10 +161,12 @@ def _tickets(folder, settings, data_dir, round, member) -> Finished:
     return _cifar(name, model, settings, data_dir, weights, statistics, seed)
 
 
-def _masked(weights: list[np.ndarray], masks: list[np.ndarray]) -> list[np.ndarray]:
+def _masked(
+    weights: list[np.ndarray], masks: list[np.ndarray], scale: np.ndarray
+) -> list[np.ndarray]:
     """A mask has the leaves that are pruned, which are the kernels, in their order."""
     left = iter(masks)
-    return [w * next(left) if w.ndim > 1 else w for w in weights]
+    return [w * scale.astype(w.dtype) * next(left) if w.ndim > 1 else w for w in weights]
 
 
 def _cifar(name, model, settings, data_dir, weights, statistics, seed) -> Finished:
@@ -202,9 +206,11 @@ def _checkpoint(folder: Path) -> Mapping[str, np.ndarray]:
         checkpoints.close()
 
 
-def _under(arrays: Mapping[str, np.ndarray], part: str, folder: Path) -> list[np.ndarray]:
+def _under(
+    arrays: Mapping[str, np.ndarray], part: str, folder: Path, needed: bool = True
+) -> list[np.ndarray]:
     found = [array for name, array in arrays.items() if name.startswith(part)]
-    if not found and part != ".statistics":
+    if not found and needed:
         raise ValueError(f"RUNS must be folders of finished runs; {folder} holds no {part}")
     return found
 

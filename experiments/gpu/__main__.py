@@ -38,6 +38,9 @@ class Config:
     """Of iterative magnitude pruning, which comes last; 0 leaves it out."""
     seeds: tuple[int, ...] = (0,)
     """Members, too."""
+    published: bool = False
+    """Continuous sparsification as in the published code wherever it differs from the paper's
+    equations and from our other runs (see experiments.tickets); its rows are kept apart."""
     at_once: int | None = None
     """How many members are computed together; default what is faster, one or all of them, which is
     measured first."""
@@ -71,6 +74,7 @@ def common(config: Config, model: Model) -> list[str]:
         "--initial", *words(initial), "--output", str(config.output),
         "--results", str(config.results), "--devices", "1", "--resume",
     ]  # fmt: skip
+    flags += ["--published"] if config.published else []
     return flags + (["--data-dir", str(config.data_dir)] if config.data_dir else [])
 
 

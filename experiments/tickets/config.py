@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.tickets import options
 from experiments.tickets.networks import CIFAR_MODELS
 
 MethodName = Literal["cs", "imp", "imp_continued", "one_shot", "random", "l0"]
@@ -60,6 +61,28 @@ class Config:
     the network."""
     penalty: tuple[float, ...] = (1e-8,)
     """cs: lambda, a member each for every seed and start."""
+    published: bool = False
+    """cs: do as the published code does wherever it differs from the paper's equations and from our
+    other runs, unless one of the following seven flags says otherwise."""
+    ticket_scale: options.Scale | None = None
+    """cs: where the scale 1/sigma(s0) of a ticket's mask is while the ticket is trained: outside of
+    the weights (default, and published), or folded into them."""
+    penalty_on: options.PenaltyOn | None = None
+    """cs: what lambda multiplies: the mask sigma(beta s) (default), or the scaled_mask
+    sigma(beta s) / sigma(s0) (published)."""
+    search_weights: options.Weights | None = None
+    """cs: between the rounds of a search: rewound (default) or continued (published)."""
+    search_optimizer: options.Optimizer | None = None
+    """cs: between the rounds of a search: renewed (default) or continued, that is with its momentum
+    (published)."""
+    search_gates: options.Gates | None = None
+    """cs: what a round closed stays closed (default), or may be reopened, since gates restart at
+    min(s, s0) and not at min(beta s, s0) (published)."""
+    beta: options.Beta | None = None
+    """cs: smooth, rising at every step (default), or a staircase of epochs (published)."""
+    ticket_statistics: options.Statistics | None = None
+    """cs, resnet20 and vgg16: the running statistics that the training of a ticket starts from:
+    initial (default) or rewound like its weights (published)."""
     fraction: float = 0.2
     """imp: share of the survivors that a round prunes."""
     densities: tuple[float, ...] = (0.1, 0.05, 0.02)
@@ -130,8 +153,14 @@ class Config:
             "batch_size": self.batch_size,
             "width": self.width,
             "dtype": self.dtype,
+            **(self.chosen() if method == "cs" else {}),
             "members": self.members(method),
         }
+
+    def chosen(self) -> dict[str, str]:
+        """What continuous sparsification does where there is a choice."""
+        usual = options.PUBLISHED if self.published else options.DEFAULT
+        return {name: getattr(self, name) or value for name, value in usual.items()}
 
     def members(self, method: MethodName) -> list[dict[str, float]]:
         """The hyperparameters of each member, its seed among them."""
@@ -166,6 +195,10 @@ def check(config: Config) -> None:
     for density in config.densities:
         if not 0 < density < 1:
             raise ValueError(f"--densities must be in (0, 1); got {density}")
+    if "cs" in config.methods() and config.chosen()["beta"] == "staircase":
+        epochs = config.settings("cs")["epochs"]
+        if epochs < 2:
+            raise ValueError(f"--beta staircase needs at least 2 epochs a round; got {epochs}")
     if not config.seeds:
         raise ValueError("--seeds must name at least one seed; got none")
     if config.epochs is not None and config.epochs < PRESETS[config.preset].rewind_epochs:

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.tickets import options
 from experiments.tickets.points import density, envelope
 from experiments.tickets.rows import group, overlaps
 
@@ -46,16 +47,16 @@ def tickets(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         error = [point["test_error"]["mean"] for point in points]
         spread = [point["test_error"]["std"] for point in points]
         axis.errorbar(
-            left, error, spread, color=_color(row), marker="o", markersize=3,
+            left, error, spread, color=_color(row, rows), marker="o", markersize=3,
             linestyle="" if row["method"] in ("cs", "l0") else "-", linewidth=1, elinewidth=0.5,
-            label=_TITLES[row["method"]],
+            label=_label(row, rows),
         )  # fmt: skip
         if row["method"] == "cs":
             line = envelope(points)
             axis.step(
                 [100 * density(point) for point in line],
                 [point["test_error"]["mean"] for point in line],
-                where="post", color=_color(row), linewidth=1.5,
+                where="post", color=_color(row, rows), linewidth=1.5,
                 label="its envelope, by validation",
             )  # fmt: skip
     dense = rows[0]["dense"]
@@ -80,7 +81,7 @@ def overlap(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         axis.scatter(
             [100 * density(point) for point in points],
             [100 * point["overlap"] for point in points],
-            s=14, color=_color(row), label=_TITLES[row["method"]],
+            s=14, color=_color(row, rows), label=_label(row, rows),
         )  # fmt: skip
     share = np.geomspace(1e-3, 1, 200)
     axis.plot(
@@ -100,15 +101,29 @@ def cost(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         axis.scatter(
             [100 * density(point) for point in row["points"]],
             [point["search_epochs"] for point in row["points"]],
-            s=14, color=_color(row), label=_TITLES[row["method"]],
+            s=14, color=_color(row, rows), label=_label(row, rows),
         )  # fmt: skip
     _weights_left(axis)
     axis.set_ylabel("epochs of search")
     return _saved(figure, axis, path)
 
 
-def _color(row: Mapping[str, Any]) -> Any:
-    return _COLORS[list(_TITLES).index(row["method"])]
+def _alike(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The places of the rows of the same method; there are several with several options."""
+    return [place for place, other in enumerate(rows) if other["method"] == row["method"]]
+
+
+def _color(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Any:
+    first, *others = _alike(row, rows)
+    mine = next(place for place, other in enumerate(rows) if other is row)
+    if mine == first:
+        return _COLORS[list(_TITLES).index(row["method"])]
+    return _COLORS[len(_TITLES) + others.index(mine) % (len(_COLORS) - len(_TITLES))]
+
+
+def _label(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    title = _TITLES[row["method"]]
+    return title if len(_alike(row, rows)) == 1 else f"{title}, {options.title(row['settings'])}"
 
 
 def _weights_left(axis: Any) -> None:

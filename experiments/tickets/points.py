@@ -12,6 +12,7 @@ from experiments.common.results import summary
 from sparsejax.tickets import overlap
 
 Point = dict[str, Any]
+_ROUNDING = 1e-9  # per cent; two errors differ by a wrong image of a seed or not at all
 _BEYOND = 0.05  # density below which the methods are compared: 95 % sparsity
 
 
@@ -55,28 +56,42 @@ def density(point: Mapping[str, Any]) -> float:
     return float(np.mean(point["density"]))
 
 
+def lower(one: float, other: float) -> bool:
+    """Whether an error in per cent is strictly below another: by more than means are rounded."""
+    return other - one > _ROUNDING
+
+
 def best(found: Sequence[Point]) -> Point | None:
-    """That of the lowest validation error."""
-    return min(found, key=lambda point: point["validation_error"]["mean"], default=None)
+    """That of the lowest validation error; of several the cheapest, and of these the sparsest."""
+    chosen = None
+    for point in sorted(found, key=lambda point: (point["search_epochs"], density(point))):
+        if chosen is None or lower(_validation(point), _validation(chosen)):
+            chosen = point
+    return chosen
 
 
 def sparsest_matching(found: Sequence[Point], dense: Point | None) -> Point | None:
     """The sparsest whose validation error is not above the dense network's."""
     if dense is None:
         return None
-    limit = dense["validation_error"]["mean"]
-    matching = [point for point in found if point["validation_error"]["mean"] <= limit]
+    matching = [point for point in found if not lower(_validation(dense), _validation(point))]
     return min(matching, key=density, default=None)
 
 
 def envelope(found: Sequence[Point]) -> list[Point]:
-    """From sparse to dense, each that has a lower validation error than all sparser ones."""
+    """From sparse to dense, each that has a lower validation error than all sparser ones.
+
+    Of several of the same density only that of the lowest validation error can be one.
+    """
     chosen: list[Point] = []
-    for point in sorted(found, key=density):
-        error = point["validation_error"]["mean"]
-        if not chosen or error < chosen[-1]["validation_error"]["mean"]:
+    for point in sorted(found, key=lambda point: (density(point), _validation(point))):
+        if not chosen or lower(_validation(point), _validation(chosen[-1])):
             chosen.append(point)
     return chosen
+
+
+def _validation(point: Mapping[str, Any]) -> float:
+    return point["validation_error"]["mean"]
 
 
 def against(found: Sequence[Point], rival: Sequence[Point]) -> list[dict[str, Any]]:

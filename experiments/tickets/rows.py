@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from experiments.common.results import made_by, origin
+from experiments.tickets import options
 from experiments.tickets.config import METHODS, Config
 from experiments.tickets.points import Point, against, best, sparsest_matching
 
@@ -26,11 +27,17 @@ def overlaps(rows: Sequence[Mapping[str, Any]]) -> bool:
     return any(point["overlap"] is not None for row in rows for point in row["points"])
 
 
+def completed(row: Row) -> Row:
+    """A row from a file, which may be older than the options of continuous sparsification."""
+    if row["method"] != "cs":
+        return row
+    return {**row, "settings": options.complete(row["settings"])}
+
+
 def rows_of(config: Config, found: Mapping[Any, Sequence[Point]], command: str) -> list[Row]:
     """A row for each method of a run: its points, what made them, and nothing derived yet."""
     run = {"command": command, **origin(), "made_by": made_by(command)}
-    # The same for every method.
-    settings = {name: config.settings(METHODS[0])[name] for name in _SETTINGS}
+    common = {name: config.settings(METHODS[0])[name] for name in _SETTINGS}
     return [
         {
             "name": f"{config.group()}_{method}",
@@ -39,7 +46,7 @@ def rows_of(config: Config, found: Mapping[Any, Sequence[Point]], command: str) 
             "method": method,
             "preset": config.preset,
             "seeds": list(config.seeds),
-            "settings": settings,
+            "settings": {**common, **(config.chosen() if method == "cs" else {})},
             "runs": [run],
             "points": [{**point, "run": 0} for point in points],
         }
@@ -54,15 +61,22 @@ def gathered(there: Sequence[Row], ours: Sequence[Row]) -> list[Row]:
     Rows of other networks stay. Of this one, rows with the same settings and seeds stay, too, and a
     method's points add up: so a table can be made in pieces, a start or a round at a time and on
     several machines. A point that is made again is replaced. Rows of other settings are not
-    comparable and go (see `check_comparable`). What follows from the points is found anew for all.
+    comparable and go (see `check_comparable`). Continuous sparsification with other options (see
+    `options`) is comparable, but not the same: its points are in a row of their own. What follows
+    from the points is found anew for all.
     """
     name = group(ours[0])
-    same = {row["method"]: row for row in there if group(row) == name and _alike(row, ours[0])}
-    added = same | {row["method"]: _joined(same.get(row["method"]), row) for row in ours}
+    same = {_identity(row): row for row in there if group(row) == name and _alike(row, ours[0])}
+    added = same | {_identity(row): _joined(same.get(_identity(row)), row) for row in ours}
     everything = [row for row in there if group(row) != name]
-    everything += [added[method] for method in METHODS if method in added]
-    each = groupby(sorted(everything, key=group), group)
-    return [row for _, rows in each for row in _derived(list(rows))]
+    everything += [added[key] for key in sorted(added)]
+    return derived(everything)
+
+
+def derived(rows: Sequence[Row]) -> list[Row]:
+    """All rows of a report with what follows from their points, sorted by network and dataset."""
+    each = groupby(sorted(rows, key=group), group)
+    return [row for _, its in each for row in _derived(list(its))]
 
 
 def check_comparable(there: Sequence[Row], config: Config) -> None:
@@ -78,7 +92,15 @@ def check_comparable(there: Sequence[Row], config: Config) -> None:
 
 
 def _alike(one: Row, other: Row) -> bool:
-    return all(one[name] == other[name] for name in ("settings", "seeds"))
+    """Whether two rows of a network can be compared."""
+    same = all(one["settings"][name] == other["settings"][name] for name in _SETTINGS)
+    return same and one["seeds"] == other["seeds"]
+
+
+def _identity(row: Row) -> tuple[Any, ...]:
+    """Of rows that can be compared, those whose points add up have the same; it sorts them."""
+    own = sorted(set(row["settings"]) - set(_SETTINGS))
+    return METHODS.index(row["method"]), *(row["settings"][name] for name in own)
 
 
 def _joined(there: Row | None, ours: Row) -> Row:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.common.tables import error, markdown
+from experiments.tickets import options
+from experiments.tickets.points import lower
 
 _HOW = (
     "Test error at the same density beyond 95 % sparsity (of iterative magnitude pruning "
@@ -16,7 +18,7 @@ _HOW = (
 
 
 class Count(NamedTuple):
-    """At how many of how many tickets the test error is not above the rival's."""
+    """At how many of how many tickets the test error is below the rival's; a tie is not ahead."""
 
     ahead: int
     compared: int
@@ -52,7 +54,7 @@ def standing(row: Mapping[str, Any]) -> Standing | None:
         apart = [
             point["difference"]["mean"]
             for point in compared
-            if abs(point["difference"]["mean"]) > 2 * _standard_error(point)
+            if lower(2 * _standard_error(point), abs(point["difference"]["mean"]))
         ]
         ahead = sum(difference < 0 for difference in apart)
         clear = ahead, len(apart) - ahead
@@ -101,12 +103,16 @@ def overview(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "ahead at a fifth of the epochs", "clearly ahead", "clearly behind",
     ]  # fmt: skip
     cells = []
-    for row in rows:
+    compared = [(row, f"{row['model']} on {row['dataset']}") for row in rows]
+    compared = [(row, name) for row, name in compared if standing(row)]
+    names = [name for _, name in compared]
+    for row, name in compared:
         if counts := standing(row):
             clear = ["(one seed)"] * 2 if counts.clear is None else map(str, counts.clear)
+            several = names.count(name) > 1
             cells.append(
                 [
-                    f"{row['model']} on {row['dataset']}",
+                    f"{name}, {options.title(row['settings'])}" if several else name,
                     error(row["dense"]["test_error"]),
                     *map(str, (counts.all, counts.chosen, counts.cheap)),
                     *clear,
@@ -122,7 +128,7 @@ def overview(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _count(points: Sequence[Mapping[str, Any]]) -> Count:
-    ahead = sum(point["test_error"] <= point["rival_test_error"] for point in points)
+    ahead = sum(lower(point["test_error"], point["rival_test_error"]) for point in points)
     return Count(ahead, len(points))
 
 

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh
 
 from experiments.common.runs import errors
 from experiments.data import Dataset
-from experiments.tickets import networks
+from experiments.tickets import networks, options
 from sparsejax import tickets
 from sparsejax.tickets import Method, SearchState, Ticket
 from sparsejax.training import claim_folder, fit, write_json
@@ -59,7 +59,6 @@ class Family:
         self._scan = tickets.family_scan(self._mesh, at_once, unroll=step_by_step)
         # An accelerator gets whole epochs: one program, and few calls.
         self._block = 1 if step_by_step else None if on_cpu else self._steps_per_epoch
-        self._plain = tickets.magnitude_pruning(0.5)  # trains under a mask; it prunes nothing
 
     @property
     def title(self) -> str:
@@ -72,7 +71,7 @@ class Family:
         file = self.folder / "result.json"
         if self._resumes and file.exists():
             result = json.loads(file.read_text())
-            if result["settings"] == self.settings:
+            if options.identity(result["settings"]) == options.identity(self.settings):
                 return result["rows"]
         rows = self._search()
         write_json(file, {"settings": self.settings, "rows": rows})
@@ -89,7 +88,15 @@ class Family:
     def masks(self, number: int) -> dict[str, np.ndarray]:
         """The masks after a round, by path: [members, ...]."""
         with np.load(self.folder / f"masks_{number}.npz") as file:
-            return {name: file[name] for name in file.files}
+            return {name: file[name] for name in file.files if name != "scale"}
+
+    def scales(self, number: int) -> np.ndarray:
+        """Of the tickets after a round, as they were trained: [members].
+
+        A file that does not say is from a time when scales were folded into the weights.
+        """
+        with np.load(self.folder / f"masks_{number}.npz") as file:
+            return file["scale"] if "scale" in file.files else np.ones(len(self._members))
 
     def pace(self) -> float:
         """Seconds that an epoch of all members takes, once it is compiled."""
@@ -120,8 +127,11 @@ class Family:
 
     def _search(self) -> list[dict[str, Any]]:
         state, step = self._start(), self._step()
-        turn = jax.jit(lambda state: tickets.next_family(self._method, state, self._optimizer))
-        found = jax.jit(lambda state: tickets.family_tickets(self._method, state))
+        renew = self.settings.get("search_optimizer") != "continued"
+        turn = jax.jit(
+            lambda state: tickets.next_family(self._method, state, self._optimizer, renew)
+        )
+        found = jax.jit(self._tickets)
         rows: list[dict[str, Any]] = []
         rounds = self.settings["rounds"]
         itself = self.settings["method"] in _OWN_ROUNDS_SHOW
@@ -142,20 +152,43 @@ class Family:
     def _method(self, hyper: Any) -> Method:
         name = self.settings["method"]
         if name == "cs":
-            return tickets.continuous_sparsification(self._steps, **hyper)
+            chosen = self.settings
+            return tickets.continuous_sparsification(
+                self._steps,
+                **hyper,
+                rewind=chosen["search_weights"] == "rewound",
+                penalty_on=chosen["penalty_on"],
+                steps_per_stair=self._steps_per_epoch if chosen["beta"] == "staircase" else None,
+                restart_beta=1.0 if chosen["search_gates"] == "reopened" else None,
+            )
         if name == "l0":
             return tickets.stochastic_l0(**hyper)
         if name == "random":
             return tickets.random_pruning(**hyper)
         return tickets.magnitude_pruning(**hyper, rewind=name != "imp_continued")
 
+    def _tickets(self, state: SearchState) -> Ticket:
+        """Of all members, as they are to be trained."""
+        found = tickets.family_tickets(self._method, state)
+        if self.settings.get("ticket_scale") == "folded":
+            found = jax.vmap(tickets.fold_scale)(found)
+        return found
+
     def _trained(self, number: int, ticket: Ticket) -> SearchState:
         """The tickets of a round, trained from where they are rewound to."""
-        start = tickets.init_family(
-            self._plain, ticket.params, self._optimizer, self._keys, statistics=self._statistics
+        rewound = self.settings.get("ticket_statistics") == "rewound"
+        statistics = ticket.statistics if rewound else self._statistics
+        state = self._dealt_out(
+            tickets.init_family(
+                _training,
+                ticket.params,
+                self._optimizer,
+                self._keys,
+                {"mask": ticket.mask, "scale": ticket.scale},
+                statistics,
+            )
         )
-        state = self._dealt_out(start._replace(mask=ticket.mask))
-        step = tickets.search_step(self._plain, self._loss, self._optimizer)
+        step = tickets.search_step(_training, self._loss, self._optimizer)
         return self._fit(f"ticket_{number}", step, state, number)
 
     def _dealt_out(self, state: SearchState) -> SearchState:
@@ -191,8 +224,10 @@ class Family:
     def _rows(self, number: int, state: SearchState) -> list[dict[str, Any]]:
         """What every member reached under the mask of ``number`` rounds."""
         mask = state.mask
-        params = (tickets.masked(state.params["weights"], mask), state.statistics)
-        params = jax.device_get(params)
+        scale = state.hyper["scale"] if "scale" in state.hyper else jnp.ones(len(self._members))
+        weights = state.params["weights"]
+        seen = jax.vmap(tickets.effective_params)(Ticket(mask, None, scale), weights)
+        params = jax.device_get((seen, state.statistics))
         left = np.asarray(jax.vmap(tickets.remaining)(mask))
         size = sum(m[0].size for m in jax.tree.leaves(mask))
         found = {
@@ -225,12 +260,18 @@ class Family:
             tickets.check_ticket(one, one.params)
         flat, _ = jax.tree_util.tree_flatten_with_path(ticket.mask)
         named: Any = {f"mask_{place}": np.asarray(leaf) for place, (_, leaf) in enumerate(flat)}
-        np.savez_compressed(self.folder / f"masks_{number}.npz", **named)
+        scale = np.asarray(ticket.scale)
+        np.savez_compressed(self.folder / f"masks_{number}.npz", **named, scale=scale)
+
+
+def _training(hyper: Any) -> Method:
+    """How the tickets are trained, from their masks and scales."""
+    return tickets.fixed_mask(hyper["mask"], hyper["scale"])
 
 
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
     """No round depends on how many are to follow: more can be asked for later."""
-    return {name: value for name, value in settings.items() if name != "rounds"}
+    return {name: value for name, value in options.identity(settings).items() if name != "rounds"}
 
 
 def _mesh(members: int, devices: int | None) -> Mesh | None:
@@ -250,9 +291,12 @@ def _mesh(members: int, devices: int | None) -> Mesh | None:
 
 def _optimizer(settings: dict[str, Any], steps: int) -> optax.GradientTransformation:
     """SGD as published; only weights decay, gates do not."""
-    rate = optax.piecewise_constant_schedule(
+    of_round = optax.piecewise_constant_schedule(
         settings["learning_rate"], {steps * 2 // 3: 0.1, steps * 5 // 6: 0.1}
     )
+
+    def rate(count):
+        return of_round(count % steps)  # the count goes on where the optimizer does
 
     def weights_alone(trained):
         return {

@@ -37,7 +37,7 @@ def test_the_dense_networks_and_the_first_method_come_first():
 
 
 def test_its_commands_are_ones_that_the_experiment_takes(tmp_path):
-    config = Config(data_dir=tmp_path, seeds=(0, 1))
+    config = Config(data_dir=tmp_path, seeds=(0, 1), published=True)
     for model, piece in pieces(config)[:2]:
         assert piece[1] in METHODS
         process = run_module("experiments.tickets", *common(config, model), *piece, "--epochs", "0")

@@ -68,7 +68,16 @@ def test_searches_trains_the_tickets_and_reports(finished):
     low, high = searched[:2]
     assert max(low["nonzeros"]) < min(high["nonzeros"])
     with np.load(folder / "cs" / "masks_2.npz") as masks:
-        left = sum(masks[name].sum(axis=(1, 2)) for name in masks.files)
+        names = [name for name in masks.files if name != "scale"]
+        left = sum(masks[name].sum(axis=(1, 2)) for name in names)
+        # Tickets were trained with the scale outside of their weights: two seeds of two starts.
+        np.testing.assert_allclose(masks["scale"], 1 + np.exp([0.05, -0.05] * 2), rtol=1e-6)
+    assert by_method["cs"]["settings"]["ticket_scale"] == "outside"
+    assert "ticket_scale" not in by_method["imp"]["settings"]
+    report = (output / "results" / "report.md").read_text()
+    assert "| [lenet300_mnist_cs] | ticket scale outside | 1 | 2 |" in report
+    assert "| [lenet300_mnist_imp] |  | 1 | 2 |" in report
+    assert "Continuous sparsification, ticket scale outside: tickets are trained with the" in report
     wanted = [n for point in searched[2:] for n in point["nonzeros"]]
     assert sorted(left.tolist()) == sorted(wanted)
 
@@ -106,6 +115,11 @@ def test_more_rounds_go_on_from_those_that_are_there(finished, tmp_path):
         ({"learning_rate": 0.0}, "--learning-rate must be positive; got 0.0"),
         ({"devices": 0}, "--devices must be positive; got 0"),
         ({"at_once": 0}, "--at-once must be positive; got 0"),
+        (
+            {"beta": "staircase", "epochs": 1, "preset": "smoke"},
+            "--beta staircase needs at least 2",
+        ),
+        ({"published": True, "epochs": 1, "preset": "smoke"}, "2 epochs a round; got 1"),
         ({"pruning_rounds": -1}, "--pruning-rounds must be at least 0; got -1"),
         ({"model": "resnet20", "dataset": "mnist"}, "--dataset must be cifar10 for resnet20"),
         ({"dataset": "cifar10"}, "got --model lenet300 --dataset cifar10"),
@@ -185,6 +199,42 @@ def test_points_are_compared_at_the_same_density():
     assert [density(point) for point in envelope(ours)] == pytest.approx([0.001, 0.005, 0.02, 0.2])
 
 
+def of_density(density, error, epochs=10):
+    return {
+        "round": 1, "search_epochs": epochs, "hyperparameters": {"initial": density},
+        "density": [density], "test_error": summary([error]), "validation_error": summary([error]),
+    }  # fmt: skip
+
+
+def test_a_tie_is_not_ahead():
+    # The same errors but for the rounding of a mean: 1.1 + 1.3 is not 1.2 + 1.2 in floating point.
+    level, same = summary([1.1, 1.3, 0.1]), summary([0.1, 1.2, 1.2])
+    rival = [of_density(0.04, 1.0), of_density(0.01, 1.0), of_density(0.001, 1.0)]
+    for density_, found in ((0.04, 1.0), (0.02, 1.0), (0.02, 1.0 - 1e-13)):
+        row = {"against_imp": against([of_density(density_, found)], rival)}
+        assert standing(row).all == Count(0, 1)
+    row = {"against_imp": against([of_density(0.02, 0.99)], rival)}
+    assert standing(row).all == Count(1, 1)
+    # At the threshold of "by more than two standard errors" neither is ahead.
+    row["against_imp"][0]["difference"] = {
+        "mean": -0.2,
+        "std": 0.1414213562373095,
+        "values": [1, 2],
+    }
+    assert standing(row).clear == (0, 0)
+    # "Not above" takes a tie, whatever the rounding.
+    dense = of_density(1.0, 9) | {"validation_error": level}
+    assert sparsest_matching([of_density(0.1, 9) | {"validation_error": same}], dense)
+    dense, level = of_density(1.0, 9) | {"validation_error": same}, {"validation_error": level}
+    assert sparsest_matching([of_density(0.1, 9) | level], dense)
+    # "Lower than all sparser ones" does not; of the same density only the lower one can be.
+    ties = [of_density(0.1, 2.0), of_density(0.1, 1.5), of_density(0.2, 1.5 - 1e-13)]
+    assert envelope(ties) == envelope(ties[::-1]) == [ties[1]]
+    # Of several with the lowest error the cheapest, then the sparsest.
+    three = [of_density(0.3, 1.5), of_density(0.2, 1.5, 20), of_density(0.4, 1.5 - 1e-13)]
+    assert best(three) is best(three[::-1]) is three[0]
+
+
 def seeds_of(number, densities, errors):
     """A point with a value for each seed."""
     return {
@@ -207,12 +257,14 @@ def test_differences_are_paired_by_seed():
         "against_imp": [apart, clear], "model": "lenet5", "dataset": "mnist",
         "dense": {"test_error": summary([1.0, 1.2])},
     }  # fmt: skip
-    assert standing(row) == Standing(Count(2, 2), Count(2, 2), Count(0, 0), clear=(0, 0))
+    assert standing(row) == Standing(
+        Count(1, 2), Count(1, 2), Count(0, 0), clear=(0, 0)
+    )  # one is level
     apart["difference"], apart["search_epochs"] = summary([-0.3, -0.29]), 3
     clear["difference"], clear["on_envelope"] = summary([0.3, 0.29]), False
-    assert standing(row) == Standing(Count(2, 2), Count(1, 1), Count(1, 1), clear=(1, 1))
+    assert standing(row) == Standing(Count(1, 2), Count(1, 1), Count(1, 1), clear=(1, 1))
     assert "ahead at 1 and behind at 1" in comparison(row)[0]
-    line = "| lenet5 on mnist | 1.10 ± 0.14 % | 2 of 2 | 1 of 1 | 1 of 1 | 1 | 1 |"
+    line = "| lenet5 on mnist | 1.10 ± 0.14 % | 1 of 2 | 1 of 1 | 1 of 1 | 1 | 1 |"
     assert line in overview([row])
     apart["difference"] = clear["difference"] = summary([-0.3])
     assert standing(row).clear is None

@@ -4,10 +4,12 @@ import json
 
 import pytest
 
+from experiments.tickets import options
 from experiments.tickets.config import Config
 from experiments.tickets.figures import draw
-from experiments.tickets.report import rows_in, write
+from experiments.tickets.report import headlines, rows_in, write, write_again
 from experiments.tickets.rows import check_comparable, gathered, rows_of
+from experiments.tickets.standing import overview
 
 
 def point(number, density, error, **hyperparameters):
@@ -99,3 +101,67 @@ def test_one_seed_states_no_deviation_and_no_overlap(tmp_path):
     assert [path.name for path in draw(tmp_path, found)] == [
         "lenet300_mnist_tickets.png", "lenet300_mnist_cost.png",
     ]  # fmt: skip
+
+
+FOLDED = Config(preset="smoke", seeds=(0,), ticket_scale="folded")
+
+
+def test_rows_of_other_options_are_kept_apart(tmp_path):
+    """With the scale inside and outside: the same network and rival, but never one row."""
+    first = rows(imp=PRUNED, cs=[point(1, 0.03, 2.2, initial=-0.1), point(1, 0.2, 2, initial=0.1)])
+    write(tmp_path, "first", first)
+    found = write(
+        tmp_path, "second", rows("second", FOLDED, cs=[point(1, 0.02, 2.3, initial=-0.1)])
+    )
+    folded, outside = [row for row in found if row["method"] == "cs"]
+    assert (folded["settings"]["ticket_scale"], places(folded)) == ("folded", [(1, -0.1)])
+    assert (outside["settings"]["ticket_scale"], len(places(outside))) == ("outside", 2)
+    for row in (folded, outside):
+        assert row["dense"] == PRUNED[0] | {"run": 0}
+        assert row["against_imp"]
+    # A point made again in one way replaces the one of that way.
+    found = write(tmp_path, "third", rows("third", FOLDED, cs=[point(1, 0.01, 2.3, initial=-0.1)]))
+    assert [p["density"] for p in found[0]["points"]] == [[0.01]]
+    assert found[1]["points"] == outside["points"]
+    report = (tmp_path / "report.md").read_text()
+    for way in ("ticket scale folded", "ticket scale outside"):
+        assert f"| [lenet300_mnist_cs] | {way} |" in report
+        assert f"Continuous sparsification, {way}: tickets are trained" in report
+        assert f"| cs, {way} | initial -0.1 |" in report
+        assert any(f"lenet300 on mnist, {way} |" in line for line in overview(found))
+    assert draw(tmp_path, found)[0].name == "lenet300_mnist_tickets.png"
+
+
+def test_rows_that_do_not_say_are_those_of_earlier_runs(tmp_path):
+    """Their scale was folded, and the rest as it is by default."""
+    write(
+        tmp_path, "first", rows(config=FOLDED, imp=PRUNED, cs=[point(1, 0.03, 2.2, initial=-0.1)])
+    )
+    path = tmp_path / "report.json"
+    now = path.read_text()
+    held = json.loads(now)
+    for row in held["rows"]:
+        row["settings"] = {n: v for n, v in row["settings"].items() if n not in options.FORMER}
+    path.write_text(json.dumps(held))
+    assert rows_in(tmp_path) == json.loads(now)["rows"]
+    assert headlines(held["rows"]) == headlines(rows_in(tmp_path))
+    report = (tmp_path / "report.md").read_text()
+    pictures = write_again(tmp_path)
+    assert json.loads(path.read_text()) == json.loads(now)  # with who made it, and where
+    assert (tmp_path / "report.md").read_text() == report
+    assert all(picture.exists() for picture in pictures)
+    both = write(tmp_path, "more", rows("more", FOLDED, cs=[point(1, 0.02, 2.2, initial=-0.2)]))
+    assert [len(row["points"]) for row in both] == [2, 3]
+
+
+def test_the_published_way_is_all_options_at_once():
+    published = Config(published=True)
+    assert published.chosen() == options.PUBLISHED
+    assert options.title(published.settings("cs")) == "as the published code"
+    assert Config().chosen() == options.DEFAULT
+    one = Config(published=True, beta="smooth")
+    assert one.chosen() == {**options.PUBLISHED, "beta": "smooth"}
+    assert not options.FORMER.keys() & published.settings("imp").keys()
+    assert options.identity({**options.FORMER, "epochs": 2}) == {"epochs": 2}
+    for chosen in (options.DEFAULT, options.PUBLISHED, options.FORMER):
+        assert options.sentence(chosen, statistics=True).count(";") == len(options.DEFAULT) - 1
