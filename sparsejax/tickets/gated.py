@@ -75,7 +75,7 @@ def continuous_sparsification(
 
     References:
       Savarese, Silva and Maire, Winning the lottery with continuous sparsification, NeurIPS 2020;
-      its code: github.com/lolemacs/continuous-sparsification.
+      its code: lolemacs/continuous-sparsification on GitHub.
     """
     start = _checks.scalar("initial", initial, "a finite number", math.isfinite)
     strength = _checks.scalar_at_least_zero("penalty", penalty)

@@ -25,7 +25,8 @@ class Method(NamedTuple):
       view: ``(trained, mask, step, key) -> params`` that the network computes with at a step of
         the round.
       penalty: ``(trained, step) -> scalar`` added to the loss.
-      mask: ``(trained, mask, key) -> mask`` at the end of a round; a part of the one before.
+      mask: ``(trained, mask, key) -> mask`` at the end of a round; a part of the one before,
+        unless the method may open again what it closed.
       restart: ``(trained, early, mask) -> trained`` for the next round; ``early`` is what was
         trained by the step to rewind to.
       weights: ``trained -> params``: the weights of a ticket, without its scale.
