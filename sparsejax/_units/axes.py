@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from sparsejax._units.constants import Indices
@@ -72,7 +73,8 @@ class Axes(NamedTuple):
     mixed: dict[int, int]
     """Families that an equation reads in a way that is not understood, and its place."""
     of_parameters: set[int]
-    """Families with a dimension of a parameter."""
+    """Families with a dimension of a parameter. Arrays of integers that no product reads, such as
+    keys of random numbers, have no units."""
     ties: list[Parts | Joined | Read]
     """In the order of the equations."""
     reshapes: dict[int, list[tuple[Group, tuple[int, ...]]]]
@@ -399,17 +401,22 @@ class _Finder:
             {m: size for m, size in enumerate(self.sizes) if self.find(m) == m},
             {self.find(member) for member in self.whole},
             mixed,
-            {
-                self.find(self.first[value] + axis)
-                for value in [*self.graph.leaves, *self.graph.constants]
-                for axis in range(len(self.graph.shapes[value]))
-            },
+            self._of_parameters(),
             [self._named(tie) for tie in self.ties],
             {
                 number: [(group, tuple(map(self.find, factors))) for group, factors in groups]
                 for number, groups in self.reshapes.items()
             },
         )
+
+    def _of_parameters(self) -> set[int]:
+        read = {m for tie in self.ties if isinstance(tie, Read) for m in (tie.read, *tie.written)}
+        return {self.find(member) for member in read} | {
+            self.find(self.first[value] + axis)
+            for value in [*self.graph.leaves, *self.graph.constants]
+            for axis in range(len(self.graph.shapes[value]))
+            if jnp.issubdtype(self.graph.dtypes[value], jnp.inexact)
+        }
 
     def _named(self, tie: Parts | Joined | Read) -> Parts | Joined | Read:
         find = self.find

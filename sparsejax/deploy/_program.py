@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -69,6 +70,16 @@ class Program:
 
     def run(self, kinds: Mapping[int, str], *inputs: PyTree) -> PyTree:
         """The outputs; ``kinds`` by the layer's equation. To be called under ``jit``."""
+        if any(map(_explicitly_sharded, jax.tree.leaves(inputs))):
+            # How gathers and loops are sharded is for the compiler to say; the outputs are as those
+            # of the dense network.
+            out = jax.eval_shape(lambda *arrays: self._run({}, *arrays), *inputs)
+            specs = jax.tree.map(lambda array: array.sharding.spec, out)
+            run = jax.sharding.auto_axes(partial(self._run, kinds), out_sharding=specs)
+            return run(*inputs)
+        return self._run(kinds, *inputs)
+
+    def _run(self, kinds: Mapping[int, str], *inputs: PyTree) -> PyTree:
         graph = self._traced.at(inputs, "compile_sparse")
         values = _known(graph, jax.tree.leaves(self._params))
         for value, (axis, numbers) in self._settled.items():
@@ -90,6 +101,12 @@ class Program:
             values[out] = _product(graph, contraction, layers[number], kind, values, bias)
         outputs = [_array(_whole(values[value])) for value in graph.outputs]
         return jax.tree.unflatten(graph.tree, outputs)
+
+
+def _explicitly_sharded(array: Any) -> bool:
+    """Whether the type of an array says that a dimension is spread over a mesh."""
+    spec = getattr(jax.typeof(array).sharding, "spec", ())
+    return any(axes is not None for axes in spec)
 
 
 def _settled(graph: Graph, constants: Constants) -> dict[int, tuple[int, np.ndarray]]:

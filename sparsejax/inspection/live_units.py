@@ -77,7 +77,7 @@ def live_unit_masks(params: PyTree, layers: Sequence[str]) -> list[np.ndarray]:
 def _chain(weights: Sequence[tuple[jax.Array, jax.Array | None]], x: jax.Array) -> jax.Array:
     """A network with these links: ones and zeros, so that no constant cancels another."""
     for link, bias in weights:
-        x = x @ link if bias is None else x @ link + bias
+        x = x @ link if bias is None else x @ link + bias[None]
         x = jnp.minimum(x, 1)  # however deep it is, nothing overflows
     return x
 
