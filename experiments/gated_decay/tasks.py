@@ -127,7 +127,8 @@ class LeNet5Task:
     def pruning(self, step, pruner, every):
         """See `Task`."""
         step = pruning_step(step, pruner, self._accuracy, every)
-        return Pruning(step, {}, lambda state: self.error(state.params, "validation"))
+        options = {"stop_every": self.steps_per_epoch}
+        return Pruning(step, options, lambda state: self.error(state.params, "validation"))
 
     def smaller(self, params):
         """See `Task`; itself where nothing is left of it."""
@@ -224,7 +225,10 @@ class VGG16Task:
                 return found[int(state.step)]
             return self.error(state.params, "validation")
 
-        return Pruning(step, {"revise": revise, "report_every": every}, validation_error)
+        options = {
+            "revise": revise, "revise_every": every, "stop_every": every, "report_every": every
+        }  # fmt: skip
+        return Pruning(step, options, validation_error)
 
     def smaller(self, params):
         """See `Task`; itself: in a network that is not thinned by units hardly one dies."""

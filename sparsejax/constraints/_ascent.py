@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from sparsejax._dtypes import at_least_float32
 from sparsejax._where import PyTree
 from sparsejax.constraints import _arguments
 
@@ -35,4 +36,4 @@ def check(violation: PyTree, multipliers: PyTree | None) -> None:
 
 def wide_of(leaf) -> jnp.dtype:
     """The dtype in which multipliers are computed: float32 or wider."""
-    return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
+    return at_least_float32(leaf)

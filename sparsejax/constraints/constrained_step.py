@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sparsejax._extra_args import accepting_extra_args
 from sparsejax._where import PyTree
 from sparsejax.constraints.descent_ascent import current_multipliers
 from sparsejax.constraints.lagrangian import lagrangian as plain_lagrangian
@@ -24,7 +25,7 @@ Lagrangian = Callable[[jax.Array, PyTree, PyTree], jax.Array]
 def constrained_step(
     loss: LossFunction,
     constraint: Constraint,
-    optimizer: optax.GradientTransformationExtraArgs,
+    optimizer: optax.GradientTransformation,
     lagrangian: Lagrangian = plain_lagrangian,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     r"""One simultaneous descent-ascent step as a pure function, not yet jitted.
@@ -40,6 +41,12 @@ def constrained_step(
         state = training.init_state(params, optimizer, key)
         state = training.fit(step, state, data, batch_size=128, steps=93_800)
 
+    The optimizer gets the extra arguments of optax's protocol, for the function that it descends:
+    ``value`` is the Lagrangian at the present multipliers, ``grad`` its gradient in the parameters,
+    and ``value_fn`` computes it at other parameters, with the same multipliers, batch and key. So
+    line searches and ``optax.contrib.reduce_on_plateau`` work in the primal optimizer; the latter
+    sees the Lagrangian, not the loss.
+
     Where the quantity to constrain is not differentiable (an error rate, say), give its value the
     gradient of a surrogate: ``surrogate + jax.lax.stop_gradient(value - surrogate)``.
 
@@ -54,7 +61,7 @@ def constrained_step(
 
     Returns:
       ``(state, batch) -> (state, metrics)``. The state is any NamedTuple with the fields ``step``
-      (int32), ``params``, ``opt_state`` and ``key`` (a typed PRNG key; step t uses
+      (int32), ``params``, ``opt_state`` and ``key`` (a PRNG key; step t uses
       ``jax.random.fold_in(key, t)``), such as ``sparsejax.training.TrainState``. ``metrics`` gains
       ``loss`` (f alone), ``lagrangian``, and of each constraint, before the step, ``violation`` and
       ``multiplier``: followed by the path of a leaf, as in ``violation/dense1``, where they are
@@ -63,6 +70,7 @@ def constrained_step(
     References:
       Gallego-Posada et al., NeurIPS 2022.
     """
+    extra_args_optimizer = accepting_extra_args(optimizer)
 
     def step(state: Any, batch: Batch) -> tuple[Any, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
@@ -73,10 +81,22 @@ def constrained_step(
             violation = constraint(params, batch, key)
             return lagrangian(objective, violation, multiplier), (objective, violation, metrics)
 
+        def value_fn(params: PyTree, violation: PyTree = None) -> jax.Array:
+            # A line search outside of `descent_ascent` refuses an extra argument that the function
+            # which it evaluates does not name; this one varies with the parameters by itself.
+            del violation
+            return value_of(params)[0]
+
         value, grads = jax.value_and_grad(value_of, has_aux=True)(state.params)
         total, (objective, violation, metrics) = value
-        updates, opt_state = optimizer.update(
-            grads, state.opt_state, state.params, violation=violation
+        updates, opt_state = extra_args_optimizer.update(
+            grads,
+            state.opt_state,
+            state.params,
+            violation=violation,
+            value=total,
+            grad=grads,
+            value_fn=value_fn,
         )
         params = optax.apply_updates(state.params, updates)
         return state._replace(step=state.step + 1, params=params, opt_state=opt_state), {

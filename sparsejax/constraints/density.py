@@ -13,6 +13,7 @@ from chex import Numeric
 from jax.typing import ArrayLike
 
 from sparsejax import _checks
+from sparsejax._dtypes import at_least_float32
 from sparsejax._pairs import pairs
 from sparsejax._where import PyTree
 
@@ -81,8 +82,7 @@ def expected_density(activity: PyTree) -> jax.Array:
       ValueError: there are no parameters at all, or a group cannot be counted: a (known)
         probability outside [0, 1], a negative size, a size that does not broadcast.
     """
-    count = _count(activity, "")
-    return count.active / count.total
+    return _density(_count(activity, ""))
 
 
 def density_violation(activity: PyTree, target: PyTree) -> PyTree:
@@ -141,7 +141,7 @@ def _group_of(shape: tuple[int, ...], p: Any, path: str) -> Group:
 
 def _violation(part: PyTree, target: Numeric, path: str) -> jax.Array:
     name = f"target{path}"
-    epsilon = _checks.scalar(name, target, "a density in (0, 1]", lambda x: 0 < x <= 1)
+    _checks.scalar(name, target, "a density in (0, 1]", lambda x: 0 < x <= 1)
     count = _count(part, path)
     smallest = _checks.known(count.always / count.total)
     number = _checks.known(target)
@@ -153,14 +153,20 @@ def _violation(part: PyTree, target: Numeric, path: str) -> jax.Array:
             f"{float(count.always):.0f} of {float(count.total):.0f} parameters are not gated; "
             f"got {target}"
         )
-    return count.active / count.total - epsilon
+    density = _density(count)
+    return density - jnp.asarray(target, density.dtype)
+
+
+def _density(count: _Count) -> jax.Array:
+    return count.active / jnp.asarray(count.total, count.active.dtype)
 
 
 def _count(activity: PyTree, path: str) -> _Count:
     """What is expected to be active, what there is, and what is always active."""
     flat, _ = jax.tree_util.tree_flatten_with_path(activity, is_leaf=_is_group)
     counts = [_count_group(leaf, path + jax.tree_util.keystr(below)) for below, leaf in flat]
-    active = sum((count.active for count in counts), start=jnp.zeros(()))
+    dtype = at_least_float32(*(count.active.dtype for count in counts))
+    active = sum((count.active.astype(dtype) for count in counts), start=jnp.zeros((), dtype))
     total = sum(count.total for count in counts)
     if _checks.known(total) == 0:
         raise ValueError(f"activity{path} must hold at least one parameter; it holds none")
@@ -171,7 +177,7 @@ def _count_group(group: Group | jax.Array, path: str) -> _Count:
     group = group if isinstance(group, Group) else Group(group)
     name = f"activity{path}"
     p = jnp.asarray(group.probability)
-    p = p.astype(jnp.promote_types(p.dtype, jnp.float32))
+    p = p.astype(at_least_float32(p))
     known_p = _checks.known(p)
     if known_p is not None and not ((known_p >= 0) & (known_p <= 1)).all():
         bad = known_p[~((known_p >= 0) & (known_p <= 1))].flat[0]
@@ -186,14 +192,15 @@ def _count_group(group: Group | jax.Array, path: str) -> _Count:
         raise ValueError(f"{name}.always must be a number; got shape {always.shape}")
     spread = np.broadcast_to if isinstance(size, np.ndarray) else jnp.broadcast_to
     total = spread(size, p.shape).sum() + always
-    return _Count((p * jnp.asarray(size, p.dtype)).sum() + always, total, always)
+    active = (p * jnp.asarray(size, p.dtype)).sum() + jnp.asarray(always, p.dtype)
+    return _Count(active, total, always)
 
 
 def _amount(name: str, value: Numeric) -> np.ndarray | jax.Array:
     """An amount of parameters: in float64 on the host if it is known, else traced."""
     number = _checks.known(value)
     if number is None:
-        return jnp.asarray(value, jnp.promote_types(jnp.result_type(value), jnp.float32))
+        return jnp.asarray(value, at_least_float32(value))
     number = number.astype(np.float64)
     if not (np.isfinite(number) & (number >= 0)).all():
         raise ValueError(f"{name} must be finite and >= 0; got {value}")

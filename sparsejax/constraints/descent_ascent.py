@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sparsejax._states import states_in
+from sparsejax._extra_args import accepting_extra_args
+from sparsejax._states import fresh, states_in
 from sparsejax._where import PyTree
 
 
@@ -34,7 +35,10 @@ def descent_ascent(
 
     The multipliers live in the optimizer's state, so they are saved, resumed and sharded with it.
     Give ``update`` the gradient of the Lagrangian at ``current_multipliers(state)`` and, as the
-    keyword ``violation``, the violations; `constrained_step` does both.
+    keyword ``violation``, the violations; `constrained_step` does both. Other keywords go on to
+    both optimizers: optax's ``value``, ``grad`` and ``value_fn`` to the primal one as they are. The
+    dual one gets as ``grad`` the violation, which is the gradient of the Lagrangian in the
+    multipliers, and no ``value_fn``, which is a function of the parameters.
 
     Args:
       primal: any optimizer of the parameters, e.g. ``optax.adam(7e-4)``.
@@ -51,17 +55,21 @@ def descent_ascent(
       TypeError, ValueError: those of ``dual.init``, such as for negative multipliers; in
         ``update``: ``violation`` is missing or does not fit the multipliers.
     """
-    primal = optax.with_extra_args_support(primal)
+    primal, dual = accepting_extra_args(primal), accepting_extra_args(dual)
 
     def init(params):
         start = jax.tree.map(_as_float, multipliers)
-        return DescentAscentState(start, primal.init(params), dual.init(start))
+        # Copies: the given multipliers are not deleted when this state is donated.
+        return fresh(DescentAscentState(start, primal.init(params), dual.init(start)))
 
     def update(updates, state, params=None, *, violation=None, **extra):
         if violation is None:
             raise ValueError("violation must be passed to update: the multipliers follow it")
         updates, primal_state = primal.update(updates, state.primal, params, **extra)
-        rises, dual_state = dual.update(violation, state.dual, state.multipliers)
+        for_dual = {name: value for name, value in extra.items() if name != "value_fn"}
+        if "grad" in for_dual:
+            for_dual["grad"] = violation
+        rises, dual_state = dual.update(violation, state.dual, state.multipliers, **for_dual)
         raised = optax.apply_updates(state.multipliers, rises)
         return updates, DescentAscentState(raised, primal_state, dual_state)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from chex import Numeric
 
 from sparsejax import _checks
+from sparsejax._dtypes import at_least_float32
 from sparsejax._where import PyTree
 from sparsejax.constraints import _arguments
 
@@ -75,11 +76,12 @@ def augmented_lagrangian(
     c = _checks.scalar("penalty", penalty, "a finite number > 0", lambda x: 0 < x < math.inf)
 
     def term(m: jax.Array, g: jax.Array) -> jax.Array:
-        inside = m * g + c * g**2 / 2
+        weight = c.astype(m.dtype)
+        inside = m * g + weight * g**2 / 2
         if equality:
             return inside
         # The square written out, since the difference of two large squares loses small ones.
-        return jnp.where(m + c * g < 0, -(m**2) / (2 * c), inside)
+        return jnp.where(m + weight * g < 0, -(m**2) / (2 * weight), inside)
 
     return _add_terms(loss, violation, multiplier, term)
 
@@ -91,9 +93,9 @@ def _add_terms(
     term: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> jax.Array:
     _arguments.check_like_multipliers(violation, multiplier)
-    total = jnp.asarray(loss, jnp.promote_types(jnp.result_type(loss), jnp.float32))
+    total = jnp.asarray(loss, at_least_float32(loss))
     pairs = zip(jax.tree.leaves(multiplier), jax.tree.leaves(violation), strict=True)
     for m, g in pairs:
-        wide = jnp.promote_types(jnp.result_type(m, g), jnp.float32)
-        total = total + term(jnp.asarray(m, wide), jnp.asarray(g, wide)).sum()
+        wide = at_least_float32(m, g)
+        total = total + term(jnp.asarray(m, wide), jnp.asarray(g, wide)).sum().astype(total.dtype)
     return total

@@ -29,7 +29,7 @@ def nupi(
     kp: optax.ScalarOrSchedule,
     nu: Numeric = 0.0,
     equality: bool = False,
-    first_average: Literal["zero", "violation"] = "zero",
+    first_average: Literal["violation", "zero"] = "violation",
 ) -> optax.GradientTransformation:
     r"""Control the multipliers by the violation (proportional) and by its sum (integral).
 
@@ -40,14 +40,17 @@ def nupi(
                               + \kappa_p\,(\xi_t - \xi_{t-1})\bigr).
 
     As long as nothing is cut off at 0, the multiplier is
-    :math:`\lambda_0 + \kappa_p\xi_t + \kappa_i\sum_{s\le t} g_s`. The proportional part damps the
-    oscillations of dual ascent: it lets go while the violation is still falling, and so replaces
-    dual restarts. The calling convention is that of `dual_ascent`. Special cases:
+    :math:`\lambda_0 + \kappa_p(\xi_t - \xi_{-1}) + \kappa_i\sum_{s\le t} g_s`. The
+    proportional part damps the oscillations of dual ascent: it lets go while the violation is still
+    falling, and so replaces dual restarts. The calling convention is that of `dual_ascent`.
+    Special cases:
 
     - ``kp=0``: dual ascent without restarts, of learning rate ``ki``;
-    - ``kp=ki, nu=0, first_average="violation"``: optimistic gradient ascent;
-    - ``nu=b, ki=a/(1-b), kp=-a*b/(1-b)**2``: ascent with Polyak's momentum b and learning rate a;
-    - ``nu=b, ki=a/(1-b), kp=-a*b**2/(1-b)**2``: the same with Nesterov's momentum.
+    - ``kp=ki, nu=0``: optimistic gradient ascent;
+    - ``nu=b, ki=a/(1-b), kp=-a*b/(1-b)**2, first_average="zero"``: ascent with Polyak's momentum b
+      and learning rate a;
+    - ``nu=b, ki=a/(1-b), kp=-a*b**2/(1-b)**2, first_average="zero"``: the same with Nesterov's
+      momentum.
 
     The last two are there for the theory: their ``kp`` is negative, which excites oscillations.
 
@@ -56,10 +59,10 @@ def nupi(
       kp: proportional gain, any finite scalar, may be traced; or a schedule.
       nu: memory of the moving average, scalar in ``(-1, 1)``, may be traced; 0 for none.
       equality: the constraints are  g(x) = 0 : multipliers of either sign, without projection.
-      first_average: what the average is before the first step: ``"zero"``, so that the first
-        update answers the whole violation with ``ki + kp * (1 - nu)``; or ``"violation"`` (the
-        first one), so that only changes from there on count and the first update is that of dual
-        ascent.
+      first_average: what the average is before the first step, xi_{-1}: ``"violation"``, the first
+        violation, so that the proportional part answers changes from there on and the first update
+        is that of dual ascent; or ``"zero"``, so that the first update is ``ki + kp * (1 - nu)``
+        times the violation, a jump where ``kp`` is large.
 
     Returns:
       A ``GradientTransformation``, as that of `dual_ascent`. Its state adds an average of float32
@@ -77,8 +80,8 @@ def nupi(
     ki_at = _checks.schedule("ki", ki, "a finite number >= 0", lambda x: 0 <= x < math.inf)
     kp_at = _checks.schedule("kp", kp, "a finite number", math.isfinite)
     memory = _checks.scalar("nu", nu, "a number between -1 and 1", lambda x: -1 < x < 1)
-    if first_average not in ("zero", "violation"):
-        raise ValueError(f"first_average must be 'zero' or 'violation'; got {first_average!r}")
+    if first_average not in ("violation", "zero"):
+        raise ValueError(f"first_average must be 'violation' or 'zero'; got {first_average!r}")
 
     def init(multipliers):
         _arguments.check_multipliers(multipliers, equality)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from sparsejax._states import fresh
 from sparsejax.training.batches import ArrayData, Batches, BatchSource, PlacedSource
 from sparsejax.training.checkpoints import Checkpoints
 from sparsejax.training.folder import claim_folder
@@ -52,13 +54,16 @@ def fit(
     device_bytes: int = 2**31,
     batch_axes: str | Sequence[str] | None = None,
     stop_when: Callable[[AnyState], bool] | None = None,
+    stop_every: int | None = None,
     revise: Callable[[AnyState], AnyState] | None = None,
+    revise_every: int | None = None,
     scan: Callable[..., tuple[Any, Any]] | None = None,
 ) -> AnyState:
     """Train to ``steps`` steps, or until ``stop_when``, and return the last state.
 
     The result depends on the arguments alone: not on ``block``, on where the data lives, or on how
-    often the run was killed and resumed; each of these gives the same bits.
+    often the run was killed and resumed; each of these gives the same bits. Reports, evaluations
+    and checkpoints never change it, however often they are made.
 
     A state that `init_state` put on a mesh is trained there and stays cut as it is; the batch is
     dealt out over the mesh. With several processes (see `start_processes`) all call this with the
@@ -90,13 +95,16 @@ def fit(
       name: shown in the progress bar (on a terminal only).
       device_bytes: see `Batches`.
       batch_axes: the mesh axes over which a batch is dealt out; default all.
-      stop_when: ``state -> bool``, asked after each report: whether training is over before
-        ``steps``, such as on a plateau. A function of the state alone, so that a resumed run stops
-        where it would have.
-      revise: ``state -> state``, applied ``report_every`` steps apart, before ``evaluate`` and
-        before a checkpoint: for what a jitted step cannot do, such as pruning by the accuracy on a
-        split that is read from disk. The result has the leaves' shapes and dtypes; a function of
-        the state alone, so that a resumed run is revised as it would have been.
+      stop_when: ``state -> bool``, asked after every ``stop_every``-th step: whether training is
+        over before ``steps``, such as on a plateau. A function of the state alone, so that a
+        resumed run stops where it would have.
+      stop_every: steps between two calls of ``stop_when``; default an epoch.
+      revise: ``state -> state``, applied after every ``revise_every``-th step, before
+        ``stop_when``, a report or a checkpoint of that step: for what a jitted step cannot do, such
+        as pruning by the accuracy on a split that is read from disk. The result has the leaves'
+        shapes and dtypes; a function of the state alone, so that a resumed run is revised as it
+        would have been.
+      revise_every: steps between two calls of ``revise``; default an epoch.
       scan: ``(take, state, arrays, rows) -> (state, metrics)``, how the steps of a block are taken,
         called inside ``jit``: ``take(state, arrays, row) -> (state, metrics)`` once for each row of
         ``rows``; metrics gain a leading axis of steps. Default by ``jax.lax.scan``;
@@ -111,11 +119,21 @@ def fit(
     """
     batches = _batches(data, batch_size, seed, device_bytes, mesh_of(state), batch_axes)
     epoch = batches.steps_per_epoch
-    block = _at_least_one("block", block or min(epoch, 256))
-    report_every = _at_least_one("report_every", report_every or epoch)
-    checkpoint_every = _at_least_one("checkpoint_every", checkpoint_every or 10 * epoch)
+    block = _at_least_one("block", block, min(epoch, 256))
+    report_every = _at_least_one("report_every", report_every, epoch)
+    checkpoint_every = _at_least_one("checkpoint_every", checkpoint_every, 10 * epoch)
+    stop_every = _at_least_one("stop_every", stop_every, epoch)
+    revise_every = _at_least_one("revise_every", revise_every, epoch)
+    # Only what happens at all ends a block.
+    periods = [report_every]
+    periods += [checkpoint_every] * (folder is not None)
+    periods += [stop_every] * (stop_when is not None) + [revise_every] * (revise is not None)
 
-    state = jax.tree.map(jnp.copy, state)  # the loop donates its state
+    def stops(state: AnyState, now: int) -> bool:
+        """Whether ``stop_when`` is due at this step, and says so."""
+        return bool(stop_when and now and now % stop_every == 0 and stop_when(state))
+
+    state = fresh(state)  # the loop donates its state
     checkpoints, log, seconds = None, None, 0.0
     if folder is not None:
         folder = claim_folder(folder, config or {}, resume)
@@ -134,11 +152,9 @@ def fit(
     start = time.perf_counter() - seconds
     pending: list[Metrics] = []
     try:
-        done = now >= steps or bool(now and stop_when and stop_when(state))
+        done = now >= steps or stops(state, now)
         while not done:
-            boundary = min(
-                steps, _next_multiple(now, report_every), _next_multiple(now, checkpoint_every)
-            )
+            boundary = min(steps, *(_next_multiple(now, every) for every in periods))
             while now < boundary:
                 count = min(block, boundary - now, _next_multiple(now, epoch) - now)
                 state, metrics = _run_block(
@@ -146,11 +162,15 @@ def fit(
                 )
                 pending.append(metrics)
                 now += count
+            if revise and now % revise_every == 0:
+                # A copy, since the next block donates it and arrays in it may be shared.
+                state = fresh(revise(state))
+            done = now >= steps or stops(state, now)
+            saves = checkpoints is not None and (done or now % checkpoint_every == 0)
+            if not (done or saves or now % report_every == 0):
+                continue
             row = _means(pending, now, checkpoints, learning_rate)
             pending.clear()
-            if revise and now % report_every == 0:
-                # A copy, since the next block donates it and arrays in it may be shared.
-                state = jax.tree.map(jnp.copy, revise(state))
             if evaluate:
                 row |= {key: float(value) for key, value in evaluate(state).items()}
             if learning_rate:
@@ -158,8 +178,7 @@ def fit(
             row |= {"step": now, "epoch": now / epoch, "seconds": time.perf_counter() - start}
             if log:
                 log.write(row)
-            done = now >= steps or bool(stop_when and stop_when(state))
-            if checkpoints and (now % checkpoint_every == 0 or done):
+            if checkpoints and saves:
                 _check_parameters(state, now, checkpoints, learning_rate)
                 checkpoints.save(now, state, {"seconds": row["seconds"]})
             bar.set_postfix({k: f"{row[k]:.4g}" for k in _SHOWN if k in row}, refresh=False)
@@ -207,8 +226,7 @@ def _run_block(step: StepFunction[AnyState], state: AnyState, arrays, indices, s
     def take(state: AnyState, arrays, row):
         batch = row
         if arrays is not None:
-            pick = lambda array: array.at[row].get(mode="promise_in_bounds")  # noqa: E731
-            batch = jax.tree.map(pick, arrays)
+            batch = jax.tree.map(lambda array: _rows_of(array, row), arrays)
         return step(state, batch)
 
     def hold(state: AnyState) -> AnyState:
@@ -230,6 +248,17 @@ def _run_block(step: StepFunction[AnyState], state: AnyState, arrays, indices, s
         return lax.scan(take_and_hold, state, rows)
     state, metrics = take_and_hold(state, jax.tree.map(lambda array: array[0], rows))
     return state, jax.tree.map(lambda value: value[None], metrics)
+
+
+def _rows_of(array: jax.Array, row: jax.Array) -> jax.Array:
+    """The examples of a batch, cut over the devices as their indices are."""
+    sharding = jax.typeof(row).sharding
+    place = None
+    if AxisType.Explicit in sharding.mesh.axis_types:
+        place = NamedSharding(
+            sharding.mesh, PartitionSpec(*sharding.spec, *(None,) * (array.ndim - 1))
+        )
+    return array.at[row].get(mode="promise_in_bounds", out_sharding=place)
 
 
 @jax.jit
@@ -279,7 +308,13 @@ def _next_multiple(now: int, every: int) -> int:
     return (now // every + 1) * every
 
 
-def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{name} must be an integer >= 1; got {value}")
-    return value
+def _at_least_one(name: str, value: int | None, default: int) -> int:
+    if value is None:
+        return default
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"{name} must be an integer >= 1; got {value!r}")
+    return number

@@ -49,7 +49,7 @@ def run(step, state, steps, batch=None):
         (dual_ascent(0.1, restarts=False), lagrangian),
         (dual_ascent(0.01), lagrangian),  # overdamped: it comes from outside, nothing to restart
         (nupi(0.1, 0.5, 0.5), lagrangian),
-        (nupi(0.2, 1.0, first_average="violation"), lagrangian),
+        (nupi(0.2, 1.0, first_average="zero"), lagrangian),
         (dual_ascent(0.1, restarts=False), functools.partial(augmented_lagrangian, penalty=3.0)),
         (dual_ascent(0.1, restarts=False), functools.partial(augmented_lagrangian, penalty=0.1)),
     ],
@@ -114,6 +114,108 @@ def test_it_fits_into_chains_and_its_state_is_arrays_alone():
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(start))
     state, _ = run(step, start, 1500)
     np.testing.assert_allclose(state.params, [1, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "primal",
+    [
+        optax.chain(optax.adam(0.02), optax.contrib.reduce_on_plateau(patience=100)),
+        optax.chain(optax.sgd(0.2), optax.scale_by_backtracking_linesearch(10, store_grad=True)),
+        optax.contrib.schedule_free_sgd(0.1, warmup_steps=5),
+        optax.contrib.sam(optax.sgd(0.1), optax.sgd(1e-3), sync_period=2),
+    ],
+    ids=["plateau", "backtracking", "schedule_free", "sam"],
+)
+def test_the_primal_optimizer_may_be_any_of_optax(primal):
+    optimizer = descent_ascent(primal, dual_ascent(0.1, restarts=False), ZEROS)
+    step = constrained_step(distance, half_planes, optimizer)
+    params = jnp.zeros(2)
+    state = init_state(params, optimizer, jax.random.key(0))
+    state, _ = jax.jit(step, donate_argnums=0)(state, None)
+    state, metrics = run(step, state, 1500)
+    assert abs(metrics["violation/active"][-1]) < 0.3  # it was 2 at the unconstrained solution
+    assert metrics["loss"][-1] < 1.5
+    assert not params.is_deleted()
+
+
+def test_extra_arguments_speak_of_the_lagrangian():
+    seen = {}
+
+    def spy(name):
+        def update(updates, state, params=None, **extra):
+            seen[name] = extra
+            return updates, state
+
+        return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+    optimizer = optax.chain(
+        spy("outside"),
+        descent_ascent(optax.chain(spy("primal"), optax.sgd(0.1)), spy("dual"), {"a": 2.0}),
+    )
+
+    def loss(params, batch, key):
+        return (params**2).sum() + jax.random.normal(key), {}
+
+    def constraint(params, batch, key):
+        return {"a": params.sum() * batch}
+
+    step = constrained_step(loss, constraint, optimizer)
+    state = init_state(jnp.array([1.0, 3.0]), optimizer, jax.random.key(4))
+    _, metrics = step(state, 5.0)
+    noise = jax.random.normal(jax.random.fold_in(jax.random.key(4), 0))
+    primal, dual = seen["primal"], seen["dual"]
+    np.testing.assert_allclose(primal["value"], 10 + noise + 2 * 20, rtol=1e-6)
+    assert primal["value"] == metrics["lagrangian"] == primal["value_fn"](state.params)
+    np.testing.assert_allclose(primal["grad"], [2 + 10, 6 + 10])
+    at = jnp.array([0.0, 1.0])
+    np.testing.assert_allclose(primal["value_fn"](at), 1 + noise + 2 * 5, rtol=1e-6)
+    np.testing.assert_allclose(
+        seen["outside"]["value_fn"](at, violation=None), primal["value_fn"](at)
+    )
+    assert set(primal) == {"value", "grad", "value_fn"}
+    assert set(seen["outside"]) == {"value", "grad", "value_fn", "violation"}
+    assert set(dual) == {"value", "grad"}
+    assert dual["grad"] == {"a": 20.0}
+
+
+def test_a_line_search_around_the_descent_ascent():
+    optimizer = optax.chain(
+        descent_ascent(optax.sgd(0.3), dual_ascent(0.1, restarts=False), ZEROS),
+        optax.scale_by_backtracking_linesearch(10),
+    )
+    step = constrained_step(distance, half_planes, optimizer)
+    state, _ = run(step, init_state(jnp.zeros(2), optimizer, jax.random.key(0)), 1000)
+    np.testing.assert_allclose(state.params, [1, 0], atol=0.02)
+
+
+def test_a_dual_optimizer_may_look_at_the_value():
+    dual = optax.chain(optax.scale(0.1), optax.contrib.reduce_on_plateau(patience=500))
+    optimizer = descent_ascent(optax.sgd(0.1), dual)
+    step = constrained_step(distance, lambda x, batch, key: x.sum() - 1, optimizer)
+    state, _ = run(step, init_state(jnp.zeros(2), optimizer, jax.random.key(0)), 500)
+    np.testing.assert_allclose(state.params, [1, 0], atol=1e-3)
+
+
+def test_a_state_can_be_donated_and_the_given_multipliers_stay():
+    given = {"active": jnp.asarray(0.25), "slack": jnp.asarray(0.0)}
+    dual = optax.chain(  # one that keeps the multipliers themselves
+        optax.GradientTransformation(lambda m: m, lambda g, state, m: (g, state)),
+        nupi(0.1, 0.5),
+    )
+    optimizer = descent_ascent(optax.sgd(0.1), dual, given)
+    params = jnp.zeros(2)
+    for _ in range(2):  # the second state is as good as the first
+        opt_state = optimizer.init(params)
+        update = jax.jit(
+            lambda state: optimizer.update(jnp.ones(2), state, violation=ZEROS)[1],
+            donate_argnums=0,
+        )
+        update(opt_state)
+        state = init_state(params, optimizer, jax.random.key(0))
+        step = jax.jit(constrained_step(distance, half_planes, optimizer), donate_argnums=0)
+        for _ in range(3):
+            state, _ = step(state, None)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((given, params)))
 
 
 def test_members_of_a_vmap_have_their_own_targets_and_rates():

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from sparsejax.constraints import dual_ascent, nupi
+from sparsejax.constraints import dual_ascent, nupi, slack
 
 GS = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
 
@@ -48,7 +48,8 @@ def test_without_projection_it_is_proportional_plus_integral():
         average = 0.8 * average + 0.2 * g
         averages.append(average)
     expected = 3.0 + 0.5 * np.stack(averages) + 0.1 * np.cumsum(GS, axis=0)
-    np.testing.assert_allclose(run(nupi(0.1, 0.5, 0.8, equality=True), 3.0), expected, rtol=1e-4)
+    transform = nupi(0.1, 0.5, 0.8, equality=True, first_average="zero")
+    np.testing.assert_allclose(run(transform, 3.0), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("equality", [True, False])
@@ -68,21 +69,34 @@ def test_momentum_is_a_special_case(nesterov):
     kp = -a * (b**2 if nesterov else b) / (1 - b) ** 2
     ascent = optax.chain(optax.scale(-1.0), optax.sgd(a, momentum=b, nesterov=nesterov))
     np.testing.assert_allclose(
-        run(nupi(a / (1 - b), kp, b, equality=True)), run(ascent), rtol=1e-3, atol=1e-4
-    )
+        run(nupi(a / (1 - b), kp, b, equality=True, first_average="zero")), run(ascent),
+        rtol=1e-3, atol=1e-4,
+    )  # fmt: skip
 
 
 def test_the_optimistic_gradient_is_a_special_case():
     ascent = optax.chain(optax.scale(-1.0), optax.optimistic_gradient_descent(0.1))
     np.testing.assert_allclose(
-        run(nupi(0.1, 0.1, equality=True, first_average="violation")), run(ascent),
-        rtol=1e-5, atol=1e-6,
-    )  # fmt: skip
+        run(nupi(0.1, 0.1, equality=True)), run(ascent), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_by_default_the_first_update_is_that_of_dual_ascent():
+    """A proportional gain answers changes, so at these gains it does not start with a jump."""
+    closing = optax.polynomial_schedule(0.6, -0.001, power=3, transition_steps=40_000)
+    dual = optax.chain(slack(closing), nupi(ki=1e-3, kp=20.0))
+    lam = jnp.zeros(())
+    updates, _ = dual.update(jnp.asarray(40.6), dual.init(lam), lam)
+    np.testing.assert_allclose(updates, 1e-3 * 40.0, rtol=1e-5)
+    jump, _ = nupi(1e-3, 20.0, first_average="zero").update(
+        jnp.asarray(0.5), nupi(1e-3, 20.0).init(lam), lam
+    )
+    np.testing.assert_allclose(jump, (1e-3 + 20) * 0.5, rtol=1e-5)
 
 
 def test_both_gains_can_be_scheduled():
     ki, kp = optax.linear_schedule(0.2, 0.1, 10), optax.linear_schedule(0.0, 1.0, 10)
-    lam, average = np.full(3, 0.4), np.zeros(3)
+    lam, average = np.full(3, 0.4), GS[0].astype(np.float64)
     for n, g in enumerate(GS.astype(np.float64)):
         lam = lam + float(ki(n)) * g + float(kp(n)) * 0.5 * (g - average)
         average = 0.5 * average + 0.5 * g
@@ -105,11 +119,11 @@ def test_it_damps_what_dual_ascent_lets_spiral():
 
     assert distance(dual_ascent(0.05, restarts=False)) > 0.7
     assert distance(nupi(0.05, 0.5)) < 1e-5
-    assert distance(nupi(0.05, 1.0, 0.5, first_average="violation")) < 1e-5
+    assert distance(nupi(0.05, 1.0, 0.5, first_average="zero")) < 1e-5
 
 
 def test_a_bfloat16_multiplier_keeps_its_dtype_and_a_wide_average():
-    transform = nupi(0.1, 1.0, 0.99)
+    transform = nupi(0.1, 1.0, 0.99, first_average="zero")
     lam = jnp.ones(3, jnp.bfloat16)
     updates, state = transform.update(jnp.ones(3, jnp.bfloat16), transform.init(lam), lam)
     assert optax.apply_updates(lam, updates).dtype == jnp.bfloat16
@@ -125,7 +139,7 @@ def test_a_bfloat16_multiplier_keeps_its_dtype_and_a_wide_average():
         ({"kp": np.inf}, "kp must be a finite number; got inf"),
         ({"nu": 1.0}, "nu must be a number between -1 and 1; got 1.0"),
         ({"nu": np.zeros(2)}, r"nu must be a number between -1 and 1; got shape \(2,\)"),
-        ({"first_average": "ones"}, "first_average must be 'zero' or 'violation'; got 'ones'"),
+        ({"first_average": "ones"}, "first_average must be 'violation' or 'zero'; got 'ones'"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

@@ -1,9 +1,16 @@
+import contextlib
+import math
+import tempfile
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import sparsejax
 from sparsejax import compression
@@ -194,13 +201,117 @@ def test_without_a_folder_divergence_says_so(data):
         fit(step, state, data, batch_size=64, steps=STEPS)
 
 
-@pytest.mark.parametrize("name", ["block", "report_every", "checkpoint_every"])
-def test_bad_arguments_are_named(name, built, data):
-    with pytest.raises(ValueError, match=f"{name} must be an integer >= 1; got -2"):
-        fit(*built, data, batch_size=64, steps=3, **{name: -2})
+@pytest.mark.parametrize("value", [-2, 0, 2.5])
+@pytest.mark.parametrize(
+    "name", ["block", "report_every", "checkpoint_every", "stop_every", "revise_every"]
+)
+def test_bad_arguments_are_named(name, value, built, data):
+    with pytest.raises(ValueError, match=f"{name} must be an integer >= 1; got {value}"):
+        fit(*built, data, batch_size=64, steps=3, **{name: value})
 
 
 def test_quiet_when_not_a_terminal(built, data, capsys):
     fit(*built, data, batch_size=64, steps=4)
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
+
+
+class Counter(NamedTuple):
+    """A state of integers, so that a plain loop can repeat its steps, revisions and stop."""
+
+    step: jax.Array
+    params: jax.Array
+
+
+def count_on(state, batch):
+    params = (7 * state.params + state.step + batch["x"][0]) % 1009
+    return Counter(state.step + 1, params), {"loss": params.astype(jnp.float32)}
+
+
+def revised(state):
+    return state._replace(params=(state.params * 3 + 1) % 1009)
+
+
+class Killed(Exception):
+    """In place of a process that dies."""
+
+
+class Numbers:
+    """One number a step; it dies when it is asked for those of step ``dies_at``."""
+
+    batch_size, steps_per_epoch = 1, 4
+
+    def __init__(self, dies_at=math.inf):
+        self._dies_at = dies_at
+
+    def block(self, step, count):
+        if step + count > self._dies_at:
+            raise Killed
+        return {"x": np.arange(step, step + count, dtype=np.int32).reshape(count, 1)}, None
+
+
+def plain_loop(steps, threshold, revise_every, stop_every):
+    """The step and the number at which `fit` is to end, and the numbers on the way."""
+    number, seen = 5, {}
+    for step in range(steps):
+        number = (7 * number + step + step) % 1009
+        if revise_every and (step + 1) % revise_every == 0:
+            number = (number * 3 + 1) % 1009
+        seen[step + 1] = number
+        if stop_every and (step + 1) % stop_every == 0 and number < threshold:
+            return step + 1, number, seen
+    return steps, number, seen
+
+
+period = st.integers(1, 9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    report_every=period,
+    checkpoint_every=period,
+    stop_every=st.none() | period,
+    revise_every=st.none() | period,
+    block=st.sampled_from([1, 3]),
+    threshold=st.sampled_from([0, 30, 300]),
+    kills=st.lists(st.integers(0, 24), max_size=2),
+    folder=st.booleans(),
+)
+def test_reports_checkpoints_and_kills_change_nothing(
+    report_every, checkpoint_every, stop_every, revise_every, block, threshold, kills, folder
+):
+    """Training ends where a plain loop ends, whatever is reported, kept or lost on the way."""
+    steps = 25
+    periods = [4 if every is None else every for every in (stop_every, revise_every)]
+    last, number, seen = plain_loop(steps, threshold, periods[1], periods[0])
+    reported = []
+    arguments = {
+        "steps": steps, "block": block, "report_every": report_every,
+        "checkpoint_every": checkpoint_every, "stop_every": stop_every,
+        "revise_every": revise_every, "revise": revised,
+        "stop_when": lambda state: int(state.params) < threshold,
+        "evaluate": lambda state: reported.append((int(state.step), int(state.params))) or {},
+    }  # fmt: skip
+    start = Counter(jnp.asarray(0, jnp.int32), jnp.asarray(5, jnp.int32))
+    with tempfile.TemporaryDirectory() as path:
+        where = {"folder": path, "resume": True} if folder else {}
+        for dies_at in kills if folder else ():
+            with contextlib.suppress(Killed):
+                fit(count_on, start, Numbers(dies_at), **where, **arguments)
+        final = fit(count_on, start, Numbers(), **where, **arguments)
+        rows = read_metrics(path)
+    assert (int(final.step), int(final.params)) == (last, number)
+    assert all(seen[step] == found for step, found in reported)
+    if folder:
+        due = {step for step in range(1, last + 1) if step % report_every == 0} | {last}
+        due |= {step for step in range(1, last + 1) if step % checkpoint_every == 0}
+        assert [row["step"] for row in rows] == sorted(due)
+
+
+@pytest.mark.parametrize("how", [{}, {"checkpoint_every": 20}, {"report_every": 7}])
+def test_a_run_stops_at_the_same_step_whatever_is_logged(how):
+    start = Counter(jnp.asarray(0, jnp.int32), jnp.asarray(5, jnp.int32))
+    stop_when = lambda state: int(state.step) >= 14  # noqa: E731
+    assert int(fit(count_on, start, Numbers(), steps=100, stop_when=stop_when, **how).step) == 16
+    final = fit(count_on, start, Numbers(), steps=100, stop_when=stop_when, stop_every=5, **how)
+    assert int(final.step) == 15

@@ -63,7 +63,7 @@ def test_a_killed_run_resumes_to_the_same_bits_and_stops_on_a_plateau(tmp_path):
 
     step = pruning_step(make_step(loss, optimizer), PRUNER, accuracy, every=5)
     plateau = lambda state: int(state.pruning.since_pruning) >= 3  # noqa: E731
-    common = {"batch_size": 16, "report_every": 5, "checkpoint_every": 15, "stop_when": plateau}
+    common = {"batch_size": 16, "stop_every": 5, "checkpoint_every": 15, "stop_when": plateau}
     whole = fit(step, state, DATA, steps=200, folder=tmp_path / "whole", **common)
     assert int(whole.pruning.remaining) == 9  # 32, 24, 18, 13, 9
     fit(step, state, DATA, steps=20, folder=tmp_path / "cut", **common)
@@ -105,14 +105,14 @@ def test_pruning_between_steps_is_pruning_inside_them(stop, tmp_path):
         return ((params["kernel"] != 0).mean() > 0.35).astype(jnp.float32)
 
     plain = make_step(loss, optimizer)
-    common = {"batch_size": 16, "report_every": 5, "checkpoint_every": 10}
+    common = {"batch_size": 16, "report_every": 7, "checkpoint_every": 10}
     inside = fit(pruning_step(plain, PRUNER, accuracy, every=5), state, DATA, steps=60, **common)
     assert int(inside.pruning.prunings) == 4
 
     def revise(state):
         return prune_state(state, PRUNER, float(accuracy(state.params)))
 
-    common |= {"revise": revise, "folder": tmp_path}
+    common |= {"revise": revise, "revise_every": 5, "folder": tmp_path}
     fit(plain, state, DATA, steps=stop, **common)
     between = fit(plain, state, DATA, steps=60, resume=True, **common)
     leaves = (jax.tree.leaves(tree._replace(key=0)) for tree in (inside, between))
