@@ -67,7 +67,7 @@ def trace_batch(
                         f" for {size}, which grows in no proportion"
                     )
                 )
-    return BatchGraph(first, multiples, chosen)
+    return BatchGraph(first._replace(other_shapes=others[0].shapes), multiples, chosen)
 
 
 def _check_same(first: Graph, other: Graph) -> None:

@@ -34,6 +34,7 @@ class Nodes:
     ):
         self.graph, self.multiples, self._batched = batched
         self.known, self.labels = known, labels
+        self.fixed = [value in known for value in range(len(self.graph.shapes))]
         self.written: list[Any] = []
         self.stored: list[Any] = []
         self.names = dict(zip(self.graph.inputs, inputs, strict=True))

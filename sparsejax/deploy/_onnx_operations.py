@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax._units.graph import Equation
-from sparsejax._units.primitives import taken_axis, through_windows
+from sparsejax._units.primitives import Window, taken_axis, through_windows, window_of
 from sparsejax.deploy._onnx_nodes import Nodes, element_type
 
 OPSET = 19
@@ -330,10 +330,40 @@ def _pad(nodes: Nodes, equation: Equation) -> str:
     return nodes.node("Pad", nodes.name(value), nodes.integers(pads), nodes.name(padding))
 
 
+def _reverse(nodes: Nodes, equation: Equation) -> str:
+    for axis in equation.params["dimensions"]:
+        _fixed(nodes, equation, equation.ins[0], axis)
+    backwards = [(int(axis), -1, -(2**31), -1) for axis in equation.params["dimensions"]]
+    return _cut(nodes, nodes.name(equation.ins[0]), backwards)
+
+
+def _window(nodes: Nodes, equation: Equation, window: Window) -> str:
+    value, out = equation.ins[0], equation.outs[0]
+    sizes = zip(window.starts, equation.params["slice_sizes"], strict=True)
+    cuts = [
+        (axis, start, start + int(size), 1)
+        for axis, (start, size) in enumerate(sizes)
+        if size != nodes.graph.shapes[value][axis]
+    ]
+    result = _cut(nodes, nodes.name(value), cuts)
+    if not window.squeezed:
+        return result
+    return nodes.reshaped(result, nodes.graph.shapes[out], nodes.multiples[out])
+
+
+def _dynamic_slice(nodes: Nodes, equation: Equation) -> str:
+    window = window_of(nodes.graph, equation, nodes.known, nodes.fixed)
+    if window is None:
+        raise _refuse(equation, "from places that are not fixed")
+    return _window(nodes, equation, window)
+
+
 def _gather(nodes: Nodes, equation: Equation) -> str:
     value, indices = equation.ins
-    fixed = [number in nodes.known for number in range(len(nodes.graph.shapes))]
-    axes = taken_axis(nodes.graph, equation, fixed)
+    window = window_of(nodes.graph, equation, nodes.known, nodes.fixed)
+    if window is not None:
+        return _window(nodes, equation, window)
+    axes = taken_axis(nodes.graph, equation, nodes.fixed)
     if axes is None:
         raise _refuse(equation, "of other than fixed places of one dimension")
     axis, place = axes
@@ -355,6 +385,7 @@ _RULES: dict[str, Callable[[Nodes, Equation], Any]] = {
     "conv_general_dilated": _convolution,
     "convert_element_type": _convert,
     "dot_general": _dot_general,
+    "dynamic_slice": _dynamic_slice,
     "gather": _gather,
     "integer_pow": _integer_pow,
     "max": _maximum,
@@ -364,6 +395,7 @@ _RULES: dict[str, Callable[[Nodes, Equation], Any]] = {
     "reduce_window_min": _pool,
     "reduce_window_sum": _pool,
     "reshape": _reshape,
+    "rev": _reverse,
     "rsqrt": _rsqrt,
     "select_n": _select,
     "slice": _slice,

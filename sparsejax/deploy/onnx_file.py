@@ -37,7 +37,8 @@ def export_onnx(
 
     Understood are products (``dot_general``, convolutions in one group or several), the usual
     elementwise operations, sums and extrema over dimensions and windows, reshapes, transposition,
-    broadcasting, concatenation, slices, fixed indices and padding. It is operation set 19 of ONNX.
+    broadcasting, concatenation, slices and indices at fixed places, reversal and padding. It is
+    operation set 19 of ONNX.
 
     Args:
       function: pure, in the form that is used for inference; it must compute the same for every

@@ -64,11 +64,12 @@ def shrink(
 
     Understood are products with weights (``dot_general`` over one dimension, convolutions in one
     group, with any stride, padding and dilation), everything elementwise, sums and maxima over
-    windows and over positions, reshapes, transposition, broadcasting, concatenation, slices, fixed
-    indices and padding; calls (``jit``, ``custom_jvp``, ``custom_vjp``, ``checkpoint``) are looked
-    into. Batch normalisation with running statistics is made of these. Where units are read in
-    another way (a softmax, a layer norm, attention or a sort over them, a recurrence, a convolution
-    in groups), the function is refused with that operation's name, unless ``keep_mixed``.
+    windows and over positions, reshapes, transposition, broadcasting, concatenation, slices and
+    indices at fixed places however they are spelled, reversal and padding; calls (``jit``,
+    ``custom_jvp``, ``custom_vjp``, ``checkpoint``) are looked into. Batch normalisation with
+    running statistics is made of these. Where units are read in another way (a softmax, a layer
+    norm, attention or a sort over them, a recurrence, a convolution in groups), the function is
+    refused with that operation's name and the parameter nearest to it, unless ``keep_mixed``.
 
     A constant stays where there is no bias or mean right behind the products that read it, and
     before convolutions that pad (its border is zero) unless it is 0. Of every layer one unit stays

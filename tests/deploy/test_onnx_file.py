@@ -277,6 +277,17 @@ def parts(params, x):
     return lax.expand_dims(padded.squeeze(), (1,)).transpose(2, 0, 3, 1, 4)[..., -1]
 
 
+def indices(params, x):
+    """The same places in several spellings."""
+    x = x.reshape(-1, 6, 4)
+    return [
+        x[:, -1], jnp.take(x, 2, axis=1), lax.dynamic_index_in_dim(x, -2, 1), x[:, ::-1, 1:],
+        jnp.flip(x, (1, 2)), lax.dynamic_slice(x, (0, 9, 1), (len(x), 2, 2)), x[..., None, 0],
+        jax.vmap(lambda one: jnp.take(one, 2, axis=0))(x), jnp.stack([x[:, 0], x[:, 3]], 1),
+        jnp.tile(x, (1, 2, 1)), list(x.swapaxes(0, 1))[1],
+    ]  # fmt: skip
+
+
 def broadcasts(params, x):
     ones = jnp.broadcast_to(params[:, None], (len(x), 4, 3, 4)) + jnp.ones((len(x), 1, 1, 1))
     twice = jnp.broadcast_to(params[0], (2 * len(x), 4))
@@ -294,6 +305,7 @@ def types(params, x):
         (attention, (5, 3, 4)),
         (activations, (5, 4)),
         (parts, (5, 24)),
+        (indices, (5, 24)),
         (broadcasts, (5, 4)),
         (lambda p, x: jnp.einsum("ab,cb->ac", p.T, x), (5, 4)),
         (lambda p, x: p @ x.T @ x, (5, 4)),
@@ -363,6 +375,11 @@ def chosen(p, x):
             "it has pad with another padding_c",
         ),
         (chosen, "operation gather of other than fixed places of one dimension"),
+        (
+            lambda p, x: lax.dynamic_index_in_dim(x, (x.sum() > 0).astype(int), 1),
+            "operation dynamic_slice from places that are not fixed",
+        ),
+        (lambda p, x: x[::-1], "operation rev along the batch"),
         (lambda p, x: lax.pad(x, 0.0, ((0, 0, 0), *((0, 0, 1),) * 3)), "operation pad between"),
         (
             lambda p, x: nnx.max_pool(x.astype(int), (2, 2)),
