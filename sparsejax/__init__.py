@@ -14,7 +14,14 @@ name.
 
 Everywhere, ``where`` chooses the leaves that are sparsified: a callable ``(path, leaf) -> bool``
 (``path`` as in ``jax.tree_util.tree_map_with_path``) or a pytree of bools (or a prefix of one).
-Its default chooses the floating-point leaves with two or more dimensions.
+Its default chooses kernels and embeddings, and leaves out biases, scales of normalisations and
+other vectors, by the leaves' names and by what stands beside them, stacked layers or not. `chosen`
+states the rule, and ``print(sparsejax.chosen(params))`` shows what it chooses and why. For all
+leaves with two or more dimensions pass ``where=lambda path, leaf: leaf.ndim >= 2``.
+
+An array that stands at two places of a tree (the same Python object: tied parameters) is counted
+once and stays tied. Under ``jit`` each argument is an array of its own and that cannot be seen, so
+keep one copy in the tree and use it twice in the function that computes the network.
 """
 
 from sparsejax import (
@@ -27,6 +34,7 @@ from sparsejax import (
     tickets,
     transforms,
 )
+from sparsejax._chosen import chosen
 from sparsejax.transforms import (
     compressed_params,
     gated_weight_decay,
@@ -38,6 +46,7 @@ from sparsejax.transforms import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "chosen",
     "compressed_params",
     "compression",
     "constraints",

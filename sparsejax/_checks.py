@@ -31,7 +31,8 @@ def scalar_count(name: str, value: Any, most: int | None = None) -> jax.Array:
 
     Raises:
       TypeError: not a number, or a traced value that is not an integer.
-      ValueError: not a scalar, fractional, negative, or larger than ``most``.
+      ValueError: not a scalar, negative, larger than ``most``, or a float, even a whole one: who
+        writes 1.0 may mean a fraction.
     """
     allowed = "an integer >= 0" if most is None else f"an integer from 0 to {most}"
     if jnp.shape(value) != ():
@@ -41,9 +42,14 @@ def scalar_count(name: str, value: Any, most: int | None = None) -> jax.Array:
         if not jnp.issubdtype(value.dtype, jnp.integer):
             raise TypeError(f"{name} must be {allowed}; got a traced {value.dtype}")
         return jnp.clip(value, 0, most).astype(jnp.int32)
-    if number.dtype.kind not in "iuf":
+    if number.dtype.kind == "f":
+        raise ValueError(
+            f"{name} must be {allowed}; got {value}; it is a count: for a fraction of n weights "
+            "pass int(fraction * n)"
+        )
+    if number.dtype.kind not in "iu":
         raise TypeError(f"{name} must be {allowed}; got {value!r} ({type(value).__name__})")
-    if not (number >= 0 and number == np.floor(number) and (most is None or number <= most)):
+    if not (number >= 0 and (most is None or number <= most)):
         raise ValueError(f"{name} must be {allowed}; got {value}")
     return jnp.asarray(int(number), jnp.int32)
 

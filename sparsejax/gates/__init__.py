@@ -1,6 +1,7 @@
 """What does the network see? Its parameters times random gates that can be trained."""
 
-from sparsejax.gates.apply import apply, spread
+from sparsejax._tied_gates import spread
+from sparsejax.gates.apply import apply
 from sparsejax.gates.base import Gates, combine
 from sparsejax.gates.grouping import per_input, per_output, per_weight
 from sparsejax.gates.hard_concrete import LOG_ALPHA_RANGE, hard_concrete

@@ -8,16 +8,20 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from chex import Numeric
 
-from sparsejax._where import PyTree, Where, resolve_where
-from sparsejax.gates.grouping import Grouping
+from sparsejax._dtypes import at_least_float32
+from sparsejax._tied_gates import TiedTo, is_masked
+from sparsejax._where import PyTree
 
 
 class Gates(NamedTuple):
     """Random gates z on the parameters of a network, which then computes with params * z.
 
     All trees have the structure of the parameters: at each gated leaf an array of gates that
-    broadcasts to it (its shape is the grouping's), and ``optax.MaskedNode()`` at the others.
+    broadcasts to it, with length 1 along the axes that share gates; at a leaf that shares these
+    gates, such as the bias of the same units, a node without leaves that says so; and
+    ``optax.MaskedNode()`` at the others.
 
     Attributes:
       init: ``(key, params) -> phi``: the gates' own parameters, float32 or wider.
@@ -25,8 +29,9 @@ class Gates(NamedTuple):
       median: ``phi -> z``: the deterministic gates of evaluation.
       active_probability: ``phi -> P(z != 0)``, differentiable in phi.
       binarize: ``phi -> bool``: which gates are open at evaluation.
-      rescale: ``params -> params``: initial weights divided by the gates' initial keep rate, so
-        that the gated network starts with the magnitudes of the plain one.
+      rescale: ``params -> params``: initial weights, and the biases that share their gates,
+        divided by the gates' initial keep rate, so that the gated network starts with the
+        magnitudes of the plain one.
     """
 
     init: Callable[[jax.Array, PyTree], PyTree]
@@ -37,32 +42,16 @@ class Gates(NamedTuple):
     rescale: Callable[[PyTree], PyTree]
 
 
-def gate_shapes(params: PyTree, grouping: Grouping, where: Where) -> PyTree:
-    """The shape and dtype of the gates of each leaf, or a ``MaskedNode``.
+def divide_gated(params: PyTree, layout: PyTree, keep_rate: Numeric) -> PyTree:
+    """``params`` with each leaf that has gates, or shares those of another, divided by a number."""
 
-    Raises:
-      ValueError: the grouping's shape does not broadcast to a leaf, or ``where`` chooses nothing.
-    """
+    def divide(leaf, node):
+        if is_masked(node):
+            return leaf
+        wide = at_least_float32(leaf)
+        return (jnp.asarray(leaf, wide) / jnp.asarray(keep_rate, wide)).astype(leaf.dtype)
 
-    def shape(path, leaf, gated):
-        if not gated:
-            return optax.MaskedNode()
-        name = jax.tree_util.keystr(path)
-        try:
-            gates = tuple(grouping(jnp.shape(leaf)))
-        except ValueError as error:
-            raise ValueError(f"grouping cannot gate {name}: {error}") from error
-        fits = len(gates) == jnp.ndim(leaf) and all(
-            gate in (1, length) for gate, length in zip(gates, jnp.shape(leaf), strict=True)
-        )
-        if not fits:
-            raise ValueError(
-                f"grouping gives {name} of shape {jnp.shape(leaf)} gates of shape {gates}, which "
-                "do not broadcast to it; each dimension must be 1 or the leaf's"
-            )
-        return jax.ShapeDtypeStruct(gates, jnp.promote_types(jnp.result_type(leaf), jnp.float32))
-
-    return jax.tree_util.tree_map_with_path(shape, params, resolve_where(params, where))
+    return jax.tree.map(divide, params, layout)
 
 
 def combine(*gates: Gates) -> Gates:
@@ -114,9 +103,8 @@ def _join(trees) -> PyTree:
             )
         return found[0] if found else optax.MaskedNode()
 
-    return jax.tree_util.tree_map_with_path(pick, *trees, is_leaf=is_masked)
+    return jax.tree_util.tree_map_with_path(pick, *trees, is_leaf=_is_place)
 
 
-def is_masked(node: object) -> bool:
-    """Whether a tree has nothing here."""
-    return isinstance(node, optax.MaskedNode)
+def _is_place(node: object) -> bool:
+    return isinstance(node, (optax.MaskedNode, TiedTo))

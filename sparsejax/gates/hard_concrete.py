@@ -7,8 +7,10 @@ import math
 import jax
 import jax.numpy as jnp
 
-from sparsejax._where import PyTree, Where, resolve_where
-from sparsejax.gates.base import Gates, gate_shapes
+from sparsejax._where import PyTree, Where
+from sparsejax.gates._layout import Tied, gate_layout
+from sparsejax.gates._stacks import Stacked
+from sparsejax.gates.base import Gates, divide_gated
 from sparsejax.gates.grouping import Grouping, per_weight
 
 LOG_ALPHA_RANGE = (math.log(1e-2), math.log(1e2))
@@ -24,6 +26,8 @@ def hard_concrete(
     drop_rate: float = 0.5,
     grouping: Grouping = per_weight,
     where: Where = None,
+    tied: Tied | None = None,
+    stacked: Stacked = None,
 ) -> Gates:
     r"""Gates with the hard-concrete distribution, by which an l0 norm gets a gradient.
 
@@ -46,15 +50,25 @@ def hard_concrete(
       stretch: gamma < 0 and zeta > 1.
       drop_rate: p in (0, 1), about the share of gates that are closed at first.
       grouping: which weights share a gate: `per_weight`, `per_input`, `per_output`, or any function
-        of a leaf's shape.
-      where: which leaves are gated; default kernels (floating point, two or more dimensions).
+        from the shape of a layer's kernel to the axes along which its gates differ, such as
+        ``lambda shape: (0,)`` for the outputs of a kernel [out, in].
+      where: which leaves are gated; default: kernels and embeddings (see `sparsejax.chosen`).
+      tied: leaves that share the gates of another, besides the biases that are found: its path by
+        theirs, parts joined by ``/``, as in ``{"norm1/scale": "conv1/kernel"}`` for a
+        normalisation behind a convolution; None in place of a path for a leaf that follows no
+        gates. A bias beside a kernel with a gate for each output is found by its name and shape.
+      stacked: how many leading axes of the gated leaves are stacked layers (of ``nn.scan`` or
+        ``vmap``), each with gates of its own: an integer, a callable ``(path, leaf) -> int``, or a
+        pytree of integers (or a prefix of one). Default: as many as the bias of a kernel has too,
+        or as the biases and scales around it prove; none for a kernel that stands alone.
 
     Returns:
       `Gates`, whose phi and z are float32 or wider whatever the parameters are. A log alpha of any
       finite size is safe; an infinite one gives gates of 0 or 1, NaN gives NaN.
 
     Raises:
-      ValueError: an argument is out of range; in ``init``: the grouping does not fit a leaf.
+      ValueError: an argument is out of range; in ``init``: the grouping does not fit a leaf,
+        or it is open which leaves share its gates or which axes are stacked layers.
 
     References:
       Louizos, Welling and Kingma, Learning sparse neural networks through L0 regularization, ICLR
@@ -70,11 +84,14 @@ def hard_concrete(
     start = math.log((1 - drop_rate) / drop_rate)
     offset = temperature * math.log(-low / high)
 
+    def layout(params: PyTree) -> PyTree:
+        return gate_layout(params, grouping, where, stacked, tied)
+
     def init(key, params):
         def start_at(key, shape):
             return start + _NOISE * jax.random.normal(key, shape.shape, shape.dtype)
 
-        return _with_keys(start_at, key, gate_shapes(params, grouping, where))
+        return _with_keys(start_at, key, layout(params))
 
     def hardened(logits: jax.Array) -> jax.Array:
         stretched = jax.nn.sigmoid(logits / temperature) * (high - low) + low
@@ -97,11 +114,7 @@ def hard_concrete(
         return jax.tree.map(lambda z: z > 0, median(phi))
 
     def rescale(params: PyTree) -> PyTree:
-        return jax.tree.map(
-            lambda leaf, gated: (leaf / (1 - drop_rate)).astype(leaf.dtype) if gated else leaf,
-            params,
-            resolve_where(params, where),
-        )
+        return divide_gated(params, layout(params), 1 - drop_rate)
 
     return Gates(init, sample, median, active_probability, binarize, rescale)
 

@@ -10,8 +10,10 @@ import optax
 from chex import Numeric
 
 from sparsejax import _checks
-from sparsejax._where import PyTree, Where, resolve_where
-from sparsejax.gates.base import Gates, gate_shapes
+from sparsejax._where import PyTree, Where
+from sparsejax.gates._layout import Tied, gate_layout
+from sparsejax.gates._stacks import Stacked
+from sparsejax.gates.base import Gates, divide_gated
 from sparsejax.gates.grouping import Grouping, per_weight
 
 
@@ -21,6 +23,8 @@ def sigmoid(
     where: Where = None,
     beta: Numeric = 1.0,
     scaled: bool = True,
+    tied: Tied | None = None,
+    stacked: Stacked = None,
 ) -> Gates:
     r"""Deterministic gates by which an l0 norm becomes a limit of smooth functions.
 
@@ -43,8 +47,17 @@ def sigmoid(
     Args:
       initial: s0, a finite number; smaller ones end sparser.
       grouping: which weights share a gate: `per_weight`, `per_input`, `per_output`, or any function
-        of a leaf's shape.
-      where: which leaves are gated; default kernels (floating point, two or more dimensions).
+        from the shape of a layer's kernel to the axes along which its gates differ, such as
+        ``lambda shape: (0,)`` for the outputs of a kernel [out, in].
+      where: which leaves are gated; default: kernels and embeddings (see `sparsejax.chosen`).
+      tied: leaves that share the gates of another, besides the biases that are found: its path by
+        theirs, parts joined by ``/``, as in ``{"norm1/scale": "conv1/kernel"}`` for a
+        normalisation behind a convolution; None in place of a path for a leaf that follows no
+        gates. A bias beside a kernel with a gate for each output is found by its name and shape.
+      stacked: how many leading axes of the gated leaves are stacked layers (of ``nn.scan`` or
+        ``vmap``), each with gates of its own: an integer, a callable ``(path, leaf) -> int``, or a
+        pytree of integers (or a prefix of one). Default: as many as the bias of a kernel has too,
+        or as the biases and scales around it prove; none for a kernel that stands alone.
       beta: the inverse temperature, > 0.
       scaled: divide z by sigma(s0), as the published code does, so that training starts at the
         function of the whole network, whatever s0 is.
@@ -57,7 +70,8 @@ def sigmoid(
 
     Raises:
       ValueError: ``initial`` is not a finite scalar or ``beta`` not a positive one (traced ones are
-        not checked); in ``init``: the grouping does not fit a leaf.
+        not checked); in ``init``: the grouping does not fit a leaf, or it is open which leaves
+        share its gates or which axes are stacked layers.
 
     References:
       Savarese, Silva and Maire, Winning the lottery with continuous sparsification, NeurIPS 2020.
@@ -68,11 +82,14 @@ def sigmoid(
     )
     at_start = jax.nn.sigmoid(start)
 
+    def layout(params: PyTree) -> PyTree:
+        return gate_layout(params, grouping, where, stacked, tied)
+
     def init(key, params):
         del key
         return jax.tree.map(
             lambda shape: jnp.full(shape.shape, start, shape.dtype),
-            gate_shapes(params, grouping, where),
+            layout(params),
         )
 
     def soft(phi):
@@ -92,13 +109,7 @@ def sigmoid(
         return jax.tree.map(lambda s: s > 0, phi)
 
     def rescale(params: PyTree) -> PyTree:
-        if scaled:
-            return params
-        return jax.tree.map(
-            lambda leaf, gated: (leaf / at_start).astype(leaf.dtype) if gated else leaf,
-            params,
-            resolve_where(params, where),
-        )
+        return params if scaled else divide_gated(params, layout(params), at_start)
 
     return Gates(init, sample, median, soft, binarize, rescale)
 

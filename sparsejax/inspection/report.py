@@ -60,10 +60,11 @@ def report(params: PyTree, where: Where = None) -> Report:
 
     Args:
       params: pytree of arrays.
-      where: which leaves are counted; default: floating-point ones with two or more dimensions.
+      where: which leaves are counted; default: kernels and embeddings (see `sparsejax.chosen`).
 
     Returns:
-      A `Report`; ``print`` shows it as a table. NaN counts as not zero.
+      A `Report`; ``print`` shows it as a table. NaN counts as not zero. An array that stands at two
+      places of ``params`` (the same Python object) is one leaf with both paths and counts once.
 
     Raises:
       TypeError: a chosen leaf is not floating point.

@@ -77,8 +77,9 @@ def layouts_of(tree: PyTree, chosen: Chosen, specs: PyTree) -> list[Layout]:
             f"its structure is {jax.tree.structure(specs)}, "
             f"the tree's is {jax.tree.structure(tree)}"
         ) from error
-    ours = [spec for spec, other in zip(spread, chosen.others, strict=True) if other is None]
-    return [_layout(spec, leaf) for spec, leaf in zip(ours, chosen.leaves, strict=True)]
+    return [
+        _layout(spec, leaf) for spec, leaf in zip(chosen.of(spread), chosen.leaves, strict=True)
+    ]
 
 
 def _layout(spec: Any, leaf: jax.Array) -> Layout:

@@ -47,7 +47,8 @@ def project_l0_ball(
     piece only, ``specs`` says what it is a piece of; without it each device projects what it has.
 
     Args:
-      tree: pytree of arrays; the chosen leaves are floating point, of any shape.
+      tree: pytree of arrays; the chosen leaves are floating point, of any shape. An array that
+        stands at two places (the same object, outside ``jit``) counts once and stays tied.
       kappa: integer scalar, how many entries may stay. A known value must be in ``[0, n]``, ``n``
         being the number of chosen entries (of the whole leaves, where ``specs`` is given); a traced
         one is clipped to that range.
@@ -68,8 +69,8 @@ def project_l0_ball(
       is at least the threshold, every one that was dropped at most.
 
     Raises:
-      TypeError: ``kappa`` is not an integer, or a chosen leaf is not floating point.
-      ValueError: ``kappa`` is out of range or fractional, ``guess`` is negative or NaN, a known
+      TypeError: ``kappa`` is not a number, or a chosen leaf is not floating point.
+      ValueError: ``kappa`` is out of range or a float, ``guess`` is negative or NaN, a known
         leaf holds NaN, ``where`` chooses nothing, ``specs`` does not fit the tree or the mesh, or
         the chosen leaves have 2**31 entries or more.
 

@@ -49,10 +49,7 @@ def largest_mask(
     kept = project_l0_ball(raised, kappa, where=lambda path, leaf: True)
     # By their bits: the hardware may take the smallest magnitudes for zeros.
     masks = [(ranks.keys(leaf) != 0) & allow for leaf, allow in zip(kept, allowed, strict=True)]
-    new = iter(masks)
-    return chosen.treedef.unflatten(
-        [next(new) if other is None else optax.MaskedNode() for other in chosen.others]
-    )
+    return chosen.put_back(masks, others=optax.MaskedNode())
 
 
 def _raised(ranks: KeyFormat, leaf: jax.Array, allow: jax.Array) -> jax.Array:
@@ -68,6 +65,6 @@ def _allowed(tree: PyTree, chosen: Chosen, within: PyTree) -> list[jax.Array]:
     if within is None:
         return [jnp.ones(leaf.shape, bool) for leaf in chosen.leaves]
     found = pairs("within", within, tree, of="the tree")
-    found = [pair for pair, other in zip(found, chosen.others, strict=True) if other is None]
+    found = chosen.of(found)
     same_shapes("within", found, of="the tree")
     return [jnp.asarray(mask, bool) for _, _, mask in found]

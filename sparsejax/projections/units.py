@@ -131,7 +131,7 @@ def _costs(
             f"cost must be a pytree of integers that is a prefix of the tree; its structure is "
             f"{jax.tree.structure(cost)}, the tree's is {jax.tree.structure(tree)}"
         ) from error
-    ours = [value for value, other in zip(spread, chosen.others, strict=True) if other is None]
+    ours = chosen.of(spread)
     return [_integer(path, value) for path, value in zip(chosen.paths, ours, strict=True)]
 
 

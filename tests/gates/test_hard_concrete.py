@@ -151,8 +151,12 @@ def test_bad_arguments_are_named(arguments, message):
     [
         (per_input, jnp.ones(3), r"grouping cannot gate \['w'\]: per_input gates kernels"),
         (per_output, jnp.ones(3), r"grouping cannot gate \['w'\]: per_output gates kernels"),
-        (lambda shape: (2, 3), jnp.ones((4, 3)), r"gives \['w'\] of shape \(4, 3\) gates of shape"),
-        (lambda shape: (3,), jnp.ones((4, 3)), "do not broadcast to it"),
+        (
+            lambda shape: (0, 2),
+            jnp.ones((4, 3)),
+            r"axes of a layer of \['w'\], which has shape \(4, 3\); got \(0, 2\)",
+        ),
+        (lambda shape: (0.5,), jnp.ones((4, 3)), r"got \(0.5,\)"),
     ],
 )
 def test_gates_that_do_not_fit_are_named(grouping, leaf, message):

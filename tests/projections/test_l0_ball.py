@@ -223,6 +223,7 @@ def test_empty_trees_and_empty_leaves():
         (-1, ValueError, "kappa must be an integer from 0 to 4; got -1"),
         (5, ValueError, "kappa must be an integer from 0 to 4; got 5"),
         (1.5, ValueError, "kappa must be an integer from 0 to 4; got 1.5"),
+        (1.0, ValueError, r"got 1.0; it is a count: for a fraction of n weights pass int"),
         (np.nan, ValueError, "kappa must be an integer from 0 to 4; got nan"),
         (jnp.array([1, 2]), ValueError, "kappa must be .*got shape"),
         ("2", TypeError, "kappa must be an integer"),
