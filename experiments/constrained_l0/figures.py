@@ -15,8 +15,9 @@ from experiments.constrained_l0.train import Run
 _COLORS = matplotlib.color_sequences["tab10"]
 _LABELS: Mapping[str, str] = {
     "mlp_33": "nuPI, closing slowly (ours)",
-    "mlp_33_restarts": "dual ascent with restarts (published)",
-    "mlp_33_ascent": "dual ascent without restarts",
+    "mlp_33_restarts": "dual ascent with restarts, rate 1e-3",
+    "mlp_33_ascent": "dual ascent without restarts, rate 1e-3",
+    "mlp_33_published": "dual ascent with restarts, rate 1e-4 (published)",
 }
 
 

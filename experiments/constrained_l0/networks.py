@@ -1,7 +1,20 @@
-"""The gated networks: which gates they have, how they start, what is left of them."""
+"""The gated networks: which gates they have, how they start, what is left of them.
+
+Kernels and biases start in one of two ways. In both, kernels are then divided by the initial keep
+rate 1 - p of their gates. Fan-in is the number of inputs of a layer, fan-out that of its outputs,
+both times the area of the kernel in a convolution.
+
+- ``"fan_out"``, that of the results in this repository: kernels are normal of variance 2 / fan-out,
+  biases are zero. With p = 0.5 the convolutions of LeNet5 have standard deviations of 0.126 and
+  0.080 after the division.
+- ``"published"``, that of the published code: kernels of dense layers start alike, those of
+  convolutions are normal of variance 2 / fan-in (0.566 and 0.126). Biases are normal of standard
+  deviation 0.01; those of convolutions, which gates multiply, are divided by 1 - p as well.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +35,9 @@ from sparsejax.models import (
 )
 
 Name = Literal["mlp", "lenet5"]
+Initialisation = Literal["fan_out", "published"]
+
+_CLASSES = 10
 
 
 class Kind(NamedTuple):
@@ -45,13 +61,23 @@ class GatedNetwork:
     one for each input unit of a dense layer, one for each output channel of a convolution.
     """
 
-    def __init__(self, name: Name, drop_rates: Sequence[float], seed: int):
+    def __init__(
+        self,
+        name: Name,
+        drop_rates: Sequence[float],
+        seed: int,
+        initialisation: Initialisation = "fan_out",
+    ):
         """``drop_rates`` are the initial ones of the first layer and of the others."""
         self.kind = KINDS[name]
         model = self.kind.model(rngs=nnx.Rngs(seed))
         self._graph, weights, self._rest = nnx.split(model, nnx.Param, ...)
-        self.gates = _gates(self.kind.layers, drop_rates)
-        weights = self.gates.rescale(_fan_out_normal(jax.random.key(seed), weights))
+        rates = {layer: drop_rates[min(number, 1)] for number, layer in enumerate(self.kind.layers)}
+        self.gates = _gates(rates)
+        key = jax.random.key(seed)
+        weights = self.gates.rescale(_kernels(key, weights, initialisation))
+        if initialisation == "published":
+            weights = _with_random_biases(key, weights, rates)
         phi = self.gates.init(jax.random.fold_in(jax.random.key(seed), 1), weights)
         self.initial = {"weights": weights, "gates": phi}
 
@@ -97,32 +123,77 @@ def multiply_accumulates(model: LeNet300 | LeNet5) -> int:
     return macs(lambda weights, x: nnx.merge(graph, weights, rest)(x), weights, image)
 
 
+def published_macs(units: Sequence[int]) -> int:
+    """The same as the published figures count it, from the numbers of units (see `architecture`).
+
+    One more for each entry that a bias is added to, that ReLU is applied to (in LeNet5 before the
+    pooling) and that pooling puts out: 267,010 and 2,327,130 for the dense networks.
+    """
+    if len(units) == len(LENET300_LAYERS):
+        convolutions, dense, pooled = [], [*units, _CLASSES], 0
+    else:
+        first, second, *dense = [*units, _CLASSES]
+        # Positions times channels of each map, and the products behind each of its entries.
+        convolutions = [(24 * 24 * first, 25), (8 * 8 * second, 25 * first)]
+        pooled = 12 * 12 * first + 4 * 4 * second
+    products = sum(entries * each for entries, each in convolutions)
+    products += sum(a * b for a, b in itertools.pairwise(dense))
+    activated = sum(entries for entries, _ in convolutions) + sum(dense[1:-1])
+    return products + (activated + _CLASSES) + activated + pooled
+
+
 def parameters(model: nnx.Module) -> int:
     """Kernel weights and biases."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
-def _gates(layers: Sequence[str], drop_rates: Sequence[float]) -> gates.Gates:
-    def one_layer(number: int, layer: str) -> gates.Gates:
+def _gates(drop_rates: Mapping[str, float]) -> gates.Gates:
+    def one_layer(layer: str, drop_rate: float) -> gates.Gates:
         def here(path, leaf):
-            return leaf.ndim >= 2 and any(getattr(part, "key", None) == layer for part in path)
+            return leaf.ndim >= 2 and _layer_of(path) == layer
 
         return gates.hard_concrete(
-            drop_rate=drop_rates[min(number, 1)],
+            drop_rate=drop_rate,
             grouping=gates.per_output if layer.startswith("conv") else gates.per_input,
             where=here,
         )
 
-    return gates.combine(*(one_layer(i, layer) for i, layer in enumerate(layers)))
+    return gates.combine(*(one_layer(*pair) for pair in drop_rates.items()))
 
 
-def _fan_out_normal(key: jax.Array, weights: Any) -> Any:
-    """Kernels drawn as in the published code: normal, of variance 2 / fan-out."""
-    draw = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-    leaves, structure = jax.tree.flatten(weights)
-    keys = jax.random.split(key, len(leaves))
-    drawn = [
-        draw(k, leaf.shape, leaf.dtype) if leaf.ndim >= 2 else leaf
-        for k, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, drawn)
+def _kernels(key: jax.Array, weights: Any, initialisation: Initialisation) -> Any:
+    """Random kernels; biases as they are."""
+
+    def draw(key, path, leaf):
+        if leaf.ndim < 2:
+            return leaf
+        by_inputs = initialisation == "published" and _layer_of(path).startswith("conv")
+        fan = "fan_in" if by_inputs else "fan_out"
+        return nnx.initializers.variance_scaling(2.0, fan, "normal")(key, leaf.shape, leaf.dtype)
+
+    return _map_with_keys(draw, key, weights)
+
+
+def _with_random_biases(key: jax.Array, weights: Any, drop_rates: Mapping[str, float]) -> Any:
+    """Random biases; kernels as they are."""
+
+    def draw(key, path, leaf):
+        if leaf.ndim >= 2:
+            return leaf
+        layer = _layer_of(path)
+        kept = 1 - drop_rates[layer] if layer.startswith("conv") else 1.0
+        return 0.01 / kept * jax.random.normal(key, leaf.shape, leaf.dtype)
+
+    return _map_with_keys(draw, key, weights)
+
+
+def _map_with_keys(function: Callable[..., jax.Array], key: jax.Array, tree: Any) -> Any:
+    """``function(key, path, leaf)`` of each leaf, with a key of its own."""
+    flat, structure = jax.tree_util.tree_flatten_with_path(tree)
+    keys = jax.random.split(key, len(flat))
+    new = [function(k, path, leaf) for k, (path, leaf) in zip(keys, flat, strict=True)]
+    return jax.tree.unflatten(structure, new)
+
+
+def _layer_of(path: Any) -> str:
+    return str(path[0].key)

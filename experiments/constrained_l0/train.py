@@ -19,6 +19,7 @@ from experiments.constrained_l0.networks import (
     architecture,
     multiply_accumulates,
     parameters,
+    published_macs,
 )
 from experiments.data import Dataset, Split
 from sparsejax import gates
@@ -44,7 +45,9 @@ class Run(FolderRun):
         super().__init__(folder, settings, seed, resume)
         self._dataset = dataset
         drop_rates = (settings["first_drop_rate"], settings["drop_rate"])
-        self.network = GatedNetwork(settings["network"], drop_rates, seed)
+        self.network = GatedNetwork(
+            settings["network"], drop_rates, seed, settings["initialisation"]
+        )
         network = self.network
         self._mistakes = jax.jit(lambda w, x, y: (network.logits(w, x).argmax(-1) != y).sum())
         self._settled = jax.jit(network.settled)
@@ -162,6 +165,7 @@ class Run(FolderRun):
         if settings["dual"] == "fixed":
             return optax.set_to_zero()
         if settings["dual"] == "nupi":
+            # Said although it is the default: the results in this repository were made with it.
             dual = nupi(rate, settings["proportional"], first_average="violation")
         else:
             dual = dual_ascent(rate, restarts=settings["dual"] == "restarts")
@@ -210,6 +214,7 @@ class Run(FolderRun):
             if "target" in self.settings and row["largest_violation"] <= 0
         ]
         whole_network = network.kind.model(rngs=nnx.Rngs(0))
+        units, all_units = architecture(small), architecture(whole_network)
         result = {
             "settings": self.settings,
             "test_error": float(100 * (outputs.argmax(-1) != test.labels).mean()),
@@ -221,9 +226,11 @@ class Run(FolderRun):
             "largest_violation": metrics[-1]["largest_violation"],
             "nonzeros": parameters(small),
             "density": parameters(small) / parameters(whole_network),
-            "architecture": architecture(small),
+            "architecture": units,
             "macs": multiply_accumulates(small),
             "macs_share": multiply_accumulates(small) / multiply_accumulates(whole_network),
+            "published_macs": published_macs(units),
+            "published_macs_share": published_macs(units) / published_macs(all_units),
             "purging_moved_a_logit_by": float(jnp.abs(outputs - whole).max()),
             "multiplier": metrics[-1]["largest_multiplier"],
             "seconds": metrics[-1]["seconds"],

@@ -1,7 +1,9 @@
 """The experiment as its users run it: from the command line, on the real MNIST."""
 
 import json
+import math
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +12,17 @@ import pytest
 from flax import nnx
 
 from experiments.constrained_l0.__main__ import planned
-from experiments.constrained_l0.config import DEFAULTS, ROWS, Config, check
-from experiments.constrained_l0.networks import GatedNetwork, architecture, multiply_accumulates
+from experiments.constrained_l0.config import DEFAULTS, PUBLISHED, ROWS, Config, check
+from experiments.constrained_l0.networks import (
+    GatedNetwork,
+    architecture,
+    multiply_accumulates,
+    published_macs,
+)
+from experiments.constrained_l0.report import renew
 from sparsejax.constraints import expected_density
+from sparsejax.inspection import macs
+from sparsejax.models import LeNet300
 from tests.experiments.command import run_module
 from tests.experiments.finished import check_read_back
 
@@ -67,6 +77,7 @@ def test_prints_the_table_and_writes_report_and_figures(finished):
     counted = first * second + second * third + third * 10
     assert row["macs"] == [counted]
     assert row["nonzeros"] == [counted + second + third + 10]
+    assert row["published_macs"] == [counted + second + third + 10 + second + third]
     assert [found["target"] for found in rows["controllability"]["by_target"]] == [0.85]
     assert rows["bisection"]["runs"] == 2
     assert not rows["bisection"]["found"]
@@ -133,19 +144,93 @@ def test_every_row_has_the_settings_its_runs_read(row):
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted", "count", "ungated"),
-    [("mlp", [784, 300, 100], 266_200, 410), ("lenet5", [20, 50, 800, 500], 2_293_000, 510)],
+    ("name", "wanted", "count", "published", "ungated"),
+    [
+        ("mlp", [784, 300, 100], 266_200, 267_010, 410),
+        ("lenet5", [20, 50, 800, 500], 2_293_000, 2_327_130, 510),
+    ],
 )
-def test_networks_count_parameters_and_operations_as_published(name, wanted, count, ungated):
+def test_networks_count_parameters_and_operations_as_published(
+    name, wanted, count, published, ungated
+):
     network = GatedNetwork(name, (0.2, 0.5), seed=0)
     model = network.kind.model(rngs=nnx.Rngs(0))
     assert architecture(model) == wanted
     assert multiply_accumulates(model) == count
+    assert published_macs(wanted) == published
     # With every gate closed, the biases that no gate takes along are left.
     phi = jax.tree.map(lambda leaf: jnp.full_like(leaf, -jnp.inf), network.initial["gates"])
     left = expected_density(network.activity(network.initial | {"gates": phi}))
     total = {"mlp": 266_610, "lenet5": 431_080}[name]
     np.testing.assert_allclose(left, ungated / total, rtol=1e-5)
+
+
+def test_a_smaller_mlp_is_counted_as_the_library_counts_it():
+    model = LeNet300(units=(31, 17), kept_inputs=range(50), rngs=nnx.Rngs(0))
+    graph, weights, rest = nnx.split(model, nnx.Param, ...)
+    counted = macs(
+        lambda weights, x: nnx.merge(graph, weights, rest)(x), weights,
+        jax.ShapeDtypeStruct((1, 784), jnp.float32), count="published",
+    )  # fmt: skip
+    assert published_macs(architecture(model)) == counted
+
+
+def deviations(name, initialisation, rates):
+    """Standard deviations of each layer's kernel and bias, over ten seeds."""
+    seeds = [
+        GatedNetwork(name, rates, seed, initialisation).initial["weights"] for seed in range(10)
+    ]
+    return {
+        (layer, kind): float(np.std([np.asarray(weights[layer][kind][...]) for weights in seeds]))
+        for layer in seeds[0]
+        for kind in ("kernel", "bias")
+    }
+
+
+@pytest.mark.parametrize("initialisation", ["fan_out", "published"])
+def test_kernels_and_biases_start_as_the_docstring_says(initialisation):
+    published = initialisation == "published"
+    found = deviations("lenet5", initialisation, (0.5, 0.5))
+    kernels = {"conv1": 0.566, "conv2": 0.126} if published else {"conv1": 0.126, "conv2": 0.080}
+    kernels |= {"dense1": math.sqrt(2 / 500) / 0.5, "dense2": math.sqrt(2 / 10) / 0.5}
+    biases = {"conv1": 0.02, "conv2": 0.02, "dense1": 0.01, "dense2": 0.01}
+    for layer, deviation in kernels.items():
+        assert found[layer, "kernel"] == pytest.approx(deviation, rel=0.05)
+        expected = biases[layer] if published else 0
+        assert found[layer, "bias"] == pytest.approx(expected, rel=0.3)
+    found = deviations("lenet5", initialisation, (0.2, 0.5))  # each layer by its own rate
+    assert found["conv1", "kernel"] == pytest.approx(kernels["conv1"] * 0.5 / 0.8, rel=0.05)
+    if published:
+        assert found["conv1", "bias"] == pytest.approx(0.0125, rel=0.3)
+
+
+def test_the_published_defaults_and_figures_are_the_published_ones():
+    ours = Config().settings("mlp_33_published")
+    assert (ours["dual"], ours["dual_rate"], ours["initialisation"]) == (
+        "restarts", 1e-4, "published",
+    )  # fmt: skip
+    # The rows in results/ were made at ten times that rate.
+    for row in ("mlp_33_restarts", "mlp_33_ascent"):
+        assert Config().settings(row)["dual_rate"] == 1e-3
+        assert Config().settings(row)["initialisation"] == "fan_out"
+    assert PUBLISHED["mlp_layerwise_30"]["best_test_error"] == 1.58
+
+
+def test_the_report_can_be_written_anew_without_the_runs(tmp_path):
+    kept = Path(__file__).parents[2] / "results" / "constrained_l0"
+    for name in ("report.json", "report.md"):
+        shutil.copy(kept / name, tmp_path)
+    renew(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "2.19 % / 1.58 %" in text
+    assert "28.5 % | 26.7 % | 28.7 %" in text  # MACs of mlp_33: products, theirs, ours
+    made = [line for line in (kept / "report.md").read_text().splitlines() if "Made by" in line]
+    assert made[0] in text
+    old, new = (json.loads((folder / "report.json").read_text()) for folder in (kept, tmp_path))
+    assert [row["test_error"] for row in new["rows"]] == [row["test_error"] for row in old["rows"]]
+    assert new["machine"] == old["machine"]
+    assert renew(tmp_path)
+    assert (tmp_path / "report.md").read_text() == text
 
 
 def test_the_network_can_be_read_back(finished):
