@@ -15,6 +15,8 @@ import numpy as np
 from jax import lax
 from jax.experimental.sparse import BCOO
 
+from sparsejax._dtypes import at_least_float32
+
 Product = Callable[[jax.Array, np.ndarray, np.ndarray | None], jax.Array]
 
 
@@ -100,7 +102,7 @@ def _in_turns(
     x: jax.Array, inputs: np.ndarray, values: np.ndarray, start: np.ndarray | None, unroll: int
 ) -> jax.Array:
     """Sums [rows, ...] over turns of ``values * x[inputs]``, both [turns, rows]."""
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = at_least_float32(x)
 
     def step(total: jax.Array, weight: tuple[Any, Any]) -> tuple[jax.Array, None]:
         place, value = weight

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from sparsejax._dtypes import at_least_float32
 from sparsejax._units.graph import Equation
 from sparsejax._units.primitives import ELEMENTWISE
 
@@ -74,7 +75,7 @@ class _Shifted:
 def taps(x: jax.Array, weights: np.ndarray, equation: Equation) -> Pieces:
     """The convolution of ``x`` with weights [in, out, *window], written out, a piece a unit."""
     shifted = _Shifted(x, equation, weights.shape[2:])
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = at_least_float32(x)
     units = []
     for unit in range(weights.shape[1]):
         total = jnp.zeros((*shifted.lengths, len(x)), dtype)
