@@ -1,0 +1,417 @@
+"""The whole public surface under each setting of JAX that users switch on.
+
+Pure functions are traced, which is where promotion rules, dtypes, keys and the shardings in types
+matter; for NaN checks, and where something works on the host, they are run.
+"""
+
+import contextlib
+import inspect
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import sparsejax
+from sparsejax import (
+    compression,
+    constraints,
+    deploy,
+    gates,
+    inspection,
+    projections,
+    tickets,
+    training,
+    transforms,
+)
+from sparsejax.training import fit, fsdp_specs, init_state, make_step
+
+ROOMS = (
+    sparsejax, compression, constraints, deploy, gates, inspection, projections, tickets, training,
+    transforms,
+)  # fmt: skip
+
+
+SGD = optax.sgd(0.1, momentum=0.9)  # unlike Adam, it takes strict promotion
+
+
+class Env:
+    """What each call starts from: parameters, examples and keys of the setting's kinds."""
+
+    def __init__(self, params, x, key, folder=None):
+        self.params, self.x, self.folder = params, x, folder
+        self.keys = (jax.random.fold_in(key, n) for n in itertools.count())
+
+    def key(self):
+        return next(self.keys)
+
+    def grads(self):
+        return jax.tree.map(lambda w: w * 2, self.params)
+
+    def data(self):
+        return {"x": np.asarray(self.x)}
+
+    def masks(self):
+        return projections.largest_mask(self.params, 12)
+
+
+def forward(params, x):
+    return jax.nn.relu(x @ params["kernel"] + params["bias"])
+
+
+def loss(params, batch, key):
+    del key
+    value = (forward(params, batch["x"]).astype(jnp.float32) ** 2).mean()
+    return value, {"error": value}
+
+
+def updated(optimizer, env, **extra):
+    """Two updates, and the last state."""
+    optimizer = optax.with_extra_args_support(optimizer)
+    params, state = env.params, optimizer.init(env.params)
+    for _ in range(2):
+        updates, state = optimizer.update(env.grads(), state, params, **extra)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def lc(env, step):
+    transform = sparsejax.learning_compression(step, lambda n: 0.1, 1)
+    params, state = updated(optax.chain(transform, SGD), env)
+    return sparsejax.compressed_params(state, params), state
+
+
+def pruned(env, function):
+    """A pruning state around an optimizer that decays and holds."""
+    pruner = transforms.prune_when_accurate(0.2, 0.1)
+    optimizer = optax.chain(
+        transforms.gated_weight_decay(0.1), SGD, transforms.hold_zeros(env.masks())
+    )
+    start = init_state(env.params, optimizer, env.key())
+    return function(
+        transforms.PruningTrainState(*start, pruner.init(env.params)), pruner, optimizer
+    )
+
+
+def constrained(env):
+    """A constrained step on gated weights: all of `gates` and `constraints` that it takes."""
+    hard = gates.hard_concrete(grouping=gates.per_output)
+    gated = {"weights": hard.rescale(env.params), "gates": hard.init(env.key(), env.params)}
+    dual = optax.chain(constraints.slack(0.1), constraints.nupi(0.1, 1.0))
+    optimizer = constraints.descent_ascent(SGD, dual, scalar(0))
+
+    def gated_loss(gated, batch, key):
+        return loss(gates.apply(gated["weights"], hard.sample(gated["gates"], key)), batch, key)
+
+    def excess(gated, batch, key):
+        active = gates.spread(gated["weights"], hard.active_probability(gated["gates"]))
+        groups = constraints.parameter_groups(gated["weights"], active)
+        return constraints.density_violation(groups, 0.3)
+
+    state = init_state(gated, optimizer, env.key())
+    state, metrics = constraints.constrained_step(gated_loss, excess, optimizer)(
+        state, {"x": env.x}
+    )
+    return state, metrics, constraints.current_multipliers(state.opt_state)
+
+
+def gate_kinds(env):
+    found = []
+    for kind in (gates.hard_concrete, gates.sigmoid):
+        for grouping in (gates.per_weight, gates.per_input, gates.per_output):
+            one = kind(grouping=grouping)
+            phi = one.init(env.key(), env.params)
+            z = one.sample(phi, env.key())
+            found += [phi, z, one.median(phi), one.active_probability(phi), one.binarize(phi)]
+            found += [one.rescale(env.params), gates.apply(env.params, z)]
+            found += [gates.spread(env.params, z)]
+    return found
+
+
+def combined(env):
+    both = gates.combine(gates.hard_concrete(), gates.sigmoid(where=named("bias")))
+    phi = both.init(env.key(), env.params)
+    return both.sample(phi, env.key()), both.median(phi)
+
+
+def named(name):
+    return lambda path, leaf: name in jax.tree_util.keystr(path)
+
+
+METHODS = {
+    "continuous_sparsification": lambda h: tickets.continuous_sparsification(4, h, 1e-3),
+    "stochastic_l0": lambda h: tickets.stochastic_l0(0.01),
+    "magnitude_pruning": lambda h: tickets.magnitude_pruning(0.2),
+    "random_pruning": lambda h: tickets.random_pruning(0.2),
+}
+
+
+def search(env, method):
+    """Two rounds of one search, and what is done with its ticket."""
+    sgd = optax.sgd(0.1, momentum=0.9)
+    hyper = jnp.asarray(0.1, jnp.float32)
+    state = tickets.init_search(method, env.params, sgd, env.key(), hyper)
+    step = tickets.search_step(method, loss, sgd, 1)
+    state, metrics = step(state, {"x": env.x})
+    ticket = tickets.found_ticket(method, state)
+    state = tickets.next_search(method, state, sgd)
+    mask = tickets.whole_mask(env.params)
+    counts = tickets.remaining(ticket.mask), tickets.overlap(ticket.mask, mask)
+    params, _ = tickets.rewound(ticket)
+    seen = tickets.effective_params(ticket, params)
+    fixed = tickets.fixed_mask(ticket.mask, ticket.scale)
+    again = tickets.init_search(fixed, ticket.params, sgd, env.key())
+    again, _ = tickets.search_step(fixed, loss, sgd)(again, {"x": env.x})
+    masked = tickets.masked(env.params, ticket.mask)
+    return metrics, state, counts, seen, again, masked, tickets.fold_scale(ticket)
+
+
+def family(env):
+    method, sgd = METHODS["continuous_sparsification"], optax.sgd(0.1)
+    several = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), env.params)
+    keys = jnp.stack([env.key(), env.key()])
+    hyper = jnp.asarray([0.1, 0.2], jnp.float32)
+    state = tickets.init_family(method, several, sgd, keys, hyper)
+    step = tickets.search_step(method, loss, sgd)
+    state, metrics = tickets.family_step(step)(state, {"x": env.x})
+    rows = jnp.arange(2, dtype=jnp.int32)
+    scan = tickets.family_scan()
+    state, _ = scan(lambda s, data, row: step(s, data), state, {"x": env.x}, rows)
+    found = tickets.family_tickets(method, state)
+    return metrics, tickets.member(tickets.next_family(method, state, sgd), 1), found
+
+
+def scalar(value):
+    return jnp.asarray(value, jnp.float32)
+
+
+TRACED = {
+    "project_l0_ball": lambda e: projections.project_l0_ball(e.params, 7),
+    "project_l1_ball": lambda e: projections.project_l1_ball(e.params, 0.5),
+    "hard_threshold": lambda e: projections.hard_threshold(e.params, 0.1),
+    "soft_threshold": lambda e: projections.soft_threshold(e.params, 0.1),
+    "project_n_m": lambda e: projections.project_n_m(e.params, 2, 4),
+    "project_units": lambda e: projections.project_units(e.params, 3),
+    "project_blocks": lambda e: projections.project_blocks(e.params, 3, (2, 2)),
+    "largest_mask": lambda e: projections.largest_mask(e.params, 7),
+    "l0_ball": lambda e: lc(e, compression.l0_ball(7)),
+    "l0_ball_l2": lambda e: lc(e, compression.l0_ball_l2(7, 0.1)),
+    "l1_ball": lambda e: lc(e, compression.l1_ball(0.5)),
+    "l0_penalty": lambda e: lc(e, compression.l0_penalty(0.1)),
+    "l1_penalty": lambda e: lc(e, compression.l1_penalty(0.1)),
+    "n_m": lambda e: lc(e, compression.n_m(2, 4)),
+    "units": lambda e: lc(e, compression.units(3)),
+    "blocks": lambda e: lc(e, compression.blocks(3, (2, 2))),
+    "gated_weight_decay": lambda e: updated(transforms.gated_weight_decay(0.1), e),
+    "exact_gated_decay": lambda e: transforms.exact_gated_decay(
+        jax.grad(lambda p: loss(p, {"x": e.x}, None)[0]), e.params, 0.1
+    ),
+    "inverse_sensitivity": lambda e: transforms.inverse_sensitivity(e.x),
+    "restart_decay": lambda e: transforms.restart_decay(
+        updated(transforms.gated_weight_decay(0.1), e)[1]
+    ),
+    "hold_zeros": lambda e: updated(transforms.hold_zeros(e.masks()), e),
+    "with_mask": lambda e: transforms.with_mask(
+        updated(transforms.hold_zeros(e.masks()), e)[1], e.masks()
+    ),
+    "masked_params": lambda e: transforms.masked_params(
+        transforms.hold_zeros(e.masks()).init(e.params), e.params
+    ),
+    "prune_when_accurate": lambda e: (p := transforms.prune_when_accurate(0.2, 0.1)).update(
+        p.init(e.params), e.params, 0.9
+    ),
+    "prune_state": lambda e: pruned(e, lambda s, pruner, _: transforms.prune_state(s, pruner, 0.9)),
+    "pruning_step": lambda e: pruned(
+        e,
+        lambda s, pruner, optimizer: transforms.pruning_step(
+            make_step(loss, optimizer), pruner, lambda params: scalar(0.9), 1
+        )(s, {"x": e.x}),
+    ),
+    "hard_concrete sigmoid apply spread per_weight per_input per_output": gate_kinds,
+    "combine": combined,
+    "keep_within": lambda e: updated(optax.chain(optax.sgd(0.1), gates.keep_within(-1, 1)), e),
+    "next_round": lambda e: gates.next_round(e.params, 200.0, 0.1),
+    "temperature_schedule": lambda e: gates.temperature_schedule(10)(jnp.asarray(3, jnp.int32)),
+    "constrained_step descent_ascent nupi slack current_multipliers density_violation "
+    "parameter_groups init_state": constrained,
+    "dual_ascent": lambda e: updated(
+        constraints.descent_ascent(optax.sgd(0.1), constraints.dual_ascent(0.1), scalar(0)),
+        e,
+        violation=scalar(0.1),
+    ),
+    "expected_density": lambda e: constraints.expected_density(jax.nn.sigmoid(e.x)),
+    "lagrangian": lambda e: constraints.lagrangian(scalar(1), scalar(0.2), scalar(0.3)),
+    "augmented_lagrangian": lambda e: constraints.augmented_lagrangian(
+        scalar(1), scalar(0.2), scalar(0.3), 10.0
+    ),
+    "make_step": lambda e: make_step(loss, SGD)(init_state(e.params, SGD, e.key()), {"x": e.x}),
+    **{
+        name + more: lambda e, method=method: search(e, method)
+        for (name, method), more in zip(
+            METHODS.items(),
+            (
+                " init_search search_step found_ticket next_search whole_mask",
+                " remaining overlap rewound",
+                " effective_params fixed_mask masked fold_scale",
+                "",
+            ),
+            strict=True,
+        )
+    },
+    "init_family family_step family_scan family_tickets next_family member": family,
+}
+
+
+def sparse(env):
+    return projections.project_l0_ball(env.params, 9)
+
+
+def saved(env):
+    path = env.folder / "network.safetensors"
+    deploy.save_sparse(path, sparse(env))
+    jax.tree.map(np.testing.assert_array_equal, deploy.load_sparse(path), sparse(env))
+
+
+def shrunk(env):
+    small = deploy.shrink(forward, sparse(env), env.x)
+    close(small.function(small.params, env.x), forward(sparse(env), env.x))
+    deploy.expand(small.params, small, sparse(env))
+
+
+def compiled(env):
+    close(
+        deploy.compile_sparse(forward, sparse(env), env.x).function(env.x),
+        forward(sparse(env), env.x),
+    )
+
+
+def exported(env):
+    program = deploy.load_stablehlo(deploy.export_stablehlo(forward, env.params, env.x))
+    close(program(env.x), forward(env.params, env.x))
+    if env.x.dtype == jnp.float32:
+        deploy.export_onnx(forward, env.params, env.x)
+
+
+def close(got, expected):
+    tolerance = 5e-2 if got.dtype == jnp.bfloat16 else 1e-5
+    np.testing.assert_allclose(
+        np.asarray(got, np.float64), np.asarray(expected, np.float64), atol=tolerance
+    )
+
+
+def checked(env):
+    method = tickets.magnitude_pruning(0.2)
+    state = tickets.init_search(method, env.params, optax.sgd(0.1), env.key())
+    tickets.check_ticket(tickets.found_ticket(method, state), env.params)
+
+
+def fitted(env):
+    optimizer = optax.chain(sparsejax.learning_compression(compression.l0_ball(9), 0.1, 2), SGD)
+    state = init_state(env.params, optimizer, env.key())
+    options = {"batch_size": 2, "checkpoint_every": 2, "folder": env.folder / "run", "config": {}}
+    step = make_step(loss, optimizer)
+    fit(step, state, env.data(), steps=2, **options)
+    fit(step, state, env.data(), steps=4, resume=True, **options)
+    assert len(training.read_metrics(env.folder / "run")) == 2
+
+
+HOST = {
+    "report": lambda e: inspection.report(sparse(e)),
+    "chosen": lambda e: str(sparsejax.chosen(e.params)),
+    "bzip2_bytes": lambda e: inspection.bzip2_bytes(sparse(e)),
+    "live_units live_unit_masks": lambda e: inspection.live_units({"a": sparse(e)}, ["a"]),
+    "macs": lambda e: inspection.macs(forward, e.params, e.x),
+    "save_sparse load_sparse": saved,
+    "shrink expand": shrunk,
+    "compile_sparse": compiled,
+    "export_stablehlo load_stablehlo export_onnx": exported,
+    "torch_state": lambda e: deploy.torch_state(e.params),
+    "check_ticket": checked,
+    "fit read_metrics claim_folder write_json": fitted,
+    "fsdp_specs": lambda e: fsdp_specs(e.params, jax.make_mesh((8,), ("data",))),
+}
+ELSEWHERE = {
+    "start_processes": "tests/training/test_processes.py starts processes",
+    "deal_out": "below, on a mesh",
+}
+
+
+def test_everything_public_is_here():
+    public = {
+        name
+        for room in ROOMS
+        for name in room.__all__
+        if callable(getattr(room, name)) and not inspect.isclass(getattr(room, name))
+    }
+    public |= {"learning_compression", "compressed_params"}
+    here = {name for names in (TRACED | HOST) for name in names.split()} | ELSEWHERE.keys()
+    here |= {"learning_compression", "compressed_params"}  # in each C step
+    assert public - here == set()
+
+
+def start(dtype):
+    rng = np.random.default_rng(0)
+    params = {"kernel": rng.normal(size=(8, 8)), "bias": rng.normal(size=8)}
+    return jax.tree.map(lambda w: jnp.asarray(w, dtype), (params, rng.normal(size=(8, 8))))
+
+
+def explicit():
+    """Everything on a mesh whose axes are part of the types."""
+    return jax.set_mesh(jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Explicit,) * 2))
+
+
+SETTINGS = {
+    "x64, float32": (lambda: jax.enable_x64(True), jnp.float32, jax.random.key),
+    "x64, float64": (lambda: jax.enable_x64(True), jnp.float64, jax.random.key),
+    "strict": (lambda: jax.numpy_dtype_promotion("strict"), jnp.float32, jax.random.key),
+    "strict, bfloat16": (lambda: jax.numpy_dtype_promotion("strict"), jnp.bfloat16, jax.random.key),
+    "old keys": (contextlib.nullcontext, jnp.float32, jax.random.PRNGKey),
+    "explicit": (explicit, jnp.float32, jax.random.key),
+}
+
+
+def traced(call, params, x, key):
+    return jax.eval_shape(lambda params, x, key: call(Env(params, x, key)), params, x, key)
+
+
+def first(name):
+    """The id of a test, short enough to be read."""
+    return name.split()[0]
+
+
+@pytest.mark.parametrize("name", TRACED, ids=first)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_pure_functions(setting, name):
+    enter, dtype, new_key = SETTINGS[setting]
+    with enter():
+        params, x = start(dtype)
+        if setting == "explicit":
+            mesh = jax.sharding.get_mesh()
+            put = lambda leaf, *spec: jax.device_put(  # noqa: E731
+                leaf, NamedSharding(mesh, PartitionSpec(*spec))
+            )
+            params = {"kernel": put(params["kernel"], None, "b"), "bias": put(params["bias"], "b")}
+            x = put(x, "a", None)
+        found = traced(TRACED[name], params, x, new_key(0))
+    for leaf in jax.tree.leaves(found):
+        wide = leaf.dtype in (jnp.float64, jnp.int64)
+        assert not wide or setting == "x64, float64", (leaf, "is wider than what went in")
+
+
+@pytest.mark.parametrize("name", HOST, ids=first)
+@pytest.mark.parametrize("setting", [name for name in SETTINGS if name != "explicit"])
+def test_host_functions(setting, name, tmp_path):
+    enter, dtype, new_key = SETTINGS[setting]
+    with enter():
+        HOST[name](Env(*start(dtype), new_key(0), tmp_path))
+
+
+@pytest.mark.parametrize("name", TRACED, ids=first)
+def test_no_nan_on_the_way(name):
+    """Also in branches whose results are not used, which ``debug_nans`` does not forgive."""
+    with jax.debug_nans(True):
+        params, x = start(jnp.float32)
+        jax.jit(lambda params, x: TRACED[name](Env(params, x, jax.random.key(0))))(params, x)
