@@ -15,7 +15,7 @@ from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32, promoted
 from sparsejax._states import fresh, replace_leaves, states_in
 from sparsejax._variables import Path, flatten_with_path
-from sparsejax._where import PyTree, Where, mask_out
+from sparsejax._where import PyTree, Where, mask_out, refuse_tied
 from sparsejax.compression import Compression
 from sparsejax.transforms._masks import held_masks, name, names, zero_outside
 
@@ -99,8 +99,8 @@ def learning_compression(
         injected schedule arrives.
       ValueError: ``steps_per_l_step`` or ``first_l_step`` is not an integer in its range; the
         schedule is not positive and non-decreasing over its first 100 L steps (a traced one is not
-        checked); in ``init``: the parameters hold NaN or ``where`` chooses nothing; in
-        ``update``: ``params`` is missing.
+        checked); in ``init``: the parameters hold NaN, one array at two places, or ``where``
+        chooses nothing; in ``update``: ``params`` is missing.
 
     Warns:
       UserWarning: the schedule hardly grows over 100 L steps but does over as many times
@@ -120,6 +120,7 @@ def learning_compression(
         return jnp.array(schedule(l_step), jnp.float32)  # a copy, which a state may keep
 
     def init(params):
+        refuse_tied(params, where)
         weights = mask_out(params, where)
         mu = mu_at(jnp.asarray(0, jnp.int32))
         theta, state = compression.project(weights, mu, compression.init(weights))

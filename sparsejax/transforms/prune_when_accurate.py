@@ -11,7 +11,7 @@ from chex import Numeric
 from jax import lax
 
 from sparsejax import _checks
-from sparsejax._where import PyTree, Where, mask_out, under_mask
+from sparsejax._where import PyTree, Where, mask_out, refuse_tied, under_mask
 from sparsejax.projections.largest_mask import largest_mask
 
 
@@ -73,7 +73,8 @@ def prune_when_accurate(
     Raises:
       TypeError: a chosen leaf is not floating point.
       ValueError: ``fraction``, ``lower_bound``, ``at_least`` or a known ``accuracy`` is out of its
-        range (a per cent value is refused, not guessed) or NaN; ``where`` chooses nothing.
+        range (a per cent value is refused, not guessed) or NaN; ``where`` chooses nothing; in
+        ``init``: one array stands at two places of the parameters.
 
     References:
       Bonetta and Cancelliere, ESANN 2022 (section 2).
@@ -83,6 +84,7 @@ def prune_when_accurate(
     at_least = _checks.scalar_count("at_least", at_least)
 
     def init(params):
+        refuse_tied(params, where)
         mask = jax.tree.map(lambda leaf: jnp.ones_like(leaf, bool), mask_out(params, where))
         size = sum(leaf.size for leaf in jax.tree.leaves(mask))
         zero = lambda: jnp.asarray(0, jnp.int32)  # noqa: E731  each its own array, for donation

@@ -295,7 +295,7 @@ def test_injected_hyperparameters_are_obeyed(name):
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
     if name == "hold_zeros":
         return  # its mask is state: with_mask replaces it
-    state.hyperparams["value"] = jnp.asarray(second)
+    state.hyperparams["value"] = state.hyperparams["value"] * 0 + second  # of the same type
     other, changed = run_injected(optimizer, state, 5, w)
     same, _ = run_injected(plain, plain.init(w), 5, w)
     assert not np.allclose(other, same, atol=1e-4)
@@ -427,6 +427,16 @@ def test_two_compressions_of_one_leaf_are_refused():
         sparsejax.compressed_params(
             sparsejax.learning_compression(l0_ball(4), 0.1, 2).init(start()), {"bias": jnp.ones(3)}
         )
+
+
+def test_tied_weights_are_refused_where_training_would_untie_them():
+    w = jax.random.normal(KEY, (6, 5))
+    tied = {"embedding": w, "head": {"kernel": w}}
+    message = r"one array at \['embedding'\] and \['head'\]\['kernel'\]"
+    with pytest.raises(ValueError, match=message):
+        sparsejax.learning_compression(l0_ball(4), 0.1, 2).init(tied)
+    with pytest.raises(ValueError, match=message):
+        sparsejax.prune_when_accurate(0.2, 0.0).init(tied)
 
 
 MASK = largest_mask(start(), 12)
