@@ -301,7 +301,7 @@ class _Finder:
                 self.keep_whole(value, [axis])
             return
         outer, inner = (self.first[value] + axis for value, axis in (whole, part))
-        self.ties.append(Parts(outer, start, inner, np.asarray(places)))
+        self.ties.append(Parts(outer, start, inner, np.asarray(places, np.int64)))
 
     def taken(self, equation: Equation) -> None:
         value, out, places = equation.ins[0], equation.outs[0], self.indices.get(self.number)

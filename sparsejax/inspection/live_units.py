@@ -31,8 +31,8 @@ def live_units(params: PyTree, layers: Sequence[str]) -> list[int]:
     Args:
       params: pytree with a dict-like node for each layer that holds a ``kernel``, input axis
         second to last and output axis last (dense [in, out], convolution [..., in, out]), and
-        perhaps a ``bias`` [out]. A dense layer after a flattening one may read several inputs from
-        each unit (channels last).
+        perhaps a ``bias`` [out]. A dense layer behind a convolution may read several inputs from
+        each unit, the flattened positions (channels last).
       layers: the path of each layer's node from input to output, parts joined by ``/``.
 
     Returns:
@@ -51,16 +51,18 @@ def live_unit_masks(params: PyTree, layers: Sequence[str]) -> list[np.ndarray]:
     leaves = leaves_by_name(params)
     links: list[np.ndarray] = []
     biases: list[np.ndarray | None] = []
+    dense = True  # whether the layer before has one output for each unit
     for layer, kernel in zip(layers, layer_kernels(params, layers), strict=True):
         link = (kernel != 0).any(axis=tuple(range(kernel.ndim - 2)))
         if links:
             units = links[-1].shape[1]
-            if link.shape[0] % units:
+            if link.shape[0] != units and (dense or kernel.ndim > 2 or link.shape[0] % units):
                 raise ValueError(
                     f"layers names {layer!r}, which reads {link.shape[0]} inputs; the layer before "
                     f"it has {units} units"
                 )
             link = link.reshape(-1, units, link.shape[1]).any(axis=0)
+        dense = kernel.ndim == 2
         bias = leaves.get(f"{layer}/bias")
         links.append(link.astype(np.float32))
         biases.append(None if bias is None else (np.asarray(bias) != 0).astype(np.float32))

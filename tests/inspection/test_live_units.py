@@ -145,5 +145,12 @@ def test_bad_layers_are_named():
         live_units(params, ["l0", "l7"])
     with pytest.raises(ValueError, match="reads 3 inputs; the layer before it has 2 units"):
         live_units(params, ["l0", "l0"])
+    for first, second in (((4, 1), (5, 2)), ((4, 2), (4, 2))):
+        params, layers = dense(np.ones(first), np.ones(second))
+        with pytest.raises(ValueError, match=f"reads {second[0]} inputs; the layer before it has"):
+            live_units(params, layers)
+    conv = {"l0": {"kernel": np.ones((3, 3, 1, 1))}, "l1": {"kernel": np.ones((3, 3, 4, 2))}}
+    with pytest.raises(ValueError, match="reads 4 inputs; the layer before it has 1 units"):
+        live_units(conv, ["l0", "l1"])
     with pytest.raises(ValueError, match="at least one layer"):
         live_units(params, [])
