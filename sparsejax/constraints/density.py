@@ -79,7 +79,7 @@ def expected_density(activity: PyTree) -> jax.Array:
         active (gates of one parameter each, and nothing beside them).
 
     Returns:
-      A scalar, float32 or wider, summed in that precision.
+      A scalar, float32 or wider, summed in that precision; 0 where sizes are traced and all 0.
 
     Raises:
       ValueError: there are no parameters at all, or a group cannot be counted: a (known)
@@ -161,7 +161,9 @@ def _violation(part: PyTree, target: Numeric, path: str) -> jax.Array:
 
 
 def _density(count: _Count) -> jax.Array:
-    return count.active / jnp.asarray(count.total, count.active.dtype)
+    """The share that is active; 0 where a traced total turns out to be 0."""
+    total = jnp.asarray(count.total, count.active.dtype)
+    return count.active / jnp.where(total > 0, total, jnp.ones_like(total))
 
 
 def _count(activity: PyTree, path: str) -> _Count:

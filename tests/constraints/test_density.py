@@ -165,3 +165,12 @@ def test_what_cannot_be_counted_is_named(activity, message):
 def test_targets_that_are_no_prefix_are_named():
     with pytest.raises(ValueError, match="target must be a number, or a pytree of numbers that is"):
         density_violation(MLP, {"dense1": 0.5})
+
+
+def test_traced_sizes_that_are_all_zero_give_a_density_of_zero():
+    def density(size, p):
+        return expected_density({"a": Group(p, size)})
+
+    value, slope = jax.jit(jax.value_and_grad(density, argnums=1))(jnp.zeros(()), jnp.ones(3))
+    assert value == 0
+    np.testing.assert_array_equal(slope, np.zeros(3))
