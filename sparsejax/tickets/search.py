@@ -11,6 +11,7 @@ import optax
 from jax import lax
 
 from sparsejax._dtypes import at_least_float32
+from sparsejax._extra_args import accepting_extra_args
 from sparsejax._where import PyTree
 from sparsejax.tickets._fresh import fresh
 from sparsejax.tickets.method import Method
@@ -112,7 +113,7 @@ def search_step(
     if isinstance(rewind_step, bool) or int(rewind_step) != rewind_step or rewind_step < 0:
         raise ValueError(f"rewind_step must be an integer >= 0; got {rewind_step!r}")
 
-    optimizer = optax.with_extra_args_support(optimizer)
+    optimizer = accepting_extra_args(optimizer)
 
     def step(state: SearchState, batch):
         way = made(method, state.hyper)
