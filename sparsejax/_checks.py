@@ -68,7 +68,8 @@ def scalar(name: str, value: Any, allowed: str, fits: Callable[[float], bool]) -
     number = known(value)
     if number is not None and not fits(float(number)):
         raise ValueError(f"{name} must be {allowed}; got {value}")
-    return jnp.asarray(value, at_least_float32(value))
+    # By its dtype, since a Python number alone would count as no wider than float32 under x64.
+    return jnp.asarray(value, at_least_float32(jnp.asarray(value).dtype))
 
 
 def schedule(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from chex import Numeric
 
+from sparsejax._dtypes import promoted
 from sparsejax._where import everything
 from sparsejax.compression.base import Compression, with_scalar
 from sparsejax.projections import hard_threshold, soft_threshold
@@ -23,7 +25,7 @@ def l0_penalty(alpha: Numeric) -> Compression:
       ValueError: ``alpha`` is negative, NaN or not a scalar; in ``init``: the weights hold NaN.
     """
     return with_scalar(
-        "alpha", alpha, lambda w, mu, a: hard_threshold(w, jnp.sqrt(2 * a / mu), everything)
+        "alpha", alpha, lambda w, mu, a: hard_threshold(w, jnp.sqrt(2 * _ratio(a, mu)), everything)
     )
 
 
@@ -39,4 +41,11 @@ def l1_penalty(alpha: Numeric) -> Compression:
     Raises:
       ValueError: ``alpha`` is negative, NaN or not a scalar; in ``init``: the weights hold NaN.
     """
-    return with_scalar("alpha", alpha, lambda w, mu, a: soft_threshold(w, a / mu, everything))
+    return with_scalar(
+        "alpha", alpha, lambda w, mu, a: soft_threshold(w, _ratio(a, mu), everything)
+    )
+
+
+def _ratio(alpha: jax.Array, mu: jax.Array) -> jax.Array:
+    dtype = promoted(alpha, mu)
+    return jnp.asarray(alpha, dtype) / jnp.asarray(mu, dtype)

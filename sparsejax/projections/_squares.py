@@ -77,7 +77,7 @@ def divided(norms: SquaredNorms, divisor: int) -> SquaredNorms:
         return norms
     zero = jnp.zeros_like(norms.digits[0])
     digits = jnp.stack([*norms.digits, zero, zero])
-    weights = jnp.arange(_WIDTH)[::-1].reshape(1, _WIDTH, *([1] * zero.ndim))
+    weights = jnp.arange(_WIDTH, dtype=jnp.int32)[::-1].reshape(1, _WIDTH, *([1] * zero.ndim))
     bits = ((digits[:, None] >> weights) & 1).astype(jnp.uint32)
 
     def long_division(rest, bit):
@@ -98,8 +98,8 @@ def ranked(norms: SquaredNorms, ranks: KeyFormat) -> list[jax.Array]:
     kept = _digits(ranks) + 1
     zero = jnp.zeros_like(norms.place)
     digits = jnp.stack([*norms.digits, *([zero] * kept)])
-    first = jnp.argmax(digits != 0, axis=0)
-    where = first + jnp.arange(kept).reshape(kept, *([1] * zero.ndim))
+    first = jnp.argmax(digits != 0, axis=0).astype(jnp.int32)
+    where = first + jnp.arange(kept, dtype=jnp.int32).reshape(kept, *([1] * zero.ndim))
     leading = jnp.take_along_axis(digits, where, axis=0)
     exponent = norms.place + (2 * _digits(ranks) + 2 + _ABOVE) - first  # never negative
     words = [jnp.where(leading[0] > 0, (exponent << _WIDTH) | leading[0], 0)]

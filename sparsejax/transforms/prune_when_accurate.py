@@ -91,7 +91,8 @@ def prune_when_accurate(
         return PruningState(mask, jnp.asarray(size, jnp.int32), zero(), zero())
 
     def update(state, params, accuracy):
-        accurate = _fraction_of_one("accuracy", accuracy) > lower_bound
+        accuracy = _fraction_of_one("accuracy", accuracy)
+        accurate = accuracy > lower_bound.astype(accuracy.dtype)
         prunes = accurate & (state.remaining > at_least)
         count = jnp.ceil(fraction * state.remaining.astype(fraction.dtype)).astype(jnp.int32)
         fewer = jnp.clip(state.remaining - count, jnp.minimum(at_least, state.remaining))
