@@ -50,5 +50,9 @@ def replace_leaves(tree: PyTree, function: Callable[[tuple[Any, ...], Any], Any]
 
 
 def fresh(tree: PyTree) -> PyTree:
-    """Copies of all arrays, which a state may keep: it can be donated without losing others'."""
+    """A copy of a tree, each leaf in a buffer that nothing else refers to.
+
+    Donating an array (``jax.jit(..., donate_argnums=...)``) deletes its buffer. A state must
+    therefore not hold one buffer twice, nor one that its caller still holds.
+    """
     return jax.tree.map(jnp.copy, tree)

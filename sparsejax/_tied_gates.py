@@ -12,6 +12,7 @@ import optax
 
 from sparsejax._tree_layers import key_of
 from sparsejax._variables import flatten_with_path
+from sparsejax._where import is_masked
 
 PyTree = Any
 
@@ -31,11 +32,6 @@ class TiedTo:
 
     path: tuple[str, ...]
     shape: tuple[int, ...]
-
-
-def is_masked(node: object) -> bool:
-    """Whether a tree of gates has neither gates here nor those of another leaf."""
-    return isinstance(node, optax.MaskedNode)
 
 
 def spread(params: PyTree, gates: PyTree) -> PyTree:

@@ -192,6 +192,11 @@ def refuse_tied(params: PyTree, where: Where = None, name: str = "params") -> No
         )
 
 
+def is_masked(node: Any) -> bool:
+    """Whether a tree has nothing here: an ``optax.MaskedNode()``, as of `mask_out`."""
+    return isinstance(node, optax.MaskedNode)
+
+
 def mask_out(tree: PyTree, where: Where) -> PyTree:
     """``tree`` with ``optax.MaskedNode()`` (no leaf at all) where ``where`` does not choose."""
     return jax.tree.map(
@@ -203,7 +208,7 @@ def under_mask(params: PyTree, mask: PyTree) -> PyTree:
     """``params`` with zeros where a mask is False; whole where it has a ``MaskedNode``."""
 
     def cut(leaf, m):
-        return leaf if isinstance(m, optax.MaskedNode) else jnp.where(m, leaf, jnp.zeros_like(leaf))
+        return leaf if is_masked(m) else jnp.where(m, leaf, jnp.zeros_like(leaf))
 
     return jax.tree.map(cut, params, mask)
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from sparsejax._dtypes import promoted
-from sparsejax._tied_gates import is_masked, spread
-from sparsejax._where import PyTree
+from sparsejax._tied_gates import spread
+from sparsejax._where import PyTree, is_masked
 
 
 def apply(params: PyTree, z: PyTree) -> PyTree:

@@ -11,8 +11,8 @@ import optax
 from chex import Numeric
 
 from sparsejax._dtypes import at_least_float32
-from sparsejax._tied_gates import TiedTo, is_masked
-from sparsejax._where import PyTree
+from sparsejax._tied_gates import TiedTo
+from sparsejax._where import PyTree, is_masked
 
 
 class Gates(NamedTuple):

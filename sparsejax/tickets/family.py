@@ -11,8 +11,8 @@ import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from sparsejax._states import fresh
 from sparsejax._where import PyTree
-from sparsejax.tickets._fresh import fresh
 from sparsejax.tickets.search import (
     MakeMethod,
     SearchState,

@@ -7,10 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from sparsejax._dtypes import at_least_float32
-from sparsejax._where import PyTree, Where, mask_out
+from sparsejax._where import PyTree, Where, is_masked, mask_out
 
 
 def whole_mask(params: PyTree, where: Where = None) -> PyTree:
@@ -98,8 +97,3 @@ def times(leaf: jax.Array, factor: jax.Array) -> jax.Array:
     """Their product in the dtype of ``leaf``, rounded once."""
     wide = at_least_float32(leaf.dtype)
     return (leaf.astype(wide) * jnp.asarray(factor).astype(wide)).astype(leaf.dtype)
-
-
-def is_masked(node: object) -> bool:
-    """Whether a tree has nothing here."""
-    return isinstance(node, optax.MaskedNode)

@@ -12,8 +12,8 @@ from jax import lax
 
 from sparsejax._dtypes import at_least_float32
 from sparsejax._extra_args import accepting_extra_args
+from sparsejax._states import fresh
 from sparsejax._where import PyTree
-from sparsejax.tickets._fresh import fresh
 from sparsejax.tickets.method import Method
 from sparsejax.tickets.ticket import Ticket, scale_of
 

@@ -16,8 +16,8 @@ from jax.tree_util import Partial
 
 from sparsejax._dtypes import at_least_float32
 from sparsejax._pairs import pairs, same_shapes
+from sparsejax._states import fresh
 from sparsejax._where import PyTree
-from sparsejax.tickets._fresh import fresh
 from sparsejax.tickets.mask import map_searched, masked, times
 
 

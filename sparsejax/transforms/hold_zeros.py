@@ -12,6 +12,7 @@ from sparsejax._dtypes import promoted
 from sparsejax._pairs import same_shapes
 from sparsejax._states import fresh, map_states, replace_leaves, states_in
 from sparsejax._variables import Path, PyTree, flatten_with_path
+from sparsejax._where import is_masked
 from sparsejax.transforms import _wrappers
 from sparsejax.transforms._masks import (
     HoldZerosState,
@@ -73,7 +74,7 @@ def hold_zeros(mask: PyTree) -> optax.GradientTransformation:
             raise ValueError("params must be passed to update: some of them are held at zero")
 
         def hold(w, u, free):
-            if isinstance(free, optax.MaskedNode):
+            if is_masked(free):
                 return u
             dtype = promoted(w, u)
             return jnp.where(free, jnp.asarray(u, dtype), -jnp.asarray(w, dtype))
@@ -178,7 +179,6 @@ def _states(opt_state: PyTree) -> list[HoldZerosState]:
 
 def _fitted(mask: PyTree, params: PyTree) -> PyTree:
     """The mask with the structure of the parameters, if it is one of these parameters."""
-    is_masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
     given = dict(flatten_with_path(mask, is_leaf=is_masked))
     free = {path for path, node in given.items() if is_masked(node)}
     fitted: list[Any] = []

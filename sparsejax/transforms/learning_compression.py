@@ -15,7 +15,7 @@ from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32, promoted
 from sparsejax._states import fresh, replace_leaves, states_in
 from sparsejax._variables import Path, flatten_with_path
-from sparsejax._where import PyTree, Where, mask_out, refuse_tied
+from sparsejax._where import PyTree, Where, is_masked, mask_out, refuse_tied
 from sparsejax.compression import Compression
 from sparsejax.transforms._masks import held_masks, name, names, zero_outside
 
@@ -172,7 +172,7 @@ def learning_compression(
         )
 
         def augmented(gradient, w, theta, lam=None):
-            if isinstance(w, optax.MaskedNode):
+            if is_masked(w):
                 return gradient
             wide = at_least_float32(w)
             pull = state.mu.astype(wide) * (w.astype(wide) - theta.astype(wide))
@@ -227,7 +227,6 @@ def compressed_params(opt_state: PyTree, params: PyTree) -> PyTree:
 
 def _map_leaves(function, tree: PyTree, *others: PyTree) -> PyTree:
     """``jax.tree.map`` in which an ``optax.MaskedNode`` counts as a leaf."""
-    is_masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
     return jax.tree.map(function, tree, *others, is_leaf=is_masked)
 
 
