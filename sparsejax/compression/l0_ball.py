@@ -46,7 +46,7 @@ def l0_ball(kappa: Numeric, *, specs: PyTree = None) -> Compression:
         `sparsejax.projections.project_l0_ball`.
 
     Raises:
-      ValueError: ``kappa`` is negative or fractional; in ``init``: larger than the number of
+      ValueError: ``kappa`` is negative or a float; in ``init``: larger than the number of
         weights, or the weights hold NaN.
 
     References:

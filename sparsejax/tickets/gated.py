@@ -59,7 +59,7 @@ def continuous_sparsification(
       final_beta: beta_T, ``>= 1``, may be traced.
       rewind: whether the next round of a search starts from the early weights. The published code
         goes on with the trained ones and rewinds the final ticket alone: False.
-      where: which leaves are searched; default kernels.
+      where: which leaves are searched; default kernels and embeddings.
       penalty_on: what lambda multiplies: the ``"mask"`` sigma(beta s), or the ``"scaled_mask"``
         sigma(beta s) / sigma(s_0), which the published code penalises. The latter is the former
         with a lambda 1 / sigma(s_0) times as large, 1.7 to 2.4 for s_0 in -0.3 ... 0.3.
@@ -133,7 +133,7 @@ def stochastic_l0(
       temperature: of the hard-concrete distribution.
       drop_rate: about the share of gates that are closed at first.
       rewind: whether the next round starts from the early weights.
-      where: which leaves are searched; default kernels.
+      where: which leaves are searched; default kernels and embeddings.
 
     Raises:
       ValueError: an argument is out of its range; in ``init``: ``where`` chooses nothing.

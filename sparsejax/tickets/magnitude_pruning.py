@@ -27,7 +27,7 @@ def magnitude_pruning(fraction: Numeric, rewind: bool = True, where: Where = Non
       fraction: in ``(0, 1)``, may be traced; its product with the number of survivors is rounded to
         float32 (under x64 to float64) before it is rounded up.
       rewind: whether each round starts from the early weights, or goes on with the trained ones.
-      where: which leaves are pruned; default kernels.
+      where: which leaves are pruned; default kernels and embeddings.
 
     Raises:
       ValueError: ``fraction`` is out of its range; in ``init``: ``where`` chooses nothing.
