@@ -24,7 +24,7 @@ from benchmarks.contest import TORCH_IS_MISSING, by_turns, torch_slices, write
 from experiments.constrained_l0.networks import GatedNetwork
 from experiments.data import load
 from sparsejax.constraints import constrained_step, density_violation, descent_ascent, dual_ascent
-from sparsejax.gates import keep_within
+from sparsejax.gates import clip_params
 from sparsejax.training import fit, init_state, make_step
 
 _BATCH, _RATE, _DUAL_RATE, _TARGET = 128, 7e-4, 1e-3, 0.33
@@ -78,7 +78,7 @@ def _ours(images, labels, gated: bool) -> Callable[[], None]:
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), {}
 
     if gated:
-        gates = optax.chain(optax.adam(_RATE), keep_within())
+        gates = optax.chain(optax.adam(_RATE), clip_params())
         primal = optax.partition(
             {"weights": optax.adam(_RATE), "gates": gates}, {"weights": "weights", "gates": "gates"}
         )

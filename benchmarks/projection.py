@@ -141,15 +141,17 @@ def _ours(weights: jax.Array, kappa: int) -> dict[str, Callable[[int], Any]]:
     double = jax.jit(lambda w: 2 * w)
     total = jax.jit(jnp.sum)
     cold = jax.jit(lambda w, k: project_l0_ball(w, k, _EVERYTHING))
-    warm = jax.jit(lambda w, k, guess: project_l0_ball(w, k, _EVERYTHING, guess=guess))
+    warm = jax.jit(
+        lambda w, k, warm_start: project_l0_ball(w, k, _EVERYTHING, warm_start=warm_start)
+    )
     _, threshold = project_l0_ball(weights, kappa, _EVERYTHING, with_threshold=True)
     # Where the search would begin after an L step that moved the threshold by a thousandth.
-    guess = 1.001 * threshold
+    warm_start = 1.001 * threshold
     return {
         "one read": lambda kappa: total(weights),
         COPY: lambda kappa: double(weights),
         COLD: lambda kappa: cold(weights, kappa),
-        WARM: lambda kappa: warm(weights, kappa, guess),
+        WARM: lambda kappa: warm(weights, kappa, warm_start),
     }
 
 

@@ -114,11 +114,11 @@ def _work(name: str, data_dir: Path | None, pipe: Connection) -> None:
 
 def _together(data: ArrayData) -> Callable[[], None]:
     """All in one program, dealt out over the devices."""
-    step, family, _ = _searches()
+    step, population, _ = _searches()
     mesh = _mesh()
-    state = tickets.deal_out(family, mesh)
+    state = tickets.shard_population(population, mesh)
     data = jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
-    return _piece(data, step, [state], scan=tickets.family_scan(mesh), batch_axes=())
+    return _piece(data, step, [state], scan=tickets.population_scan(mesh), batch_axes=())
 
 
 def _sequence(data: ArrayData) -> Callable[[], None]:
@@ -129,8 +129,8 @@ def _sequence(data: ArrayData) -> Callable[[], None]:
 
 def _vmapped(data: ArrayData) -> Callable[[], None]:
     """All in one program, each step of all of them together."""
-    step, family, _ = _searches()
-    return _piece(jax.device_put(data), tickets.family_step(step), [family])
+    step, population, _ = _searches()
+    return _piece(jax.device_put(data), tickets.population_step(step), [population])
 
 
 def _piece(data: ArrayData, step: Any, states: list[Any], **how: Any) -> Callable[[], None]:
@@ -148,7 +148,7 @@ def _piece(data: ArrayData, step: Any, states: list[Any], **how: Any) -> Callabl
 
 
 def _searches() -> tuple[Any, Any, list[Any]]:
-    """The step of one search, the family, and its members by themselves."""
+    """The step of one search, the population, and its members by themselves."""
     graph, params, rest = nnx.split(LeNet300(rngs=nnx.Rngs(0)), nnx.Param, ...)
     optimizer = optax.sgd(0.1, momentum=0.9, nesterov=True)
     keys = jax.random.split(jax.random.key(0), len(_STARTS))
@@ -163,12 +163,12 @@ def _searches() -> tuple[Any, Any, list[Any]]:
 
     step = tickets.search_step(method, loss, optimizer)
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(_STARTS)), params)
-    family = tickets.init_family(method, stacked, optimizer, keys, jnp.asarray(_STARTS))
+    population = tickets.init_population(method, stacked, optimizer, keys, jnp.asarray(_STARTS))
     sequence = [
         tickets.init_search(method, params, optimizer, key, jnp.asarray(start))
         for key, start in zip(keys, _STARTS, strict=True)
     ]
-    return step, family, sequence
+    return step, population, sequence
 
 
 def _mesh() -> jax.sharding.Mesh:

@@ -34,7 +34,7 @@ class TiedTo:
     shape: tuple[int, ...]
 
 
-def spread(params: PyTree, gates: PyTree) -> PyTree:
+def broadcast_gates(params: PyTree, gates: PyTree) -> PyTree:
     """Gates, or anything of their shapes, at every leaf that they gate, followers included.
 
     With the probabilities that gates are active it says of every parameter how likely it is to

@@ -204,15 +204,6 @@ def mask_out(tree: PyTree, where: Where) -> PyTree:
     )
 
 
-def under_mask(params: PyTree, mask: PyTree) -> PyTree:
-    """``params`` with zeros where a mask is False; whole where it has a ``MaskedNode``."""
-
-    def cut(leaf, m):
-        return leaf if is_masked(m) else jnp.where(m, leaf, jnp.zeros_like(leaf))
-
-    return jax.tree.map(cut, params, mask)
-
-
 def _as_bool(value: Any) -> bool:
     if not isinstance(value, (bool, jnp.bool_)):
         raise ValueError(f"where must hold bools; it holds {value!r} ({type(value).__name__})")

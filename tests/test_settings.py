@@ -55,7 +55,7 @@ class Env:
         return {"x": np.asarray(self.x)}
 
     def masks(self):
-        return projections.largest_mask(self.params, 12)
+        return projections.top_k_mask(self.params, 12)
 
 
 def forward(params, x):
@@ -100,14 +100,14 @@ def constrained(env):
     """A constrained step on gated weights: all of `gates` and `constraints` that it takes."""
     hard = gates.hard_concrete(grouping=gates.per_output)
     gated = {"weights": hard.rescale(env.params), "gates": hard.init(env.key(), env.params)}
-    dual = optax.chain(constraints.slack(0.1), constraints.nupi(0.1, 1.0))
+    dual = optax.chain(constraints.anneal_bound(0.1), constraints.nupi(0.1, 1.0))
     optimizer = constraints.descent_ascent(SGD, dual, scalar(0))
 
     def gated_loss(gated, batch, key):
         return loss(gates.apply(gated["weights"], hard.sample(gated["gates"], key)), batch, key)
 
     def excess(gated, batch, key):
-        active = gates.spread(gated["weights"], hard.active_probability(gated["gates"]))
+        active = gates.broadcast_gates(gated["weights"], hard.active_probability(gated["gates"]))
         groups = constraints.parameter_groups(gated["weights"], active)
         return constraints.density_violation(groups, 0.3)
 
@@ -127,7 +127,7 @@ def gate_kinds(env):
             z = one.sample(phi, env.key())
             found += [phi, z, one.median(phi), one.active_probability(phi), one.binarize(phi)]
             found += [one.rescale(env.params), gates.apply(env.params, z)]
-            found += [gates.spread(env.params, z)]
+            found += [gates.broadcast_gates(env.params, z)]
     return found
 
 
@@ -158,30 +158,30 @@ def search(env, method):
     state, metrics = step(state, {"x": env.x})
     ticket = tickets.found_ticket(method, state)
     state = tickets.next_search(method, state, sgd)
-    mask = tickets.whole_mask(env.params)
-    counts = tickets.remaining(ticket.mask), tickets.overlap(ticket.mask, mask)
-    params, _ = tickets.rewound(ticket)
+    mask = tickets.ones_mask(env.params)
+    counts = tickets.num_nonzero(ticket.mask), tickets.jaccard(ticket.mask, mask)
+    params, _ = tickets.rewind(ticket)
     seen = tickets.effective_params(ticket, params)
     fixed = tickets.fixed_mask(ticket.mask, ticket.scale)
     again = tickets.init_search(fixed, ticket.params, sgd, env.key())
     again, _ = tickets.search_step(fixed, loss, sgd)(again, {"x": env.x})
-    masked = tickets.masked(env.params, ticket.mask)
+    masked = tickets.apply_mask(env.params, ticket.mask)
     return metrics, state, counts, seen, again, masked, tickets.fold_scale(ticket)
 
 
-def family(env):
+def population(env):
     method, sgd = METHODS["continuous_sparsification"], optax.sgd(0.1)
     several = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), env.params)
     keys = jnp.stack([env.key(), env.key()])
     hyper = jnp.asarray([0.1, 0.2], jnp.float32)
-    state = tickets.init_family(method, several, sgd, keys, hyper)
+    state = tickets.init_population(method, several, sgd, keys, hyper)
     step = tickets.search_step(method, loss, sgd)
-    state, metrics = tickets.family_step(step)(state, {"x": env.x})
+    state, metrics = tickets.population_step(step)(state, {"x": env.x})
     rows = jnp.arange(2, dtype=jnp.int32)
-    scan = tickets.family_scan()
+    scan = tickets.population_scan()
     state, _ = scan(lambda s, data, row: step(s, data), state, {"x": env.x}, rows)
-    found = tickets.family_tickets(method, state)
-    return metrics, tickets.member(tickets.next_family(method, state, sgd), 1), found
+    found = tickets.population_tickets(method, state)
+    return metrics, tickets.member(tickets.next_population(method, state, sgd), 1), found
 
 
 def scalar(value):
@@ -196,7 +196,7 @@ TRACED = {
     "project_n_m": lambda e: projections.project_n_m(e.params, 2, 4),
     "project_units": lambda e: projections.project_units(e.params, 3),
     "project_blocks": lambda e: projections.project_blocks(e.params, 3, (2, 2)),
-    "largest_mask": lambda e: projections.largest_mask(e.params, 7),
+    "top_k_mask": lambda e: projections.top_k_mask(e.params, 7),
     "l0_ball": lambda e: lc(e, compression.l0_ball(7)),
     "l0_ball_l2": lambda e: lc(e, compression.l0_ball_l2(7, 0.1)),
     "l1_ball": lambda e: lc(e, compression.l1_ball(0.5)),
@@ -210,11 +210,11 @@ TRACED = {
         jax.grad(lambda p: loss(p, {"x": e.x}, None)[0]), e.params, 0.1
     ),
     "inverse_sensitivity": lambda e: transforms.inverse_sensitivity(e.x),
-    "restart_decay": lambda e: transforms.restart_decay(
+    "reset_decay_schedule": lambda e: transforms.reset_decay_schedule(
         updated(transforms.gated_weight_decay(0.1), e)[1]
     ),
     "hold_zeros": lambda e: updated(transforms.hold_zeros(e.masks()), e),
-    "with_mask": lambda e: transforms.with_mask(
+    "set_mask": lambda e: transforms.set_mask(
         updated(transforms.hold_zeros(e.masks()), e)[1], e.masks()
     ),
     "masked_params": lambda e: transforms.masked_params(
@@ -230,12 +230,12 @@ TRACED = {
             make_step(loss, optimizer), pruner, lambda params: scalar(0.9), 1
         )(s, {"x": e.x}),
     ),
-    "hard_concrete sigmoid apply spread per_weight per_input per_output": gate_kinds,
+    "hard_concrete sigmoid apply broadcast_gates per_weight per_input per_output": gate_kinds,
     "combine": combined,
-    "keep_within": lambda e: updated(optax.chain(optax.sgd(0.1), gates.keep_within(-1, 1)), e),
+    "clip_params": lambda e: updated(optax.chain(optax.sgd(0.1), gates.clip_params(-1, 1)), e),
     "next_round": lambda e: gates.next_round(e.params, 200.0, 0.1),
     "temperature_schedule": lambda e: gates.temperature_schedule(10)(jnp.asarray(3, jnp.int32)),
-    "constrained_step descent_ascent nupi slack current_multipliers density_violation "
+    "constrained_step descent_ascent nupi anneal_bound current_multipliers density_violation "
     "parameter_groups init_state": constrained,
     "dual_ascent": lambda e: updated(
         constraints.descent_ascent(optax.sgd(0.1), constraints.dual_ascent(0.1), scalar(0)),
@@ -253,15 +253,16 @@ TRACED = {
         for (name, method), more in zip(
             METHODS.items(),
             (
-                " init_search search_step found_ticket next_search whole_mask",
-                " remaining overlap rewound",
-                " effective_params fixed_mask masked fold_scale",
+                " init_search search_step found_ticket next_search ones_mask",
+                " num_nonzero jaccard rewind",
+                " effective_params fixed_mask apply_mask fold_scale",
                 "",
             ),
             strict=True,
         )
     },
-    "init_family family_step family_scan family_tickets next_family member": family,
+    "init_population population_step population_scan population_tickets next_population "
+    "member": population,
 }
 
 
@@ -330,12 +331,12 @@ HOST = {
     "export_stablehlo load_stablehlo export_onnx": exported,
     "torch_state": lambda e: deploy.torch_state(e.params),
     "check_ticket": checked,
-    "fit read_metrics claim_folder write_json": fitted,
+    "fit read_metrics init_run_dir write_json": fitted,
     "fsdp_specs": lambda e: fsdp_specs(e.params, jax.make_mesh((8,), ("data",))),
 }
 ELSEWHERE = {
-    "start_processes": "tests/training/test_processes.py starts processes",
-    "deal_out": "below, on a mesh",
+    "initialize_distributed": "tests/training/test_processes.py starts processes",
+    "shard_population": "below, on a mesh",
 }
 
 

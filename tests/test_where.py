@@ -12,13 +12,13 @@ from sparsejax import models
 from sparsejax._where import _warned, choose, refuse_tied, resolve_where
 from sparsejax.projections import (
     hard_threshold,
-    largest_mask,
     project_blocks,
     project_l0_ball,
     project_l1_ball,
     project_n_m,
     project_units,
     soft_threshold,
+    top_k_mask,
 )
 
 KEY = jax.random.key(0)
@@ -282,8 +282,8 @@ def everywhere(path, leaf):
         lambda t: project_units(t, 3),
         lambda t: project_units(t, 60, cost={"embed": 20, "head": 20}),
         lambda t: project_blocks(t, 5, (2, 2)),
-        lambda t: largest_mask(t, 51),
-        lambda t: largest_mask(t, 51, within={"embed": W > -0.5, "head": W > -0.5}),
+        lambda t: top_k_mask(t, 51),
+        lambda t: top_k_mask(t, 51, within={"embed": W > -0.5, "head": W > -0.5}),
     ],
 )
 def test_a_tied_array_is_projected_once_and_stays_tied(project):

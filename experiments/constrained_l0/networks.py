@@ -97,7 +97,7 @@ class GatedNetwork:
         """By layer, the parameters behind each gate and how likely they are to stay."""
         probability = self.gates.active_probability(params["gates"])
         weights = params["weights"]
-        groups = parameter_groups(weights, gates.spread(weights, probability))
+        groups = parameter_groups(weights, gates.broadcast_gates(weights, probability))
         return {layer: groups[layer] for layer in self.kind.layers}
 
     def purged(self, params: Any) -> nnx.Module:

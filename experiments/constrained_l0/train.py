@@ -24,6 +24,7 @@ from experiments.constrained_l0.networks import (
 from experiments.data import Dataset, Split
 from sparsejax import gates
 from sparsejax.constraints import (
+    anneal_bound,
     constrained_step,
     current_multipliers,
     density_violation,
@@ -31,7 +32,6 @@ from sparsejax.constraints import (
     dual_ascent,
     expected_density,
     nupi,
-    slack,
 )
 from sparsejax.training import TrainState, fit, init_state, read_metrics, write_json
 
@@ -137,7 +137,7 @@ class Run(FolderRun):
             {"weights": optax.adamw(rate("learning_rate"), weight_decay=decay, mask=_kernels)}
             | {
                 layer: optax.chain(
-                    optax.adam(rate("gate_learning_rate")), gates.keep_within(low, high)
+                    optax.adam(rate("gate_learning_rate")), gates.clip_params(low, high)
                 )
                 for layer, low, high in zip(layers, lows, highs, strict=True)
             },
@@ -178,7 +178,7 @@ class Run(FolderRun):
             power=3,
             transition_steps=max(1, int(settings["closing"] * steps)),
         )
-        return optax.chain(slack(closing), dual)
+        return optax.chain(anneal_bound(closing), dual)
 
     def _error(self, weights: Any, split: Split) -> float:
         return error(self._mistakes, weights, split)

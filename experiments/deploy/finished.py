@@ -136,7 +136,7 @@ def _constrained_l0(folder, settings, data_dir, round, member) -> Finished:
 
 
 def _tickets(folder, settings, data_dir, round, member) -> Finished:
-    """The trained ticket of a round, from the family's last checkpoint of that round."""
+    """The trained ticket of a round, from the population's last checkpoint of that round."""
     members = len(settings["members"])
     if not 0 <= member < members:
         raise ValueError(f"--member must be in 0 to {members - 1} for {folder}; got {member}")

@@ -152,7 +152,7 @@ class Run(FolderRun):
             """Whether all is pruned that was to be, or the accuracy is on a plateau."""
             if int(state.pruning.remaining) <= settings["at_least"]:
                 return True
-            return 0 < settings["patience"] <= int(state.pruning.since_pruning)
+            return 0 < settings["patience"] <= int(state.pruning.evaluations_since_pruning)
 
         def assessed(state: Any) -> dict[str, float]:
             remaining = int(state.pruning.remaining)

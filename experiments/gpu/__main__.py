@@ -41,7 +41,7 @@ class Config:
     published: bool = False
     """Continuous sparsification as in the published code wherever it differs from the paper's
     equations and from our other runs (see experiments.tickets); its rows are kept apart."""
-    at_once: int | None = None
+    vmap_size: int | None = None
     """How many members are computed together; default what is faster, one or all of them, which is
     measured first."""
     minutes: float = 25.0
@@ -107,7 +107,7 @@ def main(config: Config, command: str) -> None:
         training = end - _REPORT_SECONDS
         try:
             if "cs" in piece:
-                tickets += ["--at-once", str(at_once(config, model, training))]
+                tickets += ["--vmap-size", str(vmap_size(config, model, training))]
             _run(tickets, training, config)
         except subprocess.TimeoutExpired:
             over = f"stopped after {config.minutes:g} minutes; the same command goes on"
@@ -117,10 +117,10 @@ def main(config: Config, command: str) -> None:
             sys.exit(error.returncode)
 
 
-def at_once(config: Config, model: Model, end: float) -> int:
+def vmap_size(config: Config, model: Model, end: float) -> int:
     """How many members to compute together: as asked for, or what is faster here."""
-    if config.at_once:
-        return config.at_once
+    if config.vmap_size:
+        return config.vmap_size
     file = config.pace_file(model)
     if not file.exists():
         _run(["experiments.gpu.pace", *common(config, model), "--method", "cs"], end, config)

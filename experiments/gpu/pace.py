@@ -11,7 +11,7 @@ from experiments.common import cli
 from experiments.common.results import machine
 from experiments.data import load
 from experiments.tickets.config import Config, check
-from experiments.tickets.train import Family
+from experiments.tickets.train import Population
 from sparsejax.training import write_json
 
 
@@ -23,9 +23,9 @@ def main(config: Config, command: str) -> None:
     folder = config.output / config.group()
     seconds = {}
     for count in sorted({1, len(settings["members"])}):
-        family = Family(folder / "cs", dataset, settings, devices=1, at_once=count)
-        seconds[count] = family.pace()
-        print(f"{family.title}, {count} at once: {seconds[count]:.2f} s an epoch", flush=True)
+        population = Population(folder / "cs", dataset, settings, devices=1, vmap_size=count)
+        seconds[count] = population.pace()
+        print(f"{population.title}, {count} at once: {seconds[count]:.2f} s an epoch", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     found = {"command": command, "machine": machine(), "seconds": seconds}
     write_json(folder / "pace.json", found)

@@ -139,7 +139,8 @@ class Run:
             self._compression(),
             mu_schedule=mu,
             steps_per_l_step=per_l_step,
-            first_l_step=first - 1,  # its C step falls on the last update of the first L step
+            steps_in_first_l_step=first
+            - 1,  # its C step falls on the last update of the first L step
             multipliers=settings["multipliers"],
         )
         chain = [transform, optax.sgd(rate, momentum=0.9, nesterov=True)]

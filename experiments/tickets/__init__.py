@@ -1,1 +1,1 @@
-"""Lottery tickets: continuous sparsification against its rivals, whole families at once."""
+"""Lottery tickets: continuous sparsification against its rivals, whole populations at once."""

@@ -14,7 +14,7 @@ from experiments.tickets.config import Config, check
 from experiments.tickets.figures import draw
 from experiments.tickets.points import Point, density, points
 from experiments.tickets.rows import check_comparable, rows_of
-from experiments.tickets.train import Family
+from experiments.tickets.train import Population
 
 
 def main(config: Config, command: str) -> None:
@@ -29,13 +29,16 @@ def main(config: Config, command: str) -> None:
     found: dict[str, list[Point]] = {}
     for method in config.methods():
         settings = config.settings(method)
-        where = (config.devices, config.at_once)
-        family = Family(folder / method, dataset, settings, config.resume, *where)
-        ended = family.ended() if config.so_far else family.ensure()
-        found[method] = points(ended, family.masks)
+        where = (config.devices, config.vmap_size)
+        population = Population(folder / method, dataset, settings, config.resume, *where)
+        ended = population.ended() if config.so_far else population.ensure()
+        found[method] = points(ended, population.masks)
         if found[method]:
             last = [density(p) for p in found[method] if p["round"] == found[method][-1]["round"]]
-            print(f"{family.title}: {min(last):.2%} to {max(last):.2%} left at the end", flush=True)
+            print(
+                f"{population.title}: {min(last):.2%} to {max(last):.2%} left at the end",
+                flush=True,
+            )
     ours = rows_of(config, found, command)
     if not ours:
         raise ValueError(f"--so-far: no round of these methods has ended in {folder}")

@@ -55,7 +55,7 @@ class Config:
     preset: Literal["smoke", "quick", "paper"] = "quick"
     """How long: smoke (2 epochs a round), quick (20), paper (85, as published)."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Members of every family: initial weights and gates."""
+    """Members of every population: initial weights and gates."""
     initial: tuple[float, ...] | None = None
     """cs: where the gates start, a member each for every seed; smaller ones end sparser. Default by
     the network."""
@@ -108,7 +108,7 @@ class Config:
     devices: int | None = None
     """Over how many devices members are dealt out (a divisor of their number); default all that
     there are, of a CPU all cores."""
-    at_once: int | None = None
+    vmap_size: int | None = None
     """How many members of a device are computed together (a divisor of their number); default 1 on
     a CPU, elsewhere all."""
     output: Path = Path("runs/tickets")
@@ -136,7 +136,7 @@ class Config:
         return tuple(m for m in METHODS if "all" in self.method or m in self.method)
 
     def settings(self, method: MethodName) -> dict[str, Any]:
-        """What defines a family, as JSON values."""
+        """What defines a population, as JSON values."""
         schedule = PRESETS[self.preset]
         pruning = self.pruning_rounds
         pruning = schedule.pruning_rounds if pruning is None else pruning
@@ -188,7 +188,7 @@ def check(config: Config) -> None:
         raise ValueError("--width and --dtype are for --model resnet20 and vgg16 alone")
     if config.pruning_rounds is not None and config.pruning_rounds < 0:
         raise ValueError(f"--pruning-rounds must be at least 0; got {config.pruning_rounds}")
-    for name in ("epochs", "rounds", "batch_size", "learning_rate", "devices", "at_once"):
+    for name in ("epochs", "rounds", "batch_size", "learning_rate", "devices", "vmap_size"):
         given = getattr(config, name)
         if given is not None and not given > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be positive; got {given}")

@@ -38,7 +38,7 @@ def network(model: str, dataset: Dataset, width: float = 1.0, dtype: str = "floa
 
     CIFAR-10's images are standardised by the training images' mean and standard deviation of each
     channel; in training they are shifted by up to 4 pixels and mirrored half of the time, for each
-    member of a family anew, inside the step.
+    member of a population anew, inside the step.
     """
     if model in MNIST_MODELS:
         return _plain({"lenet300": LeNet300, "lenet5": LeNet5}[model])

@@ -1,4 +1,4 @@
-"""What the members of a family reached, gathered over seeds: points, and which of them count."""
+"""What the members of a population reached, gathered over seeds, and which points count."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common.results import summary
-from sparsejax.tickets import overlap
+from sparsejax.tickets import jaccard
 
 Point = dict[str, Any]
 _ROUNDING = 1e-9  # per cent; two errors differ by a wrong image of a seed or not at all
@@ -22,8 +22,9 @@ def points(
     """A point for each round and place in the grid, with a value for each seed.
 
     Args:
-      results: of the members and rounds of one family, as ``Family.ensure`` gives them.
-      masks: ``round -> masks`` of the family by leaf, [members, ...]; the whole network has none.
+      results: of the members and rounds of one population, as ``Population.ensure`` gives them.
+      masks: ``round -> masks`` of the population by leaf, [members, ...]; the whole network has
+        none.
     """
     by_round: dict[int, list[Mapping[str, Any]]] = {}
     for result in results:
@@ -141,4 +142,4 @@ def _overlap(leaves: Sequence[np.ndarray], indices: Sequence[int]) -> float | No
     if not pairs:
         return None
     masks = {index: [leaf[index] for leaf in leaves] for index in indices}
-    return float(np.mean([overlap(masks[one], masks[other]) for one, other in pairs]))
+    return float(np.mean([jaccard(masks[one], masks[other]) for one, other in pairs]))

@@ -1,4 +1,4 @@
-"""A family of searches: rounds, tickets, and what the tickets reach when they are trained."""
+"""A population of searches: rounds, tickets, and what the tickets reach when they are trained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from experiments.data import Dataset
 from experiments.tickets import networks, options
 from sparsejax import tickets
 from sparsejax.tickets import Method, SearchState, Ticket
-from sparsejax.training import claim_folder, fit, write_json
+from sparsejax.training import fit, init_run_dir, write_json
 from sparsejax.training.state import StepFunction
 
 _OWN_ROUNDS_SHOW = ("imp", "imp_continued")
@@ -27,7 +27,7 @@ _OWN_ROUNDS_SHOW = ("imp", "imp_continued")
 _EARLY = "early.json"
 
 
-class Family:
+class Population:
     """All members of a method, in one program; in its folder a folder for each round."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Family:
         settings: dict[str, Any],
         resume: bool = False,
         devices: int | None = None,
-        at_once: int | None = None,
+        vmap_size: int | None = None,
     ):
         self.folder, self.settings, self._resumes = folder, settings, resume
         self._dataset = dataset
@@ -56,7 +56,7 @@ class Family:
         self._mesh = _mesh(len(self._members), devices)
         on_cpu = jax.default_backend() == "cpu"
         step_by_step = network.has_convolutions_of_xla and on_cpu
-        self._scan = tickets.family_scan(self._mesh, at_once, unroll=step_by_step)
+        self._scan = tickets.population_scan(self._mesh, vmap_size, unroll=step_by_step)
         # An accelerator gets whole epochs: one program, and few calls.
         self._block = 1 if step_by_step else None if on_cpu else self._steps_per_epoch
 
@@ -82,7 +82,7 @@ class Family:
         file = self.folder / _EARLY
         if not file.exists():
             return []
-        claim_folder(self.folder / "round_0", _comparable(self.settings), resume=True)
+        init_run_dir(self.folder / "round_0", _comparable(self.settings), resume=True)
         return json.loads(file.read_text())["rows"]
 
     def masks(self, number: int) -> dict[str, np.ndarray]:
@@ -116,7 +116,7 @@ class Family:
             if name != "seed"
         }
         return self._dealt_out(
-            tickets.init_family(
+            tickets.init_population(
                 self._method, self._initial, self._optimizer, self._keys, hyper, self._statistics
             )
         )
@@ -129,7 +129,7 @@ class Family:
         state, step = self._start(), self._step()
         renew = self.settings.get("search_optimizer") != "continued"
         turn = jax.jit(
-            lambda state: tickets.next_family(self._method, state, self._optimizer, renew)
+            lambda state: tickets.next_population(self._method, state, self._optimizer, renew)
         )
         found = jax.jit(self._tickets)
         rows: list[dict[str, Any]] = []
@@ -169,7 +169,7 @@ class Family:
 
     def _tickets(self, state: SearchState) -> Ticket:
         """Of all members, as they are to be trained."""
-        found = tickets.family_tickets(self._method, state)
+        found = tickets.population_tickets(self._method, state)
         if self.settings.get("ticket_scale") == "folded":
             found = jax.vmap(tickets.fold_scale)(found)
         return found
@@ -179,7 +179,7 @@ class Family:
         rewound = self.settings.get("ticket_statistics") == "rewound"
         statistics = ticket.statistics if rewound else self._statistics
         state = self._dealt_out(
-            tickets.init_family(
+            tickets.init_population(
                 _training,
                 ticket.params,
                 self._optimizer,
@@ -193,7 +193,7 @@ class Family:
 
     def _dealt_out(self, state: SearchState) -> SearchState:
         """The members on their devices."""
-        return state if self._mesh is None else tickets.deal_out(state, self._mesh)
+        return state if self._mesh is None else tickets.shard_population(state, self._mesh)
 
     def _fit(
         self,
@@ -228,7 +228,7 @@ class Family:
         weights = state.params["weights"]
         seen = jax.vmap(tickets.effective_params)(Ticket(mask, None, scale), weights)
         params = jax.device_get((seen, state.statistics))
-        left = np.asarray(jax.vmap(tickets.remaining)(mask))
+        left = np.asarray(jax.vmap(tickets.num_nonzero)(mask))
         size = sum(m[0].size for m in jax.tree.leaves(mask))
         found = {
             name: errors(self._mistakes_of_each, params, getattr(self._dataset, name))

@@ -124,5 +124,5 @@ def _keep(
     weights: PyTree, kappa: Numeric, threshold: jax.Array, specs: PyTree
 ) -> tuple[PyTree, jax.Array]:
     return project_l0_ball(
-        weights, kappa, everything, specs=specs, guess=threshold, with_threshold=True
+        weights, kappa, everything, specs=specs, warm_start=threshold, with_threshold=True
     )

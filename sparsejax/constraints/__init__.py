@@ -1,5 +1,6 @@
 """How hard to push? Lagrange multipliers for any differentiable constraint."""
 
+from sparsejax.constraints.anneal_bound import AnnealBoundState, anneal_bound
 from sparsejax.constraints.constrained_step import constrained_step
 from sparsejax.constraints.density import (
     Group,
@@ -15,14 +16,14 @@ from sparsejax.constraints.descent_ascent import (
 from sparsejax.constraints.dual_ascent import DualAscentState, dual_ascent
 from sparsejax.constraints.lagrangian import augmented_lagrangian, lagrangian
 from sparsejax.constraints.nupi import NuPIState, nupi
-from sparsejax.constraints.slack import SlackState, slack
 
 __all__ = [
+    "AnnealBoundState",
     "DescentAscentState",
     "DualAscentState",
     "Group",
     "NuPIState",
-    "SlackState",
+    "anneal_bound",
     "augmented_lagrangian",
     "constrained_step",
     "current_multipliers",
@@ -33,5 +34,4 @@ __all__ = [
     "lagrangian",
     "nupi",
     "parameter_groups",
-    "slack",
 ]

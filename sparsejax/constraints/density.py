@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
 from sparsejax._pairs import pairs
-from sparsejax._tied_gates import TiedTo, spread
+from sparsejax._tied_gates import TiedTo, broadcast_gates
 from sparsejax._where import PyTree
 
 
@@ -64,7 +64,7 @@ def parameter_groups(params: PyTree, probability: PyTree) -> PyTree:
     hint = "optax.MaskedNode() for a leaf without gates"
     found = pairs("probability", probability, params, hint=hint)
     if any(isinstance(p, TiedTo) for _, _, p in found):  # leaves that share the gates of others
-        found = pairs("probability", spread(params, probability), params)
+        found = pairs("probability", broadcast_gates(params, probability), params)
     groups = [_group_of(jnp.shape(leaf), p, path) for path, leaf, p in found]
     return jax.tree.unflatten(jax.tree.structure(params), groups)
 

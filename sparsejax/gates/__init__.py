@@ -1,25 +1,25 @@
 """What does the network see? Its parameters times random gates that can be trained."""
 
-from sparsejax._tied_gates import spread
+from sparsejax._tied_gates import broadcast_gates
 from sparsejax.gates.apply import apply
 from sparsejax.gates.base import Gates, combine
+from sparsejax.gates.clip_params import clip_params
 from sparsejax.gates.grouping import per_input, per_output, per_weight
 from sparsejax.gates.hard_concrete import LOG_ALPHA_RANGE, hard_concrete
-from sparsejax.gates.keep_within import keep_within
 from sparsejax.gates.sigmoid import next_round, sigmoid, temperature_schedule
 
 __all__ = [
     "LOG_ALPHA_RANGE",
     "Gates",
     "apply",
+    "broadcast_gates",
+    "clip_params",
     "combine",
     "hard_concrete",
-    "keep_within",
     "next_round",
     "per_input",
     "per_output",
     "per_weight",
     "sigmoid",
-    "spread",
     "temperature_schedule",
 ]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsejax._dtypes import promoted
-from sparsejax._tied_gates import spread
+from sparsejax._tied_gates import broadcast_gates
 from sparsejax._where import PyTree, is_masked
 
 
@@ -37,4 +37,4 @@ def apply(params: PyTree, z: PyTree) -> PyTree:
         wide = promoted(leaf, gate)
         return (jnp.asarray(leaf, wide) * jnp.asarray(gate, wide)).astype(leaf.dtype)
 
-    return jax.tree.map(under, params, spread(params, z))
+    return jax.tree.map(under, params, broadcast_gates(params, z))

@@ -15,7 +15,7 @@ from sparsejax.gates.grouping import Grouping, per_weight
 
 LOG_ALPHA_RANGE = (math.log(1e-2), math.log(1e2))
 """In which the published code holds log alpha: beyond it a gate is all but settled (see
-``optax.projections.projection_box`` and `keep_within`)."""
+``optax.projections.projection_box`` and `clip_params`)."""
 
 _NOISE = 0.01  # standard deviation of the initial log alpha
 
@@ -42,7 +42,7 @@ def hard_concrete(
 
     and at evaluation u = 1/2: the median of z. The gates' parameters phi are log alpha; they start
     at log((1-p)/p) + N(0, 0.01^2), p being the drop rate. They should be held in
-    ``LOG_ALPHA_RANGE`` (`keep_within`).
+    ``LOG_ALPHA_RANGE`` (`clip_params`).
 
     Args:
       temperature: beta, in (0, 1) for the atoms and the tails to be as published; may be any

@@ -36,7 +36,7 @@ def sigmoid(
               m \to \mathbf{1}[s > 0] \ \text{as}\ \beta \to \infty.
 
     ``initial`` and ``beta`` may be traced: build the gates inside the step, where the schedule is
-    known, and a family of searches is one ``vmap``::
+    known, and a population of searches is one ``vmap``::
 
         def loss(trained, batch, beta):
             soft = gates.sigmoid(initial, beta=beta)

@@ -23,7 +23,7 @@ def project_l0_ball(
     where: Where = None,
     *,
     specs: PyTree = None,
-    guess: Numeric | None = None,
+    warm_start: Numeric | None = None,
     with_threshold: bool = False,
 ) -> PyTree:
     r"""The nearest tree with at most ``kappa`` non-zeros over all chosen leaves together.
@@ -58,8 +58,8 @@ def project_l0_ball(
         prefix of ``tree``, as given to ``in_specs``. Under ``pmap`` over axis ``"i"`` a leaf that
         was split along its first dimension has ``PartitionSpec("i")``, a replicated one
         ``PartitionSpec()``.
-      guess: a magnitude near which the threshold is expected, such as that of an earlier call; may
-        be traced. It saves some passes where it is right and never changes the result.
+      warm_start: a magnitude near which the threshold is expected, such as that of an earlier call;
+        may be traced. It saves some passes where it is right and never changes the result.
       with_threshold: also return the threshold.
 
     Returns:
@@ -70,7 +70,7 @@ def project_l0_ball(
 
     Raises:
       TypeError: ``kappa`` is not a number, or a chosen leaf is not floating point.
-      ValueError: ``kappa`` is out of range or a float, ``guess`` is negative or NaN, a known
+      ValueError: ``kappa`` is out of range or a float, ``warm_start`` is negative or NaN, a known
         leaf holds NaN, ``where`` chooses nothing, ``specs`` does not fit the tree or the mesh, or
         the chosen leaves have 2**31 entries or more.
 
@@ -84,11 +84,13 @@ def project_l0_ball(
     if total > _MOST_ENTRIES:
         raise ValueError(f"tree has {total} chosen entries; at most {_MOST_ENTRIES} are allowed")
     kappa = _checks.scalar_count("kappa", kappa, total)
-    if guess is not None:
-        guess = _checks.scalar_at_least_zero("guess", guess)
+    if warm_start is not None:
+        warm_start = _checks.scalar_at_least_zero("warm_start", warm_start)
     if not total:
         return (tree, jnp.zeros(())) if with_threshold else tree
-    projected, (threshold, any_nan) = _keep_largest(chosen.leaves, tuple(layouts), kappa, guess)
+    projected, (threshold, any_nan) = _keep_largest(
+        chosen.leaves, tuple(layouts), kappa, warm_start
+    )
     if not isinstance(any_nan, jax.core.Tracer) and any_nan:
         _checks.no_nan("tree", chosen.paths, chosen.leaves)
     result = chosen.put_back(projected)
@@ -100,12 +102,12 @@ def _keep_largest(
     leaves: Sequence[jax.Array],
     layouts: Sequence[Layout],
     kappa: jax.Array,
-    guess: jax.Array | None,
+    warm_start: jax.Array | None,
 ) -> tuple[list[jax.Array], tuple[jax.Array, jax.Array]]:
     """The kept entries, the threshold and whether any entry is NaN."""
 
-    def keep(leaves, layouts, kappa, *guess):
-        selection = select(leaves, layouts, kappa, *guess)
+    def keep(leaves, layouts, kappa, *warm_start):
+        selection = select(leaves, layouts, kappa, *warm_start)
         masks = selection.masks(leaves, layouts)
         kept = [
             jnp.where(selection.any_nan, jnp.nan, jnp.where(mask, leaf, 0)).astype(leaf.dtype)
@@ -113,4 +115,6 @@ def _keep_largest(
         ]
         return kept, (selection.magnitude, selection.any_nan)
 
-    return on_each_shard(keep, leaves, layouts, kappa, *([] if guess is None else [guess]))
+    return on_each_shard(
+        keep, leaves, layouts, kappa, *([] if warm_start is None else [warm_start])
+    )

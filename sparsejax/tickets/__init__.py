@@ -1,19 +1,20 @@
 """Which subnetwork? Rounds of training that find tickets: masks, and weights to rewind to."""
 
-from sparsejax.tickets.family import (
-    deal_out,
-    family_scan,
-    family_step,
-    family_tickets,
-    init_family,
-    member,
-    next_family,
-)
+from sparsejax._masks import apply_mask
 from sparsejax.tickets.fixed_mask import fixed_mask
 from sparsejax.tickets.gated import continuous_sparsification, stochastic_l0
 from sparsejax.tickets.magnitude_pruning import magnitude_pruning, random_pruning
-from sparsejax.tickets.mask import masked, overlap, remaining, whole_mask
+from sparsejax.tickets.mask import jaccard, num_nonzero, ones_mask
 from sparsejax.tickets.method import Method
+from sparsejax.tickets.population import (
+    init_population,
+    member,
+    next_population,
+    population_scan,
+    population_step,
+    population_tickets,
+    shard_population,
+)
 from sparsejax.tickets.search import (
     SearchState,
     found_ticket,
@@ -26,35 +27,35 @@ from sparsejax.tickets.ticket import (
     check_ticket,
     effective_params,
     fold_scale,
-    rewound,
+    rewind,
 )
 
 __all__ = [
     "Method",
     "SearchState",
     "Ticket",
+    "apply_mask",
     "check_ticket",
     "continuous_sparsification",
-    "deal_out",
     "effective_params",
-    "family_scan",
-    "family_step",
-    "family_tickets",
     "fixed_mask",
     "fold_scale",
     "found_ticket",
-    "init_family",
+    "init_population",
     "init_search",
+    "jaccard",
     "magnitude_pruning",
-    "masked",
     "member",
-    "next_family",
+    "next_population",
     "next_search",
-    "overlap",
+    "num_nonzero",
+    "ones_mask",
+    "population_scan",
+    "population_step",
+    "population_tickets",
     "random_pruning",
-    "remaining",
-    "rewound",
+    "rewind",
     "search_step",
+    "shard_population",
     "stochastic_l0",
-    "whole_mask",
 ]

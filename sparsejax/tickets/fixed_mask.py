@@ -26,7 +26,7 @@ def fixed_mask(mask: PyTree, scale: Numeric = 1.0) -> Method:
         state = fit(search_step(method, loss, optimizer), state, data, ...)
         network = effective_params(ticket, state.params["weights"])
 
-    The tickets of a family give theirs as hyperparameters:
+    The tickets of a population give theirs as hyperparameters:
     ``lambda hyper: fixed_mask(hyper["mask"], hyper["scale"])``.
 
     Args:
@@ -43,7 +43,7 @@ def fixed_mask(mask: PyTree, scale: Numeric = 1.0) -> Method:
         del key
         return {"weights": params}, mask
 
-    def view(trained, mask, step, key):
+    def effective(trained, mask, step, key):
         del step, key
         return effective_params(Ticket(mask, None, factor), trained["weights"])
 
@@ -51,11 +51,11 @@ def fixed_mask(mask: PyTree, scale: Numeric = 1.0) -> Method:
         del trained, step
         return jnp.zeros(())
 
-    def restart(trained, early, mask):
+    def following(trained, rewind_params, mask):
         del trained, mask
-        return early
+        return rewind_params
 
     return Method(
-        init, view, penalty, lambda trained, mask, key: mask, restart,
+        init, effective, penalty, lambda trained, mask, key: mask, following,
         lambda trained: trained["weights"], factor,
     )  # fmt: skip

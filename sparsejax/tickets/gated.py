@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from chex import Numeric
 
 from sparsejax import _checks
+from sparsejax._masks import map_searched
 from sparsejax._where import PyTree, Where
 from sparsejax.gates import Gates, hard_concrete, next_round, sigmoid, temperature_schedule
-from sparsejax.tickets.mask import map_searched, times, whole_mask
+from sparsejax.tickets.mask import ones_mask, times
 from sparsejax.tickets.method import Method
 
 PenaltyOn = Literal["mask", "scaled_mask"]
@@ -38,8 +39,8 @@ def continuous_sparsification(
     The mask is divided by sigma(s_0), so that training starts at the function of the whole network.
     What stays is s > 0; a round ends with  :math:`s \leftarrow \min(\beta_T s, s_0)`  (see
     ``sparsejax.gates.next_round``). One round is pruning, several are a ticket search; s_0 decides
-    how sparse it gets, and a family over s_0 costs one program (see `init_family`). A ticket has
-    the scale 1 / sigma(s_0) (see `Ticket`).
+    how sparse it gets, and a population over s_0 costs one program (see `init_population`). A
+    ticket has the scale 1 / sigma(s_0) (see `Ticket`).
 
     The defaults are those of the paper's equations and of this project's results. The published
     code differs from them in five ways, each of which is an option::
@@ -91,9 +92,9 @@ def continuous_sparsification(
         return sigmoid(initial, where=where, beta=beta_at(step))
 
     def init(params, key):
-        return {"weights": params, "gates": at(0).init(key, params)}, whole_mask(params, where)
+        return {"weights": params, "gates": at(0).init(key, params)}, ones_mask(params, where)
 
-    def view(trained, mask, step, key):
+    def effective(trained, mask, step, key):
         del mask
         return map_searched(times, trained["weights"], at(step).sample(trained["gates"], key))
 
@@ -106,13 +107,13 @@ def continuous_sparsification(
         left = at(0).binarize(trained["gates"])
         return left if restart_beta is not None else jax.tree.map(jnp.logical_and, mask, left)
 
-    def restart(trained, early, mask):
+    def following(trained, rewind_params, mask):
         del mask
-        source = early if rewind else trained
+        source = rewind_params if rewind else trained
         gates = next_round(trained["gates"], between, initial)
         return {"weights": source["weights"], "gates": gates}
 
-    return Method(init, view, cost, mask, restart, lambda trained: trained["weights"], scale)
+    return Method(init, effective, cost, mask, following, lambda trained: trained["weights"], scale)
 
 
 def stochastic_l0(
@@ -146,12 +147,12 @@ def stochastic_l0(
     strength = _checks.scalar_at_least_zero("penalty", penalty)
 
     def init(params, key):
-        whole = whole_mask(params, where)
+        whole = ones_mask(params, where)
         keep = jnp.asarray(1 / (1 - drop_rate), jnp.float32)
         weights = map_searched(lambda leaf, _: times(leaf, keep), params, whole)
         return {"weights": weights, "gates": gates.init(key, params)}, whole
 
-    def view(trained, mask, step, key):
+    def effective(trained, mask, step, key):
         del mask, step
         return map_searched(times, trained["weights"], gates.sample(trained["gates"], key))
 
@@ -163,12 +164,12 @@ def stochastic_l0(
         del key
         return jax.tree.map(jnp.logical_and, mask, gates.binarize(trained["gates"]))
 
-    def restart(trained, early, mask):
+    def following(trained, rewind_params, mask):
         del mask
-        source = early if rewind else trained
+        source = rewind_params if rewind else trained
         return {"weights": source["weights"], "gates": trained["gates"]}
 
-    return Method(init, view, cost, mask, restart, lambda trained: trained["weights"])
+    return Method(init, effective, cost, mask, following, lambda trained: trained["weights"])
 
 
 def _l1(strength: jax.Array, active: PyTree) -> jax.Array:

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from chex import Numeric
 
 from sparsejax import _checks
-from sparsejax._where import PyTree, Where
-from sparsejax.projections.largest_mask import largest_mask
-from sparsejax.tickets.mask import is_masked, masked, remaining, whole_mask
+from sparsejax._masks import apply_mask
+from sparsejax._where import PyTree, Where, is_masked
+from sparsejax.projections.top_k_mask import top_k_mask
+from sparsejax.tickets.mask import num_nonzero, ones_mask
 from sparsejax.tickets.method import Method
 
 
@@ -72,24 +73,24 @@ def _pruning(
 
     def init(params, key):
         del key
-        return {"weights": params}, whole_mask(params, where)
+        return {"weights": params}, ones_mask(params, where)
 
-    def view(trained, mask, step, key):
+    def effective(trained, mask, step, key):
         del step, key
-        return masked(trained["weights"], mask)
+        return apply_mask(trained["weights"], mask)
 
     def penalty(trained, step):
         del trained, step
         return jnp.zeros(())
 
     def mask(trained, mask, key):
-        survivors = remaining(mask)
+        survivors = num_nonzero(mask)
         leaving = jnp.ceil(share * survivors.astype(share.dtype)).astype(jnp.int32)
         searched = jax.tree.map(lambda m: not is_masked(m), mask, is_leaf=is_masked)
-        return largest_mask(ranked(trained, key), survivors - leaving, mask, searched)
+        return top_k_mask(ranked(trained, key), survivors - leaving, mask, searched)
 
-    def restart(trained, early, mask):
+    def following(trained, rewind_params, mask):
         del mask
-        return early if rewind else trained
+        return rewind_params if rewind else trained
 
-    return Method(init, view, penalty, mask, restart, lambda trained: trained["weights"])
+    return Method(init, effective, penalty, mask, following, lambda trained: trained["weights"])

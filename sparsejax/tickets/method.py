@@ -14,30 +14,30 @@ from sparsejax._where import PyTree
 class Method(NamedTuple):
     """A way of finding subnetworks, round by round.
 
-    In a round the data loss of ``view(trained, mask, step, key)`` plus ``penalty(trained, step)``
-    is minimised over ``trained``; after it ``mask`` says what stays, and ``restart`` from where the
-    next round goes on. Build it where its hyperparameters are known, even inside a jitted step:
-    they may be traced.
+    In a round the data loss of ``effective_params(trained, mask, step, key)`` plus
+    ``penalty(trained, step)`` is minimised over ``trained``. After it ``mask`` says what stays, and
+    ``next_round`` where the next round starts. Build it where its hyperparameters are known, even
+    inside a jitted step: they may be traced.
 
     Attributes:
       init: ``(params, key) -> (trained, mask)`` before the first round: what is trained, a dict
         with the ``weights`` and perhaps ``gates``, and the mask under which everything stays.
-      view: ``(trained, mask, step, key) -> params`` that the network computes with at a step of
-        the round.
+      effective_params: ``(trained, mask, step, key) -> params`` that the network computes with at
+        a step of the round.
       penalty: ``(trained, step) -> scalar`` added to the loss.
       mask: ``(trained, mask, key) -> mask`` at the end of a round; a part of the one before,
         unless the method may open again what it closed.
-      restart: ``(trained, early, mask) -> trained`` for the next round; ``early`` is what was
-        trained by the step to rewind to.
+      next_round: ``(trained, rewind_params, mask) -> trained`` for the next round;
+        ``rewind_params`` is what was trained by the step to rewind to.
       weights: ``trained -> params``: the weights of a ticket, without its scale.
       scale: a positive scalar, may be traced: a ticket's network computes with scale * mask *
         weights on the leaves that are searched.
     """
 
     init: Callable[[PyTree, jax.Array], tuple[dict[str, Any], PyTree]]
-    view: Callable[[dict[str, Any], PyTree, jax.Array, jax.Array], PyTree]
+    effective_params: Callable[[dict[str, Any], PyTree, jax.Array, jax.Array], PyTree]
     penalty: Callable[[dict[str, Any], jax.Array], jax.Array]
     mask: Callable[[dict[str, Any], PyTree, jax.Array], PyTree]
-    restart: Callable[[dict[str, Any], dict[str, Any], PyTree], dict[str, Any]]
+    next_round: Callable[[dict[str, Any], dict[str, Any], PyTree], dict[str, Any]]
     weights: Callable[[dict[str, Any]], PyTree]
     scale: Numeric = 1.0

@@ -38,16 +38,16 @@ class SearchState(NamedTuple):
     """A PRNG key of this round."""
     mask: PyTree
     """What stayed after the rounds before."""
-    early: PyTree
+    rewind_params: PyTree
     """Of the first round, what was trained by the step to rewind to."""
     round: jax.Array
     """int32: rounds that have ended."""
     hyper: PyTree
-    """Hyperparameters of the method: arrays, an axis of members in a family."""
+    """Hyperparameters of the method: arrays, an axis of members in a population."""
     statistics: PyTree = None
     """Running statistics of the network, such as those of batch normalisation; None without."""
-    early_statistics: PyTree = None
-    """The running statistics at the step of ``early``."""
+    rewind_statistics: PyTree = None
+    """The running statistics at the step of ``rewind_params``."""
 
 
 def init_search(
@@ -120,7 +120,7 @@ def search_step(
         view_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
 
         def total(trained):
-            params = way.view(trained, state.mask, state.step, view_key)
+            params = way.effective_params(trained, state.mask, state.step, view_key)
             if state.statistics is None:
                 value, metrics = loss(params, batch, loss_key)
                 statistics = None
@@ -145,18 +145,18 @@ def search_step(
         )
         params = optax.apply_updates(state.params, updates)
         now = state.step + 1
-        early, early_statistics = lax.cond(
+        rewind_params, rewind_statistics = lax.cond(
             (now == rewind_step) & (state.round == 0),
             lambda: (params, statistics),
-            lambda: (state.early, state.early_statistics),
+            lambda: (state.rewind_params, state.rewind_statistics),
         )
         state = state._replace(
             step=now,
             params=params,
             opt_state=opt_state,
-            early=early,
+            rewind_params=rewind_params,
             statistics=statistics,
-            early_statistics=early_statistics,
+            rewind_statistics=rewind_statistics,
         )
         return state, {"loss": value, **metrics}
 
@@ -170,8 +170,8 @@ def found_ticket(method: MakeMethod, state: SearchState) -> Ticket:
     """
     way = made(method, state.hyper)
     mask = way.mask(state.params, state.mask, _mask_key(state))
-    weights, scale = way.weights(state.early), scale_of(way.scale)
-    return fresh(Ticket(mask, weights, scale, state.early_statistics))
+    weights, scale = way.weights(state.rewind_params), scale_of(way.scale)
+    return fresh(Ticket(mask, weights, scale, state.rewind_statistics))
 
 
 def next_search(
@@ -196,7 +196,7 @@ def next_search(
     """
     way = made(method, state.hyper)
     mask = way.mask(state.params, state.mask, _mask_key(state))
-    trained = way.restart(state.params, state.early, mask)
+    trained = way.next_round(state.params, state.rewind_params, mask)
     later = state._replace(
         step=jnp.zeros_like(state.step),
         params=trained,

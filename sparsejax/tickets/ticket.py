@@ -15,10 +15,11 @@ from chex import Numeric
 from jax.tree_util import Partial
 
 from sparsejax._dtypes import at_least_float32
+from sparsejax._masks import apply_mask, map_searched
 from sparsejax._pairs import pairs, same_shapes
 from sparsejax._states import fresh
 from sparsejax._where import PyTree
-from sparsejax.tickets.mask import map_searched, masked, times
+from sparsejax.tickets.mask import times
 
 
 class Ticket(NamedTuple):
@@ -29,7 +30,7 @@ class Ticket(NamedTuple):
     .. math:: c\, m \odot w
 
     on the leaves that were searched (mask m, scale c) and with the weights w alone on the others.
-    An optimizer trains w: the scale stays outside of the weights. `rewound` gives both halves,
+    An optimizer trains w: the scale stays outside of the weights. `rewind` gives both halves,
     `effective_params` is the equation, `fold_scale` multiplies the scale into the weights.
     """
 
@@ -40,7 +41,7 @@ class Ticket(NamedTuple):
     """The weights w of the whole network to rewind to."""
     scale: Numeric = 1.0
     """A positive scalar c of float32 or wider: 1 for magnitude pruning, 1 / sigma(s_0) for
-    continuous sparsification. In the tickets of a family: [members]."""
+    continuous sparsification. In the tickets of a population: [members]."""
     statistics: PyTree = None
     """The running statistics of the network at the step of ``params``; None for a network without.
     """
@@ -70,23 +71,23 @@ def _effective(mask: PyTree, scale: Numeric, params: PyTree) -> PyTree:
     return map_searched(seen, params, mask)
 
 
-def rewound(ticket: Ticket) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+def rewind(ticket: Ticket) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
     r"""What is trained when a ticket is trained, and the function from it to what the network sees.
 
     The two are returned together since weights without the ticket's scale are another network::
 
-        params, effective = rewound(ticket)
+        params, effective = rewind(ticket)
         optimizer = optax.chain(optax.sgd(0.1, momentum=0.9), hold_zeros(ticket.mask))
         grads = jax.grad(lambda params: loss(effective(params), batch))(params)
 
-    In a family, ``jax.vmap(rewound)`` gives them with an axis of members.
+    In a population, ``jax.vmap(rewind)`` gives them with an axis of members.
 
     Returns:
       ``(params, effective)``: the weights :math:`m \odot w` without the scale, as arrays of their
       own that may be donated; and `effective_params` of this ticket as a pytree that can be called
       (``jax.tree_util.Partial``), which holds a copy of the mask and the scale.
     """
-    params = fresh(masked(ticket.params, ticket.mask))
+    params = fresh(apply_mask(ticket.params, ticket.mask))
     return params, Partial(_effective, *fresh((ticket.mask, ticket.scale)))
 
 

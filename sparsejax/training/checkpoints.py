@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from sparsejax._where import PyTree
-from sparsejax.training.processes import is_main_process, main_decides, wait_for_all
+from sparsejax.training.processes import barrier, broadcast_from_main, is_main_process
 
 _KEPT = 3
 _DIGITS = 5  # before the path of a leaf, its place in the tree
@@ -100,7 +100,7 @@ class Checkpoints:
                 f"({free:,.0f} MiB free): {_first_line(error)}; {kept}. Free some space or choose "
                 "another folder, then resume"
             ) from error
-        wait_for_all(f"checkpoint {step} has its sums")
+        barrier(f"checkpoint {step} has its sums")
         for file in self._sums.glob("*.json") if is_main_process() else ():
             if int(file.stem) not in self._manager.all_steps():
                 file.unlink()
@@ -114,7 +114,7 @@ class Checkpoints:
         Raises:
           CheckpointError: every checkpoint is damaged, or one holds another kind of state.
         """
-        step = main_decides(self._newest_undamaged)
+        step = broadcast_from_main(self._newest_undamaged)
         if step < 0:
             return None
         self._manager.reload()  # the main process may have thrown damaged ones away

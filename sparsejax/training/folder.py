@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sparsejax.training.checkpoints import write_json
-from sparsejax.training.processes import main_decides
+from sparsejax.training.processes import broadcast_from_main
 
 
-def claim_folder(folder: str | os.PathLike[str], config: Mapping[str, Any], resume: bool) -> Path:
+def init_run_dir(folder: str | os.PathLike[str], config: Mapping[str, Any], resume: bool) -> Path:
     """Make ``folder`` the run folder of ``config``, or check that it already is.
 
     Args:
@@ -33,7 +33,7 @@ def claim_folder(folder: str | os.PathLike[str], config: Mapping[str, Any], resu
         _claim(path, config, resume)
         return 0
 
-    main_decides(claim)
+    broadcast_from_main(claim)
     return path
 
 

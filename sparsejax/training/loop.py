@@ -21,7 +21,7 @@ from tqdm import tqdm
 from sparsejax._states import fresh
 from sparsejax.training.batches import ArrayData, Batches, BatchSource, PlacedSource
 from sparsejax.training.checkpoints import Checkpoints
-from sparsejax.training.folder import claim_folder
+from sparsejax.training.folder import init_run_dir
 from sparsejax.training.meshes import batch_sharding, mesh_of
 from sparsejax.training.metrics import MetricLog
 from sparsejax.training.processes import is_main_process
@@ -66,9 +66,10 @@ def fit(
     and checkpoints never change it, however often they are made.
 
     A state that `init_state` put on a mesh is trained there and stays cut as it is; the batch is
-    dealt out over the mesh. With several processes (see `start_processes`) all call this with the
-    same arguments and a folder that all of them can reach. A checkpoint does not depend on the mesh
-    or on the number of processes: it can be resumed on others, to the same numbers within rounding.
+    dealt out over the mesh. With several processes (see `initialize_distributed`) all call this
+    with the same arguments and a folder that all of them can reach. A checkpoint does not depend on
+    the mesh or on the number of processes: it can be resumed on others, to the same numbers within
+    rounding.
 
     Args:
       step: ``(state, batch) -> (state, metrics)``, as `make_step` builds it. Pass the same object
@@ -108,8 +109,8 @@ def fit(
       scan: ``(take, state, arrays, rows) -> (state, metrics)``, how the steps of a block are taken,
         called inside ``jit``: ``take(state, arrays, row) -> (state, metrics)`` once for each row of
         ``rows``; metrics gain a leading axis of steps. Default by ``jax.lax.scan``;
-        ``sparsejax.tickets.family_scan`` is for the members of a family. Pass the same object to
-        several runs and it is compiled once.
+        ``sparsejax.tickets.population_scan`` is for the members of a population. Pass the same
+        object to several runs and it is compiled once.
 
     Raises:
       ValueError: an argument is out of range, or the folder is not this run's.
@@ -136,7 +137,7 @@ def fit(
     state = fresh(state)  # the loop donates its state
     checkpoints, log, seconds = None, None, 0.0
     if folder is not None:
-        folder = claim_folder(folder, config or {}, resume)
+        folder = init_run_dir(folder, config or {}, resume)
         checkpoints = Checkpoints(folder / "checkpoints")
         found = checkpoints.restore(state) if resume else None
         if found:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 
-def start_processes() -> tuple[int, int]:
+def initialize_distributed() -> tuple[int, int]:
     """Join the other processes of this run, if the environment says that there are any.
 
     Call it before anything else of JAX. ``JAX_COORDINATOR_ADDRESS`` (host:port of process 0),
@@ -42,13 +42,13 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
-def wait_for_all(what: str) -> None:
+def barrier(what: str) -> None:
     """Go on when every process has come here; ``what`` must be the same in all."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
 
-def main_decides(decide: Callable[[], int]) -> int:
+def broadcast_from_main(decide: Callable[[], int]) -> int:
     """What ``decide`` returns in the main process, known to all of them.
 
     Raises:

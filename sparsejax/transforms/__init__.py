@@ -5,9 +5,9 @@ from sparsejax.transforms.gated_weight_decay import (
     exact_gated_decay,
     gated_weight_decay,
     inverse_sensitivity,
-    restart_decay,
+    reset_decay_schedule,
 )
-from sparsejax.transforms.hold_zeros import HoldZerosState, hold_zeros, masked_params, with_mask
+from sparsejax.transforms.hold_zeros import HoldZerosState, hold_zeros, masked_params, set_mask
 from sparsejax.transforms.learning_compression import (
     LearningCompressionState,
     compressed_params,
@@ -33,6 +33,6 @@ __all__ = [
     "prune_state",
     "prune_when_accurate",
     "pruning_step",
-    "restart_decay",
-    "with_mask",
+    "reset_decay_schedule",
+    "set_mask",
 ]

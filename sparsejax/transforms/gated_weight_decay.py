@@ -23,7 +23,7 @@ class GatedWeightDecayState(NamedTuple):
     """State of `gated_weight_decay`."""
 
     step: jax.Array
-    """int32: updates since the beginning or the last `restart_decay`, where the schedule stands."""
+    """int32: updates since the beginning or the last `reset_decay_schedule`."""
 
 
 def inverse_sensitivity(gradient: jax.Array) -> jax.Array:
@@ -53,7 +53,7 @@ def gated_weight_decay(
 
     Args:
       decay: lambda, a scalar ``>= 0``, may be traced; or a schedule of the number of updates since
-        the last `restart_decay`.
+        the last `reset_decay_schedule`.
       where: which leaves decay; the gradient of the others is left alone.
       coefficient: C, any jittable elementwise function of the gradient, which it gets in float32 or
         wider; default `inverse_sensitivity`. Under ``optax.inject_hyperparams`` name it, and a
@@ -98,7 +98,7 @@ def gated_weight_decay(
     return optax.GradientTransformation(init, update)
 
 
-def restart_decay(opt_state: PyTree, when: Numeric = True) -> PyTree:
+def reset_decay_schedule(opt_state: PyTree, when: Numeric = True) -> PyTree:
     """Let the schedule of every `gated_weight_decay` begin anew.
 
     Args:

@@ -35,13 +35,13 @@ def hold_zeros(mask: PyTree) -> optax.GradientTransformation:
 
         optax.chain(optax.adamw(1e-3), hold_zeros(mask))
 
-    The mask lives in the state, so checkpoints hold it, and `with_mask` replaces it during training
+    The mask lives in the state, so checkpoints hold it, and `set_mask` replaces it during training
     without compiling anew. Several `hold_zeros` in one chain each hold their own leaves.
 
     Other copies of the weights are a wrapper's, not the chain's:
 
     - ``optax.contrib.schedule_free`` keeps an iterate z. Put ``hold_zeros`` last in the chain that
-      it wraps, and start from parameters that are zero outside of the mask; `with_mask` prunes z.
+      it wraps, and start from parameters that are zero outside of the mask; `set_mask` prunes z.
       Then the evaluation parameters are zero there, too.
     - ``optax.lookahead`` keeps slow weights in the parameters. Put ``hold_zeros`` behind it:
       ``optax.chain(optax.lookahead(optimizer, 5, 0.5), hold_zeros(mask))`` holds fast and slow
@@ -52,7 +52,7 @@ def hold_zeros(mask: PyTree) -> optax.GradientTransformation:
     Args:
       mask: a pytree like the parameters of boolean arrays, True for weights that are free;
         ``optax.MaskedNode()`` for a leaf, or a whole subtree, that is free (as
-        ``sparsejax.projections.largest_mask`` makes it). The state keeps a copy.
+        ``sparsejax.projections.top_k_mask`` makes it). The state keeps a copy.
 
     Returns:
       A ``GradientTransformation``; ``update`` needs ``params``. Updates of held leaves have the
@@ -87,7 +87,7 @@ def hold_zeros(mask: PyTree) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def with_mask(opt_state: PyTree, mask: PyTree) -> PyTree:
+def set_mask(opt_state: PyTree, mask: PyTree) -> PyTree:
     """Return an optimizer state whose `hold_zeros` holds other weights.
 
     The mask replaces that of the one `hold_zeros` which holds just the leaves that the mask has

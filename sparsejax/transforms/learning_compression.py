@@ -44,7 +44,7 @@ def learning_compression(
     compression: Compression,
     mu_schedule: optax.ScalarOrSchedule,
     steps_per_l_step: int,
-    first_l_step: int | None = None,
+    steps_in_first_l_step: int | None = None,
     multipliers: bool = True,
     where: Where = None,
 ) -> optax.GradientTransformation:
@@ -83,7 +83,7 @@ def learning_compression(
         per update, so it must not be given this one: name it in its ``static_args``, or build the
         schedule inside of the function that is injected.
       steps_per_l_step: updates in an L step, at least 1.
-      first_l_step: gradient steps before the first C step, at least 0. By default
+      steps_in_first_l_step: gradient steps before the first C step, at least 0. By default
         ``steps_per_l_step - 1``, so that the C steps fall on the updates
         ``steps_per_l_step, 2 * steps_per_l_step, ...``, and training that ends on one of them ends
         with an up-to-date theta.
@@ -97,9 +97,9 @@ def learning_compression(
     Raises:
       TypeError: a chosen leaf is not floating point; ``mu_schedule`` is an array, as which an
         injected schedule arrives.
-      ValueError: ``steps_per_l_step`` or ``first_l_step`` is not an integer in its range; the
-        schedule is not positive and non-decreasing over its first 100 L steps (a traced one is not
-        checked); in ``init``: the parameters hold NaN, one array at two places, or ``where``
+      ValueError: ``steps_per_l_step`` or ``steps_in_first_l_step`` is not an integer in its range;
+        the schedule is not positive and non-decreasing over its first 100 L steps (a traced one is
+        not checked); in ``init``: the parameters hold NaN, one array at two places, or ``where``
         chooses nothing; in ``update``: ``params`` is missing.
 
     Warns:
@@ -112,7 +112,11 @@ def learning_compression(
     """
     steps = _steps("steps_per_l_step", steps_per_l_step, 1)
     # The first C step is run by the update after the last gradient step of the first L step.
-    first = steps if first_l_step is None else _steps("first_l_step", first_l_step, 0) + 1
+    first = (
+        steps
+        if steps_in_first_l_step is None
+        else _steps("steps_in_first_l_step", steps_in_first_l_step, 0) + 1
+    )
     schedule = _schedule(mu_schedule)
     _check_mu_schedule(schedule, steps)
 

@@ -11,8 +11,9 @@ from chex import Numeric
 from jax import lax
 
 from sparsejax import _checks
-from sparsejax._where import PyTree, Where, mask_out, refuse_tied, under_mask
-from sparsejax.projections.largest_mask import largest_mask
+from sparsejax._masks import apply_mask
+from sparsejax._where import PyTree, Where, mask_out, refuse_tied
+from sparsejax.projections.top_k_mask import top_k_mask
 
 
 class PruningState(NamedTuple):
@@ -25,7 +26,7 @@ class PruningState(NamedTuple):
     """int32: how many weights survive."""
     prunings: jax.Array
     """int32: how many times weights were pruned."""
-    since_pruning: jax.Array
+    evaluations_since_pruning: jax.Array
     """int32: assessments since then that pruned nothing, 0 right after a pruning: it grows on a
     plateau."""
 
@@ -40,7 +41,7 @@ class Pruner(NamedTuple):
 
 
 def prune_when_accurate(
-    fraction: Numeric, lower_bound: Numeric, where: Where = None, at_least: Numeric = 0
+    fraction: Numeric, lower_bound: Numeric, where: Where = None, min_weights: Numeric = 0
 ) -> Pruner:
     r"""Prune the smallest weights whenever the network is accurate enough.
 
@@ -49,12 +50,12 @@ def prune_when_accurate(
     .. math:: \lceil \text{fraction} \cdot n \rceil
 
     are set to zero: those of the smallest magnitude over all chosen leaves together, exactly that
-    many (of equal ones the later go first), or as many as leave ``at_least``. Otherwise nothing
+    many (of equal ones the later go first), or as many as leave ``min_weights``. Otherwise nothing
     changes. Weights that were pruned stay out of the ranking, and are zero in the result whatever
     they have become since; between assessments `hold_zeros` keeps them so::
 
         params, pruning = pruner.update(pruning, params, accuracy)
-        opt_state = with_mask(opt_state, pruning.mask)
+        opt_state = set_mask(opt_state, pruning.mask)
 
     Args:
       fraction: of the surviving weights, in ``(0, 1)``, may be traced. Its product with their
@@ -63,7 +64,7 @@ def prune_when_accurate(
       where: which leaves are pruned, ranked together; pass ``lambda path, leaf: True`` to have
         biases among them, as the published code has. Give the transformations that are to work on
         the same leaves the same ``where``.
-      at_least: the number of weights at which pruning ends, an integer >= 0, may be traced.
+      min_weights: the number of weights at which pruning ends, an integer >= 0, may be traced.
 
     Returns:
       A `Pruner`. ``update`` works under ``jit`` (the ranking is skipped where nothing is pruned),
@@ -72,8 +73,8 @@ def prune_when_accurate(
 
     Raises:
       TypeError: a chosen leaf is not floating point.
-      ValueError: ``fraction``, ``lower_bound``, ``at_least`` or a known ``accuracy`` is out of its
-        range (a per cent value is refused, not guessed) or NaN; ``where`` chooses nothing; in
+      ValueError: ``fraction``, ``lower_bound``, ``min_weights`` or a known ``accuracy`` is NaN or
+        out of its range (a per cent value is refused, not guessed); ``where`` chooses nothing; in
         ``init``: one array stands at two places of the parameters.
 
     References:
@@ -81,7 +82,7 @@ def prune_when_accurate(
     """
     fraction = _checks.scalar("fraction", fraction, "in (0, 1)", lambda x: 0 < x < 1)
     lower_bound = _fraction_of_one("lower_bound", lower_bound)
-    at_least = _checks.scalar_count("at_least", at_least)
+    min_weights = _checks.scalar_count("min_weights", min_weights)
 
     def init(params):
         refuse_tied(params, where)
@@ -93,21 +94,21 @@ def prune_when_accurate(
     def update(state, params, accuracy):
         accuracy = _fraction_of_one("accuracy", accuracy)
         accurate = accuracy > lower_bound.astype(accuracy.dtype)
-        prunes = accurate & (state.remaining > at_least)
+        prunes = accurate & (state.remaining > min_weights)
         count = jnp.ceil(fraction * state.remaining.astype(fraction.dtype)).astype(jnp.int32)
-        fewer = jnp.clip(state.remaining - count, jnp.minimum(at_least, state.remaining))
+        fewer = jnp.clip(state.remaining - count, jnp.minimum(min_weights, state.remaining))
 
         def prune(mask):
-            return largest_mask(params, fewer, mask, where)
+            return top_k_mask(params, fewer, mask, where)
 
         mask = lax.cond(prunes, prune, lambda mask: mask, state.mask)
         new = PruningState(
             mask,
             jnp.where(prunes, fewer, state.remaining),
             state.prunings + prunes.astype(jnp.int32),
-            jnp.where(prunes, 0, state.since_pruning + 1),
+            jnp.where(prunes, 0, state.evaluations_since_pruning + 1),
         )
-        return under_mask(params, mask), new
+        return apply_mask(params, mask), new
 
     return Pruner(init, update)
 

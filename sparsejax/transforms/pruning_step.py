@@ -12,8 +12,8 @@ from jax import lax
 
 from sparsejax._states import states_in
 from sparsejax._where import PyTree
-from sparsejax.transforms.gated_weight_decay import GatedWeightDecayState, restart_decay
-from sparsejax.transforms.hold_zeros import with_mask
+from sparsejax.transforms.gated_weight_decay import GatedWeightDecayState, reset_decay_schedule
+from sparsejax.transforms.hold_zeros import set_mask
 from sparsejax.transforms.prune_when_accurate import Pruner, PruningState
 
 State = TypeVar("State", bound=tuple)
@@ -56,9 +56,9 @@ def prune_state(state: State, pruner: Pruner, accuracy: Numeric) -> State:
     """
     fields: Any = state
     params, pruning = pruner.update(fields.pruning, fields.params, accuracy)
-    opt_state = with_mask(fields.opt_state, pruning.mask)
+    opt_state = set_mask(fields.opt_state, pruning.mask)
     if states_in(opt_state, GatedWeightDecayState):
-        opt_state = restart_decay(opt_state, pruning.prunings > fields.pruning.prunings)
+        opt_state = reset_decay_schedule(opt_state, pruning.prunings > fields.pruning.prunings)
     return fields._replace(params=params, opt_state=opt_state, pruning=pruning)
 
 

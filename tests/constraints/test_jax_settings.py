@@ -33,7 +33,7 @@ def squares(params, batch, key):
 def duals():
     yield constraints.dual_ascent(0.1)
     yield constraints.dual_ascent(optax.constant_schedule(0.1), equality=True)
-    closing = constraints.slack(optax.linear_schedule(0.5, -0.1, 3))
+    closing = constraints.anneal_bound(optax.linear_schedule(0.5, -0.1, 3))
     yield optax.chain(closing, constraints.nupi(0.1, 1.0, 0.5))
 
 

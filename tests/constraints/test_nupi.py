@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from sparsejax.constraints import dual_ascent, nupi, slack
+from sparsejax.constraints import anneal_bound, dual_ascent, nupi
 
 GS = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
 
@@ -84,7 +84,7 @@ def test_the_optimistic_gradient_is_a_special_case():
 def test_by_default_the_first_update_is_that_of_dual_ascent():
     """A proportional gain answers changes, so at these gains it does not start with a jump."""
     closing = optax.polynomial_schedule(0.6, -0.001, power=3, transition_steps=40_000)
-    dual = optax.chain(slack(closing), nupi(ki=1e-3, kp=20.0))
+    dual = optax.chain(anneal_bound(closing), nupi(ki=1e-3, kp=20.0))
     lam = jnp.zeros(())
     updates, _ = dual.update(jnp.asarray(40.6), dual.init(lam), lam)
     np.testing.assert_allclose(updates, 1e-3 * 40.0, rtol=1e-5)

@@ -6,7 +6,7 @@ import time
 import jax
 import pytest
 
-from experiments.gpu.__main__ import Config, _reported, at_once, common, main, pieces
+from experiments.gpu.__main__ import Config, _reported, common, main, pieces, vmap_size
 from experiments.tickets.config import METHODS
 from experiments.tickets.config import Config as Tickets
 from tests.experiments.command import run_module
@@ -51,8 +51,8 @@ def test_what_is_faster_is_read_from_what_was_measured(tmp_path):
     file = config.pace_file("vgg16")
     file.parent.mkdir()
     file.write_text(json.dumps({"seconds": {"1": 3.0, "4": 2.5}}))
-    assert at_once(config, "vgg16", end=0) == 4
-    assert at_once(Config(output=tmp_path, at_once=2), "vgg16", end=0) == 2
+    assert vmap_size(config, "vgg16", end=0) == 4
+    assert vmap_size(Config(output=tmp_path, vmap_size=2), "vgg16", end=0) == 2
 
 
 @pytest.mark.parametrize(("seconds", "ended"), [(60, False), (0, True)])

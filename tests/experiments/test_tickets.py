@@ -114,7 +114,7 @@ def test_more_rounds_go_on_from_those_that_are_there(finished, tmp_path):
         ({"seeds": ()}, "--seeds must name at least one seed; got none"),
         ({"learning_rate": 0.0}, "--learning-rate must be positive; got 0.0"),
         ({"devices": 0}, "--devices must be positive; got 0"),
-        ({"at_once": 0}, "--at-once must be positive; got 0"),
+        ({"vmap_size": 0}, "--vmap-size must be positive; got 0"),
         (
             {"beta": "staircase", "epochs": 1, "preset": "smoke"},
             "--beta staircase needs at least 2",

@@ -1,4 +1,4 @@
-"""The networks for CIFAR-10 inside a family, on a few images of its shape."""
+"""The networks for CIFAR-10 inside a population, on a few images of its shape."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import pytest
 from experiments.data import Dataset, Split
 from experiments.tickets.config import Config
 from experiments.tickets.networks import network
-from experiments.tickets.train import Family
+from experiments.tickets.train import Population
 
 RNG = np.random.default_rng(0)
 
@@ -61,11 +61,11 @@ def test_a_resnet_finds_and_trains_tickets(tmp_path):
         batch_size=32, epochs=1, rounds=1, dtype="bfloat16",
     )  # fmt: skip
     settings = config.settings("cs")
-    rows = Family(tmp_path, DATASET, settings, devices=1).ensure()
+    rows = Population(tmp_path, DATASET, settings, devices=1).ensure()
     assert [row["round"] for row in rows] == [1]
     assert np.isfinite(rows[0]["test_error"])
-    assert Family(tmp_path, DATASET, settings, resume=True).ensure() == rows
-    assert Family(tmp_path / "unwritten", DATASET, settings).pace() > 0
+    assert Population(tmp_path, DATASET, settings, resume=True).ensure() == rows
+    assert Population(tmp_path / "unwritten", DATASET, settings).pace() > 0
     assert not (tmp_path / "unwritten").exists()
     with pytest.raises(ValueError, match="--devices must divide 1 members .* got 3"):
-        Family(tmp_path / "no", DATASET, settings, devices=3)
+        Population(tmp_path / "no", DATASET, settings, devices=3)

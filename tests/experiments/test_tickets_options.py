@@ -1,4 +1,4 @@
-"""What the options of continuous sparsification do to a family, on a few images like MNIST's."""
+"""What options of continuous sparsification do to a population, on images like MNIST's."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 from experiments.data import Dataset, Split
 from experiments.tickets import options
 from experiments.tickets.config import Config
-from experiments.tickets.train import Family
+from experiments.tickets.train import Population
 
 RNG = np.random.default_rng(0)
 
@@ -34,7 +34,7 @@ def settings(**flags):
 
 
 @pytest.fixture(scope="module")
-def families(tmp_path_factory):
+def populations(tmp_path_factory):
     """Each with its rows."""
     found = {}
     for name, flags in (
@@ -42,13 +42,15 @@ def families(tmp_path_factory):
         ("folded", {"ticket_scale": "folded"}),
         ("published", {"published": True}),
     ):
-        family = Family(tmp_path_factory.mktemp(name), DATASET, settings(**flags), devices=1)
-        found[name] = family, family.ensure()
+        population = Population(
+            tmp_path_factory.mktemp(name), DATASET, settings(**flags), devices=1
+        )
+        found[name] = population, population.ensure()
     return found
 
 
-def test_the_scale_changes_the_training_of_a_ticket_and_not_the_search(families):
-    (outside, one), (folded, other) = families["outside"], families["folded"]
+def test_the_scale_changes_the_training_of_a_ticket_and_not_the_search(populations):
+    (outside, one), (folded, other) = populations["outside"], populations["folded"]
     assert [row["nonzeros"] for row in one] == [row["nonzeros"] for row in other]
     assert [row["validation_error"] for row in one] != [row["validation_error"] for row in other]
     for number in (1, 2):
@@ -62,24 +64,24 @@ def test_the_scale_changes_the_training_of_a_ticket_and_not_the_search(families)
     np.testing.assert_array_equal(folded.scales(1), [1, 1])
 
 
-def test_the_published_way_searches_otherwise(families):
-    (_, one), (family, other) = families["outside"], families["published"]
+def test_the_published_way_searches_otherwise(populations):
+    (_, one), (population, other) = populations["outside"], populations["published"]
     assert np.isfinite([row["test_error"] for row in other]).all()
     assert [row["nonzeros"] for row in one] != [row["nonzeros"] for row in other]
-    np.testing.assert_allclose(family.scales(2), 1 + np.exp(-np.array(STARTS)), rtol=1e-6)
+    np.testing.assert_allclose(population.scales(2), 1 + np.exp(-np.array(STARTS)), rtol=1e-6)
 
 
-def test_a_folder_that_does_not_say_goes_on_as_folded(families):
-    family, rows = families["folded"]
-    config = json.loads((family.folder / "round_0" / "config.json").read_text())
+def test_a_folder_that_does_not_say_goes_on_as_folded(populations):
+    population, rows = populations["folded"]
+    config = json.loads((population.folder / "round_0" / "config.json").read_text())
     assert not options.FORMER.keys() & config.keys()
-    file = family.folder / "result.json"
+    file = population.folder / "result.json"
     held = json.loads(file.read_text())
     held["settings"] = options.identity(held["settings"])
     file.write_text(json.dumps(held))
-    again = Family(family.folder, DATASET, settings(ticket_scale="folded"), True, devices=1)
+    again = Population(population.folder, DATASET, settings(ticket_scale="folded"), True, devices=1)
     assert again.ensure() == again.ended() == rows
-    other = Family(family.folder, DATASET, settings(), True, devices=1)
+    other = Population(population.folder, DATASET, settings(), True, devices=1)
     with pytest.raises(ValueError, match="ticket_scale: None there, 'outside' here"):
         other.ended()
     with pytest.raises(ValueError, match="belongs to another configuration"):

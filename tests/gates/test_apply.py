@@ -94,14 +94,14 @@ def test_every_parameter_is_counted_once(net):
     """Each one is as likely to stay as its gate, and what has no gate stays for certain."""
     _, params, _ = net
     probability = KINDS.active_probability(KINDS.init(jax.random.key(2), params))
-    groups = parameter_groups(params, gates.spread(params, probability))
+    groups = parameter_groups(params, gates.broadcast_gates(params, probability))
     everything = jax.tree.map(jnp.ones_like, params)
     stays = gates.apply(everything, probability)
     expected = sum(float(leaf.sum()) for leaf in jax.tree.leaves(stays))
     total = sum(leaf.size for leaf in jax.tree.leaves(params))
     np.testing.assert_allclose(expected_density(groups), expected / total, rtol=1e-5)
     halves = jax.tree.map(lambda p: jnp.full_like(p, 0.5), probability)
-    counted = expected_density(parameter_groups(params, gates.spread(params, halves)))
+    counted = expected_density(parameter_groups(params, gates.broadcast_gates(params, halves)))
     np.testing.assert_allclose(counted, (0.5 * (total - 5) + 5) / total, rtol=1e-6)
 
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 from scipy import integrate, special
 
-from sparsejax.gates import LOG_ALPHA_RANGE, hard_concrete, keep_within, per_input, per_output
+from sparsejax.gates import LOG_ALPHA_RANGE, clip_params, hard_concrete, per_input, per_output
 from tests.reference import shard
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
@@ -166,13 +166,13 @@ def test_gates_that_do_not_fit_are_named(grouping, leaf, message):
 
 
 def test_keep_within_holds_log_alpha_in_its_range():
-    optimizer = optax.chain(optax.sgd(1.0), keep_within())
+    optimizer = optax.chain(optax.sgd(1.0), clip_params())
     phi = {"gate": jnp.asarray([0.0, 4.0, -4.0, 1.0])}
     state = optimizer.init(phi)
     step = jax.jit(lambda g, s, p: optax.apply_updates(p, optimizer.update(g, s, p)[0]))
     phi = step({"gate": jnp.asarray([0.5, -9.0, 9.0, 0.0])}, state, phi)
     np.testing.assert_allclose(phi["gate"], [-0.5, LOG_ALPHA_RANGE[1], LOG_ALPHA_RANGE[0], 1.0])
     with pytest.raises(ValueError, match="low must not be above high; got 1.0 and 0.0"):
-        keep_within(1.0, 0.0)
+        clip_params(1.0, 0.0)
     with pytest.raises(ValueError, match="params must be passed"):
-        keep_within().update(phi, optax.EmptyState())
+        clip_params().update(phi, optax.EmptyState())

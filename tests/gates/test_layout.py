@@ -298,7 +298,7 @@ def test_probabilities_count_what_follows():
     params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
     kinds = combine(hard_concrete(grouping=per_output))
     probability = kinds.active_probability(kinds.init(KEY, params))
-    once = expected_density(parameter_groups(params, gates.spread(params, probability)))
+    once = expected_density(parameter_groups(params, gates.broadcast_gates(params, probability)))
     assert once == expected_density(parameter_groups(params, probability))
     np.testing.assert_allclose(once, probability["kernel"].mean(), rtol=1e-6)
 

@@ -65,7 +65,7 @@ def test_gradients_against_finite_differences():
         jax.test_util.check_grads(value, (s,), order=2, modes=["rev"])
 
 
-def test_a_family_of_starts_and_temperatures_is_a_vmap_and_compiles_once():
+def test_a_population_of_starts_and_temperatures_is_a_vmap_and_compiles_once():
     params, traces = cast(PARAMS), []
 
     @jax.jit

@@ -143,13 +143,13 @@ def test_compiled_memory_is_the_result_and_little_more(shape, sampled_from, monk
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("guess", [0.0, 1e-40, 0.5, 2.0, 1e30, np.inf])
-def test_a_guess_never_changes_the_result(dtype, guess):
+@pytest.mark.parametrize("warm_start", [0.0, 1e-40, 0.5, 2.0, 1e30, np.inf])
+def test_a_warm_start_never_changes_the_result(dtype, warm_start):
     tree = {"a": jax.random.normal(jax.random.key(0), (60, 50), dtype)}
     for kappa in (0, 1, 900, 3000):
         expected, threshold = project_l0_ball(tree, kappa, with_threshold=True)
-        for near in (guess, threshold, 1.001 * threshold):
-            result = project_l0_ball(tree, kappa, guess=near)
+        for near in (warm_start, threshold, 1.001 * threshold):
+            result = project_l0_ball(tree, kappa, warm_start=near)
             np.testing.assert_array_equal(result["a"], expected["a"])
 
 
@@ -165,9 +165,9 @@ def test_the_threshold_separates_kept_from_dropped(dtype):
         assert (magnitudes[~mask] <= threshold).all()
 
 
-def test_a_bad_guess_is_named():
-    with pytest.raises(ValueError, match="guess must be a number >= 0; got -1"):
-        project_l0_ball(jnp.ones((2, 2)), 1, guess=-1.0)
+def test_a_bad_warm_start_is_named():
+    with pytest.raises(ValueError, match="warm_start must be a number >= 0; got -1"):
+        project_l0_ball(jnp.ones((2, 2)), 1, warm_start=-1.0)
 
 
 def test_nan_is_an_error_outside_jit_and_poisons_inside():

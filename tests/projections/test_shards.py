@@ -78,12 +78,12 @@ def test_inside_shard_map_specs_make_it_global(kind, check, sampled):
 
     @jax.jit
     @jax.shard_map(mesh=mesh(), in_specs=(specs, P(), P()), out_specs=(specs, P()), check_vma=check)
-    def project(tree, kappa, guess):
-        return project_l0_ball(tree, kappa, specs=specs, guess=guess, with_threshold=True)
+    def project(tree, kappa, warm_start):
+        return project_l0_ball(tree, kappa, specs=specs, warm_start=warm_start, with_threshold=True)
 
     for kappa in KAPPAS:
-        for guess in (0.0, 1.5):
-            result, threshold = project(tree, kappa, guess)
+        for warm_start in (0.0, 1.5):
+            result, threshold = project(tree, kappa, warm_start)
             np.testing.assert_array_equal(as_float64(result), top_kappa(tree, kappa))
             assert threshold.shape == ()
 
@@ -92,7 +92,7 @@ def test_inside_shard_map_specs_make_it_global(kind, check, sampled):
 def test_inside_shard_map_without_specs_each_device_projects_its_own(check):
     weights = tied_tree()[0]
     project = jax.shard_map(
-        lambda piece: project_l0_ball(piece, 5, guess=1.0),
+        lambda piece: project_l0_ball(piece, 5, warm_start=1.0),
         mesh=mesh(), in_specs=P("a"), out_specs=P("a"), check_vma=check,
     )  # fmt: skip
     result = np.asarray(jax.jit(project)(weights)).reshape(4, 4, 24)

@@ -8,20 +8,20 @@ import pytest
 
 from sparsejax.tickets import (
     continuous_sparsification,
-    deal_out,
-    family_step,
-    family_tickets,
     fold_scale,
     found_ticket,
-    init_family,
+    init_population,
     init_search,
     magnitude_pruning,
     member,
-    next_family,
+    next_population,
     next_search,
+    population_step,
+    population_tickets,
     random_pruning,
-    rewound,
+    rewind,
     search_step,
+    shard_population,
     stochastic_l0,
 )
 from tests.tickets.test_tickets import START
@@ -85,7 +85,7 @@ def test_states_of_a_search(method, optimizer):
         for _ in range(2):
             state, _ = step(state, jnp.float32(1))
         ticket = own(found_ticket(method, state), state, arguments)
-        own(rewound(ticket), ticket)
+        own(rewind(ticket), ticket)
         own(fold_scale(ticket), ticket)
         renewed = own(next_search(method, state, optimizer), state, arguments)
         kept = own(next_search(method, state, optimizer, renew_optimizer=False), state)
@@ -103,7 +103,7 @@ def test_states_of_a_search(method, optimizer):
 
 
 @pytest.mark.parametrize(("kind", "devices"), [("magnitude", 4), ("continuous", 1)])
-def test_states_of_a_family(kind, devices):
+def test_states_of_a_population(kind, devices):
     method, optimizer = METHODS[kind], OPTIMIZERS["schedule-free"]
     mesh = jax.make_mesh((devices,), ("members",), devices=jax.devices()[:devices])
     arguments = (
@@ -112,12 +112,12 @@ def test_states_of_a_family(kind, devices):
         {"fraction": jnp.linspace(0.1, 0.4, MEMBERS)},
         jnp.zeros((MEMBERS, 3)),
     )
-    first = own(init_family(method, arguments[0], optimizer, *arguments[1:]), arguments)
-    dealt = own(deal_out(first, mesh), first)
-    state = own(deal_out(dealt, mesh), dealt)  # where it lies already
-    step = jax.jit(family_step(search_step(method, loss, optimizer, 1)), donate_argnums=0)
-    turn = jax.jit(lambda state: next_family(method, state, optimizer), donate_argnums=0)
-    find = jax.jit(lambda state: family_tickets(method, state))
+    first = own(init_population(method, arguments[0], optimizer, *arguments[1:]), arguments)
+    dealt = own(shard_population(first, mesh), first)
+    state = own(shard_population(dealt, mesh), dealt)  # where it lies already
+    step = jax.jit(population_step(search_step(method, loss, optimizer, 1)), donate_argnums=0)
+    turn = jax.jit(lambda state: next_population(method, state, optimizer), donate_argnums=0)
+    find = jax.jit(lambda state: population_tickets(method, state))
     for _ in range(2):
         for _ in range(2):
             state, _ = step(state, jnp.float32(1))
@@ -126,6 +126,6 @@ def test_states_of_a_family(kind, devices):
         step_of_one = jax.jit(search_step(method, loss, optimizer), donate_argnums=0)
         step_of_one(one, jnp.float32(1))
         state = own(turn(state), found)
-    own(next_family(method, dealt, optimizer), dealt)
+    own(next_population(method, dealt, optimizer), dealt)
     for tree in (arguments[0], arguments[2:], first.params, dealt.params, found.params):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))

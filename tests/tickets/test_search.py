@@ -8,13 +8,13 @@ import pytest
 
 from sparsejax.tickets import (
     continuous_sparsification,
-    family_scan,
-    family_step,
     found_ticket,
-    init_family,
+    init_population,
     init_search,
     magnitude_pruning,
     next_search,
+    population_scan,
+    population_step,
     search_step,
 )
 from tests.tickets.test_tickets import DATA, KEY, START, loss
@@ -36,7 +36,7 @@ def by_hand(method, optimizer, params=START):
     trained, opt_state, values = state.params, state.opt_state, []
 
     def objective(trained, step):
-        value, _ = loss(method.view(trained, state.mask, step, KEY), DATA, None)
+        value, _ = loss(method.effective_params(trained, state.mask, step, KEY), DATA, None)
         return value + method.penalty(trained, step)
 
     @jax.jit
@@ -68,11 +68,11 @@ def test_an_optimizer_gets_the_value_of_what_is_minimised(optimizer):
     )(start)
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf / 2]), START)
     keys = jnp.stack([KEY, KEY])
-    family = init_family(METHOD, stacked, optimizer, keys)
-    take = jax.jit(family_step(step))
+    population = init_population(METHOD, stacked, optimizer, keys)
+    take = jax.jit(population_step(step))
     for _ in range(COUNT):
-        family, _ = take(family, DATA)
-    first = jax.tree.map(lambda leaf: leaf[0], family.params)
+        population, _ = take(population, DATA)
+    first = jax.tree.map(lambda leaf: leaf[0], population.params)
     for found in (state.params, scanned.params, first):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4), found, wanted
@@ -84,10 +84,10 @@ def test_an_optimizer_gets_the_value_of_what_is_minimised(optimizer):
 
 def test_a_block_of_a_family_passes_them_on():
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), START)
-    state = init_family(METHOD, stacked, PLATEAU, jnp.stack([KEY, KEY]))
+    state = init_population(METHOD, stacked, PLATEAU, jnp.stack([KEY, KEY]))
     step = search_step(METHOD, loss, PLATEAU)
     take = lambda state, arrays, row: step(state, arrays)  # noqa: E731
-    block = jax.jit(lambda state: family_scan()(take, state, DATA, jnp.arange(COUNT)))
+    block = jax.jit(lambda state: population_scan()(take, state, DATA, jnp.arange(COUNT)))
     ended, _ = block(state)
     wanted, _ = by_hand(METHOD, PLATEAU)
     np.testing.assert_allclose(

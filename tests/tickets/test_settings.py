@@ -11,29 +11,29 @@ import pytest
 from jax.sharding import AxisType
 
 from sparsejax.tickets import (
+    apply_mask,
     check_ticket,
     continuous_sparsification,
-    deal_out,
     effective_params,
-    family_scan,
-    family_step,
-    family_tickets,
     fixed_mask,
     fold_scale,
     found_ticket,
-    init_family,
+    init_population,
     init_search,
+    jaccard,
     magnitude_pruning,
-    masked,
     member,
-    next_family,
+    next_population,
     next_search,
-    overlap,
-    remaining,
-    rewound,
+    num_nonzero,
+    ones_mask,
+    population_scan,
+    population_step,
+    population_tickets,
+    rewind,
     search_step,
+    shard_population,
     stochastic_l0,
-    whole_mask,
 )
 from tests.tickets.test_tickets import DATA, START, loss
 
@@ -52,22 +52,22 @@ def everything(method, key):
     """Two rounds of two members, their tickets trained, and each public function on the way."""
     keys = jax.random.split(key, 2)
     several = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf / 2]), START)
-    state = init_family(method, several, SGD, keys, HYPER, jnp.zeros(2, jnp.float32))
+    state = init_population(method, several, SGD, keys, HYPER, jnp.zeros(2, jnp.float32))
 
     def counted(params, statistics, batch, key):
         value, metrics = loss(params, batch, key)
         return value, (metrics, statistics + jnp.float32(1))
 
     step = search_step(method, counted, SGD, 2)
-    take, rows = family_step(step), jnp.arange(4)
+    take, rows = population_step(step), jnp.arange(4)
     state, metrics = jax.lax.scan(lambda s, _: take(s, DATA), state, rows)
-    state = next_family(method, state, SGD)
-    state, _ = family_scan()(lambda s, data, row: step(s, data), state, DATA, rows)
-    tickets = family_tickets(method, state)
+    state = next_population(method, state, SGD)
+    state, _ = population_scan()(lambda s, data, row: step(s, data), state, DATA, rows)
+    tickets = population_tickets(method, state)
     one = member(state, 1)
     ticket = found_ticket(method, one)
     next_search(method, one, SGD, renew_optimizer=False)
-    params, effective = rewound(ticket)
+    params, effective = rewind(ticket)
     seen = effective(params)
     folded = fold_scale(ticket)
     training = fixed_mask(ticket.mask, ticket.scale)
@@ -82,9 +82,9 @@ def everything(method, key):
         "seen": seen,
         "folded": effective_params(folded, folded.params),
         "trained": effective_params(ticket, trained.params["weights"]),
-        "left": remaining(ticket.mask),
-        "overlap": overlap(ticket.mask, whole_mask(START)),
-        "masked": masked(START, ticket.mask),
+        "left": num_nonzero(ticket.mask),
+        "overlap": jaccard(ticket.mask, ones_mask(START)),
+        "masked": apply_mask(START, ticket.mask),
         "statistics": tickets.statistics,
     }
 
@@ -136,17 +136,17 @@ def test_an_explicit_mesh_deals_members_out():
     method, keys = METHODS["continuous"], jax.random.split(jax.random.key(7), 4)
     several = jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), START)
     hyper = {"fraction": jnp.float32([0.1, 0.2, 0.3, 0.4])}
-    state = init_family(method, several, SGD, keys, hyper)
+    state = init_population(method, several, SGD, keys, hyper)
     step = search_step(method, loss, SGD, 1)
     rows = jnp.arange(4)
     take = lambda s, data, row: step(s, data)  # noqa: E731
-    single, _ = jax.jit(lambda s: family_scan()(take, s, DATA, rows))(state)
-    dealt = deal_out(state, mesh)
-    turned = jax.jit(lambda s: next_family(method, s, SGD))
-    found = jax.jit(lambda s: family_tickets(method, s))
+    single, _ = jax.jit(lambda s: population_scan()(take, s, DATA, rows))(state)
+    dealt = shard_population(state, mesh)
+    turned = jax.jit(lambda s: next_population(method, s, SGD))
+    found = jax.jit(lambda s: population_tickets(method, s))
     for run in (
-        jax.jit(lambda s: family_scan(mesh)(take, s, DATA, rows)),
-        jax.jit(lambda s: jax.lax.scan(lambda s, _: family_step(step)(s, DATA), s, rows)),
+        jax.jit(lambda s: population_scan(mesh)(take, s, DATA, rows)),
+        jax.jit(lambda s: jax.lax.scan(lambda s, _: population_step(step)(s, DATA), s, rows)),
     ):
         ended, _ = run(dealt)
         for ours, theirs in (
@@ -159,4 +159,6 @@ def test_an_explicit_mesh_deals_members_out():
             )
         assert len(ended.params["weights"]["kernel"].sharding.device_set) == 2
     with pytest.raises(ValueError, match="mesh must divide 4 members; it has 3 devices"):
-        deal_out(state, jax.make_mesh((3,), ("members",), (kind,), devices=jax.devices()[:3]))
+        shard_population(
+            state, jax.make_mesh((3,), ("members",), (kind,), devices=jax.devices()[:3])
+        )

@@ -15,17 +15,17 @@ from sparsejax.tickets import (
     check_ticket,
     continuous_sparsification,
     effective_params,
-    family_tickets,
     fixed_mask,
     fold_scale,
     found_ticket,
-    init_family,
+    init_population,
     init_search,
     magnitude_pruning,
-    rewound,
+    ones_mask,
+    population_tickets,
+    rewind,
     search_step,
     stochastic_l0,
-    whole_mask,
 )
 from tests.tickets.test_tickets import DATA, KEY, START, loss
 
@@ -60,9 +60,9 @@ def test_what_is_not_searched_has_no_scale_whatever_the_shapes(shape):
     params = {"kernel": jnp.ones(shape), "bias": jnp.arange(1.0, 1 + shape[-1])}
     method = continuous_sparsification(10, initial=-0.1)
     state = init_search(method, params, optax.sgd(0.1), KEY)
-    seen = method.view(state.params, state.mask, jnp.asarray(0), KEY)
+    seen = method.effective_params(state.params, state.mask, jnp.asarray(0), KEY)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), seen, params)
-    ticket = Ticket(whole_mask(params), params, found_ticket(method, state).scale)
+    ticket = Ticket(ones_mask(params), params, found_ticket(method, state).scale)
     for found in (effective_params(ticket, params), fold_scale(ticket).params):
         np.testing.assert_array_equal(found["bias"], params["bias"])
         np.testing.assert_allclose(found["kernel"], np.full(shape, 1 + np.exp(0.1)), rtol=1e-6)
@@ -74,9 +74,9 @@ def test_the_network_sees_scale_times_mask_times_weights(dtype):
     ticket = Ticket(MASK, params, 2.1)
     wanted = np.where(MASK["kernel"], 2.1 * np.asarray(params["kernel"], np.float64), 0)
     close = {"rtol": 1e-6 if dtype == np.float32 else 2**-8}
-    trained, effective = rewound(ticket)
+    trained, effective = rewind(ticket)
     folded = fold_scale(ticket)
-    whole, view = jax.jit(rewound)(folded)
+    whole, view = jax.jit(rewind)(folded)
     for seen in (
         effective_params(ticket, params),
         jax.jit(effective_params)(ticket, params),
@@ -92,10 +92,10 @@ def test_the_network_sees_scale_times_mask_times_weights(dtype):
 
 
 def test_weights_without_their_scale_are_no_network():
-    """`rewound` gives two things, so that forgetting one of them fails at once."""
+    """`rewind` gives two things, so that forgetting one of them fails at once."""
     ticket = Ticket(MASK, START, 2.1)
     with pytest.raises((TypeError, KeyError)):
-        loss(rewound(ticket), DATA, None)
+        loss(rewind(ticket), DATA, None)
 
 
 def steps_of(scale, kernel, mask, count, rate=0.05, decay=1e-2):
@@ -115,7 +115,7 @@ def test_a_ticket_trains_alike_in_every_loop():
     wanted, bias = steps_of(SCALES[0], kernel, MASK["kernel"], 20)
     sgd = optax.chain(optax.add_decayed_weights(1e-2), optax.sgd(0.05))
 
-    params, effective = rewound(ticket)
+    params, effective = rewind(ticket)
     optimizer = optax.chain(sgd, sparsejax.hold_zeros(ticket.mask))
     opt_state = optimizer.init(params)
 
@@ -151,11 +151,11 @@ def test_a_ticket_trains_alike_in_every_loop():
 def test_members_have_scales_of_their_own():
     params = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), START)
     keys = jax.random.split(KEY, 2)
-    state = init_family(make, params, optax.sgd(0.1), keys, jnp.asarray(STARTS))
-    tickets = jax.jit(lambda state: family_tickets(make, state))(state)
+    state = init_population(make, params, optax.sgd(0.1), keys, jnp.asarray(STARTS))
+    tickets = jax.jit(lambda state: population_tickets(make, state))(state)
     np.testing.assert_allclose(tickets.scale, SCALES, rtol=1e-6)
     tickets = tickets._replace(mask=jax.tree.map(jnp.ones_like, tickets.mask))
-    trained, effective = jax.vmap(rewound)(tickets)
+    trained, effective = jax.vmap(rewind)(tickets)
     seen = jax.vmap(lambda view, weights: view(weights))(effective, trained)
     folded = jax.vmap(fold_scale)(tickets)
     wanted = SCALES[:, None, None] * np.asarray(params["kernel"], np.float64)
@@ -171,8 +171,8 @@ def test_a_ticket_of_wrapped_arrays():
     params = nnx.state(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), nnx.Param)
     method = continuous_sparsification(10, -0.1)
     ticket = found_ticket(method, init_search(method, params, optax.sgd(0.1), KEY))
-    check_ticket(ticket._replace(mask=whole_mask(params)), params)
-    seen = effective_params(ticket._replace(mask=whole_mask(params)), params)
+    check_ticket(ticket._replace(mask=ones_mask(params)), params)
+    seen = effective_params(ticket._replace(mask=ones_mask(params)), params)
     assert jax.tree.structure(seen) == jax.tree.structure(params)
     np.testing.assert_allclose(
         seen["kernel"][...], (1 + np.exp(0.1)) * params["kernel"][...], rtol=1e-6
@@ -180,7 +180,7 @@ def test_a_ticket_of_wrapped_arrays():
 
 
 def test_tickets_that_do_not_fit_are_named():
-    mask = whole_mask(START)
+    mask = ones_mask(START)
     with pytest.raises(ValueError, match="ticket.mask must have the structure of params"):
         check_ticket(Ticket({"kernel": mask["kernel"]}, START), START)
     wrong = START | {"bias": jnp.zeros(4)}

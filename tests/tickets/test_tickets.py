@@ -15,9 +15,9 @@ from sparsejax.tickets import (
     init_search,
     magnitude_pruning,
     next_search,
+    num_nonzero,
     random_pruning,
-    remaining,
-    rewound,
+    rewind,
     search_step,
     stochastic_l0,
 )
@@ -67,7 +67,7 @@ def test_iterative_magnitude_pruning_takes_the_smallest_survivors(rewind):
         left -= int(np.ceil(np.float32(0.3) * np.float32(left)))
         ticket = found_ticket(method, end)
         mask = survivors(ticket)
-        assert mask.sum() == int(remaining(ticket.mask)) == left
+        assert mask.sum() == int(num_nonzero(ticket.mask)) == left
         assert isinstance(ticket.mask["bias"], optax.MaskedNode)
         assert not (mask & ~before).any()
         weights = np.abs(end.params["weights"]["kernel"])
@@ -80,7 +80,7 @@ def test_iterative_magnitude_pruning_takes_the_smallest_survivors(rewind):
         )  # fmt: skip
         assert int(end.round) == number
     going_on = next_search(method, ends[0], optax.adam(0.03)).params["weights"]["kernel"]
-    source = ends[0].early if rewind else ends[0].params
+    source = ends[0].rewind_params if rewind else ends[0].params
     np.testing.assert_array_equal(going_on, source["weights"]["kernel"])
     # The true weights are among those it keeps while there is room for them.
     assert survivors(found_ticket(method, ends[1]))[TRUTH != 0].all()
@@ -90,9 +90,9 @@ def test_the_early_weights_are_those_of_their_step():
     optimizer, method = optax.adam(0.03), magnitude_pruning(0.5)
     whole = search(method, 1)[0]
     short = search(method, 1, steps=16)[0]
-    jax.tree.map(np.testing.assert_array_equal, whole.early, short.params)
+    jax.tree.map(np.testing.assert_array_equal, whole.rewind_params, short.params)
     from_start = search(method, 1, rewind_step=0)[0]
-    np.testing.assert_array_equal(from_start.early["weights"]["kernel"], START["kernel"])
+    np.testing.assert_array_equal(from_start.rewind_params["weights"]["kernel"], START["kernel"])
     again = next_search(method, whole, optimizer)
     assert int(again.step) == 0
     np.testing.assert_array_equal(optax.tree.get(again.opt_state, "count"), 0)
@@ -149,7 +149,7 @@ def test_continuous_sparsification_finds_the_true_support():
     assert before[np.abs(TRUTH) > 0.5].all()
     # With the last beta the soft network is the binary one.
     state = ends[-1]
-    soft = method.view(state.params, state.mask, jnp.asarray(STEPS), KEY)
+    soft = method.effective_params(state.params, state.mask, jnp.asarray(STEPS), KEY)
     hard = effective_params(found_ticket(method, state), state.params["weights"])
     assert np.median(np.abs(soft["kernel"] - hard["kernel"])) < 1e-6
     np.testing.assert_allclose(soft["kernel"], hard["kernel"], atol=0.2)
@@ -163,9 +163,13 @@ def test_between_its_rounds_gates_restart_and_weights_rewind():
     np.testing.assert_allclose(
         state.params["gates"]["kernel"], np.minimum(150 * s, np.float32(0.1)), rtol=1e-4
     )
-    np.testing.assert_array_equal(state.params["weights"]["kernel"], end.early["weights"]["kernel"])
+    np.testing.assert_array_equal(
+        state.params["weights"]["kernel"], end.rewind_params["weights"]["kernel"]
+    )
     # Training started at the function of the whole network.
-    view = method.view(init_search(method, START, optax.sgd(0.1), KEY).params, None, 0, KEY)
+    view = method.effective_params(
+        init_search(method, START, optax.sgd(0.1), KEY).params, None, 0, KEY
+    )
     np.testing.assert_allclose(view["kernel"], START["kernel"], rtol=1e-5)
 
 
@@ -181,7 +185,7 @@ def test_a_ticket_trains_and_keeps_its_zeros():
     method = magnitude_pruning(0.7)
     ticket = found_ticket(method, search(method, 1)[0])
     check_ticket(ticket, START)
-    params, effective = rewound(ticket)
+    params, effective = rewind(ticket)
     optimizer = optax.chain(optax.adam(0.05), sparsejax.hold_zeros(ticket.mask))
     opt_state = optimizer.init(params)
 
@@ -229,8 +233,14 @@ def test_weights_of_half_precision_stay_so(method):
     state = init_search(method, half, optimizer, KEY)
     end = fit(step, state, DATA, batch_size=32, steps=16)
     ticket = found_ticket(method, end)
-    params, effective = rewound(ticket)
-    trees = end.params["weights"], end.early["weights"], ticket.params, params, effective(params)
+    params, effective = rewind(ticket)
+    trees = (
+        end.params["weights"],
+        end.rewind_params["weights"],
+        ticket.params,
+        params,
+        effective(params),
+    )
     for tree in (*trees, fold_scale(ticket).params):
         assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype(jnp.bfloat16)}
     assert ticket.mask["kernel"].dtype == bool
@@ -238,7 +248,7 @@ def test_weights_of_half_precision_stay_so(method):
     later = next_search(method, end, optimizer)
     same = jax.tree.map(lambda a, b: a.dtype == b.dtype, later.params, end.params)
     assert all(jax.tree.leaves(same))
-    assert 0 <= int(remaining(later.mask)) <= 100
+    assert 0 <= int(num_nonzero(later.mask)) <= 100
 
 
 @pytest.mark.parametrize(

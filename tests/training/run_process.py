@@ -12,12 +12,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from sparsejax.training import fit, fsdp_specs, init_state, start_processes
+from sparsejax.training import fit, fsdp_specs, init_state, initialize_distributed
 from tests.training.lenet300 import build
 
 
 def main(data: str, folder: str, steps: int, die: int) -> None:
-    number, count = start_processes()
+    number, count = initialize_distributed()
     assert (count, jax.device_count(), jax.local_device_count()) == (2, 8, 4)
     with np.load(data) as file:
         arrays = dict(file)

@@ -18,8 +18,8 @@ from sparsejax.training import (
     fit,
     fsdp_specs,
     init_state,
+    initialize_distributed,
     read_metrics,
-    start_processes,
 )
 from tests.training.lenet300 import assert_close, build
 
@@ -166,8 +166,8 @@ def test_a_wrong_environment_is_named(given, message, monkeypatch):
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
-        start_processes()
+        initialize_distributed()
 
 
 def test_alone_there_is_nothing_to_start():
-    assert start_processes() == (0, 1)
+    assert initialize_distributed() == (0, 1)

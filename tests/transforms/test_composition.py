@@ -10,16 +10,22 @@ from flax import nnx
 import sparsejax
 from sparsejax import compression
 from sparsejax.compression import l0_ball
-from sparsejax.constraints import current_multipliers, descent_ascent, dual_ascent, nupi, slack
-from sparsejax.gates import keep_within
-from sparsejax.projections import largest_mask
+from sparsejax.constraints import (
+    anneal_bound,
+    current_multipliers,
+    descent_ascent,
+    dual_ascent,
+    nupi,
+)
+from sparsejax.gates import clip_params
+from sparsejax.projections import top_k_mask
 from sparsejax.transforms import (
     PruningTrainState,
     masked_params,
     prune_state,
     pruning_step,
-    restart_decay,
-    with_mask,
+    reset_decay_schedule,
+    set_mask,
 )
 
 KEY = jax.random.key(0)
@@ -95,7 +101,7 @@ def test_zeros_are_held_while_pruning_goes_on(name):
         assert nonzeros(masked_params(state, start())) == left  # any other average
         if n in (2, 5):
             params, pruning = update(pruning, params, 1.0)
-            state = with_mask(state, pruning.mask)
+            state = set_mask(state, pruning.mask)
     assert int(pruning.prunings) == 3
 
 
@@ -113,7 +119,7 @@ def test_lookahead_is_held_from_behind():
         assert nonzeros(params.fast) == nonzeros(params.slow) == int(pruning.remaining)
         if n % 4 == 1:
             fast, pruning = pruner.update(pruning, params.fast, 1.0)
-            params, state = params._replace(fast=fast), with_mask(state, pruning.mask)
+            params, state = params._replace(fast=fast), set_mask(state, pruning.mask)
 
 
 def _wrong_orders():
@@ -133,14 +139,14 @@ def test_an_order_that_cannot_hold_is_refused(optimizer, message):
     if "lookahead" in message:
         params = optax.LookaheadParams.init_synced(params)
     with pytest.raises(ValueError, match=message):
-        with_mask(optimizer.init(params), largest_mask(start(), 5))
+        set_mask(optimizer.init(params), top_k_mask(start(), 5))
 
 
 @pytest.mark.parametrize("gradient", [jnp.float32, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("parameter", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_held_weights_are_zero_after_one_step_in_any_dtypes(parameter, gradient):
     w = jax.random.normal(KEY, (20, 10)).astype(parameter)
-    mask = largest_mask(w, 50)
+    mask = top_k_mask(w, 50)
     optimizer = optax.chain(optax.sgd(0.1), sparsejax.hold_zeros(mask))
     state = optimizer.init(w)
     for _ in range(3):
@@ -157,7 +163,7 @@ def test_two_holds_keep_their_own_leaves():
     params = two_leaves()
     pruner = sparsejax.prune_when_accurate(0.2, 0.0, where={"a": True, "b": False})
     pruning = pruner.init(params)
-    fixed = largest_mask(params, 10, where={"a": False, "b": True})
+    fixed = top_k_mask(params, 10, where={"a": False, "b": True})
     holds = [sparsejax.hold_zeros(pruning.mask), sparsejax.hold_zeros(fixed)]
     for order in (holds, holds[::-1]):
         optimizer = optax.chain(optax.adam(0.1), *order)
@@ -168,12 +174,12 @@ def test_two_holds_keep_their_own_leaves():
             assert int((p["b"] != 0).sum()) == 10
             assert int((p["a"] != 0).sum()) == int(now.remaining)
             p, now = pruner.update(now, p, 1.0)
-            state = with_mask(state, now.mask)
+            state = set_mask(state, now.mask)
     with pytest.raises(ValueError, match=r"for \['a'\], \['b'\], the hold_zeros .*: \['a'\]"):
-        with_mask(optax.chain(*holds).init(params), largest_mask(params, 5))
+        set_mask(optax.chain(*holds).init(params), top_k_mask(params, 5))
     twice = optax.chain(holds[0], sparsejax.hold_zeros(pruning.mask))
     with pytest.raises(ValueError, match=r"leaves \['a'\], which 2 hold_zeros"):
-        with_mask(twice.init(params), pruning.mask)
+        set_mask(twice.init(params), pruning.mask)
 
 
 C_STEPS = {
@@ -208,7 +214,7 @@ def test_a_pruned_weight_never_returns_beside_learning_compression(name, multipl
             assert not np.asarray(kernel)[gone].any(), n
         if n in (1, 2, 6, 9):  # before and after the C step of update 3, and between two
             params, pruning = pruner.update(pruning, params, 1.0)
-            state = with_mask(state, pruning.mask)
+            state = set_mask(state, pruning.mask)
             theta = sparsejax.compressed_params(state, params)["kernel"]
             assert not np.asarray(theta)[~np.asarray(pruning.mask["kernel"])].any()
     if name == "l0_ball":  # the budget is not spent on what cannot come back
@@ -220,7 +226,7 @@ def test_a_pruned_weight_never_returns_beside_learning_compression(name, multipl
 def test_a_mask_from_the_start_is_kept_in_theta_and_in_w():
     """Also before the first C step, when theta was formed from weights not yet at zero."""
     params = start()
-    mask = largest_mask(params, 12)
+    mask = top_k_mask(params, 12)
     optimizer = optax.chain(
         sparsejax.learning_compression(l0_ball(30), 0.1, 2),
         optax.adam(0.05),
@@ -261,11 +267,11 @@ INJECTED = {
     ),
     "steps_per_l_step": (lambda v: sparsejax.learning_compression(l0_ball(9), MU, v), 2, 3),
     "decay": (sparsejax.gated_weight_decay, 1e-2, 0.5),
-    "bounds": (lambda v: keep_within(-v, v), 2.0, 0.1),
+    "bounds": (lambda v: clip_params(-v, v), 2.0, 0.1),
     "hold_zeros": (sparsejax.hold_zeros, None, None),
     "dual_ascent": (dual_ascent, 0.1, 0.9),
     "nupi": (lambda v: nupi(ki=v, kp=v), 0.1, 0.9),
-    "slack": (slack, 0.1, 0.9),
+    "anneal_bound": (anneal_bound, 0.1, 0.9),
 }  # fmt: skip
 
 
@@ -284,7 +290,7 @@ def test_injected_hyperparameters_are_obeyed(name):
     make, first, second = INJECTED[name]
     w = jnp.abs(jax.random.normal(KEY, (8, 6)))
     if name == "hold_zeros":
-        first, second = largest_mask(w, 20), largest_mask(w, 3)
+        first, second = top_k_mask(w, 20), top_k_mask(w, 3)
     named = lambda value: make(value)  # noqa: E731  inject_hyperparams reads the signature
     optimizer = optax.inject_hyperparams(named)(value=first)
     optimizer = optimizer._replace(update=jax.jit(optimizer.update))
@@ -294,7 +300,7 @@ def test_injected_hyperparameters_are_obeyed(name):
     expected, _ = run_injected(plain, plain.init(w), 5, w)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
     if name == "hold_zeros":
-        return  # its mask is state: with_mask replaces it
+        return  # its mask is state: set_mask replaces it
     state.hyperparams["value"] = state.hyperparams["value"] * 0 + second  # of the same type
     other, changed = run_injected(optimizer, state, 5, w)
     same, _ = run_injected(plain, plain.init(w), 5, w)
@@ -339,7 +345,7 @@ def nnx_step(model, optimizer, **extra):
 
 
 def test_nnx_optimizer_holds_zeros_and_compresses():
-    mask = largest_mask(nnx.state(nnx.Linear(8, 6, rngs=nnx.Rngs(0)), nnx.Param), 30)
+    mask = top_k_mask(nnx.state(nnx.Linear(8, 6, rngs=nnx.Rngs(0)), nnx.Param), 30)
     model, optimizer = nnx_optimizer(
         optax.chain(
             sparsejax.learning_compression(l0_ball(12), 1e-2, 2),
@@ -358,8 +364,8 @@ def test_nnx_optimizer_holds_zeros_and_compresses():
         assert int((sparse["kernel"][...] != 0).sum()) == min(12, kept)
         np.testing.assert_array_equal(sparse["bias"][...], model.bias[...])
         structure = jax.tree.structure(optimizer.opt_state)
-        smaller = largest_mask(params, kept - 10, mask)
-        optimizer.opt_state = with_mask(optimizer.opt_state, smaller)
+        smaller = top_k_mask(params, kept - 10, mask)
+        optimizer.opt_state = set_mask(optimizer.opt_state, smaller)
         assert jax.tree.structure(optimizer.opt_state) == structure
         nnx.update(model, masked_params(optimizer.opt_state, params))
         mask = smaller
@@ -372,7 +378,7 @@ def test_nnx_optimizer_restarts_decay_and_keeps_multipliers():
     for _ in range(3):
         nnx_step(model, optimizer)
     assert int(optimizer.opt_state[0].step[...]) == 3
-    optimizer.opt_state = restart_decay(optimizer.opt_state)
+    optimizer.opt_state = reset_decay_schedule(optimizer.opt_state)
     assert int(optimizer.opt_state[0].step[...]) == 0
     nnx_step(model, optimizer)
     model, optimizer = nnx_optimizer(descent_ascent(optax.adam(1e-2), dual_ascent(0.5)))
@@ -412,7 +418,7 @@ def test_prefix_masks_and_labels(wrap):
     assert sum(int((leaf != 0).sum()) for leaf in sparse["lora"].values()) <= 40
     assert not params["lora"]["a"][0].any()
     fewer = held | {"lora": held["lora"] | {"a": held["lora"]["a"].at[1].set(False)}}
-    params = masked_params(with_mask(state, fewer), params)
+    params = masked_params(set_mask(state, fewer), params)
     assert not params["lora"]["a"][:2].any()
 
 
@@ -439,7 +445,7 @@ def test_tied_weights_are_refused_where_training_would_untie_them():
         sparsejax.prune_when_accurate(0.2, 0.0).init(tied)
 
 
-MASK = largest_mask(start(), 12)
+MASK = top_k_mask(start(), 12)
 CONSTANT_MU = jnp.asarray(0.1)  # an array of the caller's, which no state may keep
 DONATED = {
     "learning_compression": lambda: sparsejax.learning_compression(
@@ -451,7 +457,7 @@ DONATED = {
     "l0_ball_l2": lambda: sparsejax.learning_compression(compression.l0_ball_l2(9, 0.1), 0.1, 2),
     "hold_zeros": lambda: sparsejax.hold_zeros(MASK),
     "gated_weight_decay": lambda: sparsejax.gated_weight_decay(1e-3),
-    "dual": lambda: descent_ascent(optax.sgd(0.1), optax.chain(slack(0.1), nupi(0.1, 1.0))),
+    "dual": lambda: descent_ascent(optax.sgd(0.1), optax.chain(anneal_bound(0.1), nupi(0.1, 1.0))),
 }
 
 
@@ -465,7 +471,7 @@ def test_states_can_be_donated_again_and_again(name):
             jax.grad(loss)(params), state, params, violation=jnp.asarray(0.1)
         )
         if name == "hold_zeros":
-            state = with_mask(state, mask)
+            state = set_mask(state, mask)
         return optax.apply_updates(params, updates), state
 
     for run in (jax.jit(step, donate_argnums=(0, 1)), step):

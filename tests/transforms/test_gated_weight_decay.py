@@ -8,7 +8,7 @@ from flax import nnx
 
 import sparsejax
 from sparsejax.models import LeNet5
-from sparsejax.transforms import exact_gated_decay, inverse_sensitivity, restart_decay
+from sparsejax.transforms import exact_gated_decay, inverse_sensitivity, reset_decay_schedule
 from tests.reference import shard
 
 RNG = np.random.default_rng(0)
@@ -62,14 +62,14 @@ def test_a_schedule_restarts_when_told():
     params = jnp.ones((1, 1))
     state = optimizer.init(params)
     seen = []
-    restart = jax.jit(restart_decay)
+    restart = jax.jit(reset_decay_schedule)
     for number in range(5):
         state = restart(state, number == 3)
         updates, state = optimizer.update(jnp.zeros((1, 1)), state, params)
         seen.append(-float(updates[0, 0]) / 2)
     np.testing.assert_allclose(seen, [1, 0.5, 0.25, 1, 0.5])
     with pytest.raises(ValueError, match=r"opt_state must hold a state of .*gated_weight_decay"):
-        restart_decay(optax.sgd(1.0).init(params))
+        reset_decay_schedule(optax.sgd(1.0).init(params))
 
 
 def test_a_traced_decay_compiles_once_and_vmaps():

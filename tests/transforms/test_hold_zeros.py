@@ -6,7 +6,7 @@ import pytest
 
 import sparsejax
 from sparsejax.training import Checkpoints, fit, init_state, make_step
-from sparsejax.transforms import with_mask
+from sparsejax.transforms import set_mask
 from tests.reference import shard
 
 RNG = np.random.default_rng(0)
@@ -66,7 +66,7 @@ def test_a_new_mask_compiles_nothing_anew_and_a_resumed_run_keeps_it(tmp_path):
 
     batch = {"x": jnp.asarray(DATA["x"])}
     state, _ = counted(state, batch)
-    state = state._replace(opt_state=with_mask(state.opt_state, fewer))
+    state = state._replace(opt_state=set_mask(state.opt_state, fewer))
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     checkpoints.save(1, state, {})
     resumed = checkpoints.restore(state).state
@@ -112,9 +112,9 @@ def test_a_bad_mask_is_named(mask, error, message):
 def test_with_mask_needs_a_state_and_a_mask_that_fits():
     optimizer = optax.chain(optax.sgd(0.1), sparsejax.hold_zeros(MASK))
     with pytest.raises(ValueError, match="mask must have the shapes of the mask it replaces"):
-        with_mask(optimizer.init(START), {"kernel": jnp.ones((8, 7), bool), "bias": MASK["bias"]})
+        set_mask(optimizer.init(START), {"kernel": jnp.ones((8, 7), bool), "bias": MASK["bias"]})
     with pytest.raises(ValueError, match="opt_state must hold a state of sparsejax.hold_zeros"):
-        with_mask(optax.sgd(0.1).init(START), MASK)
+        set_mask(optax.sgd(0.1).init(START), MASK)
     transform = sparsejax.hold_zeros(MASK)
     with pytest.raises(ValueError, match="params must be passed"):
         transform.update(START, transform.init(START))

@@ -119,7 +119,7 @@ def test_follows_the_algorithm_step_by_step():
     thetas, ws = by_hand(params, gradients, 6, mus, first=5, per_l_step=3, rate=0.2)
     optimizer = optax.chain(
         sparsejax.learning_compression(
-            compression.l0_ball(6), optax.exponential_decay(0.1, 1, 1.5), 3, first_l_step=5
+            compression.l0_ball(6), optax.exponential_decay(0.1, 1, 1.5), 3, steps_in_first_l_step=5
         ),
         optax.sgd(0.2),
     )
@@ -215,7 +215,7 @@ def test_the_state_is_found_inside_other_wrappers_and_twice():
 def run_members(kappas, batched):
     """Several budgets at once (the state as a whole under vmap) or one after another."""
     optimizer = lambda kappa: optax.chain(  # noqa: E731
-        sparsejax.learning_compression(compression.l0_ball(kappa), MU, 4, first_l_step=3),
+        sparsejax.learning_compression(compression.l0_ball(kappa), MU, 4, steps_in_first_l_step=3),
         optax.sgd(0.1, momentum=0.9),
     )
     params = jax.random.normal(jax.random.key(0), (10, 10))
@@ -329,8 +329,11 @@ def test_sharded_parameters_give_the_same_answer_and_keep_their_sharding():
         ({"mu_schedule": lambda n: jnp.nan}, "it gives nan at L step 0"),
         ({"steps_per_l_step": 0}, "steps_per_l_step must be an integer >= 1; got 0"),
         ({"steps_per_l_step": 2.5}, r"steps_per_l_step must be an integer >= 1; got 2\.5"),
-        ({"first_l_step": -3}, "first_l_step must be an integer >= 0; got -3"),
-        ({"first_l_step": 1.5}, r"first_l_step must be an integer >= 0; got 1\.5"),
+        ({"steps_in_first_l_step": -3}, "steps_in_first_l_step must be an integer >= 0; got -3"),
+        (
+            {"steps_in_first_l_step": 1.5},
+            r"steps_in_first_l_step must be an integer >= 0; got 1\.5",
+        ),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

@@ -34,7 +34,7 @@ def test_prunes_exactly_the_smallest_survivors_while_it_is_accurate(jit, dtype, 
         params, state = update(state, params, accuracy)
         assert int(state.remaining) == left
         assert int(state.prunings) == [1, 1, 2, 2, 3][number]
-        assert int(state.since_pruning) == [0, 1, 0, 1, 0][number]
+        assert int(state.evaluations_since_pruning) == [0, 1, 0, 1, 0][number]
         wanted = top_kappa([np.asarray(leaf).astype(np.float64) for leaf in chosen], left)
         kept = [leaf for name, leaf in params.items() if where or name != "bias"]
         got = np.concatenate([np.asarray(leaf).astype(np.float64).ravel() for leaf in kept])
@@ -62,7 +62,7 @@ def test_the_pruned_stay_out_even_if_they_moved_and_zeros_that_survive_count():
 @pytest.mark.parametrize("jit", [False, True])
 def test_ends_at_the_number_that_is_to_stay(jit):
     def update(state, params, least):
-        pruner = sparsejax.prune_when_accurate(0.5, 0.5, EVERYTHING, at_least=least)
+        pruner = sparsejax.prune_when_accurate(0.5, 0.5, EVERYTHING, min_weights=least)
         return pruner.update(state, params, 1.0)
 
     update = jax.jit(update) if jit else update
@@ -71,7 +71,9 @@ def test_ends_at_the_number_that_is_to_stay(jit):
     seen = []
     for least in (50, 50, 50, 47, 200):
         params, state = update(state, params, least)
-        seen.append([int(n) for n in (state.remaining, state.prunings, state.since_pruning)])
+        seen.append(
+            [int(n) for n in (state.remaining, state.prunings, state.evaluations_since_pruning)]
+        )
     assert seen == [[67, 1, 0], [50, 2, 0], [50, 2, 1], [47, 3, 0], [47, 3, 1]]
     assert sum(int((leaf != 0).sum()) for leaf in params.values()) == 47
 
@@ -117,7 +119,7 @@ def test_works_with_hold_zeros_in_a_loop_that_is_compiled_once():
             updates, opt_state = optimizer.update(params, opt_state, params)
             params = optax.apply_updates(params, updates)
             params, pruning = pruner.update(pruning, params, number % 2)
-            opt_state = sparsejax.transforms.with_mask(opt_state, pruning.mask)
+            opt_state = sparsejax.transforms.set_mask(opt_state, pruning.mask)
             return (params, opt_state, pruning), pruning.remaining
 
         carry = (params, optimizer.init(params), pruner.init(params))
@@ -137,7 +139,7 @@ def test_works_with_hold_zeros_in_a_loop_that_is_compiled_once():
         ((np.nan, 0.9), r"fraction must be in \(0, 1\); got nan"),
         ((0.1, 98.7), r"lower_bound must be a fraction in \[0, 1\], not in per cent; got 98.7"),
         ((0.1, -0.1), r"lower_bound must be a fraction in \[0, 1\]"),
-        ((0.1, 0.9, None, -1), "at_least must be an integer >= 0; got -1"),
+        ((0.1, 0.9, None, -1), "min_weights must be an integer >= 0; got -1"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

@@ -62,7 +62,7 @@ def test_a_killed_run_resumes_to_the_same_bits_and_stops_on_a_plateau(tmp_path):
         return ((params["kernel"] != 0).mean() > 0.35).astype(jnp.float32)
 
     step = pruning_step(make_step(loss, optimizer), PRUNER, accuracy, every=5)
-    plateau = lambda state: int(state.pruning.since_pruning) >= 3  # noqa: E731
+    plateau = lambda state: int(state.pruning.evaluations_since_pruning) >= 3  # noqa: E731
     common = {"batch_size": 16, "stop_every": 5, "checkpoint_every": 15, "stop_when": plateau}
     whole = fit(step, state, DATA, steps=200, folder=tmp_path / "whole", **common)
     assert int(whole.pruning.remaining) == 9  # 32, 24, 18, 13, 9

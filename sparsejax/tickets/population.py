@@ -1,4 +1,4 @@
-"""Many searches in one program: a family over starts, penalties and seeds."""
+"""Many searches in one program: a population over starts, penalties and seeds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _AXES: Any = SearchState(None, 0, 0, 0, 0, 0, None, 0, 0, 0)  # type: ignore[arg
 _SHARED = ("step", "round")
 
 
-def init_family(
+def init_population(
     method: MakeMethod,
     params: PyTree,
     optimizer: optax.GradientTransformation,
@@ -39,7 +39,7 @@ def init_family(
     """The states of several searches as one, each leaf (but the counters) with an axis of members.
 
     Members depend on nothing but their own start, key and hyperparameters (and the batch, which
-    all of them see). `deal_out` puts them on several devices.
+    all of them see). `shard_population` puts them on several devices.
 
     Args:
       method: as for `init_search`.
@@ -67,17 +67,17 @@ def init_family(
     return jax.vmap(start, out_axes=_AXES)(params, keys, hyper, statistics)
 
 
-def deal_out(state: SearchState, mesh: Mesh) -> SearchState:
-    """A family with its members dealt out over the devices of a mesh, before training.
+def shard_population(state: SearchState, mesh: Mesh) -> SearchState:
+    """A population with its members dealt out over the devices of a mesh, before training.
 
     ::
 
         mesh = jax.make_mesh((8,), ("members",))
-        state = deal_out(init_family(...), mesh)
-        state = fit(step, state, data, scan=family_scan(mesh), batch_axes=(), ...)
+        state = shard_population(init_population(...), mesh)
+        state = fit(step, state, data, scan=population_scan(mesh), batch_axes=(), ...)
 
     Args:
-      state: of `init_family`.
+      state: of `init_population`.
       mesh: of one axis, whose length divides the number of members; of any kind: the compiler
         partitions the work.
 
@@ -111,11 +111,11 @@ def _axis_of(mesh: Mesh) -> str:
 Step = Callable[[SearchState, Any], tuple[SearchState, dict[str, jax.Array]]]
 
 
-def family_step(step: Step) -> Step:
-    """A `search_step` for a family: every member takes it, on the same batch, by ``vmap``.
+def population_step(step: Step) -> Step:
+    """A `search_step` for a population: every member takes it, on the same batch, by ``vmap``.
 
     For a loop of your own; in ``sparsejax.training.fit`` rather pass the step as it is and
-    `family_scan`, which chooses how many members are computed together.
+    `population_scan`, which chooses how many members are computed together.
 
     Returns:
       ``(state, batch) -> (state, metrics)``; each metric is given as the mean over the members and,
@@ -130,36 +130,36 @@ def family_step(step: Step) -> Step:
     return take
 
 
-def family_scan(
-    mesh: Mesh | None = None, at_once: int | None = None, unroll: bool = False
+def population_scan(
+    mesh: Mesh | None = None, vmap_size: int | None = None, unroll: bool = False
 ) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
-    """How ``sparsejax.training.fit`` takes a block of steps with a family.
+    """How ``sparsejax.training.fit`` takes a block of steps with a population.
 
     The members are independent, so a block may be taken by members before steps: each takes all of
     its steps while what it needs stays in a processor's cache (the weights, gates and momenta of
     eight LeNet300 would not). An accelerator is filled by computing all of them together::
 
         step = search_step(method, loss, optimizer)
-        state = fit(step, state, data, scan=family_scan(), batch_size=128, steps=1000)
+        state = fit(step, state, data, scan=population_scan(), batch_size=128, steps=1000)
 
     Args:
-      mesh: of one axis, over which the members are dealt out (see `deal_out`): each device takes
-        the steps of its own, and nothing is exchanged.
-      at_once: how many members of a device are computed together, by ``vmap``; must divide their
+      mesh: of one axis, over which the members are dealt out (see `shard_population`): each device
+        takes the steps of its own, and nothing is exchanged.
+      vmap_size: how many members of a device are computed together, by ``vmap``; must divide their
         number. Default 1 on a CPU, elsewhere all. Results agree within rounding.
       unroll: whether to write out steps and members instead of looping over them: for a few of
         them with XLA's own convolutions, which are many times slower inside a loop on a CPU.
 
     Returns:
       What `fit` takes as ``scan``, beside a step of a single search; metrics are those of
-      `family_step`, with a leading axis of steps.
+      `population_step`, with a leading axis of steps.
 
     Raises:
-      ValueError: ``at_once`` is not an integer >= 1, or the mesh has not one axis; when it is
-        called: ``at_once`` does not divide a device's members.
+      ValueError: ``vmap_size`` is not an integer >= 1, or the mesh has not one axis; when it is
+        called: ``vmap_size`` does not divide a device's members.
     """
-    if at_once is not None and (not isinstance(at_once, int) or at_once < 1):
-        raise ValueError(f"at_once must be an integer >= 1; got {at_once!r}")
+    if vmap_size is not None and (not isinstance(vmap_size, int) or vmap_size < 1):
+        raise ValueError(f"vmap_size must be an integer >= 1; got {vmap_size!r}")
     cut, whole = PartitionSpec(mesh and _axis_of(mesh)), PartitionSpec()
     mesh = mesh and _automatic(mesh)
 
@@ -170,9 +170,9 @@ def family_scan(
         def device(own, shared, arrays, rows):
             """All steps of the members of a device."""
             members = jax.tree.leaves(own)[0].shape[0]
-            count = at_once or (1 if jax.default_backend() == "cpu" else members)
+            count = vmap_size or (1 if jax.default_backend() == "cpu" else members)
             if members % count:
-                raise ValueError(f"at_once must divide {members} members; got {count}")
+                raise ValueError(f"vmap_size must divide {members} members; got {count}")
 
             def run(own):
                 start = SearchState(**own, **shared)
@@ -232,12 +232,12 @@ def _shown(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return shown
 
 
-def family_tickets(method: MakeMethod, state: SearchState) -> Ticket:
+def population_tickets(method: MakeMethod, state: SearchState) -> Ticket:
     """`found_ticket` of every member: a ticket whose leaves have an axis of members."""
     return jax.vmap(lambda one: found_ticket(method, one), in_axes=(_AXES,))(state)
 
 
-def next_family(
+def next_population(
     method: MakeMethod,
     state: SearchState,
     optimizer: optax.GradientTransformation,
@@ -253,7 +253,7 @@ def next_family(
 
 
 def member(state: SearchState, number: int) -> SearchState:
-    """One search of a family, counted from 0, as the state of a search by itself."""
+    """One search of a population, counted from 0, as the state of a search by itself."""
     axes = _AXES._asdict()
     one = {
         name: tree if axes[name] is None else jax.tree.map(lambda leaf: leaf[number], tree)

@@ -11,18 +11,18 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sparsejax.tickets import (
     continuous_sparsification,
-    deal_out,
-    family_scan,
-    family_step,
-    family_tickets,
     found_ticket,
-    init_family,
+    init_population,
     init_search,
     magnitude_pruning,
     member,
-    next_family,
+    next_population,
     next_search,
+    population_scan,
+    population_step,
+    population_tickets,
     search_step,
+    shard_population,
 )
 from sparsejax.training import fit
 from tests.tickets.test_tickets import DATA, START, STEPS, loss
@@ -46,10 +46,10 @@ def start_of(number):
     return jax.tree.map(lambda leaf: leaf * scale, START)
 
 
-def family():
+def population():
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(start_of, range(MEMBERS)))
     keys = jax.random.split(jax.random.key(1), MEMBERS)
-    return init_family(make, params, OPTIMIZER, keys, HYPER), keys
+    return init_population(make, params, OPTIMIZER, keys, HYPER), keys
 
 
 def run(step, state, turn, rounds=2, scan=None):
@@ -71,24 +71,26 @@ PAIRS = jax.make_mesh((4,), ("members",), axis_types=(AxisType.Auto,), devices=j
 @pytest.mark.parametrize(
     ("step", "scan", "mesh"),
     [
-        (family_step(SINGLE), None, None),
-        (family_step(SINGLE), None, MESH),
-        (SINGLE, family_scan(), None),
-        (SINGLE, family_scan(at_once=4), None),
-        (SINGLE, family_scan(at_once=MEMBERS), None),
-        (SINGLE, family_scan(unroll=True), None),
-        (SINGLE, family_scan(at_once=2, unroll=True), None),
-        (SINGLE, family_scan(MESH), MESH),
-        (SINGLE, family_scan(PAIRS), PAIRS),
-        (SINGLE, family_scan(PAIRS, at_once=2), PAIRS),
+        (population_step(SINGLE), None, None),
+        (population_step(SINGLE), None, MESH),
+        (SINGLE, population_scan(), None),
+        (SINGLE, population_scan(vmap_size=4), None),
+        (SINGLE, population_scan(vmap_size=MEMBERS), None),
+        (SINGLE, population_scan(unroll=True), None),
+        (SINGLE, population_scan(vmap_size=2, unroll=True), None),
+        (SINGLE, population_scan(MESH), MESH),
+        (SINGLE, population_scan(PAIRS), PAIRS),
+        (SINGLE, population_scan(PAIRS, vmap_size=2), PAIRS),
     ],
 )
 def test_members_are_the_searches_by_themselves(step, scan, mesh):
-    state, keys = family()
+    state, keys = population()
     if mesh is not None:
         cut = NamedSharding(mesh, PartitionSpec("members"))
-        state = deal_out(state, mesh)
-    ends = run(step, state, jax.jit(lambda state: next_family(make, state, OPTIMIZER)), scan=scan)
+        state = shard_population(state, mesh)
+    ends = run(
+        step, state, jax.jit(lambda state: next_population(make, state, OPTIMIZER)), scan=scan
+    )
     for number in (0, 3, 7):
         hyper = {name: values[number] for name, values in HYPER.items()}
         one = init_search(make, start_of(number), OPTIMIZER, keys[number], hyper)
@@ -100,12 +102,12 @@ def test_members_are_the_searches_by_themselves(step, scan, mesh):
             ours = member(together, number)
             close = lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-3, atol=1e-3)  # noqa: E731
             jax.tree.map(close, ours.params["weights"], single.params["weights"])
-            jax.tree.map(close, ours.early, single.early)
-            tickets = family_tickets(make, together)
+            jax.tree.map(close, ours.rewind_params, single.rewind_params)
+            tickets = population_tickets(make, together)
             np.testing.assert_array_equal(
                 tickets.mask["kernel"][number], found_ticket(make, single).mask["kernel"]
             )
-    left = family_tickets(make, ends[-1]).mask["kernel"].sum(axis=(1, 2))
+    left = population_tickets(make, ends[-1]).mask["kernel"].sum(axis=(1, 2))
     assert left[0] != left[-1]
     if mesh is not None:
         assert ends[-1].params["weights"]["kernel"].sharding.is_equivalent_to(cut, 3)
@@ -113,14 +115,14 @@ def test_members_are_the_searches_by_themselves(step, scan, mesh):
 
 def test_one_after_another_is_each_alone_to_the_bit():
     """Where nothing is computed together, rounding is that of a single search."""
-    state, keys = family()
-    turn = jax.jit(lambda state: next_family(make, state, OPTIMIZER))
-    end = run(SINGLE, state, turn, scan=family_scan())[-1]
+    state, keys = population()
+    turn = jax.jit(lambda state: next_population(make, state, OPTIMIZER))
+    end = run(SINGLE, state, turn, scan=population_scan())[-1]
     hyper = {name: values[5] for name, values in HYPER.items()}
     one = init_search(make, start_of(5), OPTIMIZER, keys[5], hyper)
     alone = run(SINGLE, one, jax.jit(lambda state: next_search(make, state, OPTIMIZER)))[-1]
     ours = member(end, 5)
-    for name in ("params", "opt_state", "mask", "early", "step", "round"):
+    for name in ("params", "opt_state", "mask", "rewind_params", "step", "round"):
         jax.tree.map(np.testing.assert_array_equal, getattr(ours, name), getattr(alone, name))
 
 
@@ -131,14 +133,14 @@ def test_written_out_there_is_no_loop(steps, members):
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(start_of, range(members)))
     keys = jax.random.split(jax.random.key(1), members)
     hyper = {name: values[:members] for name, values in HYPER.items()}
-    state = init_family(make, params, OPTIMIZER, keys, hyper)
+    state = init_population(make, params, OPTIMIZER, keys, hyper)
     rows = jnp.arange(32 * steps).reshape(steps, 32)
 
     def take(state, arrays, row):
         return SINGLE(state, jax.tree.map(lambda array: array[row], arrays))
 
     def block(unroll):
-        scan = family_scan(unroll=unroll)
+        scan = population_scan(unroll=unroll)
         return lambda state: scan(take, state, jax.tree.map(jnp.asarray, DATA), rows)
 
     assert "scan[" in str(jax.make_jaxpr(block(False))(state))
@@ -162,23 +164,23 @@ def test_running_statistics_go_along():
     keys = jax.random.split(jax.random.key(0), 2)
     method = magnitude_pruning(0.5)
     starts = jnp.stack([jnp.zeros(5), jnp.ones(5)])
-    state = init_family(method, params, OPTIMIZER, keys, statistics=starts)
+    state = init_population(method, params, OPTIMIZER, keys, statistics=starts)
     step = search_step(method, normalised, OPTIMIZER)
-    state = fit(step, state, DATA, batch_size=32, steps=8, scan=family_scan())
+    state = fit(step, state, DATA, batch_size=32, steps=8, scan=population_scan())
     order = np.random.default_rng([0, 0]).permutation(256).reshape(8, 32)
     wanted = np.asarray(starts, np.float64)
     for rows in order:
         wanted = 0.9 * wanted + 0.1 * DATA["y"][rows].mean(axis=0)
     np.testing.assert_allclose(state.statistics, wanted, rtol=1e-5)
-    later = next_family(method, state, OPTIMIZER)
+    later = next_population(method, state, OPTIMIZER)
     np.testing.assert_array_equal(later.statistics, state.statistics)
     with pytest.raises(ValueError, match="statistics must have a leading axis of 2 members"):
-        init_family(method, params, OPTIMIZER, keys, statistics=jnp.zeros(5))
+        init_population(method, params, OPTIMIZER, keys, statistics=jnp.zeros(5))
 
 
 def test_a_family_killed_resumes_to_the_same_bits(tmp_path):
-    state, _ = family()
-    common = {"batch_size": 32, "checkpoint_every": 20, "scan": family_scan()}
+    state, _ = population()
+    common = {"batch_size": 32, "checkpoint_every": 20, "scan": population_scan()}
     whole = fit(SINGLE, state, DATA, steps=60, **common)
     fit(SINGLE, state, DATA, steps=47, folder=tmp_path, **common)
     resumed = fit(SINGLE, state, DATA, steps=60, folder=tmp_path, resume=True, **common)
@@ -190,22 +192,22 @@ def test_a_family_killed_resumes_to_the_same_bits(tmp_path):
 
 
 def test_numbers_of_members_that_cannot_be_are_named():
-    state, _ = family()
-    with pytest.raises(ValueError, match="at_once must be an integer >= 1; got 0"):
-        family_scan(at_once=0)
-    with pytest.raises(ValueError, match="at_once must divide 8 members; got 3"):
-        fit(SINGLE, state, DATA, batch_size=32, steps=2, scan=family_scan(at_once=3))
+    state, _ = population()
+    with pytest.raises(ValueError, match="vmap_size must be an integer >= 1; got 0"):
+        population_scan(vmap_size=0)
+    with pytest.raises(ValueError, match="vmap_size must divide 8 members; got 3"):
+        fit(SINGLE, state, DATA, batch_size=32, steps=2, scan=population_scan(vmap_size=3))
     two = jax.make_mesh((2, 4), ("members", "other"))
     with pytest.raises(ValueError, match="mesh must have one axis, of members"):
-        family_scan(two)
+        population_scan(two)
     with pytest.raises(ValueError, match="mesh must have one axis, of members"):
-        deal_out(state, two)
+        shard_population(state, two)
 
 
 def test_other_members_change_nothing():
     """Each depends on its own start, key and hyperparameters alone."""
-    state, _ = family()
-    step = jax.jit(family_step(search_step(make, loss, OPTIMIZER)))
+    state, _ = population()
+    step = jax.jit(population_step(search_step(make, loss, OPTIMIZER)))
     batch = {name: array[:32] for name, array in DATA.items()}
     other = dict(HYPER, penalty=np.r_[HYPER["penalty"][:4], 10 * HYPER["penalty"][4:]])
     changed = state._replace(hyper=jax.tree.map(jnp.asarray, other))
@@ -222,8 +224,8 @@ def test_a_method_without_hyperparameters():
     params = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), START)
     keys = jax.random.split(jax.random.key(0), 2)
     method = magnitude_pruning(0.5)
-    state = init_family(method, params, OPTIMIZER, keys)
-    tickets = family_tickets(method, state)
+    state = init_population(method, params, OPTIMIZER, keys)
+    tickets = population_tickets(method, state)
     assert tickets.mask["kernel"].sum(axis=(1, 2)).tolist() == [50, 50]
 
 
@@ -231,7 +233,7 @@ def test_members_that_are_missing_are_named():
     params = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), START)
     keys = jax.random.split(jax.random.key(0), 3)
     with pytest.raises(ValueError, match="params must have a leading axis of 3 members"):
-        init_family(magnitude_pruning(0.5), params, OPTIMIZER, keys)
+        init_population(magnitude_pruning(0.5), params, OPTIMIZER, keys)
     three = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), START)
     with pytest.raises(ValueError, match=r"hyper must have a leading axis of 3 members.*\(\)"):
-        init_family(make, three, OPTIMIZER, keys, {"initial": 0.0, "penalty": 0.0})
+        init_population(make, three, OPTIMIZER, keys, {"initial": 0.0, "penalty": 0.0})

@@ -13,14 +13,14 @@ from sparsejax import _checks
 from sparsejax.constraints import _ascent
 
 
-class SlackState(NamedTuple):
-    """State of `slack`."""
+class AnnealBoundState(NamedTuple):
+    """State of `anneal_bound`."""
 
     step: jax.Array
     """int32: updates made, where the schedule stands."""
 
 
-def slack(amount: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+def anneal_bound(amount: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     r"""Let the multipliers see the violations less a slack.
 
     .. math:: g_t \leftarrow g(x_t) - s_t
@@ -30,7 +30,7 @@ def slack(amount: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     end is a margin, with which training ends inside the constraint rather than on it::
 
         closing = optax.polynomial_schedule(0.6, -0.001, power=3, transition_steps=40_000)
-        dual = optax.chain(slack(closing), nupi(ki=1e-3, kp=20.0))
+        dual = optax.chain(anneal_bound(closing), nupi(ki=1e-3, kp=20.0))
         optimizer = descent_ascent(optax.adam(7e-4), dual)
 
     Args:
@@ -48,7 +48,7 @@ def slack(amount: optax.ScalarOrSchedule) -> optax.GradientTransformation:
 
     def init(multipliers):
         del multipliers
-        return SlackState(jnp.asarray(0, jnp.int32))
+        return AnnealBoundState(jnp.asarray(0, jnp.int32))
 
     def update(violation, state, multipliers=None):
         del multipliers
@@ -58,6 +58,6 @@ def slack(amount: optax.ScalarOrSchedule) -> optax.GradientTransformation:
             wide = _ascent.wide_of(g)
             return jnp.asarray(g, wide) - now.astype(wide)
 
-        return jax.tree.map(loosen, violation), SlackState(optax.safe_increment(state.step))
+        return jax.tree.map(loosen, violation), AnnealBoundState(optax.safe_increment(state.step))
 
     return optax.GradientTransformation(init, update)

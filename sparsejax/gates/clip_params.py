@@ -11,7 +11,7 @@ from sparsejax._dtypes import promoted
 from sparsejax.gates.hard_concrete import LOG_ALPHA_RANGE
 
 
-def keep_within(
+def clip_params(
     low: Numeric = LOG_ALPHA_RANGE[0], high: Numeric = LOG_ALPHA_RANGE[1]
 ) -> optax.GradientTransformation:
     r"""Cut updates short so that parameters stay in ``[low, high]``; the last link of a chain.
@@ -20,7 +20,7 @@ def keep_within(
 
     By default the range in which the published code holds the log alpha of hard-concrete gates::
 
-        optax.chain(optax.adam(7e-4), keep_within())
+        optax.chain(optax.adam(7e-4), clip_params())
 
     Args:
       low: scalar, may be traced.

@@ -14,9 +14,7 @@ from sparsejax.projections._keys import KeyFormat, key_format
 from sparsejax.projections.l0_ball import project_l0_ball
 
 
-def largest_mask(
-    tree: PyTree, kappa: Numeric, within: PyTree = None, where: Where = None
-) -> PyTree:
+def top_k_mask(tree: PyTree, kappa: Numeric, within: PyTree = None, where: Where = None) -> PyTree:
     r"""Which ``kappa`` entries of a tree, or of a part of it, have the largest magnitudes.
 
     .. math:: m = \arg\max_m \sum_i m_i |w_i| \quad \text{s.t.}\quad m \le m_0,\; \sum_i m_i=\kappa

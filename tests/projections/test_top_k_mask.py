@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsejax.projections import largest_mask
+from sparsejax.projections import top_k_mask
 from tests.reference import shard
 
 
@@ -36,33 +36,33 @@ def test_chooses_what_a_sort_chooses(seed, dtype):
     }
     within = {"a": rng.random((4, 5)) < 0.6, "b": rng.random((3, 2)) < 0.6}
     kappa = int(rng.integers(0, 27))
-    got = largest_mask(tree, kappa, within)
+    got = top_k_mask(tree, kappa, within)
     leaves = [np.asarray(leaf).astype(np.float64) for leaf in tree.values()]
     np.testing.assert_array_equal(flat_of(got), reference(leaves, kappa, within.values()))
 
 
 def test_zeros_can_be_chosen_and_infinities_rank_highest():
     tree = jnp.array([[0.0, np.inf, -0.0, 3.4e38]])
-    np.testing.assert_array_equal(largest_mask(tree, 1), [[False, True, False, False]])
-    np.testing.assert_array_equal(largest_mask(tree, 3), [[True, True, False, True]])
+    np.testing.assert_array_equal(top_k_mask(tree, 1), [[False, True, False, False]])
+    np.testing.assert_array_equal(top_k_mask(tree, 3), [[True, True, False, True]])
     within = jnp.array([[True, False, True, False]])
-    np.testing.assert_array_equal(largest_mask(tree, 1, within), [[True, False, False, False]])
-    np.testing.assert_array_equal(largest_mask(tree, 4, within), within)
+    np.testing.assert_array_equal(top_k_mask(tree, 1, within), [[True, False, False, False]])
+    np.testing.assert_array_equal(top_k_mask(tree, 4, within), within)
 
 
 def test_leaves_not_chosen_have_no_mask():
     tree = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
-    mask = largest_mask(tree, 3)
+    mask = top_k_mask(tree, 3)
     assert isinstance(mask["bias"], optax.MaskedNode)
-    assert largest_mask(tree, 3, mask)["kernel"].sum() == 3
+    assert top_k_mask(tree, 3, mask)["kernel"].sum() == 3
 
 
 def test_under_jit_vmap_and_sharded_it_is_the_same():
     rng = np.random.default_rng(0)
     tree = {"a": rng.normal(size=(16, 8)).astype(np.float32), "b": np.ones((8, 16), np.float32)}
     within = jax.tree.map(lambda x: rng.random(x.shape) < 0.5, tree)
-    wanted = flat_of(largest_mask(tree, 40, within))
-    traced = jax.jit(lambda t, k, w: largest_mask(t, k, w))
+    wanted = flat_of(top_k_mask(tree, 40, within))
+    traced = jax.jit(lambda t, k, w: top_k_mask(t, k, w))
     np.testing.assert_array_equal(flat_of(traced(tree, 40, within)), wanted)
     several = jax.vmap(traced, in_axes=(None, 0, None))(tree, jnp.array([10, 40]), within)
     np.testing.assert_array_equal(flat_of(jax.tree.map(lambda m: m[1], several)), wanted)
@@ -76,8 +76,8 @@ def test_nan_is_an_error_and_under_jit_changes_nothing():
     tree = jnp.array([[1.0, np.nan, 2.0]])
     within = jnp.array([[True, True, False]])
     with pytest.raises(ValueError, match="NaN"):
-        largest_mask(tree, 1)
-    np.testing.assert_array_equal(jax.jit(largest_mask)(tree, 1, within), within)
+        top_k_mask(tree, 1)
+    np.testing.assert_array_equal(jax.jit(top_k_mask)(tree, 1, within), within)
 
 
 @pytest.mark.parametrize(
@@ -89,4 +89,4 @@ def test_nan_is_an_error_and_under_jit_changes_nothing():
 )
 def test_a_mask_that_does_not_fit_is_named(within, message):
     with pytest.raises(ValueError, match=message):
-        largest_mask({"a": jnp.ones((2, 2)), "b": jnp.ones(2)}, 1, within)
+        top_k_mask({"a": jnp.ones((2, 2)), "b": jnp.ones(2)}, 1, within)

@@ -5,12 +5,12 @@ import optax
 import pytest
 
 from sparsejax.constraints import (
+    anneal_bound,
     constrained_step,
     current_multipliers,
     descent_ascent,
     dual_ascent,
     nupi,
-    slack,
 )
 from sparsejax.training import init_state
 from tests.reference import shard
@@ -22,7 +22,7 @@ G = {"a": np.array([0.5, -0.2, 0.0], np.float32), "b": np.float32(-3.0)}
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_subtracts_the_amount_from_every_violation(jit, dtype):
     violation = jax.tree.map(lambda g: jnp.asarray(g, dtype), G)
-    transform = slack(0.3)
+    transform = anneal_bound(0.3)
     update = jax.jit(transform.update) if jit else transform.update
     got, state = update(violation, transform.init(violation), violation)
     assert int(state.step) == 1
@@ -32,7 +32,7 @@ def test_subtracts_the_amount_from_every_violation(jit, dtype):
 
 
 def test_a_schedule_counts_updates():
-    transform = slack(optax.linear_schedule(1.0, -0.5, 3))
+    transform = anneal_bound(optax.linear_schedule(1.0, -0.5, 3))
     state, seen = transform.init(0.0), []
     for _ in range(5):
         got, state = transform.update(jnp.float32(0.0), state)
@@ -46,7 +46,7 @@ def test_a_traced_amount_compiles_once():
     @jax.jit
     def loosened(amount, g):
         traces.append(amount)
-        transform = slack(amount)
+        transform = anneal_bound(amount)
         return transform.update(g, transform.init(g))[0]
 
     for amount in (0.1, 0.2):
@@ -59,7 +59,7 @@ def test_a_traced_amount_compiles_once():
 def test_before_dual_ascent_it_moves_the_constraint():
     """Restarts, too: the multiplier is let go as soon as the slackened constraint holds."""
     for g, expected in ((0.35, 1.0 + 0.1 * (0.35 - 0.3)), (0.25, 0.0)):
-        dual = optax.chain(slack(0.3), dual_ascent(0.1))
+        dual = optax.chain(anneal_bound(0.3), dual_ascent(0.1))
         lam = jnp.asarray(1.0)
         updates, _ = dual.update(jnp.float32(g), dual.init(lam), lam)
         np.testing.assert_allclose(optax.apply_updates(lam, updates), expected, rtol=1e-6)
@@ -67,7 +67,7 @@ def test_before_dual_ascent_it_moves_the_constraint():
 
 def test_a_margin_ends_inside_a_constraint():
     """min (x - 2)^2 with x <= 1 and a margin of 0.1: x ends at 0.9."""
-    dual = optax.chain(slack(-0.1), nupi(0.05, 1.0))
+    dual = optax.chain(anneal_bound(-0.1), nupi(0.05, 1.0))
     optimizer = descent_ascent(optax.sgd(0.05), dual)
     step = constrained_step(
         lambda x, batch, key: ((x - 2) ** 2, {}), lambda x, batch, key: x - 1, optimizer
@@ -80,7 +80,7 @@ def test_a_margin_ends_inside_a_constraint():
 
 def test_sharded_violations_stay_so():
     violation = shard(np.linspace(-1, 1, 64, dtype=np.float32), "a")
-    transform = slack(0.25)
+    transform = anneal_bound(0.25)
     got, _ = jax.jit(transform.update)(violation, transform.init(violation))
     assert got.sharding.is_equivalent_to(violation.sharding, 1)
     np.testing.assert_allclose(got, np.linspace(-1, 1, 64) - 0.25, atol=1e-6)
@@ -89,4 +89,4 @@ def test_sharded_violations_stay_so():
 @pytest.mark.parametrize("amount", [np.nan, np.inf])
 def test_a_bad_amount_is_named(amount):
     with pytest.raises(ValueError, match="amount must be a finite number; got"):
-        slack(amount)
+        anneal_bound(amount)
