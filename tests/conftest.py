@@ -17,9 +17,18 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+import jax  # noqa: E402  after what it reads
+
 
 @pytest.fixture(scope="session")
 def mnist():
     from experiments.data import load
 
     return load("mnist")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """A process may map only so many pieces of memory, and each compiled program takes some."""
+    yield
+    jax.clear_caches()
