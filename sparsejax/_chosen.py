@@ -68,8 +68,9 @@ def chosen(params: PyTree, where: Where = None) -> Choice:
     1. What is not floating point is left out, and so is what has fewer than two dimensions.
     2. Biases are left out: leaves with ``bias``, ``offset`` or ``beta`` in their name; ``b`` and
        the like (``b1`` beside ``w1``, ``bq`` beside ``wq``) and the second of a pair ``(W, b)``,
-       where their shape is that of a bias of the kernel beside them, of stacked layers or not. So
-       ``b`` of LoRA's factors ``a`` and ``b`` is no bias.
+       where their shape is that of a bias of the kernel beside them, of stacked layers or not, or
+       ``b`` beside ``w`` is a column [out, 1]. So ``b`` of LoRA's factors ``a`` and ``b`` is no
+       bias.
     3. Scales and statistics of normalisations are left out: leaves with ``scale``, ``gamma``,
        ``gain`` or ``norm`` in their name; a ``weight`` of the same shape as the bias beside it; and
        a ``weight`` in a layer with ``norm``, ``ln`` or ``bn`` in its name or its type.
@@ -79,12 +80,12 @@ def chosen(params: PyTree, where: Where = None) -> Choice:
     The choice is doubtful where a leaf that is not called ``kernel`` or ``embedding`` may be a
     vector with an entry for each unit:
 
-    - The biases and scales around it prove that its first axes are those of stacked layers, and it
-      has one axis besides.
+    - The shapes of the biases and scales around it show that its first axes count stacked layers,
+      and only one axis remains for each layer.
     - It has an unknown name and belongs to a normalisation, or it has the shape of a bias beside it
       (as a scale has), or the shape of a bias of the ``kernel`` beside it.
-    - It has an unknown name, all of its dimensions but one have length 1, and there are three or
-      more of them, or a leaf stands beside it of which it could be the bias.
+    - It has an unknown name, and all of its dimensions but one have length 1, while it has three or
+      more dimensions or could be the bias of a leaf beside it.
 
     Such a leaf is left out, and a ``UserWarning`` names it, once per process. Pass ``where`` to
     settle it. To choose all leaves with two or more dimensions, whatever they are::

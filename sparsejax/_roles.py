@@ -95,11 +95,17 @@ class Roles:
             return Role("scale" if in_norm else "vector", "fewer than two dimensions")
         if named == "kernel" or not leaf.key:
             return Role("weight", "a kernel or an embedding" if leaf.key else "the whole tree")
-        if not self.biases[number]:
+        if not self.biases[number] or self._has_one_axis(number):
             role = self._as_scale(number) or self._as_vector(number)
             if role is not None:
                 return role
         return Role("weight", "a kernel" if named == "weight" else "two or more dimensions")
+
+    def _has_one_axis(self, number: int) -> bool:
+        """Whether a leaf of three or more dimensions and unknown name is as good as a vector."""
+        leaf = self.leaves[number]
+        own = leaf.shape[len(self.scope(number).lengths or ()) :]
+        return self._named[number] is None and len(own) > 2 and sum(n != 1 for n in own) < 2
 
     def beside(self, number: int) -> list[int]:
         """The other floating-point leaves of the same layer."""
@@ -151,6 +157,8 @@ class Roles:
             ]
             return any(_one_axis(fit) for fit in found)
         kernels = self._partners(leaf, "w")
+        if any(_is_column(leaf.shape, self.leaves[n].shape) for n in kernels):
+            return True
         if named != "b" and not kernels:
             return False
         if not kernels:
@@ -217,7 +225,7 @@ class Roles:
             if not _stem(self.leaves[other]) and self.fits(other, number):
                 why = f"it has the shape of a bias of {self.leaves[other].label}"
                 return Role("vector", why, doubtful=True)
-        if sum(length != 1 for length in leaf.shape) < 2:
+        if self._has_one_axis(number) or sum(length != 1 for length in leaf.shape) < 2:
             if _VECTORS & set(leaf.words):
                 return Role("vector", "a vector")
             why = "at most one of its dimensions is longer than 1"
@@ -277,6 +285,11 @@ def _scope(proofs: set[Shape], shapes: list[Shape]) -> Scope:
         if all(shape[: len(lengths)] == lengths for shape in shapes):
             return Scope(lengths, frozenset())
     return Scope(None, stacked)
+
+
+def _is_column(bias: Shape, kernel: Shape) -> bool:
+    """Whether a bias has one entry for each row of a matrix [out, in]."""
+    return len(kernel) == 2 and bias == (kernel[0], 1) and bias != kernel
 
 
 def _one_axis(fit: Fit) -> bool:

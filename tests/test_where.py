@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
-from sparsejax import models
+from sparsejax import chosen, models
 from sparsejax._where import _warned, choose, refuse_tied, resolve_where
 from sparsejax.projections import (
     hard_threshold,
@@ -349,3 +349,23 @@ def test_errors_of_where():
         resolve_where({"bias": s(3)}, None)
     with pytest.raises(ZeroDivisionError):
         resolve_where({"bias": s(3)}, lambda path, leaf: 1 / 0)
+
+
+@pytest.mark.parametrize("around", [{}, {"bias": jnp.ones(8)}, {"q_bias": jnp.ones(8)}])
+def test_a_token_of_unknown_name_is_left_out_whatever_stands_beside_it(around):
+    tree = {"token": jnp.ones((1, 1, 8)), "kernel": jnp.ones((8, 8)), **around}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = chosen(tree)
+    assert [leaf.path for leaf in found.leaves if leaf.chosen] == ["['kernel']"]
+
+
+def test_a_column_b_beside_w_is_a_bias():
+    found = chosen({"w": jnp.ones((4, 3)), "b": jnp.ones((4, 1))})
+    assert [leaf.path for leaf in found.leaves if leaf.chosen] == ["['w']"]
+    # Of two layers without such names, and of LoRA's factors, both are kernels.
+    for tree in (
+        {"u": jnp.ones((4, 4)), "v": jnp.ones((4, 1))},
+        {"a": jnp.ones((4, 1)), "b": jnp.ones((1, 4))},
+    ):
+        assert all(leaf.chosen for leaf in chosen(tree).leaves)

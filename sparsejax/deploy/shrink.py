@@ -94,8 +94,8 @@ def shrink(
         or computes something else for them, what is returned is for the examples' shapes alone.)
       keep_mixed: keep units whole that are read in ways that are not understood.
       batched: which inputs have a batch as their first dimension: a bool for each input, or a tree
-        of bools that is a prefix of ``inputs``. Default: all but scalars and those with whose first
-        dimension ``function`` cannot be traced if it is another one.
+        of bools that is a prefix of ``inputs``. Default: every input that has dimensions and with
+        which ``function`` can be traced at another length of the first one.
 
     Raises:
       TypeError: ``params`` hold a traced array, or something that is no array.

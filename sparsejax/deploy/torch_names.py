@@ -148,7 +148,7 @@ def _kind(name: str, shape: tuple[int, ...], told: str | None) -> str:
         remedy = f"say by kinds which of {fit} it is" if fit else "PyTorch has no layer with such"
         raise ValueError(
             f"params hold {name} of shape {shape}, which does not say to what layer it belongs: "
-            f"{remedy} (layers that are stacked have to be taken apart)"
+            f"{remedy} (if it stacks several layers, take them apart)"
         )
     if told not in _KINDS:
         raise ValueError(f"kinds must be among {sorted(_KINDS)}; got {told!r} for {name}")

@@ -70,7 +70,7 @@ def gate_layout(
     followers = _told_followers(roles, gated, tied or {})
     for number in gated:
         if grouping is not per_weight:  # else nothing shares a gate, so nothing follows
-            _check_layout(roles, number, grouping, followers)
+            _check_layout(roles, number, gated[number].stacked, grouping, followers)
             _find_followers(roles, gated, number, followers)
     nodes: list[Any] = []
     for number, leaf in enumerate(jax.tree.leaves(params)):
@@ -187,7 +187,11 @@ def _find_followers(
 
 
 def _check_layout(
-    roles: Roles, number: int, grouping: Grouping, followers: Mapping[int, TiedTo | None]
+    roles: Roles,
+    number: int,
+    stacked: int,
+    grouping: Grouping,
+    followers: Mapping[int, TiedTo | None],
 ) -> None:
     """Whether a kernel can have its inputs and outputs where `per_input` and `per_output` say."""
     if grouping is not per_output and grouping is not per_input:
@@ -196,6 +200,19 @@ def _check_layout(
     first = 0 if grouping is per_output else 1
     remedy = f"pass grouping=lambda shape: ({first},) for a layout [out, in, ...]"
     biases = [n for n in roles.biases[number] if n not in followers]
+    for bias in biases:
+        for fit in roles.fits(number, bias):
+            if fit.stacked != stacked:
+                continue
+            outputs = [axis for axis in fit.axes[fit.stacked :] if axis is not None]
+            if len(outputs) > 1:
+                groups = "(-2, -1) for a gate per output, or (-3,) for one per input"
+                raise ValueError(
+                    f"{name} gates kernels [..., in, out] with one axis of outputs, but the bias "
+                    f"{roles.leaves[bias].label} of shape {roles.leaves[bias].shape} shows that "
+                    f"{leaf.label} of shape {leaf.shape} has {len(outputs)}; pass "
+                    f"grouping=lambda shape: {groups} of a kernel [in, heads, features]"
+                )
     layouts = {fit.layout for bias in biases for fit in roles.fits(number, bias)}
     if layouts == {"outputs first"}:
         raise ValueError(

@@ -15,8 +15,8 @@ def apply(params: PyTree, z: PyTree) -> PyTree:
 
     Which leaves share gates is part of ``z``: it was found when the gates were initialised (see
     ``tied`` of `hard_concrete` and `sigmoid`). A closed gate of an output closes the unit, its bias
-    included. A tree of gates that is made by hand gates the leaves that it has arrays for, and no
-    others.
+    included; a normalisation behind it only where ``tied`` says so. A tree of gates that is made by
+    hand gates the leaves that it has arrays for, and no others.
 
     Args:
       params: the parameters that the gates were initialised for, of any Flax model (NNX state,

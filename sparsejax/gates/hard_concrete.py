@@ -59,8 +59,8 @@ def hard_concrete(
         gates. A bias beside a kernel with a gate for each output is found by its name and shape.
       stacked: how many leading axes of the gated leaves are stacked layers (of ``nn.scan`` or
         ``vmap``), each with gates of its own: an integer, a callable ``(path, leaf) -> int``, or a
-        pytree of integers (or a prefix of one). Default: as many as the bias of a kernel has too,
-        or as the biases and scales around it prove; none for a kernel that stands alone.
+        pytree of integers (or a prefix of one). Default: the leading axes that the kernel
+        shares with its bias, or those that all leaves around it share; none for a kernel alone.
 
     Returns:
       `Gates`, whose phi and z are float32 or wider whatever the parameters are. A log alpha of any

@@ -56,8 +56,8 @@ def sigmoid(
         gates. A bias beside a kernel with a gate for each output is found by its name and shape.
       stacked: how many leading axes of the gated leaves are stacked layers (of ``nn.scan`` or
         ``vmap``), each with gates of its own: an integer, a callable ``(path, leaf) -> int``, or a
-        pytree of integers (or a prefix of one). Default: as many as the bias of a kernel has too,
-        or as the biases and scales around it prove; none for a kernel that stands alone.
+        pytree of integers (or a prefix of one). Default: the leading axes that the kernel
+        shares with its bias, or those that all leaves around it share; none for a kernel alone.
       beta: the inverse temperature, > 0.
       scaled: divide z by sigma(s0), as the published code does, so that training starts at the
         function of the whole network, whatever s0 is.

@@ -15,6 +15,7 @@ from sparsejax.transforms.learning_compression import LearningCompressionState
 
 _ScheduleFree = optax.contrib.ScheduleFreeState
 _Lookahead = optax.LookaheadState
+_BEHIND = (optax.contrib.MechanicState, optax.contrib.SAMState)
 
 
 def fast_weights(params: PyTree) -> PyTree:
@@ -47,6 +48,13 @@ def check_order(opt_state: PyTree, holds: Callable[[Any], bool]) -> None:
                 "of the parameters; put it behind: optax.chain(optax.lookahead(...), "
                 "hold_zeros(mask))"
             )
+        if isinstance(node, _BEHIND) and within(node):
+            name = type(node).__name__.removesuffix("State").lower()
+            raise ValueError(
+                f"hold_zeros inside of the {name} wrapper of optax.contrib cannot hold the weights "
+                "that the wrapper moves by itself; put it behind: optax.chain(wrapper, "
+                "hold_zeros(mask))"
+            )
         if isinstance(node, _ScheduleFree) and not within(node):
             raise ValueError(
                 "hold_zeros behind optax.contrib.schedule_free cannot hold its iterate z, from "
@@ -60,7 +68,7 @@ def check_order(opt_state: PyTree, holds: Callable[[Any], bool]) -> None:
                 if not _holds_zeros_alone(part):
                     raise ValueError(
                         "hold_zeros must be the last transformation of a chain, since what follows "
-                        f"changes its updates; behind it stands one with {type(part).__name__}"
+                        f"changes its updates; behind it stands one with {_kind_of(part)}"
                     )
 
     for node in _nodes(opt_state):
@@ -83,6 +91,14 @@ def prune_copies(opt_state: PyTree, masks: Masks) -> PyTree:
     )
 
 
+def _kind_of(part: Any) -> str:
+    """The type of the first state in a part of a chain's state."""
+    for node in _nodes(part):
+        if type(node) is not tuple and jax.tree.leaves(node):
+            return type(node).__name__
+    return "an unknown state"
+
+
 def _holds_zeros_alone(part: Any) -> bool:
     is_state = lambda node: isinstance(node, HoldZerosState)  # noqa: E731
     return all(map(is_state, jax.tree.leaves(part, is_leaf=is_state)))
@@ -92,7 +108,7 @@ def _nodes(tree: PyTree) -> list[Any]:
     """All nodes of a pytree, parents first."""
     found, rest = [], [tree]
     while rest:
-        node = rest.pop()
+        node = rest.pop(0)
         found.append(node)
         children = jax.tree_util.default_registry.flatten_one_level(node)
         rest.extend([] if children is None else children[0])

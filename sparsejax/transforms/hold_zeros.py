@@ -38,7 +38,8 @@ def hold_zeros(mask: PyTree) -> optax.GradientTransformation:
     The mask lives in the state, so checkpoints hold it, and `set_mask` replaces it during training
     without compiling anew. Several `hold_zeros` in one chain each hold their own leaves.
 
-    Other copies of the weights are a wrapper's, not the chain's:
+    Some wrappers of optax keep further copies of the weights, which this cannot reach from any
+    place:
 
     - ``optax.contrib.schedule_free`` keeps an iterate z. Put ``hold_zeros`` last in the chain that
       it wraps, and start from parameters that are zero outside of the mask; `set_mask` prunes z.
@@ -46,8 +47,13 @@ def hold_zeros(mask: PyTree) -> optax.GradientTransformation:
     - ``optax.lookahead`` keeps slow weights in the parameters. Put ``hold_zeros`` behind it:
       ``optax.chain(optax.lookahead(optimizer, 5, 0.5), hold_zeros(mask))`` holds fast and slow
       weights.
-    - For any other average, such as one by ``optax.ema`` or an order that cannot be changed,
-      evaluate ``masked_params(opt_state, average)``.
+    - ``optax.contrib.mechanize`` and ``optax.contrib.sam`` move the weights themselves. Put
+      ``hold_zeros`` behind them.
+    - For any other average, such as one by ``optax.ema``, evaluate
+      ``masked_params(opt_state, average)``.
+
+    `set_mask` raises an error where the order is wrong. It cannot see the order inside of an
+    ``optax.named_chain``, and a mask that is never replaced is not checked.
 
     Args:
       mask: a pytree like the parameters of boolean arrays, True for weights that are free;
@@ -90,11 +96,11 @@ def hold_zeros(mask: PyTree) -> optax.GradientTransformation:
 def set_mask(opt_state: PyTree, mask: PyTree) -> PyTree:
     """Return an optimizer state whose `hold_zeros` holds other weights.
 
-    The mask replaces that of the one `hold_zeros` which holds just the leaves that the mask has
-    arrays for. What else the state keeps of newly pruned weights is set to zero: theta and the
-    multipliers of `learning_compression`, and the iterate z of ``optax.contrib.schedule_free``.
-    The parameters are pruned by the caller, as `prune_when_accurate` does. Pure and jittable; no
-    structure, shape or dtype changes, so nothing is compiled anew.
+    The mask replaces that of one `hold_zeros`: the one whose mask has arrays for the same leaves.
+    What else the state keeps of newly pruned weights is set to zero: theta and the multipliers of
+    `learning_compression`, and the iterate z of ``optax.contrib.schedule_free``. The parameters are
+    pruned by the caller, as `prune_when_accurate` does. Pure and jittable; no structure, shape or
+    dtype changes, so nothing is compiled anew.
 
     Args:
       opt_state: an optimizer state with one or more `HoldZerosState` in it, however deeply chained

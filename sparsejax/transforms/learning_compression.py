@@ -78,15 +78,14 @@ def learning_compression(
     Args:
       compression: the C step.
       mu_schedule: the weight of the penalty for L step ``n = 0, 1, ...``, positive and
-        non-decreasing, e.g. ``optax.exponential_decay(9e-5, 1, 1.1)``; a number for a constant. It
-        is read once per L step, not per update. ``optax.inject_hyperparams`` reads schedules once
-        per update, so it must not be given this one: name it in its ``static_args``, or build the
-        schedule inside of the function that is injected.
+        non-decreasing, e.g. ``optax.exponential_decay(9e-5, 1, 1.1)``; a Python number for a
+        constant. It is read once per L step, not per update. ``optax.inject_hyperparams`` reads
+        schedules once per update, so it must not be given this one: name it in its ``static_args``,
+        or build the schedule inside of the function that is injected.
       steps_per_l_step: updates in an L step, at least 1.
       steps_in_first_l_step: gradient steps before the first C step, at least 0. By default
-        ``steps_per_l_step - 1``, so that the C steps fall on the updates
-        ``steps_per_l_step, 2 * steps_per_l_step, ...``, and training that ends on one of them ends
-        with an up-to-date theta.
+        ``steps_per_l_step - 1``, so that the updates number ``steps_per_l_step``,
+        ``2 * steps_per_l_step`` and so on run the C steps, and theta is up to date after each.
       multipliers: keep multipliers (augmented Lagrangian) or not (quadratic penalty).
       where: which leaves are compressed (jointly); the gradient of the others is left alone.
 

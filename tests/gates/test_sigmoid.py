@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy.special import expit
 
 from sparsejax import gates
 from tests.reference import shard
@@ -16,7 +17,7 @@ def cast(tree, dtype=jnp.float32):
 
 
 def logistic(x):
-    return 1 / (1 + np.exp(-np.asarray(x, np.float64)))
+    return expit(np.asarray(x, np.float64))
 
 
 @pytest.mark.parametrize("jit", [False, True])

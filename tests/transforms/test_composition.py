@@ -128,7 +128,10 @@ def _wrong_orders():
     free = lambda base: optax.contrib.schedule_free(base, 0.1)  # noqa: E731
     yield optax.chain(free(adam), hold), "behind optax.contrib.schedule_free .* put it inside"
     yield optax.lookahead(optax.chain(adam, hold), 5, 0.5), "inside of optax.lookahead .* behind"
-    yield optax.chain(hold, adam), "must be the last .* behind it stands one with"
+    yield optax.chain(hold, adam), "must be the last .* one with ScaleByAdamState"
+    yield optax.contrib.mechanize(optax.chain(adam, hold)), "inside of the mechanic .* behind"
+    sam = optax.contrib.sam(optax.chain(optax.sgd(0.1), hold), optax.sgd(0.1))
+    yield sam, "inside of the sam wrapper .* behind"
     plateau = optax.contrib.reduce_on_plateau()
     yield optax.chain(optax.chain(adam, hold), plateau), "must be the last"
 
