@@ -1,6 +1,8 @@
 """Eight simulated devices for every test (set before JAX starts), and the real MNIST."""
 
+import hashlib
 import os
+import platform
 import tempfile
 from pathlib import Path
 
@@ -11,8 +13,12 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What one process has compiled, the others read: pytest's workers, the programs that tests start,
-# and later sessions on this machine.
-_CACHE = Path(tempfile.gettempdir()) / f"sparsejax-tests-{os.getuid()}"
+# and later sessions. Programs of another kind of processor are kept apart: they may not run here.
+_INFO = Path("/proc/cpuinfo")
+_PROCESSOR = _INFO.read_text().split("\n\n")[0] if _INFO.exists() else platform.processor()
+_KIND = [line for line in _PROCESSOR.splitlines() if "MHz" not in line and "bogomips" not in line]
+_KEY = hashlib.sha256("".join(_KIND).encode()).hexdigest()[:16]
+_CACHE = Path(tempfile.gettempdir()) / f"sparsejax-tests-{os.getuid()}-{_KEY}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

@@ -200,8 +200,8 @@ def _check_layout(
     first = 0 if grouping is per_output else 1
     remedy = f"pass grouping=lambda shape: ({first},) for a layout [out, in, ...]"
     biases = [n for n in roles.biases[number] if n not in followers]
-    for bias in biases:
-        for fit in roles.fits(number, bias):
+    for other in biases:
+        for fit in roles.fits(number, other):
             if fit.stacked != stacked:
                 continue
             outputs = [axis for axis in fit.axes[fit.stacked :] if axis is not None]
@@ -209,7 +209,7 @@ def _check_layout(
                 groups = "(-2, -1) for a gate per output, or (-3,) for one per input"
                 raise ValueError(
                     f"{name} gates kernels [..., in, out] with one axis of outputs, but the bias "
-                    f"{roles.leaves[bias].label} of shape {roles.leaves[bias].shape} shows that "
+                    f"{roles.leaves[other].label} of shape {roles.leaves[other].shape} shows that "
                     f"{leaf.label} of shape {leaf.shape} has {len(outputs)}; pass "
                     f"grouping=lambda shape: {groups} of a kernel [in, heads, features]"
                 )
