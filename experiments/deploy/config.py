@@ -20,7 +20,7 @@ class Config:
     round: int | None = None
     """Of runs of experiments.tickets: after how many rounds; default the last one."""
     member: int = 0
-    """Of runs of experiments.tickets: which of the family."""
+    """Of runs of experiments.tickets: which member of the population."""
     batch_size: int = 256
     """Images a call, for the throughput; the latency is that of one image."""
     rounds: int = 21
