@@ -33,8 +33,7 @@ from benchmarks.contest import write
 from experiments.data import load
 from sparsejax import tickets
 from sparsejax.models import LENET300_LAYERS, LeNet300
-from sparsejax.training import fit
-from sparsejax.training.batches import ArrayData
+from sparsejax.training import ArrayData, fit
 
 _BATCH, _STEPS, _ROUND = 128, 100, 36_000
 _STARTS = np.linspace(-0.3, 0.3, 8).astype(np.float32)

@@ -27,9 +27,7 @@ from sparsejax.models import (
     LeNet5,
     purged_lenet5,
 )
-from sparsejax.training import BatchSource
-from sparsejax.training.batches import ArrayData
-from sparsejax.training.state import StepFunction
+from sparsejax.training import ArrayData, BatchSource, StepFunction
 from sparsejax.transforms import Pruner, prune_state, pruning_step
 
 SplitName = Literal["train", "validation", "test"]

@@ -18,8 +18,7 @@ from experiments.data import Dataset
 from experiments.tickets import networks, options
 from sparsejax import tickets
 from sparsejax.tickets import Method, SearchState, Ticket
-from sparsejax.training import fit, init_run_dir, write_json
-from sparsejax.training.state import StepFunction
+from sparsejax.training import StepFunction, fit, init_run_dir, write_json
 
 _OWN_ROUNDS_SHOW = ("imp", "imp_continued")
 """Methods whose next round trains the ticket of the one before."""

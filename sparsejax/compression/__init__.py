@@ -1,12 +1,13 @@
 """The C steps of learning-compression: a projection or proximal map, weighted by mu."""
 
-from sparsejax.compression.base import Compression
-from sparsejax.compression.blocks import blocks
-from sparsejax.compression.l0_ball import l0_ball, l0_ball_l2
-from sparsejax.compression.l1_ball import l1_ball
-from sparsejax.compression.n_m import n_m
-from sparsejax.compression.penalties import l0_penalty, l1_penalty
-from sparsejax.compression.units import units
+from sparsejax.compression._base import Compression
+from sparsejax.compression._blocks import blocks
+from sparsejax.compression._l0_ball import l0_ball
+from sparsejax.compression._l0_ball_l2 import l0_ball_l2
+from sparsejax.compression._l1_ball import l1_ball
+from sparsejax.compression._n_m import n_m
+from sparsejax.compression._penalties import l0_penalty, l1_penalty
+from sparsejax.compression._units import units
 
 __all__ = [
     "Compression",

@@ -1,21 +1,21 @@
 """How hard to push? Lagrange multipliers for any differentiable constraint."""
 
-from sparsejax.constraints.anneal_bound import AnnealBoundState, anneal_bound
-from sparsejax.constraints.constrained_step import constrained_step
-from sparsejax.constraints.density import (
+from sparsejax.constraints._anneal_bound import AnnealBoundState, anneal_bound
+from sparsejax.constraints._constrained_step import constrained_step
+from sparsejax.constraints._density import (
     Group,
     density_violation,
     expected_density,
     parameter_groups,
 )
-from sparsejax.constraints.descent_ascent import (
+from sparsejax.constraints._descent_ascent import (
     DescentAscentState,
     current_multipliers,
     descent_ascent,
 )
-from sparsejax.constraints.dual_ascent import DualAscentState, dual_ascent
-from sparsejax.constraints.lagrangian import augmented_lagrangian, lagrangian
-from sparsejax.constraints.nupi import NuPIState, nupi
+from sparsejax.constraints._dual_ascent import DualAscentState, dual_ascent
+from sparsejax.constraints._lagrangian import augmented_lagrangian, lagrangian
+from sparsejax.constraints._nupi import NuPIState, nupi
 
 __all__ = [
     "AnnealBoundState",

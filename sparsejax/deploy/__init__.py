@@ -1,12 +1,9 @@
 """A sparse network leaves: smaller or faster, with the outputs it had, or as a file."""
 
-from sparsejax.deploy.compile_sparse import Compiled, compile_sparse
-from sparsejax.deploy.expand import expand
-from sparsejax.deploy.onnx_file import export_onnx
-from sparsejax.deploy.shrink import Shrunk, shrink
-from sparsejax.deploy.sparse_file import load_sparse, save_sparse
-from sparsejax.deploy.stablehlo import export_stablehlo, load_stablehlo
-from sparsejax.deploy.torch_names import torch_state
+from sparsejax.deploy.exports import export_onnx, export_stablehlo, load_stablehlo, torch_state
+from sparsejax.deploy.files import load_sparse, save_sparse
+from sparsejax.deploy.shrinking import Shrunk, expand, shrink
+from sparsejax.deploy.sparse_programs import Compiled, compile_sparse
 
 __all__ = [
     "Compiled",

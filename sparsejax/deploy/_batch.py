@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from sparsejax._units.batch import batched_inputs, same, structure, with_batch
-from sparsejax._units.graph import Graph, trace
-from sparsejax._units.primitives import UNDERSTOOD
 from sparsejax._where import PyTree
+from sparsejax.graph import UNDERSTOOD, Graph, batched_inputs, same, structure, trace, with_batch
 
 _SIZES = (2, 3, 12)
 """The first two say how lengths grow with the batch; the third one that they go on like this."""
@@ -40,7 +38,7 @@ def trace_batch(
       function: pure.
       params: pytree of arrays or ``jax.ShapeDtypeStruct``.
       inputs: likewise, examples; the lengths of their batches do not count.
-      batched: as for `sparsejax._units.batch.batched_inputs`.
+      batched: as for `sparsejax.graph._batch.batched_inputs`.
 
     Raises:
       ValueError: it is not clear which inputs have a batch; the traces differ in more than lengths

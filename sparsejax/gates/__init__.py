@@ -1,12 +1,12 @@
 """What does the network see? Its parameters times random gates that can be trained."""
 
 from sparsejax._tied_gates import broadcast_gates
-from sparsejax.gates.apply import apply
-from sparsejax.gates.base import Gates, combine
-from sparsejax.gates.clip_params import clip_params
-from sparsejax.gates.grouping import per_input, per_output, per_weight
-from sparsejax.gates.hard_concrete import LOG_ALPHA_RANGE, hard_concrete
-from sparsejax.gates.sigmoid import next_round, sigmoid, temperature_schedule
+from sparsejax.gates._apply import apply
+from sparsejax.gates._base import Gates, combine
+from sparsejax.gates._clip_params import clip_params
+from sparsejax.gates._grouping import per_input, per_output, per_weight
+from sparsejax.gates._hard_concrete import LOG_ALPHA_RANGE, hard_concrete
+from sparsejax.gates._sigmoid import next_round, sigmoid, temperature_schedule
 
 __all__ = [
     "LOG_ALPHA_RANGE",

@@ -16,8 +16,8 @@ from sparsejax._roles import Roles
 from sparsejax._tied_gates import TiedTo
 from sparsejax._tree_layers import layer_leaves
 from sparsejax._where import PyTree, Where, resolve_where, warn_once
+from sparsejax.gates._grouping import Grouping, per_input, per_output, per_weight
 from sparsejax.gates._stacks import Stacked, found_stacks, told_stacks
-from sparsejax.gates.grouping import Grouping, per_input, per_output, per_weight
 
 Tied = Mapping[str, str | None]
 """Which leaves share the gates of another: its path by theirs, parts joined by ``/``, as in

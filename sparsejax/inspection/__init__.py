@@ -1,8 +1,8 @@
 """What is left? Counts, live units, sizes; ``sparsejax.inspection.figures`` draws them."""
 
-from sparsejax.inspection.live_units import live_unit_masks, live_units
-from sparsejax.inspection.macs import macs
-from sparsejax.inspection.report import LeafReport, Report, bzip2_bytes, report
+from sparsejax.inspection._live_units import live_unit_masks, live_units
+from sparsejax.inspection._macs import macs
+from sparsejax.inspection._report import LeafReport, Report, bzip2_bytes, report
 
 __all__ = [
     "LeafReport",

@@ -12,7 +12,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from sparsejax._where import PyTree
-from sparsejax.inspection.live_units import layer_kernels, live_unit_masks
+from sparsejax.inspection._live_units import layer_kernels, live_unit_masks
 
 _INK = "#1b2a41"
 _INK_ON_WHITE = ListedColormap(["white", _INK])

@@ -1,12 +1,12 @@
 """The networks of the papers, in Flax NNX. Needs the ``experiments`` extra."""
 
-from sparsejax.models.lenet5 import LENET5_LAYERS, LeNet5
-from sparsejax.models.lenet300 import LENET300_LAYERS, LeNet300
-from sparsejax.models.purged import purged_lenet5, purged_lenet300
-from sparsejax.models.resnet20 import ResNet20
-from sparsejax.models.vgg16 import VGG16, VGG16_LAYERS
-from sparsejax.models.vgg16_cifar import VGG16Cifar
-from sparsejax.models.vgg16_weights import load_vgg16_weights
+from sparsejax.models._lenet5 import LENET5_LAYERS, LeNet5
+from sparsejax.models._lenet300 import LENET300_LAYERS, LeNet300
+from sparsejax.models._purged import purged_lenet5, purged_lenet300
+from sparsejax.models._resnet20 import ResNet20
+from sparsejax.models._vgg16 import VGG16, VGG16_LAYERS
+from sparsejax.models._vgg16_cifar import VGG16Cifar
+from sparsejax.models._vgg16_weights import load_vgg16_weights
 
 __all__ = [
     "LENET5_LAYERS",

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from sparsejax._where import Chosen, PyTree
+from sparsejax._where import Chosen, PyTree, Where, choose
 
 
 class Layout(NamedTuple):
@@ -58,6 +58,25 @@ class Layout(NamedTuple):
 def whole_size(leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> int:
     """How many entries the whole leaves have together."""
     return sum(layout.size(leaf) for leaf, layout in zip(leaves, layouts, strict=True))
+
+
+def num_entries(tree: PyTree, where: Where = None, *, specs: PyTree = None) -> int:
+    """Count the entries of the chosen leaves.
+
+    Args:
+      tree: pytree of arrays.
+      where: chooses leaves, see `sparsejax`.
+      specs: pytree (prefix) of ``jax.sharding.PartitionSpec`` where ``tree`` holds shards inside
+        ``shard_map`` or ``pmap``; the entries of the whole arrays are counted.
+
+    Returns:
+      The number of entries, a Python integer.
+
+    Raises:
+      ValueError: ``specs`` is no prefix of the tree, or names an unbound mesh axis.
+    """
+    chosen = choose(tree, where)
+    return whole_size(chosen.leaves, layouts_of(tree, chosen, specs))
 
 
 def layouts_of(tree: PyTree, chosen: Chosen, specs: PyTree) -> list[Layout]:

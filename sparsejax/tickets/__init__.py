@@ -1,12 +1,12 @@
 """Which subnetwork? Rounds of training that find tickets: masks, and weights to rewind to."""
 
 from sparsejax._masks import apply_mask
-from sparsejax.tickets.fixed_mask import fixed_mask
-from sparsejax.tickets.gated import continuous_sparsification, stochastic_l0
-from sparsejax.tickets.magnitude_pruning import magnitude_pruning, random_pruning
-from sparsejax.tickets.mask import jaccard, num_nonzero, ones_mask
-from sparsejax.tickets.method import Method
-from sparsejax.tickets.population import (
+from sparsejax.tickets._fixed_mask import fixed_mask
+from sparsejax.tickets._gated import continuous_sparsification, stochastic_l0
+from sparsejax.tickets._magnitude_pruning import magnitude_pruning, random_pruning
+from sparsejax.tickets._mask import jaccard, num_nonzero, ones_mask
+from sparsejax.tickets._method import Method
+from sparsejax.tickets._population import (
     init_population,
     member,
     next_population,
@@ -15,14 +15,14 @@ from sparsejax.tickets.population import (
     population_tickets,
     shard_population,
 )
-from sparsejax.tickets.search import (
+from sparsejax.tickets._search import (
     SearchState,
     found_ticket,
     init_search,
     next_search,
     search_step,
 )
-from sparsejax.tickets.ticket import (
+from sparsejax.tickets._ticket import (
     Ticket,
     check_ticket,
     effective_params,

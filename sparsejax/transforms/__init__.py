@@ -1,20 +1,20 @@
 """How does w move? Gradient transformations that compose in an ``optax.chain``."""
 
-from sparsejax.transforms.gated_weight_decay import (
+from sparsejax.transforms._gated_weight_decay import (
     GatedWeightDecayState,
     exact_gated_decay,
     gated_weight_decay,
     inverse_sensitivity,
     reset_decay_schedule,
 )
-from sparsejax.transforms.hold_zeros import HoldZerosState, hold_zeros, masked_params, set_mask
-from sparsejax.transforms.learning_compression import (
+from sparsejax.transforms._hold_zeros import HoldZerosState, hold_zeros, masked_params, set_mask
+from sparsejax.transforms._learning_compression import (
     LearningCompressionState,
     compressed_params,
     learning_compression,
 )
-from sparsejax.transforms.prune_when_accurate import Pruner, PruningState, prune_when_accurate
-from sparsejax.transforms.pruning_step import PruningTrainState, prune_state, pruning_step
+from sparsejax.transforms._prune_when_accurate import Pruner, PruningState, prune_when_accurate
+from sparsejax.transforms._pruning_step import PruningTrainState, prune_state, pruning_step
 
 __all__ = [
     "GatedWeightDecayState",

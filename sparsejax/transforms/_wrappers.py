@@ -10,8 +10,8 @@ import optax
 
 from sparsejax._states import map_states
 from sparsejax._variables import PyTree
+from sparsejax.transforms._learning_compression import LearningCompressionState
 from sparsejax.transforms._masks import HoldZerosState, Masks, zero_outside
-from sparsejax.transforms.learning_compression import LearningCompressionState
 
 _ScheduleFree = optax.contrib.ScheduleFreeState
 _Lookahead = optax.LookaheadState

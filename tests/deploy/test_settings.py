@@ -19,8 +19,8 @@ from sparsejax.deploy import (
     shrink,
     torch_state,
 )
-from sparsejax.deploy._program import Program
-from sparsejax.deploy.compile_sparse import KINDS
+from sparsejax.deploy.sparse_programs._compile_sparse import KINDS
+from sparsejax.deploy.sparse_programs._program import Program
 from sparsejax.inspection import live_units, macs
 
 DTYPES = ["float16", "bfloat16", "float32", "complex64", "int8", "int32", "uint8", "uint32"]

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from sparsejax.models import VGG16_LAYERS, load_vgg16_weights, vgg16_weights
+from sparsejax.models import VGG16_LAYERS, _vgg16_weights, load_vgg16_weights
 from tests.models.test_vgg16 import WIDTH, abstract, random_images, reference_logits
 
 CLASSES = 10
@@ -116,7 +116,7 @@ def test_agrees_with_pytorch(family, tmp_path):
 def test_pieces_of_a_tensor_make_the_whole(tmp_path, monkeypatch):
     save_file(published("timm"), tmp_path / "file")
     whole = load_vgg16_weights(params_of(small()), tmp_path / "file")
-    monkeypatch.setattr(vgg16_weights, "_CHUNK", 100_000)  # 63 of fc6's 256 outputs, 4 left over
+    monkeypatch.setattr(_vgg16_weights, "_CHUNK", 100_000)  # 63 of fc6's 256 outputs, 4 left over
     pieces = load_vgg16_weights(params_of(small()), tmp_path / "file")
     jax.tree.map(np.testing.assert_array_equal, pieces, whole)
 

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 import sparsejax
 from sparsejax.compression import l0_ball
 from sparsejax.training import Batches, fit, fsdp_specs, init_state
-from sparsejax.training.meshes import batch_sharding, place, specs_like
+from sparsejax.training._meshes import batch_sharding, place, specs_like
 from tests.training.lenet300 import assert_close, build
 
 STEPS = 35  # of 15 an epoch; the C steps come at 10, 20 and 30

@@ -1,1 +1,0 @@
-"""Which units of a traced function matter. For the rooms that ask: inspection, deploy."""

@@ -1,0 +1,5 @@
+"""Files that store the non-zeros of a network."""
+
+from sparsejax.deploy.files._sparse_file import load_sparse, save_sparse
+
+__all__ = ["load_sparse", "save_sparse"]

@@ -1,0 +1,192 @@
+"""A convolution written out weight by weight, unit by unit.
+
+Each channel of the result is a sum of a few shifted images. While nothing wants them otherwise,
+channels stay first and the batch last, and may stay apart: then the compiler makes one loop of a
+channel's sum, its bias, its activation and its pooling, and never stores the map before that.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from sparsejax._dtypes import at_least_float32
+from sparsejax.graph import ELEMENTWISE, Equation
+
+
+class Pieces(NamedTuple):
+    """A value with its units first and the batch, its dimension 0, last; perhaps in pieces."""
+
+    arrays: tuple[jax.Array, ...]
+    """Of some units each, in order: [units, ..., batch]."""
+    axis: int
+    """The value's dimension that the units are; never 0."""
+
+    def whole(self) -> jax.Array:
+        """The value."""
+        together = self.arrays[0] if len(self.arrays) == 1 else jnp.concatenate(self.arrays)
+        return jnp.moveaxis(jnp.moveaxis(together, 0, self.axis - 1), -1, 0)
+
+
+class _Shifted:
+    """The images that the weights of a convolution meet, one for each channel and place."""
+
+    def __init__(self, x: jax.Array, equation: Equation, window: Sequence[int]):
+        params = equation.params
+        lhs, _, out = params["dimension_numbers"]
+        self.strides, self.dilation = params["window_strides"], params["rhs_dilation"]
+        images = jnp.transpose(x, (lhs[1], *lhs[2:], lhs[0]))
+        config = [(0, 0, 0), *((low, high, 0) for low, high in params["padding"]), (0, 0, 0)]
+        # The barrier keeps the compiler from computing what it reads again for every weight.
+        images = lax.optimization_barrier(lax.pad(images, jnp.zeros((), x.dtype), config))
+        self.lengths = [
+            (length - (size - 1) * gap - 1) // stride + 1
+            for length, size, gap, stride in zip(
+                images.shape[1:-1], window, self.dilation, self.strides, strict=True
+            )
+        ]
+        self.images, self.axis = images, out[1]
+        # In the result, spatial dimensions may be in another order.
+        self.order = (0, *(1 + place for place in np.argsort(out[2:])), len(out) - 1)
+
+    def at(self, channel: int, *place: int) -> jax.Array:
+        """[..., batch]: what the weight of a channel and a place in the window meets."""
+        cuts = [
+            slice(start * gap, start * gap + (length - 1) * stride + 1, stride)
+            for start, gap, length, stride in zip(
+                place, self.dilation, self.lengths, self.strides, strict=True
+            )
+        ]
+        return self.images[channel][tuple(cuts)]
+
+    def pieces(self, arrays: Sequence[jax.Array], dtype: Any) -> Pieces:
+        turned = (jnp.transpose(array, self.order).astype(dtype) for array in arrays)
+        return Pieces(tuple(turned), self.axis)
+
+
+def taps(x: jax.Array, weights: np.ndarray, equation: Equation) -> Pieces:
+    """The convolution of ``x`` with weights [in, out, *window], written out, a piece a unit."""
+    shifted = _Shifted(x, equation, weights.shape[2:])
+    dtype = at_least_float32(x)
+    units = []
+    for unit in range(weights.shape[1]):
+        total = jnp.zeros((*shifted.lengths, len(x)), dtype)
+        for channel, *place in np.argwhere(weights[:, unit]):
+            weight = weights[(channel, unit, *place)].astype(dtype)
+            total = total + shifted.at(channel, *place).astype(dtype) * weight
+        units.append(total[None])
+    return shifted.pieces(units, x.dtype)
+
+
+def can_convolve(equation: Equation) -> bool:
+    """Whether `taps` knows this convolution (of one group)."""
+    params = equation.params
+    lhs, _, out = params["dimension_numbers"]
+    return (
+        all(n == 1 for n in params["lhs_dilation"])
+        and all(low >= 0 and high >= 0 for low, high in params["padding"])
+        and lhs[0] == out[0] == 0
+    )
+
+
+def joined(pieces: Pieces) -> Pieces:
+    """All units in one piece, written one after the other.
+
+    XLA for CPUs runs what does not depend on one another on several threads, and waking them takes
+    longer than a unit of one small image does. So each unit is put where the one before it is.
+    """
+    first = pieces.arrays[0]
+    total = jnp.zeros((sum(map(len, pieces.arrays)), *first.shape[1:]), first.dtype)
+    start = 0
+    for array in pieces.arrays:
+        total = lax.dynamic_update_slice(total, array, (start, *(0,) * (array.ndim - 1)))
+        start += len(array)
+    return Pieces((total,), pieces.axis)
+
+
+def compute(equation: Equation, operands: Sequence[Any], fixed: Sequence[bool]) -> Pieces | None:
+    """An equation on pieces, piece by piece; None where it needs its operands whole."""
+    several = [value for value in operands if isinstance(value, Pieces)]
+    axis, sizes = several[0].axis, [len(array) for array in several[0].arrays]
+    if equation.name in ELEMENTWISE:
+        for value, known in zip(operands, fixed, strict=True):
+            if isinstance(value, Pieces):
+                if value.axis != axis or [len(array) for array in value.arrays] != sizes:
+                    return None
+            elif not known:
+                return None
+        arrays: list[jax.Array] = []
+        start = 0
+        for array in several[0].arrays:
+            arguments = [_cut(value, axis, start, len(arrays), array.shape) for value in operands]
+            arrays += equation.apply(arguments)
+            start += len(array)
+        return Pieces(tuple(arrays), axis)
+    if equation.name in _POOLS and len(operands) == 1:
+        windows = _windows(equation, axis)
+        if windows is not None:
+            pooled = [_pooled(array, *windows, equation.name) for array in several[0].arrays]
+            return Pieces(tuple(pooled), axis)
+    return None
+
+
+def _cut(value: Any, axis: int, start: int, piece: int, shape: tuple[int, ...]) -> jax.Array:
+    """What an operand has for a piece, in the shape of that piece."""
+    if isinstance(value, Pieces):
+        return value.arrays[piece]
+    known = np.asarray(value)
+    if known.ndim:
+        end = start + shape[0]
+        units = (
+            known[(slice(None),) * axis + (slice(start, end),)] if known.shape[axis] > 1 else known
+        )
+        known = np.moveaxis(np.moveaxis(units, axis, 1), 0, -1)
+        # A number by unit need not be stored for all places.
+        first = known.reshape(len(known), -1)[:, :1]
+        if known.size and (known.reshape(len(known), -1) == first).all():
+            known = first.reshape(-1, *(1,) * (known.ndim - 1))
+    return jnp.broadcast_to(jnp.asarray(known), shape)
+
+
+_POOLS = {
+    "reduce_window_max": jnp.maximum,
+    "reduce_window_min": jnp.minimum,
+    "reduce_window_sum": jnp.add,
+}
+
+
+def _windows(equation: Equation, axis: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Window and strides of a piece's dimensions but the last; None unless windows are apart."""
+    params = equation.params
+    window, strides = params["window_dimensions"], params["window_strides"]
+    if (
+        any(map(any, params["padding"]))
+        or any(n != 1 for n in (*params["base_dilation"], *params["window_dilation"]))
+        or any(size > stride for size, stride in zip(window, strides, strict=True))
+        or any(n != 1 for n in (window[0], strides[0], window[axis], strides[axis]))
+    ):
+        return None
+    order = [axis, *(other for other in range(1, len(window)) if other != axis)]
+    return tuple(window[i] for i in order), tuple(strides[i] for i in order)
+
+
+def _pooled(
+    piece: jax.Array, window: tuple[int, ...], strides: tuple[int, ...], name: str
+) -> jax.Array:
+    """The windows' first entries, their second ones and so on, elementwise: that fuses."""
+
+    def entries(place: tuple[int, ...]) -> jax.Array:
+        cuts = [
+            slice(at, at + (length - size) // stride * stride + 1, stride)
+            for at, length, size, stride in zip(place, piece.shape, window, strides, strict=False)
+        ]
+        return piece[tuple(cuts)]
+
+    return functools.reduce(_POOLS[name], map(entries, itertools.product(*map(range, window))))

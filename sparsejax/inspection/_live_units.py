@@ -1,0 +1,90 @@
+"""Which units still carry anything from input to output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax._names import leaves_by_name
+from sparsejax._where import PyTree
+from sparsejax.graph import find_axes, find_constants, find_folds, find_live, trace
+
+
+def live_units(params: PyTree, layers: Sequence[str]) -> list[int]:
+    """Units left in each layer after dead ones are removed to a fixed point. Runs on the host.
+
+    A unit is dead when no live unit reads it, or when it reads no live unit: then its output is a
+    constant (its bias through the activation), which the biases of the layer above can absorb, so
+    it leaves too unless that layer has no bias to absorb it and the constant may not be zero. Each
+    removal takes the unit's weights along, which may kill others; so it repeats until none dies.
+    Output units always stay.
+
+    What counts is a chain's zeros, not what lies between its layers. Of any other network the
+    shapes of ``sparsejax.deploy.shrink(...).params`` say what is live.
+
+    Args:
+      params: pytree with a dict-like node for each layer that holds a ``kernel``, input axis
+        second to last and output axis last (dense [in, out], convolution [..., in, out]), and
+        perhaps a ``bias`` [out]. A dense layer behind a convolution may read several inputs from
+        each unit, the flattened positions (channels last).
+      layers: the path of each layer's node from input to output, parts joined by ``/``.
+
+    Returns:
+      ``len(layers) + 1`` counts: live inputs, then live units of each layer.
+
+    Raises:
+      ValueError: a layer is not in ``params``, or does not fit the one before it.
+    """
+    return [int(mask.sum()) for mask in live_unit_masks(params, layers)]
+
+
+def live_unit_masks(params: PyTree, layers: Sequence[str]) -> list[np.ndarray]:
+    """The masks that `live_units` counts: booleans for the inputs, then for each layer's units."""
+    if not layers:
+        raise ValueError("layers must name at least one layer; got none")
+    leaves = leaves_by_name(params)
+    links: list[np.ndarray] = []
+    biases: list[np.ndarray | None] = []
+    dense = True  # whether the layer before has one output for each unit
+    for layer, kernel in zip(layers, layer_kernels(params, layers), strict=True):
+        link = (kernel != 0).any(axis=tuple(range(kernel.ndim - 2)))
+        if links:
+            units = links[-1].shape[1]
+            if link.shape[0] != units and (dense or kernel.ndim > 2 or link.shape[0] % units):
+                raise ValueError(
+                    f"layers names {layer!r}, which reads {link.shape[0]} inputs; the layer before "
+                    f"it has {units} units"
+                )
+            link = link.reshape(-1, units, link.shape[1]).any(axis=0)
+        dense = kernel.ndim == 2
+        bias = leaves.get(f"{layer}/bias")
+        links.append(link.astype(np.float32))
+        biases.append(None if bias is None else (np.asarray(bias) != 0).astype(np.float32))
+    weights = list(zip(links, biases, strict=True))
+    graph = trace(_chain, weights, [np.zeros((1, len(links[0])), np.float32)])
+    constants = find_constants(graph, jax.tree.leaves(weights))
+    axes = find_axes(graph, constants.indices)
+    live = find_live(axes, constants, find_folds(graph, axes), at_least_one=False)
+    leaf_of = jax.tree.unflatten(jax.tree.structure(weights), graph.leaves)
+    families = [axes.families[link] for link, _ in leaf_of]
+    return [live[families[0][0]]] + [live[units] for _, units in families]
+
+
+def _chain(weights: Sequence[tuple[jax.Array, jax.Array | None]], x: jax.Array) -> jax.Array:
+    """A network with these links: ones and zeros, so that no constant cancels another."""
+    for link, bias in weights:
+        x = x @ link if bias is None else x @ link + bias[None]
+        x = jnp.minimum(x, 1)  # however deep it is, nothing overflows
+    return x
+
+
+def layer_kernels(params: PyTree, layers: Sequence[str]) -> list[np.ndarray]:
+    """The kernels of the layers from input to output; raises as `live_units` does."""
+    leaves = leaves_by_name(params)
+    for layer in layers:
+        if f"{layer}/kernel" not in leaves:
+            raise ValueError(f"layers names {layer!r}; params hold no {layer}/kernel")
+    return [np.asarray(leaves[f"{layer}/kernel"]) for layer in layers]

@@ -1,0 +1,255 @@
+"""Checkpoints that are whole or not there: Orbax's files, with a checksum for each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from sparsejax._where import PyTree
+from sparsejax.training._processes import barrier, broadcast_from_main, is_main_process
+
+_KEPT = 3
+_DIGITS = 5  # before the path of a leaf, its place in the tree
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or read; the message says what is still on disk."""
+
+
+class Restored(NamedTuple):
+    """A checkpoint read back."""
+
+    step: int
+    state: PyTree
+    extra: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run, newest last.
+
+    Orbax writes each to a temporary folder that it renames when complete; a file of SHA-256 sums
+    follows. A checkpoint counts only if its sums are there and match, so one cut short by a crash
+    at any moment, or damaged later, is passed over for the one before it. Of several processes
+    every one writes and reads its own part, and the main one sees to the sums; all call the same
+    methods in the same order, and the folder is one that all of them can reach.
+
+    Args:
+      folder: where they live; made if missing.
+      keep: how many of the newest are kept.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], keep: int = _KEPT):
+        self.folder = Path(folder).absolute()
+        self._sums = self.folder / "sums"
+        self._sums.mkdir(parents=True, exist_ok=True)
+        # Named handlers: without them Orbax warns, when it looks, that it knows no item's kind.
+        self._manager = ocp.CheckpointManager(
+            self.folder / "states",
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "extra": ocp.JsonCheckpointHandler(),
+            },
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            ),
+        )
+
+    def close(self) -> None:
+        """Release what Orbax holds."""
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """The steps for which a checkpoint claims to be complete, oldest first."""
+        return [s for s in sorted(self._manager.all_steps()) if self._sum_file(s).exists()]
+
+    def save(self, step: int, state: PyTree, extra: dict[str, Any]) -> None:
+        """Write ``state`` (a pytree of arrays) and ``extra`` (JSON) as the checkpoint of ``step``.
+
+        Raises:
+          CheckpointError: the files could not be written (a full disk, say). Earlier checkpoints
+            stay as they are.
+        """
+        try:
+            if step in self._manager.all_steps():  # left by a run that died before the sums
+                self._manager.delete(step)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(_by_path(state)), extra=ocp.args.JsonSave(extra)
+                ),
+            )
+            if is_main_process():
+                write_json(self._sum_file(step), _sums(self._step_folder(step)))
+        except Exception as error:
+            self._discard(step)
+            last = self.steps()
+            free = shutil.disk_usage(self.folder).free / 2**20
+            kept = f"the last good one is of step {last[-1]}" if last else "there is none yet"
+            raise CheckpointError(
+                f"the checkpoint of step {step} could not be written to {self.folder} "
+                f"({free:,.0f} MiB free): {_first_line(error)}; {kept}. Free some space or choose "
+                "another folder, then resume"
+            ) from error
+        barrier(f"checkpoint {step} has its sums")
+        for file in self._sums.glob("*.json") if is_main_process() else ():
+            if int(file.stem) not in self._manager.all_steps():
+                file.unlink()
+
+    def restore(self, like: PyTree) -> Restored | None:
+        """The newest undamaged checkpoint, or None where there is none.
+
+        Args:
+          like: a state of the same structure, shapes, dtypes and shardings.
+
+        Raises:
+          CheckpointError: every checkpoint is damaged, or one holds another kind of state.
+        """
+        step = broadcast_from_main(self._newest_undamaged)
+        if step < 0:
+            return None
+        self._manager.reload()  # the main process may have thrown damaged ones away
+        return self._read(step, like)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The leaves of the newest undamaged checkpoint by path, without the code that made them.
+
+        In tree order, paths as in ``jax.tree_util.keystr``; PRNG keys are their raw bits. Empty
+        where there is no checkpoint. For one process.
+
+        Raises:
+          CheckpointError: every checkpoint is damaged.
+        """
+        step = self._newest_undamaged()
+        if step < 0:
+            return {}
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        wanted = {
+            name: jax.ShapeDtypeStruct(held.shape, held.dtype, sharding=here)
+            for name, held in self._manager.item_metadata(step)["state"].items()
+        }
+        state = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+        read = self._manager.restore(step, args=state)["state"]
+        return {name[_DIGITS:]: np.asarray(read[name]) for name in sorted(read)}
+
+    def _newest_undamaged(self) -> int:
+        """Its step, or -1 where there is no checkpoint."""
+        steps = self.steps()
+        for step in reversed(steps):
+            damage = self._damage(step)
+            if damage is None:
+                return step
+            warnings.warn(
+                f"the checkpoint of step {step} in {self.folder} is damaged ({damage}); "
+                "falling back to the one before it",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+            self._discard(step)
+        if steps:
+            raise CheckpointError(f"every checkpoint in {self.folder} is damaged: steps {steps}")
+        return -1
+
+    def _read(self, step: int, like: PyTree) -> Restored:
+        wanted = {name: _abstract(leaf) for name, leaf in _by_path(like).items()}
+        held = self._manager.item_metadata(step)["state"]
+        if held is not None and set(held.keys()) != set(wanted):
+            odd = sorted(set(held.keys()) ^ set(wanted))
+            raise CheckpointError(
+                f"the checkpoint of step {step} in {self.folder} holds another kind of state; "
+                f"it differs in {', '.join(odd[:5])}"
+            )
+        read = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(wanted), extra=ocp.args.JsonRestore()
+            ),
+        )
+        leaves, treedef = jax.tree.flatten(like)
+        restored = [
+            jax.random.wrap_key_data(new, impl=jax.random.key_impl(old)) if _is_key(old) else new
+            for old, new in zip(leaves, read["state"].values(), strict=True)
+        ]
+        return Restored(step, jax.tree.unflatten(treedef, restored), read["extra"])
+
+    def _damage(self, step: int) -> str | None:
+        """What is wrong with the files of a checkpoint, or None."""
+        try:
+            expected = json.loads(self._sum_file(step).read_text())
+        except (OSError, ValueError):
+            return "its checksums cannot be read"
+        found = _sums(self._step_folder(step))
+        for name, value in expected.items():
+            if name not in found:
+                return f"{name} is missing"
+            if found[name] != value:
+                return f"{name} has changed"
+        return None
+
+    def _discard(self, step: int) -> None:
+        if not is_main_process():
+            return
+        self._sum_file(step).unlink(missing_ok=True)
+        shutil.rmtree(self._step_folder(step), ignore_errors=True)
+        for partial in (self.folder / "states").glob(f"{step}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(partial, ignore_errors=True)
+        self._manager.reload()
+
+    def _step_folder(self, step: int) -> Path:
+        return self.folder / "states" / str(step)
+
+    def _sum_file(self, step: int) -> Path:
+        return self._sums / f"{step}.json"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that is there whole or not at all, even after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w") as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _by_path(state: PyTree) -> dict[str, jax.Array]:
+    """The leaves of a state by path, in tree order; PRNG keys as their raw bits."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {
+        f"{place:0{_DIGITS}d}{jax.tree_util.keystr(path)}": jax.random.key_data(leaf)
+        if _is_key(leaf)
+        else jnp.asarray(leaf)
+        for place, (path, leaf) in enumerate(flat)
+    }
+
+
+def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"

@@ -1,0 +1,248 @@
+import json
+
+import hypothesis.extra.numpy as arrays_of
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from hypothesis import HealthCheck, given, settings
+from safetensors import safe_open
+
+from sparsejax.deploy import load_sparse, save_sparse
+from sparsejax.deploy.files._positions import (
+    bitmask,
+    bitmask_bytes,
+    elias_fano,
+    elias_fano_bytes,
+    from_bitmask,
+    from_elias_fano,
+)
+
+DTYPES = [
+    "float32", "float64", "float16", "bfloat16", "int8", "int32", "int64", "uint8", "bool",
+    "complex64", "complex128", "float8_e4m3fn", "int4",
+]  # fmt: skip
+
+
+@st.composite
+def leaves(draw):
+    """Arrays of up to three dimensions, scalars and empty ones among them, at any density."""
+    shape = draw(st.one_of(st.just((3000,)), arrays_of.array_shapes(min_dims=0, min_side=0)))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    density = draw(st.sampled_from([0, 0.001, 0.03, 0.3, 0.9, 1]))
+    values = rng.normal(size=shape) * 50 * (rng.random(shape) < density)
+    return np.asarray(values).astype(jnp.dtype(draw(st.sampled_from(DTYPES))))
+
+
+trees = st.one_of(
+    leaves(),
+    st.lists(leaves(), max_size=4),
+    st.fixed_dictionaries({"conv": st.tuples(leaves(), leaves()), "ä/b": leaves()}),
+)
+
+
+def assert_equal(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        np.testing.assert_array_equal(a, b)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(trees)
+def test_what_is_read_is_what_was_written(tmp_path, tree):
+    path = tmp_path / "net.safetensors"
+    written = save_sparse(path, tree)
+    assert written == path.stat().st_size
+    assert_equal(load_sparse(path, like=tree), tree)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 5000), st.integers(0, 99), st.sampled_from([0.001, 0.05, 0.5, 1]))
+def test_positions(size, seed, density):
+    positions = np.flatnonzero(np.random.default_rng(seed).random(size) < density)
+    code = bitmask(positions, size)
+    assert len(code) == bitmask_bytes(size)
+    np.testing.assert_array_equal(from_bitmask(code, size), positions)
+    if len(positions):
+        code = elias_fano(positions, size)
+        assert len(code) == elias_fano_bytes(len(positions), size)
+        assert 8 * len(code) <= len(positions) * (2 + np.log2(size / len(positions))) + 17
+        np.testing.assert_array_equal(from_elias_fano(code, len(positions), size), positions)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"critic": {"value": np.eye(3, dtype=np.float32)}},
+        {"heads": {"policy": np.ones(2), "value": np.zeros(3)}},
+        {"value": {"value": {"value": np.ones(2)}}, "kernel": np.ones(1)},
+        {"a/b": np.ones(2), "a": {"b": np.zeros(1)}, "/": np.ones(1), "": np.ones(3)},
+        {"": {"": {"/": np.ones(2)}}, "//": np.ones(1)},
+        {0: np.ones(1), 7: {-3: np.zeros(2)}},
+        {"0": np.ones(1), "list": [np.ones(1), [np.ones(2), ()], {"x": (np.ones(1), None)}]},
+        [{}, [], (), None, {"a": {}}],
+        (np.float64(1.5), np.int32(3), True),
+        np.ones((2, 0)),
+    ],
+)
+def test_no_key_means_anything_and_containers_come_back(tmp_path, tree):
+    path = tmp_path / "net"
+    save_sparse(path, tree)
+    for found in (load_sparse(path), load_sparse(path, like=tree)):
+        assert_equal(found, jax.tree.map(np.asarray, tree))
+
+
+def test_wrappers_count_as_their_arrays_and_other_nodes_as_dicts(tmp_path):
+    path = tmp_path / "net"
+    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    state = nnx.state(model)
+    plain = {"bias": np.asarray(model.bias[...]), "kernel": np.asarray(model.kernel[...])}
+    save_sparse(path, {"layer": state, "moments": optax.ScaleByRmsState(nu=state)})
+    assert_equal(load_sparse(path), {"layer": plain, "moments": {"nu": plain}})
+    again = load_sparse(path, like={"layer": state, "moments": optax.ScaleByRmsState(nu=plain)})
+    assert isinstance(again["moments"], optax.ScaleByRmsState)
+    assert_equal(nnx.to_pure_dict(again["layer"]), plain)
+
+
+@pytest.mark.parametrize("key", [True, 1.5, (1, 2), None])
+def test_keys_that_no_file_can_give_back_are_named(tmp_path, key):
+    with pytest.raises(ValueError, match=r"keys are strings or integers; .* in a/0 is none"):
+        save_sparse(tmp_path / "net", {"a": [{key: np.ones(2)}]})
+    assert not list(tmp_path.iterdir())
+
+
+def lenet5(rng, weights):
+    shapes = {
+        "conv1": (5, 5, 1, 20),
+        "conv2": (5, 5, 20, 50),
+        "dense1": (800, 500),
+        "dense2": (500, 10),
+    }
+    total = sum(np.prod(shape) for shape in shapes.values())
+    chosen = np.zeros(total, np.float32)
+    chosen[rng.choice(total, weights, replace=False)] = rng.normal(size=weights)
+    params = {}
+    for name, shape in shapes.items():
+        kernel, chosen = chosen[: np.prod(shape)], chosen[np.prod(shape) :]
+        params[name] = {"kernel": kernel.reshape(shape), "bias": np.zeros(shape[-1], np.float32)}
+    return params
+
+
+def test_lenet5_of_1077_weights_takes_less_than_8_kB(tmp_path):
+    params = lenet5(np.random.default_rng(0), 1077)
+    path = tmp_path / "lenet5.safetensors"
+    exact = save_sparse(path, params)
+    assert exact < 6500
+    found = load_sparse(path)
+    assert_equal(found, params)
+    half = save_sparse(path, params, dtype="float16")
+    assert half < exact - 1700
+    kernel = params["dense1"]["kernel"].astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(load_sparse(path, params)["dense1"]["kernel"], kernel)
+
+
+def test_whole_channels_that_are_missing_cost_little(tmp_path):
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(200, 300)).astype(np.float32) * (rng.random(300) < 0.5)
+    few = np.count_nonzero(kernel) * 4
+    assert save_sparse(tmp_path / "net", {"kernel": kernel}) < few + 1000
+
+
+def test_special_values_are_exact(tmp_path):
+    values = np.float32([np.nan, np.inf, -np.inf, 1e-45, -1e-45, 3.4e38, 0, -0.0])
+    sparse = np.zeros(100, np.float32)
+    sparse[::12][: len(values)] = values
+    for array in (values, sparse, jnp.asarray(sparse).astype(jnp.bfloat16)):
+        save_sparse(tmp_path / "net", [array])
+        found = load_sparse(tmp_path / "net", [array])[0]
+        assert found.dtype == array.dtype
+        np.testing.assert_array_equal(found.astype(np.float32), array.astype(np.float32))
+
+
+def test_bfloat16_values_and_a_value_too_large_for_float16(tmp_path):
+    tree = {"a": np.float32([1e5, 0, 1.001]), "b": np.arange(3), "c": np.float16([1, 2, 3])}
+    with pytest.raises(ValueError, match="dtype 'float16' is too small for values of a"):
+        save_sparse(tmp_path / "net", tree, dtype="float16")
+    assert not list(tmp_path.iterdir())
+    save_sparse(tmp_path / "net", tree, dtype="bfloat16")
+    found = load_sparse(tmp_path / "net", tree)
+    expected = tree["a"].astype(jnp.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(found["a"], expected)
+    np.testing.assert_array_equal(found["b"], tree["b"])
+    np.testing.assert_array_equal(found["c"], tree["c"])
+
+
+def test_the_file_is_a_safetensors_file(tmp_path):
+    save_sparse(tmp_path / "net", lenet5(np.random.default_rng(0), 50))
+    with safe_open(tmp_path / "net", framework="np") as file:
+        assert set(file.keys()) == {"about", "positions", "values"}
+        assert file.metadata()["format"] == "sparsejax"
+        assert file.metadata()["version"] == "2"
+
+
+def test_no_byte_changes_unnoticed(tmp_path):
+    path = tmp_path / "net"
+    tree = {"a": np.float32([0] * 40 + [1.5, 0, 2]), "b": np.int32([1, 2])}
+    save_sparse(path, tree)
+    content = path.read_bytes()
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="damaged|file of save_sparse|has version"):
+            load_sparse(path)
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match="damaged|file of save_sparse"):
+            load_sparse(path)
+    path.write_bytes(content + b"\0")
+    with pytest.raises(ValueError, match="damaged"):
+        load_sparse(path)
+
+
+def test_foreign_files_and_other_versions(tmp_path):
+    path = tmp_path / "net"
+
+    def write(header):
+        text = json.dumps(header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text)
+
+    for header in ({}, [], {"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}):
+        write(header)
+        with pytest.raises(ValueError, match="must be a file of save_sparse"):
+            load_sparse(path)
+    write({"__metadata__": {"format": "pt", "version": "2"}})
+    with pytest.raises(ValueError, match="is 'pt'"):
+        load_sparse(path)
+    write({"__metadata__": {"format": "sparsejax", "version": "1"}})
+    with pytest.raises(ValueError, match="has version '1'; this library reads version 2"):
+        load_sparse(path)
+    with pytest.raises(FileNotFoundError):
+        load_sparse(tmp_path / "nothing")
+
+
+def test_a_tree_that_does_not_fit_is_told_all_that_is_wrong(tmp_path):
+    save_sparse(tmp_path / "net", {"a": np.float32([1, 2]), "b": np.float32([1])})
+    like = {"a": np.float32([[1, 2]]), "c": np.float32([1])}
+    message = r"c is missing; b is unknown; a is float32\[2\], not float32\[1, 2\]"
+    with pytest.raises(ValueError, match=message):
+        load_sparse(tmp_path / "net", like)
+
+
+def test_bad_arguments_are_named(tmp_path):
+    path = tmp_path / "net"
+    with pytest.raises(ValueError, match="dtype must be one of"):
+        save_sparse(path, {"a": np.ones(2)}, dtype="int8")
+    with pytest.raises(TypeError, match="arrays of numbers; a is"):
+        save_sparse(path, {"a": "text"})
+    with pytest.raises(TypeError, match="arrays of numbers; a is key"):
+        save_sparse(path, {"a": jax.random.key(0)})
+    with pytest.raises(TypeError, match="concrete arrays; a is traced"):
+        jax.jit(lambda x: save_sparse(path, {"a": x}))(1.0)
+    with pytest.raises(ValueError, match=r"keys are strings or integers; 1.5 \(float\) in a/0 is"):
+        save_sparse(path, {"a": [{1.5: np.ones(2)}]})
+    assert not path.exists()
