@@ -4,6 +4,7 @@ import inspect
 import pathlib
 import subprocess
 import sys
+import typing
 
 import pytest
 
