@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.common.tables import error, markdown
 from experiments.tickets.report import headlines
-from experiments.tickets.standing import overview
+from experiments.tickets.standing import overview, standing
 
 ROOT = Path(__file__).parents[2]
 
@@ -233,7 +234,74 @@ def _shrink(results: Path) -> str:
     )
 
 
+def _summary(results: Path) -> str:
+    """One row for each published system: what was published, what we reached, and the report."""
+    header = ["published system", "network and task", "published", "ours", "report"]
+    cells = [
+        [*summarize(_row(results, name, row)), f"[{name}](results/{name}/report.md)"]
+        for name, row, summarize in _SYSTEMS
+    ]
+    return "\n".join(markdown(header, cells)) + "\n"
+
+
+def _row(results: Path, experiment: str, name: str) -> Mapping[str, Any]:
+    rows = json.loads((results / experiment / "report.json").read_text())["rows"]
+    return next(row for row in rows if row["name"] == name)
+
+
+def _learning_compression(row: Mapping[str, Any]) -> list[str]:
+    published = row["published"]
+    return [
+        "Learning-compression (Idelbayev and Carreira-Perpiñán, 2022)",
+        "LeNet300, MNIST, l0 + l2",
+        f"{published['test_error']:.2f} % error with {published['density']:.1%} of the weights",
+        f"{error(row['test_error'])} with {max(row['density']):.1%}",
+    ]
+
+
+def _constrained_l0(row: Mapping[str, Any]) -> list[str]:
+    saved = row["published"]["saved_runs"]
+    return [
+        "Constrained L0 (Gallego-Posada, Ramirez and Erraqabi, 2021)",
+        f"LeNet5, MNIST, expected density at most {row['settings']['target']:.0%}",
+        f"{saved['test_error']:.2f} % error at {saved['expected_density']:.1%}",
+        f"{error(row['test_error'])} at {max(row['expected_density']):.1%}",
+    ]
+
+
+def _continuous_sparsification(row: Mapping[str, Any]) -> list[str]:
+    counts = standing(row)
+    assert counts is not None  # the row of this name has a rival
+    clear = f"; significantly at {counts.clear[0]}, worse at {counts.clear[1]}"
+    return [
+        "Continuous sparsification (Savarese, Silva and Maire, 2020)",
+        "LeNet300, MNIST, tickets beyond 95 % sparsity",
+        "better tickets than iterative magnitude pruning in fewer rounds (on CIFAR-10)",
+        f"lower error than iterative magnitude pruning at {counts.all} tickets"
+        + (clear if counts.clear else ""),
+    ]
+
+
+def _gated_weight_decay(row: Mapping[str, Any]) -> list[str]:
+    published = row["published"]
+    return [
+        "Gated weight decay (Bonetta and Cancelliere, 2022)",
+        "LeNet5, MNIST",
+        f"{published['test_error']:.2f} % error with {published['density']:.2%} of the parameters",
+        f"{error(row['test_error'])} with {max(row['density']):.2%}",
+    ]
+
+
+_SYSTEMS: Sequence[tuple[str, str, Callable[[Mapping[str, Any]], list[str]]]] = (
+    ("lc_lenet300", "l0_l2", _learning_compression),
+    ("constrained_l0", "lenet5_10", _constrained_l0),
+    ("tickets", "lenet300_mnist_cs", _continuous_sparsification),
+    ("gated_decay", "mnist", _gated_weight_decay),
+)
+
+
 PARTS: Mapping[str, Callable[[Path], str]] = {
+    "summary": _summary,
     "lc_lenet300": _table,
     "benchmark": _benchmark,
     "projection": _projection,
