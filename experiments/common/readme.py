@@ -1,4 +1,4 @@
-"""Puts the figures of results/ into the README: ``python -m experiments.common.readme``."""
+"""Fills README and docs/ from results/: ``python -m experiments.common.readme``."""
 
 from __future__ import annotations
 
@@ -314,6 +314,11 @@ PARTS: Mapping[str, Callable[[Path], str]] = {
 }
 
 
+def documents(root: Path = ROOT) -> list[Path]:
+    """The files with marked parts: the README and the pages of docs/."""
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+
+
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(filled(path.read_text(), ROOT / "results"))
+    for path in documents():
+        path.write_text(filled(path.read_text(), ROOT / "results"))

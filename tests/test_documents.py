@@ -1,0 +1,58 @@
+"""The README and the pages of docs/: their figures, examples and links."""
+
+import os
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from experiments.common.readme import documents, filled
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in documents(ROOT)}
+README = PAGES["README.md"]
+EXAMPLES = [
+    pytest.param(example, id=f"{name}-{number}")
+    for name, text in PAGES.items()
+    for number, example in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+]
+LINKS = [
+    (name, link)
+    for name, text in PAGES.items()
+    for link in re.findall(r'(?:\]\(|src=")([^)#:"]+)[)"]', text)
+]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_figures_are_those_of_the_results(name):
+    assert filled(PAGES[name], ROOT / "results") == PAGES[name]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_run_each_by_itself(example, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # one of them writes a file
+    names = {}
+    exec(example, names)
+    if "sparse" in names:
+        assert int((names["sparse"]["kernel"] != 0).sum()) <= 500
+    if "pruning" in names:
+        gone = ~np.asarray(names["pruning"].mask["kernel"])
+        assert gone.any()
+        assert not np.asarray(names["sparse"]["kernel"])[gone].any()
+    if "smaller" in names:  # at most 30 % of the inputs were expected to stay
+        assert names["smaller"].params["kernel"].shape[0] <= 0.35 * 784
+    if "l0_ball" in names and "x" in names:  # the README's: the five inputs that count
+        sparse = names["sparsejax"].compressed_params(names["opt_state"], names["params"])
+        assert np.flatnonzero(sparse["kernel"]).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("name", "link"), LINKS)
+def test_links_lead_somewhere(name, link):
+    assert (ROOT / os.path.dirname(name) / link).exists()
+
+
+def test_the_readme_is_short():
+    """The first page of the library: 120 lines and 900 words, generated tables included."""
+    assert len(README.splitlines()) <= 120
+    assert len(README.split()) <= 900
