@@ -1,9 +1,4 @@
-"""A safetensors file of byte strings under a checksum.
-
-The form is public and simple: eight bytes with the header's length, a header in JSON, the tensors'
-bytes. Every tensor here is a vector of bytes. What is read must be, header and all, what would be
-written of its contents; so no byte can change unnoticed.
-"""
+"""A safetensors file of byte strings, with a version and a checksum in its metadata."""
 
 from __future__ import annotations
 
@@ -11,14 +6,28 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from typing import Any
 
-FORMAT = "sparsejax"
-VERSION = 2
+import numpy as np
+
+VERSION = 3
+_KEY = "sparsejax"  # The only key: safetensors writes several in no fixed order.
 
 
 def write(path: str | os.PathLike[str], parts: Mapping[str, bytes]) -> int:
-    """Write the file in one move; how many bytes it has."""
-    content = _header(parts) + b"".join(parts.values())
+    """Write a file atomically: another process sees all of it or nothing.
+
+    Args:
+      path: Path of the file, which is replaced if it exists.
+      parts: Contents by name.
+
+    Returns:
+      Size of the file in bytes.
+    """
+    save = _safetensors().numpy.save
+    arrays = {name: np.frombuffer(part, np.uint8) for name, part in parts.items()}
+    about = {"version": VERSION, "sha256": _checksum(arrays)}
+    content: bytes = save(arrays, {_KEY: json.dumps(about, separators=(",", ":"))})
     path = os.fspath(path)
     partial = f"{path}.{os.getpid()}.partial"
     try:
@@ -33,42 +42,43 @@ def write(path: str | os.PathLike[str], parts: Mapping[str, bytes]) -> int:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, bytes]:
-    """The parts of a file; raises ValueError if it is not, to the bit, what was written."""
-    with open(path, "rb") as file:
-        content = file.read()
-    end = 8 + int.from_bytes(content[:8], "little")
+    """Read the parts of a file that `write` wrote.
+
+    Raises:
+      ValueError: the file is another one, of another version, damaged or truncated.
+      FileNotFoundError: the file does not exist.
+    """
+    safetensors = _safetensors()
+    path = os.fspath(path)
+    other = f"path must be a file of save_sparse; {path} is another one, damaged or truncated"
     try:
-        header = json.loads(content[8:end])
-        about = header.pop("__metadata__")
-        form, version = about["format"], about["version"]
-        ranges = {name: entry["data_offsets"] for name, entry in header.items()}
-        data = content[end:]
-        parts = {name: data[start:stop] for name, (start, stop) in ranges.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"path must be a file of save_sparse; {os.fspath(path)} is none, or it is damaged"
-        ) from error
-    if form != FORMAT:
-        raise ValueError(f"path must be a file of save_sparse; {os.fspath(path)} is {form!r}")
-    if version != str(VERSION):
-        raise ValueError(
-            f"{os.fspath(path)} has version {version!r}; this library reads version {VERSION}"
-        )
-    if _header(parts) + b"".join(parts.values()) != content:
-        raise ValueError(f"{os.fspath(path)} is damaged or truncated: its checksum does not fit")
-    return parts
+        with safetensors.safe_open(path, framework="np") as file:
+            about = json.loads((file.metadata() or {})[_KEY])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        version, checksum = about["version"], about["sha256"]
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(other) from error
+    if version != VERSION:
+        raise ValueError(f"{path} has version {version}; this library reads version {VERSION}")
+    if checksum != _checksum(arrays):
+        raise ValueError(f"{path} is damaged: its contents do not match its checksum")
+    return {name: array.tobytes() for name, array in arrays.items()}
 
 
-def _header(parts: Mapping[str, bytes]) -> bytes:
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
-    header: dict[str, object] = {}
-    start = 0
-    for name, part in parts.items():
-        digest.update(f"{name}:{len(part)}:".encode() + part)
-        stop = start + len(part)
-        header[name] = {"dtype": "U8", "shape": [len(part)], "data_offsets": [start, stop]}
-        start = stop
-    about = {"format": FORMAT, "version": str(VERSION), "sha256": digest.hexdigest()}
-    text = json.dumps({"__metadata__": about} | header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the form wants its tensors aligned
-    return len(text).to_bytes(8, "little") + text
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name}:{array.dtype}:{array.shape}:".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError(
+            "save_sparse and load_sparse need the package safetensors: "
+            "pip install 'sparsejax[deploy]'"
+        ) from error
+    return safetensors

@@ -1,4 +1,4 @@
-"""The containers of a tree as JSON, so that a file can give them back."""
+"""The containers of a pytree as JSON, so that a file can restore them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sparsejax._variables import Path, flatten_with_path, held, is_wrapper
 from sparsejax._where import PyTree
 
 Keys = tuple[str, ...]
-"""Where a leaf is: the parts of its path."""
+"""The parts of the path of a leaf."""
 
 _LEAF = 0
 
 
 def leaves_by_keys(tree: PyTree) -> dict[Keys, Any]:
-    """The leaves of a tree, in order, by the parts of their paths.
+    """Return the leaves of a tree in order, by the parts of their paths.
 
     Raises:
       ValueError: two leaves have the same parts.
@@ -32,23 +32,28 @@ def leaves_by_keys(tree: PyTree) -> dict[Keys, Any]:
     return found
 
 
-def described(tree: PyTree, path: Path = ()) -> Any:
-    """The containers of a tree: dicts, lists, tuples and None as they are, others as dicts by name.
+def describe(tree: PyTree, path: Path = ()) -> Any:
+    """Describe the containers of a tree.
 
-    A wrapper around an array counts as its array.
+    Dicts, lists, tuples and None are described as such, any other node as a dict by name. A wrapper
+    around an array, such as a Flax variable, counts as its array.
+
+    Args:
+      tree: The tree, or a part of one.
+      path: Path of that part, for error messages.
 
     Raises:
       ValueError: a key of a dict is neither a string nor an integer.
     """
     if is_wrapper(tree):
-        return described(held(tree), path)
+        return describe(held(tree), path)
     if tree is None:
         return None
     entries = _entries(tree)
     if entries is None:
         return _LEAF
     if type(tree) in (list, tuple):
-        return [type(tree).__name__, [described(node, (*path, key)) for key, node in entries]]
+        return [type(tree).__name__, [describe(node, (*path, key)) for key, node in entries]]
     is_dict = isinstance(tree, dict)
     nodes = []
     for key, node in entries:
@@ -59,12 +64,12 @@ def described(tree: PyTree, path: Path = ()) -> Any:
                 f"tree must have dicts whose keys are strings or integers; {name!r} "
                 f"({type(name).__name__}) in {name_of(path) or 'the tree'} is none"
             )
-        nodes.append([name, described(node, (*path, key))])
+        nodes.append([name, describe(node, (*path, key))])
     return ["dict", nodes]
 
 
 def keys_of(description: Any, before: Keys = ()) -> Iterator[Keys]:
-    """Where the leaves of a described tree are, in order."""
+    """Yield the parts of the path of each leaf of a described tree, in order."""
     if description == _LEAF:
         yield before
     elif description is not None:
@@ -74,16 +79,16 @@ def keys_of(description: Any, before: Keys = ()) -> Iterator[Keys]:
             yield from keys_of(node, (*before, str(name)))
 
 
-def rebuilt(description: Any, leaves: Iterator[Any]) -> PyTree:
-    """The tree with these leaves."""
+def rebuild(description: Any, leaves: Iterator[Any]) -> PyTree:
+    """Return the described tree with the given leaves."""
     if description == _LEAF:
         return next(leaves)
     if description is None:
         return None
     kind, nodes = description
     if kind == "dict":
-        return {name: rebuilt(node, leaves) for name, node in nodes}
-    found = [rebuilt(node, leaves) for node in nodes]
+        return {name: rebuild(node, leaves) for name, node in nodes}
+    found = [rebuild(node, leaves) for node in nodes]
     return tuple(found) if kind == "tuple" else found
 
 
@@ -92,9 +97,9 @@ def _keys(path: Path) -> Keys:
 
 
 def _entries(tree: PyTree) -> Sequence[tuple[Any, Any]] | None:
-    """What a node holds, by key; None for a leaf."""
+    """Return the children of a node by key, or None for a leaf."""
     if jax.tree_util.all_leaves([tree]):
         return None
     is_child = lambda node: node is not tree  # noqa: E731
-    return [(path[0], node) for path, node in
-            jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_child)[0]]  # fmt: skip
+    children = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_child)[0]
+    return [(path[0], node) for path, node in children]

@@ -1,0 +1,45 @@
+"""The smaller of LZMA and zlib, or the data themselves where neither helps."""
+
+from __future__ import annotations
+
+import lzma
+import zlib
+from typing import Any
+
+_SLOW = 2**20  # Bytes above which LZMA, at about 1 MB a second, takes too long.
+_STORED, _ZLIB, _LZMA = range(3)
+
+
+def compress(raw: bytes) -> bytes:
+    """Compress ``raw``; the first byte of the result says how."""
+    found = {_STORED: raw, _ZLIB: zlib.compress(raw, 9 if len(raw) <= _SLOW else 1)}
+    if len(raw) <= _SLOW:
+        found[_LZMA] = lzma.compress(raw, lzma.FORMAT_RAW, filters=_FILTERS)
+    method = min(found, key=lambda method: len(found[method]))
+    return bytes([method]) + found[method]
+
+
+def decompress(data: bytes) -> bytes:
+    """Restore what `compress` was given.
+
+    Raises:
+      ValueError: ``data`` is not of `compress`.
+    """
+    method, rest = data[:1], data[1:]
+    try:
+        if method == bytes([_STORED]):
+            return rest
+        if method == bytes([_ZLIB]):
+            return zlib.decompress(rest)
+        if method == bytes([_LZMA]):
+            return lzma.decompress(rest, lzma.FORMAT_RAW, filters=_FILTERS)
+    except (zlib.error, lzma.LZMAError, EOFError) as error:
+        raise ValueError(f"compressed data cannot be read: {error}") from error
+    raise ValueError(f"compressed data start with a byte from 0 to 2; got {method!r}")
+
+
+# Neither run lengths nor planes of bytes are aligned to words, which LZMA's defaults assume
+# (``pb`` 2), and the byte before says little of the next one (``lc`` 3).
+_FILTERS: list[dict[str, Any]] = [
+    {"id": lzma.FILTER_LZMA1, "preset": 9, "dict_size": _SLOW, "lc": 1, "lp": 0, "pb": 0}
+]
