@@ -41,7 +41,7 @@ def reported(folder, mnist, tmp_path_factory):
     output = tmp_path_factory.mktemp("deploy")
     return output, run_module(
         "experiments.deploy", folder, "--output", output, "--rounds", "1", "--batch-size", "16",
-        "--kinds", "padded",
+        "--kinds", "ell",
     )  # fmt: skip
 
 

@@ -63,12 +63,13 @@ def save_sparse(
     if dtype not in _ROUNDED:
         raise ValueError(f"dtype must be one of {_ROUNDED}; got {dtype!r}")
     structure = describe(tree)
-    leaves, masks, values = [], [np.zeros(0, bool)], []
+    leaves, values = [], []
+    masks: list[Any] = [np.zeros(0, bool)]
     for keys, given in leaves_by_keys(tree).items():
         name = "/".join(keys) or "the leaf"
         array = _array(name, given)
         stored = _rounded(name, array, dtype).ravel("F")
-        mask = _bytes(stored).any(axis=1) if keep_negative_zeros else np.asarray(stored != 0)
+        mask = _bytes(stored).any(axis=1) if keep_negative_zeros else stored != 0
         leaves.append([array.dtype.name, array.shape, stored.dtype.name])
         masks.append(mask)
         values.append(_bytes(stored[mask]).T.tobytes())

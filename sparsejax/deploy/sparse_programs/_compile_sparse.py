@@ -57,22 +57,21 @@ def compile_sparse(
     device and at the examples' batch size:
 
     - ``dense``: as it was;
-    - ``units first``: dense, with units before the batch;
-    - ``live``: dense, without the rows and columns that are zero;
-    - ``segment sum``: x gathered and multiplied for each weight, and summed by unit;
-    - ``padded``: the n-th weight of all units at once, n after n;
-    - ``padded halves``: the same in half the turns, units with many weights in two rows;
-    - ``padded groups``: as ``padded``, by four groups of units with similar numbers of weights;
-    - ``bcoo``: ``jax.experimental.sparse``;
-    - ``taps`` (convolutions with up to 1,000 weights): for each channel a sum of shifted images;
-    - ``taps apart``: the same, and channels stay apart through activation and pooling.
+    - ``transposed``: the dense product with units before the batch;
+    - ``coo``: coordinate format, a gathered input for each weight, summed by unit;
+    - ``ell``: ELLPACK, the n-th weight of all units at once, n after n;
+    - ``ell_split``: ELLPACK in half the iterations, units with many weights split into two rows;
+    - ``sell``: sliced ELLPACK, four slices of units with similar numbers of weights;
+    - ``direct_convolution`` (up to 1,000 weights): for each channel a sum of shifted images;
+    - ``direct_convolution_fused``: the same, and channels stay separate through activation and
+      pooling.
 
     First all layers alike, then one layer after the other, those with the most work first; a way is
     taken if the network's median time falls by more than 3 %. At last the network found so is timed
     by turns with the function as it was given and with the shrunk one, and the fastest of the three
     is returned. Each trial is compiled: seconds for a
     small network, minutes for a large one. Sums are in another order than before, so outputs
-    differ, within rounding (in ``padded`` and ``taps`` those of bfloat16 are float32).
+    differ within rounding; ``ell``, ``sell`` and ``direct_convolution`` sum bfloat16 in float32.
 
     Most of a CPU call of a few microseconds is the waking of another thread, unless
     ``jax_cpu_enable_async_dispatch`` is off, or XLA takes the program for cheap. What is fastest

@@ -13,7 +13,7 @@ import numpy as np
 
 from sparsejax._names import named_leaves
 from sparsejax._where import PyTree
-from sparsejax.deploy.sparse_programs import _products, _taps
+from sparsejax.deploy.sparse_programs import _direct_convolution, _products
 from sparsejax.graph import (
     PRODUCTS,
     Constants,
@@ -28,10 +28,11 @@ from sparsejax.graph import (
     written_axes,
 )
 
-_MOST_TAPS = 1000  # the program grows with them, and the time that it takes to compile
+_MOST_WEIGHTS = 1000  # A direct convolution is compiled to an operation for each weight.
 
 DENSE = "dense"
-CONVOLUTIONS = ("taps", "taps apart")
+FUSED = "direct_convolution_fused"
+CONVOLUTIONS = ("direct_convolution", FUSED)
 
 
 class Layer(NamedTuple):
@@ -183,7 +184,7 @@ def _kinds(graph: Graph, equation: Equation, weights: np.ndarray) -> Sequence[st
         return ()
     if equation.name == "dot_general":
         return _products.usable(weights)
-    if _taps.can_convolve(equation) and np.count_nonzero(weights) <= _MOST_TAPS:
+    if _direct_convolution.supports(equation) and np.count_nonzero(weights) <= _MOST_WEIGHTS:
         return CONVOLUTIONS
     return ()
 
@@ -214,9 +215,9 @@ def _array(operand: Any) -> jax.Array:
 
 def _compute(equation: Equation, values: Mapping[int, Any], known: set[int]) -> dict[int, Any]:
     operands = [values[value] for value in equation.ins]
-    if any(isinstance(operand, _taps.Pieces) for operand in operands):
+    if any(isinstance(operand, _direct_convolution.Pieces) for operand in operands):
         fixed = [value in known for value in equation.ins]
-        pieces = _taps.compute(equation, operands, fixed)
+        pieces = _direct_convolution.compute(equation, operands, fixed)
         if pieces is not None:
             return {equation.outs[0]: pieces}
     found = equation.apply([_array(_whole(operand)) for operand in operands])
@@ -224,7 +225,7 @@ def _compute(equation: Equation, values: Mapping[int, Any], known: set[int]) -> 
 
 
 def _whole(value: Any) -> Any:
-    return value.whole() if isinstance(value, _taps.Pieces) else value
+    return value.whole() if isinstance(value, _direct_convolution.Pieces) else value
 
 
 def _biases(
@@ -273,8 +274,8 @@ def _product(
     equation = graph.equations[layer.equation]
     x, dtype = _array(_whole(values[contraction.computed])), graph.dtypes[equation.outs[0]]
     if equation.name == "conv_general_dilated":
-        pieces = _taps.taps(x, layer.weights, equation)
-        return pieces if kind == "taps apart" else _taps.joined(pieces)
+        pieces = _direct_convolution.direct_convolution(x, layer.weights, equation)
+        return pieces if kind == FUSED else _direct_convolution.concatenate(pieces)
     # The dimension summed over first, the batch last.
     moved = jnp.moveaxis(jnp.moveaxis(x, contraction.axis, 0), 1, -1) if x.ndim > 1 else x
     rest = moved.shape[1:]

@@ -8,176 +8,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sparsejax.deploy import compile_sparse
 from sparsejax.deploy.sparse_programs._compile_sparse import KINDS
-from sparsejax.deploy.sparse_programs._program import DENSE, Program
+from sparsejax.deploy.sparse_programs._program import DENSE
 from sparsejax.inspection import macs
-from sparsejax.models import LeNet5, LeNet300
+from sparsejax.models import LeNet300
 from tests.deploy.shrinking.test_shrink import forward, normal, pruned, zeroed
-
-PRODUCTS = [kind for kind in KINDS if not kind.startswith("taps")]
-CONVOLUTIONS = [DENSE, "taps", "taps apart"]
-
-
-def run(kind, function, params, *inputs, jit=jax.jit):
-    """The function with all layers that know this kind computed so, and how many these are."""
-    program = Program(function, params, inputs)
-    kinds = {layer.equation: kind for layer in program.layers if kind in layer.kinds}
-    return jit(lambda *arrays: program.run(kinds, *arrays))(*inputs), len(kinds)
-
-
-def dense_network(params, x):
-    hidden = jnp.maximum(x @ params["first"] + params["bias"], 0)
-    hidden = jnp.tanh(jnp.einsum("hij,bi->bhj", params["heads"], hidden))  # weights on the left
-    return jnp.einsum("bhj,hjo->bo", hidden, params["last"]) - params["bias"][:4]
-
-
-def dense_params(rng, density=0.2):
-    first = normal(rng, 12, 16) * (rng.random((12, 16)) < density)
-    first[:, 3] = first[5] = 0  # a unit that reads nothing, an input that nothing reads
-    heads = normal(rng, 3, 16, 5) * (rng.random((3, 16, 5)) < density)
-    return {
-        "first": first.astype(np.float32),
-        "bias": normal(rng, 16),
-        "heads": heads.astype(np.float32),
-        "last": normal(rng, 3, 5, 4),
-    }
-
-
-@pytest.mark.parametrize("kind", PRODUCTS)
-@pytest.mark.parametrize("batch", [1, 7])
-def test_every_product_is_the_dense_one(kind, batch):
-    rng = np.random.default_rng(0)
-    params, x = dense_params(rng), normal(rng, batch, 12)
-    found, layers = run(kind, dense_network, params, x)
-    # "live" is for weights with dead rows or columns; einsum sums over two dimensions in "last".
-    assert layers == (1 if kind == "live" else 2)
-    np.testing.assert_allclose(found, dense_network(params, x), atol=1e-5)
-
-
-def test_biases_are_taken_into_the_product_only_where_they_belong():
-    rng = np.random.default_rng(1)
-    params, x = dense_params(rng), normal(rng, 3, 12)
-
-    def function(params, x):
-        product = x @ params["first"]
-        of_position = normal(np.random.default_rng(2), 3, 16)  # differs by example
-        return product + of_position, product * 2 + params["bias"]
-
-    found, _ = run("padded", function, params, x)
-    for a, b in zip(found, function(params, x), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-CASES = {
-    "plain": {},
-    "padded": {"padding": "SAME"},
-    "strided": {"window_strides": (2, 1), "padding": ((1, 0), (0, 2))},
-    "dilated": {"rhs_dilation": (2, 1)},
-    "channels first": {"dimension_numbers": ("NHWC", "HWIO", "NCHW")},
-    "turned": {"dimension_numbers": ("NHWC", "HWIO", "NWHC")},
-    "upsampling": {"lhs_dilation": (2, 2), "padding": ((0, 0), (0, 0))},
-}
-
-
-@pytest.mark.parametrize("kind", CONVOLUTIONS)
-@pytest.mark.parametrize("case", CASES)
-def test_every_convolution_is_the_dense_one(kind, case):
-    rng = np.random.default_rng(0)
-    kernel = normal(rng, 3, 2, 4, 5) * (rng.random((3, 2, 4, 5)) < 0.3)
-    kernel[..., 2] = 0
-    settings = {
-        "window_strides": (1, 1), "padding": "VALID", "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
-    } | CASES[case]  # fmt: skip
-    channels = 1 if case == "channels first" else 3
-    shape = [1, 1, 1, 1]
-    shape[channels] = 5
-
-    def function(params, x):
-        y = lax.conv_general_dilated(x, params["kernel"], **settings)
-        y = y * params["scale"].reshape(shape) + params["bias"].reshape(shape)
-        return jnp.maximum(y, 0.1) + y
-
-    params = {
-        "kernel": kernel.astype(np.float32), "scale": normal(rng, 5), "bias": normal(rng, 5),
-    }  # fmt: skip
-    x = normal(rng, 6, 9, 8, 4)
-    found, layers = run(kind, function, params, x)
-    assert layers == (0 if case == "upsampling" and kind != DENSE else 1)
-    np.testing.assert_allclose(found, function(params, x), atol=1e-5)
-
-
-POOLS = {
-    "maxima": lambda y: lax.reduce_window(
-        y, -jnp.inf, lax.max, (1, 2, 3, 1), (1, 2, 3, 1), "VALID"
-    ),
-    "sums": lambda y: lax.reduce_window(y, 0.0, lax.add, (1, 2, 1, 1), (1, 3, 2, 1), "VALID"),
-    "overlapping": lambda y: lax.reduce_window(
-        y, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME"
-    ),
-    "over channels": lambda y: lax.reduce_window(
-        y, 0.0, lax.add, (1, 1, 1, 5), (1, 1, 1, 5), "VALID"
-    ),
-    "global": lambda y: y.mean(axis=(1, 2)),
-    "reversed": lambda y: y[:, ::-1],
-    "summed with the input": lambda y: y + y.mean(axis=3, keepdims=True),
-}
-
-
-@pytest.mark.parametrize("kind", CONVOLUTIONS)
-@pytest.mark.parametrize("pool", POOLS)
-def test_what_follows_a_convolution(kind, pool):
-    rng = np.random.default_rng(0)
-    kernel = (normal(rng, 3, 3, 2, 5) * (rng.random((3, 3, 2, 5)) < 0.3)).astype(np.float32)
-    numbers = ("NHWC", "HWIO", "NHWC")
-    place = normal(rng, 1, 8, 7, 5)  # differs by position
-
-    def function(params, x):
-        y = lax.conv_general_dilated(x, params, (1, 1), "VALID", dimension_numbers=numbers)
-        return POOLS[pool](jnp.tanh(y + place))
-
-    x = normal(rng, 4, 10, 9, 2)
-    found, _ = run(kind, function, kernel, x)
-    np.testing.assert_allclose(found, function(kernel, x), atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_networks_of_the_papers(kind):
-    rng = np.random.default_rng(0)
-    for make, shape in (
-        (lambda: LeNet300(units=(20, 10), rngs=nnx.Rngs(0)), (784,)),
-        (lambda: LeNet5((4, 6, 20), rngs=nnx.Rngs(0)), (28, 28, 1)),
-    ):
-        function, params = forward(make, rng)
-        params, x = pruned(params, rng, 0.2), normal(rng, 3, *shape)
-        found, _ = run(kind, function, params, x)
-        np.testing.assert_allclose(found, jax.jit(function)(params, x), atol=1e-5)
-
-
-def test_bfloat16_is_summed_in_float32():
-    rng = np.random.default_rng(0)
-    params = {"w": jnp.asarray(normal(rng, 600, 3) * (rng.random((600, 3)) < 0.4), jnp.bfloat16)}
-    x = jnp.asarray(np.abs(normal(rng, 2, 600)) + 1, jnp.bfloat16)
-    exact = np.asarray(x, np.float64) @ np.asarray(params["w"], np.float64)
-    for kind in ("padded", "padded groups"):
-        found, _ = run(kind, lambda params, x: x @ params["w"], params, x)
-        assert found.dtype == jnp.bfloat16
-        np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=2**-8)
-
-
-def test_layers_are_named_by_their_weights():
-    rng = np.random.default_rng(0)
-    known = normal(rng, 4, 4)
-
-    def function(params, x):
-        hidden = x @ (params["inner"]["w"] * params["mask"]).T
-        return (hidden @ known) @ params["inner"]["w"]
-
-    params = {"inner": {"w": normal(rng, 4, 4)}, "mask": np.ones(4, np.float32)}
-    layers = Program(function, params, (normal(rng, 2, 4),)).layers
-    assert [layer.name for layer in layers] == ["inner/w", "constant 0", "inner/w (2)"]
-    assert [layer.macs for layer in layers] == [2 * 16] * 3
-
-
-# The search
 
 
 def sparse_first(functions, inputs):
@@ -240,9 +74,9 @@ def test_the_fastest_is_taken():
     example = jax.ShapeDtypeStruct((1, 30), jnp.float32)
     fast = compile_sparse(
         lambda params, x: jax.nn.relu(x @ params) @ np.ones((20, 2), np.float32), params, example,
-        kinds=["units first", "segment sum"], measure=multiplications,
+        kinds=["transposed", "coo"], measure=multiplications,
     )  # fmt: skip
-    assert list(fast.kinds.values()) == ["segment sum", "segment sum"]
+    assert list(fast.kinds.values()) == ["coo", "coo"]
     assert fast.chosen == "sparse"
     assert fast.seconds["sparse"] == 1 < fast.seconds["shrunk"] < fast.seconds["given"]
 
@@ -267,12 +101,12 @@ def test_what_is_returned_is_the_fastest_of_given_shrunk_and_sparse(times, chose
     def function(params, x):
         return jax.nn.relu(x @ params["w"]) @ params["o"]
 
-    fast = compile_sparse(function, params, x, kinds=["units first"], measure=measure)
+    fast = compile_sparse(function, params, x, kinds=["transposed"], measure=measure)
     assert fast.chosen == chosen
     assert fast.seconds == dict(zip(("given", "shrunk", "sparse"), times, strict=True))
     units = {"given": 4}.get(chosen, 3)
     assert f"tensor<5x{units}xf32>" in fast.function.lower(x).as_text() or chosen == "sparse"
-    assert set(fast.kinds.values()) == ({"units first"} if chosen == "sparse" else {DENSE})
+    assert set(fast.kinds.values()) == ({"transposed"} if chosen == "sparse" else {DENSE})
     for batch in (1, 4):
         x = normal(rng, batch, 5)
         np.testing.assert_allclose(fast.function(x), function(params, x), atol=1e-5)
@@ -284,34 +118,6 @@ def test_only_what_is_asked_for_is_tried():
     x = normal(rng, 1, 300)
     fast = compile_sparse(lambda params, x: x @ params, params, x, kinds=(), rounds=1)
     assert fast.kinds == {"": DENSE}
-
-
-def test_batch_normalisation_and_sums_of_branches():
-    rng = np.random.default_rng(0)
-    numbers = ("NHWC", "HWIO", "NHWC")
-
-    def layer(params, x):
-        y = lax.conv_general_dilated(x, params["kernel"], (1, 1), "SAME", dimension_numbers=numbers)
-        return (y - params["mean"]) * (lax.rsqrt(params["var"] + 1e-5) * params["scale"])
-
-    def function(params, x):
-        hidden = layer(params["second"], jax.nn.relu(layer(params["first"], x)))
-        hidden = jax.nn.relu(x + hidden)
-        hidden = layer(params["third"], hidden) + hidden
-        return hidden.mean(axis=(1, 2)) @ params["last"]
-
-    def draw():
-        kernel = normal(rng, 3, 3, 4, 4) * (rng.random((3, 3, 4, 4)) < 0.1)
-        norm = {"mean": normal(rng, 4), "scale": normal(rng, 4), "var": rng.random(4)}
-        return {"kernel": kernel} | norm
-
-    params = {"first": draw(), "second": draw(), "third": draw(), "last": normal(rng, 4, 3)}
-    params = jax.tree.map(np.float32, params)
-    x = normal(rng, 2, 8, 8, 4)
-    for kind in ("taps", "taps apart"):
-        found, layers = run(kind, function, params, x)
-        assert layers == 3
-        np.testing.assert_allclose(found, function(params, x), atol=1e-5)
 
 
 def test_what_is_constant_is_not_computed():

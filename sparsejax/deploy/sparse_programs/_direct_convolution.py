@@ -1,8 +1,8 @@
-"""A convolution written out weight by weight, unit by unit.
+"""Direct convolution with a sparse kernel: one multiply-add of a shifted image for each weight.
 
-Each channel of the result is a sum of a few shifted images. While nothing wants them otherwise,
-channels stay first and the batch last, and may stay apart: then the compiler makes one loop of a
-channel's sum, its bias, its activation and its pooling, and never stores the map before that.
+Activations stay in CHWN layout (channels first, batch last) until an operation needs them in their
+own layout. The channels of a result may also stay separate arrays: the compiler then fuses the sum
+of a channel with its bias, its activation and its pooling, and never stores the map before pooling.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from sparsejax.graph import ELEMENTWISE, Equation
 
 
 class Pieces(NamedTuple):
-    """A value with its units first and the batch, its dimension 0, last; perhaps in pieces."""
+    """A value in CHWN layout, split along its channels."""
 
     arrays: tuple[jax.Array, ...]
-    """Of some units each, in order: [units, ..., batch]."""
+    """Consecutive channels: each [channels, ..., batch]."""
     axis: int
-    """The value's dimension that the units are; never 0."""
+    """Dimension of the value that holds the channels; never 0, which is the batch."""
 
     def whole(self) -> jax.Array:
-        """The value."""
+        """Return the value in its own layout."""
         together = self.arrays[0] if len(self.arrays) == 1 else jnp.concatenate(self.arrays)
         return jnp.moveaxis(jnp.moveaxis(together, 0, self.axis - 1), -1, 0)
 
 
 class _Shifted:
-    """The images that the weights of a convolution meet, one for each channel and place."""
+    """The padded input of a convolution, sliced for each weight of the kernel."""
 
     def __init__(self, x: jax.Array, equation: Equation, window: Sequence[int]):
         params = equation.params
@@ -44,7 +44,7 @@ class _Shifted:
         self.strides, self.dilation = params["window_strides"], params["rhs_dilation"]
         images = jnp.transpose(x, (lhs[1], *lhs[2:], lhs[0]))
         config = [(0, 0, 0), *((low, high, 0) for low, high in params["padding"]), (0, 0, 0)]
-        # The barrier keeps the compiler from computing what it reads again for every weight.
+        # Without the barrier the compiler may recompute its operand for every weight.
         images = lax.optimization_barrier(lax.pad(images, jnp.zeros((), x.dtype), config))
         self.lengths = [
             (length - (size - 1) * gap - 1) // stride + 1
@@ -53,11 +53,11 @@ class _Shifted:
             )
         ]
         self.images, self.axis = images, out[1]
-        # In the result, spatial dimensions may be in another order.
+        # The result may have its spatial dimensions in another order.
         self.order = (0, *(1 + place for place in np.argsort(out[2:])), len(out) - 1)
 
     def at(self, channel: int, *place: int) -> jax.Array:
-        """[..., batch]: what the weight of a channel and a place in the window meets."""
+        """Return the image [..., batch] that a weight of ``channel`` and ``place`` multiplies."""
         cuts = [
             slice(start * gap, start * gap + (length - 1) * stride + 1, stride)
             for start, gap, length, stride in zip(
@@ -67,26 +67,36 @@ class _Shifted:
         return self.images[channel][tuple(cuts)]
 
     def pieces(self, arrays: Sequence[jax.Array], dtype: Any) -> Pieces:
+        """Return results [1, ..., batch] of one channel each, in the order of the output."""
         turned = (jnp.transpose(array, self.order).astype(dtype) for array in arrays)
         return Pieces(tuple(turned), self.axis)
 
 
-def taps(x: jax.Array, weights: np.ndarray, equation: Equation) -> Pieces:
-    """The convolution of ``x`` with weights [in, out, *window], written out, a piece a unit."""
+def direct_convolution(x: jax.Array, weights: np.ndarray, equation: Equation) -> Pieces:
+    """Convolve by one multiply-add for each non-zero weight.
+
+    Args:
+      x: input of the convolution, in the layout that ``equation`` states.
+      weights: [in, out, *window].
+      equation: the convolution, of one group.
+
+    Returns:
+      The result, each channel in a piece of its own.
+    """
     shifted = _Shifted(x, equation, weights.shape[2:])
     dtype = at_least_float32(x)
-    units = []
-    for unit in range(weights.shape[1]):
+    channels = []
+    for out in range(weights.shape[1]):
         total = jnp.zeros((*shifted.lengths, len(x)), dtype)
-        for channel, *place in np.argwhere(weights[:, unit]):
-            weight = weights[(channel, unit, *place)].astype(dtype)
+        for channel, *place in np.argwhere(weights[:, out]):
+            weight = weights[(channel, out, *place)].astype(dtype)
             total = total + shifted.at(channel, *place).astype(dtype) * weight
-        units.append(total[None])
-    return shifted.pieces(units, x.dtype)
+        channels.append(total[None])
+    return shifted.pieces(channels, x.dtype)
 
 
-def can_convolve(equation: Equation) -> bool:
-    """Whether `taps` knows this convolution (of one group)."""
+def supports(equation: Equation) -> bool:
+    """Return whether `direct_convolution` computes this convolution of one group."""
     params = equation.params
     lhs, _, out = params["dimension_numbers"]
     return (
@@ -96,11 +106,11 @@ def can_convolve(equation: Equation) -> bool:
     )
 
 
-def joined(pieces: Pieces) -> Pieces:
-    """All units in one piece, written one after the other.
+def concatenate(pieces: Pieces) -> Pieces:
+    """Return all channels in one piece, written one after the other.
 
-    XLA for CPUs runs what does not depend on one another on several threads, and waking them takes
-    longer than a unit of one small image does. So each unit is put where the one before it is.
+    XLA for CPUs runs independent operations on several threads, and waking a thread takes longer
+    than a channel of one small image. Each write depends on the one before, which prevents that.
     """
     first = pieces.arrays[0]
     total = jnp.zeros((sum(map(len, pieces.arrays)), *first.shape[1:]), first.dtype)
@@ -112,7 +122,7 @@ def joined(pieces: Pieces) -> Pieces:
 
 
 def compute(equation: Equation, operands: Sequence[Any], fixed: Sequence[bool]) -> Pieces | None:
-    """An equation on pieces, piece by piece; None where it needs its operands whole."""
+    """Compute an equation piece by piece; return None if it needs whole operands."""
     several = [value for value in operands if isinstance(value, Pieces)]
     axis, sizes = several[0].axis, [len(array) for array in several[0].arrays]
     if equation.name in ELEMENTWISE:
@@ -138,17 +148,16 @@ def compute(equation: Equation, operands: Sequence[Any], fixed: Sequence[bool]) 
 
 
 def _cut(value: Any, axis: int, start: int, piece: int, shape: tuple[int, ...]) -> jax.Array:
-    """What an operand has for a piece, in the shape of that piece."""
+    """Return the channels of an operand that belong to a piece, in the shape of that piece."""
     if isinstance(value, Pieces):
         return value.arrays[piece]
     known = np.asarray(value)
     if known.ndim:
         end = start + shape[0]
-        units = (
-            known[(slice(None),) * axis + (slice(start, end),)] if known.shape[axis] > 1 else known
-        )
-        known = np.moveaxis(np.moveaxis(units, axis, 1), 0, -1)
-        # A number by unit need not be stored for all places.
+        if known.shape[axis] > 1:
+            known = known[(slice(None),) * axis + (slice(start, end),)]
+        known = np.moveaxis(np.moveaxis(known, axis, 1), 0, -1)
+        # One number for each channel is not stored for every position.
         first = known.reshape(len(known), -1)[:, :1]
         if known.size and (known.reshape(len(known), -1) == first).all():
             known = first.reshape(-1, *(1,) * (known.ndim - 1))
@@ -163,7 +172,7 @@ _POOLS = {
 
 
 def _windows(equation: Equation, axis: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Window and strides of a piece's dimensions but the last; None unless windows are apart."""
+    """Return window and strides of a piece, without the batch; None if windows overlap."""
     params = equation.params
     window, strides = params["window_dimensions"], params["window_strides"]
     if (
@@ -180,7 +189,7 @@ def _windows(equation: Equation, axis: int) -> tuple[tuple[int, ...], tuple[int,
 def _pooled(
     piece: jax.Array, window: tuple[int, ...], strides: tuple[int, ...], name: str
 ) -> jax.Array:
-    """The windows' first entries, their second ones and so on, elementwise: that fuses."""
+    """Pool elementwise over strided slices, which the compiler fuses with the sums before."""
 
     def entries(place: tuple[int, ...]) -> jax.Array:
         cuts = [

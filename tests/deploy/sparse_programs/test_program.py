@@ -1,0 +1,37 @@
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from sparsejax.deploy.sparse_programs._compile_sparse import KINDS
+from sparsejax.deploy.sparse_programs._program import Program
+from sparsejax.models import LeNet5, LeNet300
+from tests.deploy.shrinking.test_shrink import forward, normal, pruned
+from tests.deploy.sparse_programs.programs import run
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_networks_of_the_papers(kind):
+    rng = np.random.default_rng(0)
+    for make, shape in (
+        (lambda: LeNet300(units=(20, 10), rngs=nnx.Rngs(0)), (784,)),
+        (lambda: LeNet5((4, 6, 20), rngs=nnx.Rngs(0)), (28, 28, 1)),
+    ):
+        function, params = forward(make, rng)
+        params, x = pruned(params, rng, 0.2), normal(rng, 3, *shape)
+        found, _ = run(kind, function, params, x)
+        np.testing.assert_allclose(found, jax.jit(function)(params, x), atol=1e-5)
+
+
+def test_layers_are_named_by_their_weights():
+    rng = np.random.default_rng(0)
+    known = normal(rng, 4, 4)
+
+    def function(params, x):
+        hidden = x @ (params["inner"]["w"] * params["mask"]).T
+        return (hidden @ known) @ params["inner"]["w"]
+
+    params = {"inner": {"w": normal(rng, 4, 4)}, "mask": np.ones(4, np.float32)}
+    layers = Program(function, params, (normal(rng, 2, 4),)).layers
+    assert [layer.name for layer in layers] == ["inner/w", "constant 0", "inner/w (2)"]
+    assert [layer.macs for layer in layers] == [2 * 16] * 3
