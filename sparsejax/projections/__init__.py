@@ -1,4 +1,4 @@
-"""Which theta is nearest to w? Exact, jittable projections and proximal maps of pytrees."""
+"""Exact, jittable projections and proximal maps, which answer which theta is nearest to w."""
 
 from sparsejax.projections._blocks import project_blocks
 from sparsejax.projections._l0_ball import project_l0_ball

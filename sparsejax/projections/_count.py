@@ -1,4 +1,4 @@
-"""Counting: how many keys reach each of some thresholds, over all leaves and devices."""
+"""Counts of the keys that reach thresholds, over all leaves and devices."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from jax import lax
 
 from sparsejax.projections._shards import Layout, automatic_shards
 
-_MOST_PARTIAL = 2**12  # partial counts of a leaf; more only if they are few beside its entries
+_MOST_PARTIAL = 2**12  # limit on the partial counts of a leaf, unless its entries are far more
 
 
 def count_reaching(keys: jax.Array, thresholds: Sequence[int | jax.Array]) -> list[jax.Array]:
-    """How many keys reach each threshold (int32), in one pass over the keys.
+    """Count the keys that reach each threshold (int32 scalars) in one pass over the keys.
 
-    One reduction of several operands: XLA:CPU materialises what a reduction of one operand, or a
-    stack of them, counts (seven times dearer than all of it, measured). Where the compiler may have
-    cut the array, each piece is counted by itself first: left alone it gathers the partial results
-    of such a reduction one by one, while it adds up an array of them in one all-reduce.
+    This is one variadic reduction, because XLA:CPU materialises the operand of a reduction of a
+    single operand or of a stack (measured: seven times as expensive). Where the compiler may have
+    sharded the array, each shard is counted by itself first: the compiler gathers the partial
+    results of a variadic reduction one by one, but adds an array of them up in one all-reduce.
     """
     keys, inside = split_as_on_devices(keys)
     hits = tuple((keys >= threshold).astype(jnp.int32) for threshold in thresholds)
@@ -35,9 +35,9 @@ def count_reaching(keys: jax.Array, thresholds: Sequence[int | jax.Array]) -> li
 
 
 def add_up(counts: Sequence[Sequence[jax.Array]], layouts: Sequence[Layout]) -> list[jax.Array]:
-    """Sums over all leaves, and over all devices that hold pieces of them, of each leaf's counts.
+    """Sum the counts of all leaves over the leaves and over the devices that hold their shards.
 
-    One all-reduce of a few numbers for all leaves that are cut by the same mesh axes.
+    All leaves that are sharded over the same mesh axes share one all-reduce of a few numbers.
     """
     groups: dict[frozenset[str], list[jax.Array]] = {}
     for numbers, layout in zip(counts, layouts, strict=True):
@@ -54,16 +54,17 @@ def add_up(counts: Sequence[Sequence[jax.Array]], layouts: Sequence[Layout]) -> 
 
 
 def varying_zero(leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> jax.Array:
-    """An int32 zero of the type of counts: inside shard_map types say where values differ."""
+    """Return an int32 zero that varies over the same mesh axes as counts do inside shard_map."""
     zeros = [[lax.full_like(leaf, 0, dtype=jnp.int32, shape=())] for leaf in leaves]
     return add_up(zeros, layouts)[0]
 
 
 def split_as_on_devices(array: jax.Array) -> tuple[jax.Array, tuple[int, ...]]:
-    """Each dimension in as many pieces as it can have on the devices, where those are few.
+    """Split each dimension into as many pieces as the compiler may have sharded it into.
 
     Returns:
-      The reshaped array and its dimensions inside a piece.
+      The reshaped array and its dimensions inside a piece. The array is returned as it is where
+      there would be too many pieces.
     """
     shards = automatic_shards(array)
     pieces = [math.gcd(length, shards) for length in array.shape]

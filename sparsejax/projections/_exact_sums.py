@@ -1,9 +1,9 @@
-"""Sums of magnitudes as integers of several digits: exact, so their order does not matter.
+"""Exact sums of magnitudes in multi-digit integers, which do not depend on the order of the terms.
 
-A magnitude is an integer multiple of a power of two. Here it is written in fixed point, in a window
-of 72 bits (float64: 132) below the leading bit of the largest magnitude, cut into digits of a few
-bits, and each digit is added up in an int32 by itself. What lies below the window is cut off: the
-part of an entry that is less than 2^-72 (float64: 2^-132) of the largest one.
+A magnitude is an integer multiple of a power of two. It is written in fixed point, in a window of
+72 bits (float64: 132 bits) that starts at the leading bit of the largest magnitude. The window is
+cut into digits of a few bits, and each digit is summed in an int32. Bits below the window, the part
+of an entry that is less than 2^-72 (float64: 2^-132) of the largest magnitude, are dropped.
 """
 
 from __future__ import annotations
@@ -21,44 +21,45 @@ from sparsejax.projections._count import add_up, split_as_on_devices
 from sparsejax.projections._keys import KeyFormat
 from sparsejax.projections._shards import Layout
 
-_SUM_BITS = 31  # of a non-negative int32, in which a digit is added up
-_WIDEST = 12  # bits of a digit; a product of two of them, times a few, stays an int32
-_ABOVE = 34  # bits above the window: fewer than 2**31 entries, twice as much, and a sign
-_BELOW = 36  # bits below it, for single numbers that are subtracted from sums
+_SUM_BITS = 31  # bits of a non-negative int32, in which a digit is summed
+_WIDEST = 12  # maximum bits of a digit, so that a few products of two digits fit in an int32
+_ABOVE = 34  # bits above the window, for twice the sum of fewer than 2**31 entries and a sign
+_BELOW = 36  # bits below the window, for single numbers that are subtracted from sums
 
 
 class FixedPoint(NamedTuple):
-    """A format for sums: which power of two each digit stands for.
+    """The fixed-point format of sums: the power of two that each digit stands for.
 
-    A number is an int32 array of digits, highest first. Normalised, all are from 0 to
-    ``2**width - 1`` but the first, which has the number's sign.
+    A number is an int32 array of digits, the most significant first. In a normalised number all
+    digits but the first lie in ``[0, 2**width)``; the first has the number's sign.
     """
 
     keys: KeyFormat
     width: int
-    """Bits of a digit."""
+    """The number of bits of a digit."""
     top: jax.Array
-    """int32: the biased exponent of the largest magnitude, where the window begins."""
+    """int32 scalar: the biased exponent of the largest magnitude, at which the window begins."""
 
     @property
     def above(self) -> int:
-        """How many digits lie above the window."""
+        """The number of digits above the window."""
         return math.ceil(_ABOVE / self.width)
 
     @property
     def window(self) -> int:
-        """How many digits of each magnitude are added up."""
+        """The number of digits of each magnitude that are summed."""
         return math.ceil((72 if self.keys.dtype.itemsize < 8 else 132) / self.width)
 
     @property
     def below(self) -> int:
-        """How many digits lie below the window."""
+        """The number of digits below the window."""
         return math.ceil(_BELOW / self.width)
 
     def number(self, key: jax.Array) -> jax.Array:
-        """A magnitude below 2**32 times the largest, rounded up to a multiple of the last digit.
+        """Return the magnitude of a key, rounded up to a multiple of the last digit.
 
-        Normalised, but for the last digit, which may be ``2**width``.
+        The magnitude must be less than 2**32 times the largest one. The number is normalised,
+        except that its last digit may be ``2**width``.
         """
         shifts = self._shift(key) - self.width * np.arange(
             1 - self.above, self.window + self.below + 1, dtype=np.int32
@@ -72,20 +73,22 @@ class FixedPoint(NamedTuple):
     def sum_reaching(
         self, leaves: Sequence[jax.Array], layouts: Sequence[Layout], least: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """The sum of the magnitudes whose keys are at least ``least``, and how many these are.
+        """Sum and count the magnitudes whose keys are at least ``least``, over leaves and devices.
 
-        Over all leaves and devices; the sum is not normalised.
+        Returns:
+          The sum, not normalised, and the count, an int32 scalar.
         """
         sums = []
         for leaf in leaves:
-            # Tied to the key, or XLA forms the digits of all weights once, before a loop.
+            # The barrier makes the digits depend on the key: otherwise XLA hoists their
+            # computation out of the search loop and stores the digits of all weights.
             leaf, tied = lax.optimization_barrier((leaf, least))
             sums.append(self._sum_leaf(leaf, tied))
         *digits, count = add_up(sums, layouts)
         return jnp.stack([*digits, *[jnp.zeros_like(count)] * self.below]), count
 
     def times(self, number: jax.Array, count: jax.Array) -> jax.Array:
-        """The product with a count >= 0, not normalised."""
+        """Multiply a number by a count >= 0; the product is not normalised."""
         product = jnp.zeros_like(number)
         for place in range(math.ceil(_SUM_BITS / self.width)):
             part = (count >> (place * self.width)) & self._mask
@@ -94,11 +97,14 @@ class FixedPoint(NamedTuple):
         return product
 
     def normalised(self, number: jax.Array) -> jax.Array:
-        """The same number, normalised."""
+        """Normalise a number."""
         return jnp.stack(self._carry(list(number)))
 
     def quotient(self, number: jax.Array, count: jax.Array) -> jax.Array:
-        """A number divided by a count, in floating point; normalised and >= 0, or imprecise."""
+        """Divide a number by a count in floating point.
+
+        The quotient is precise where the number is normalised and >= 0.
+        """
         dtype = self.keys.dtype
         places = np.arange(1 - self.above, self.window + self.below + 1)
         weights = jnp.asarray(2.0 ** (-self.width * places), dtype)
@@ -112,7 +118,7 @@ class FixedPoint(NamedTuple):
         return (1 << self.width) - 1
 
     def _sum_leaf(self, leaf: jax.Array, least: jax.Array) -> list[jax.Array]:
-        """The digits of the sum from the highest to the end of the window, then the count."""
+        """Return the digits of the sum down to the end of the window, followed by the count."""
         keys = self.keys.keys(leaf)
         keys, inside = split_as_on_devices(keys if keys.ndim else keys.reshape(1))
         reached = keys >= least
@@ -143,7 +149,7 @@ class FixedPoint(NamedTuple):
         return [digits[0] + over, *carried[::-1]]
 
     def _shift(self, key: jax.Array) -> jax.Array:
-        """How many bits of a mantissa reach below the beginning of the window."""
+        """The number of bits of a mantissa that lie below the beginning of the window."""
         stored = jnp.finfo(self.keys.dtype).nmant
         exponent = jnp.maximum(key >> stored, 1).astype(jnp.int32)
         return self.top - exponent + (stored + 1)
@@ -156,9 +162,9 @@ class FixedPoint(NamedTuple):
 def fixed_point(
     keys: KeyFormat, leaves: Sequence[jax.Array], layouts: Sequence[Layout], largest: jax.Array
 ) -> FixedPoint:
-    """The format for the sums over some leaves, of which ``largest`` is the largest key.
+    """Return the format for sums over leaves whose largest key is ``largest``.
 
-    The longest dimension decides how wide a digit can be without an overflow of its sum.
+    The longest dimension limits the width of a digit, so that its sum does not overflow.
     """
     pairs = zip(leaves, layouts, strict=True)
     longest = max((n for leaf, layout in pairs for n in layout.shape(leaf)), default=1)
@@ -168,14 +174,14 @@ def fixed_point(
 
 
 def _shifted(number: jax.Array, down: jax.Array) -> jax.Array:
-    """A number moved down by some bits, up where that is negative."""
+    """Shift a number right by ``down`` bits, or left where ``down`` is negative."""
     most = 8 * number.dtype.itemsize - 1
     down = down.astype(number.dtype)
     return (number >> jnp.clip(down, 0, most)) << jnp.clip(-down, 0, most)
 
 
 def _groups(shape: tuple[int, ...], axes: Sequence[int], width: int) -> list[list[int]]:
-    """Dimensions to be summed over at a time: the longest first, as many as cannot overflow."""
+    """Group dimensions, longest first, such that the sum over a group cannot overflow."""
     groups: list[list[int]] = []
     for axis in sorted(axes, key=lambda axis: -shape[axis]):
         together = math.prod(shape[other] for other in (groups[-1] if groups else []))
@@ -187,13 +193,13 @@ def _groups(shape: tuple[int, ...], axes: Sequence[int], width: int) -> list[lis
 
 
 def _sum_first(numbers: Sequence[jax.Array], axes: tuple[int, ...]) -> list[jax.Array]:
-    """Sums over some dimensions, in one pass: nothing of the size of the entries is stored."""
+    """Sum over dimensions in one variadic reduction, which stores no array of the input's size."""
     zeros = tuple(jnp.zeros((), jnp.int32) for _ in numbers)
     add = lambda left, right: tuple(a + b for a, b in zip(left, right, strict=True))  # noqa: E731
     return list(lax.reduce(tuple(numbers), zeros, add, axes))
 
 
 def _sum_later(numbers: Sequence[jax.Array], axes: tuple[int, ...]) -> list[jax.Array]:
-    """The same of the few partial sums, which devices add up in one all-reduce."""
+    """Sum partial sums over dimensions, with one all-reduce where devices hold them."""
     stacked = jnp.stack(numbers)
     return list(stacked.sum(tuple(axis + 1 for axis in axes), dtype=jnp.int32))

@@ -1,4 +1,4 @@
-"""Keeping whole groups of entries, ranked by norm over all leaves together."""
+"""Selection of whole groups of entries, ranked by norm over all leaves together."""
 
 from __future__ import annotations
 
@@ -9,59 +9,63 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-from chex import Numeric
+from jaxtyping import Array, ArrayLike, Integer, PyTree
 
 from sparsejax import _checks
-from sparsejax._where import Chosen, PyTree
+from sparsejax._where import Chosen
 from sparsejax.projections._count import add_up, count_reaching
 from sparsejax.projections._keys import key_format
 from sparsejax.projections._prefix import longest_prefix
 from sparsejax.projections._shards import Layout, on_each_shard
 from sparsejax.projections._squares import divided, ranked, squared_norms
 
-_MOST_COST = 2**31 - 1  # what is spent is counted in int32
+_MOST_COST = 2**31 - 1  # costs are summed in int32
 
 
 class Grouping(Protocol):
-    """How a leaf falls into groups of entries that stay or go together; hashable."""
+    """A hashable partition of a leaf's entries into groups that are kept or zeroed together."""
 
     def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of the array of groups of a leaf of shape ``whole``."""
+        """Return the shape of the array of groups for a leaf of shape ``whole``."""
 
     def split(self, leaf: jax.Array, layout: Layout) -> tuple[jax.Array, tuple[int, ...]]:
-        """The leaf as an array with groups along some dimensions, and the others, rising."""
+        """Return the leaf, reshaped, and its dimensions inside a group, in increasing order."""
 
     def layout(self, layout: Layout) -> tuple[Layout, frozenset[str]]:
-        """The layout of the array of groups, and the mesh axes that cut groups themselves."""
+        """Return the layout of the array of groups and the mesh axes that shard single groups."""
 
-    def spread(self, groups: jax.Array, leaf: jax.Array) -> jax.Array:
-        """What belongs to each group, at each of its entries in ``leaf``."""
+    def broadcast(self, groups: jax.Array, leaf: jax.Array) -> jax.Array:
+        """Broadcast one value per group to the entries of ``leaf``."""
 
 
 def keep_groups(
     name: str,
-    budget: Numeric,
+    budget: Integer[ArrayLike, ""],
     chosen: Chosen,
     layouts: Sequence[Layout],
     grouping: Grouping,
     costs: Sequence[int],
-) -> PyTree:
-    """The tree with the groups that are greatest in squared norm per cost, and zeros elsewhere.
+) -> PyTree[Array]:
+    """Keep the groups with the largest squared norms per cost within a budget; zero all others.
 
-    Of the groups in this order (of equal ones the earlier first) the longest prefix is kept that
-    costs at most ``budget``.
+    Groups are ordered by squared norm per cost, ties by position, and the longest prefix of that
+    order that costs at most ``budget`` is kept.
 
     Args:
-      name: what the budget is called in errors.
+      name: the name of the budget in error messages.
       budget: integer scalar.
-      chosen: the leaves, each with groups.
-      layouts: of the leaves.
-      grouping: what a group is.
-      costs: what a group of each leaf costs, from 1.
+      chosen: the leaves.
+      layouts: the layout of each leaf.
+      grouping: the partition of each leaf into groups.
+      costs: for each leaf the cost of one of its groups, an integer >= 1.
+
+    Returns:
+      The whole tree, with the projected leaves in the places of the chosen ones.
 
     Raises:
-      TypeError, ValueError: the budget is no integer from 0 to what all groups cost; that is 2**31
-        or more; or a known leaf holds NaN.
+      TypeError: the budget is not an integer.
+      ValueError: the budget is not in the range from 0 to the total cost of all groups, that total
+        is 2**31 or more, or a concrete leaf holds NaN.
     """
     total = sum(
         cost * math.prod(grouping.shape(layout.shape(leaf)))
@@ -69,8 +73,8 @@ def keep_groups(
     )
     if total > _MOST_COST:
         raise ValueError(
-            f"all groups together may cost {_MOST_COST} at most; they cost {total}: give costs "
-            "and budget in a larger unit, such as thousands"
+            f"the total cost of all groups must be at most {_MOST_COST}; it is {total}. Give "
+            f"costs and {name} in a larger unit, such as thousands"
         )
     budget = _checks.scalar_count(name, budget, total)
     if not chosen.size:
@@ -89,10 +93,12 @@ def _keep(
     grouping: Grouping,
     costs: Sequence[int],
 ) -> tuple[list[jax.Array], jax.Array]:
-    """The kept entries, and whether any entry is NaN."""
+    """Return the kept entries, and whether any entry is NaN."""
     common = math.gcd(*costs)
 
-    def keep(leaves, layouts, budget):
+    def keep(
+        leaves: Sequence[jax.Array], layouts: Sequence[Layout], budget: jax.Array
+    ) -> tuple[list[jax.Array], jax.Array]:
         ranks = key_format([*leaves, jnp.zeros((), jnp.float32)])
         outer, words, nans = [], [], []
         for leaf, layout, cost in zip(leaves, layouts, costs, strict=True):
@@ -105,7 +111,7 @@ def _keep(
         masks = longest_prefix(list(zip(*words, strict=True)), 1 << 24, outer, costs, budget)
         kept = []
         for leaf, mask in zip(leaves, masks, strict=True):
-            values = jnp.where(grouping.spread(mask, leaf), leaf, 0)
+            values = jnp.where(grouping.broadcast(mask, leaf), leaf, 0)
             kept.append(jnp.where(any_nan, jnp.nan, values).astype(leaf.dtype))
         return kept, any_nan
 

@@ -1,4 +1,4 @@
-"""Integer keys that rank magnitudes: the bit pattern of |w| grows with |w|."""
+"""Integer keys that rank magnitudes: the bit pattern of abs(w) increases with abs(w)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from jax import lax
 
 
 class KeyFormat(NamedTuple):
-    """How the entries of several leaves are ranked together by magnitude, exactly."""
+    """The format of keys that rank the entries of several leaves by magnitude exactly."""
 
     dtype: jnp.dtype
-    """Every leaf's values are exact in it."""
+    """A floating-point dtype that represents the values of every leaf exactly."""
 
     @property
     def bits(self) -> jnp.dtype:
@@ -24,35 +24,36 @@ class KeyFormat(NamedTuple):
 
     @property
     def infinity(self) -> int:
-        """The key of an infinite magnitude; only NaN has a larger one."""
+        """The key of an infinite magnitude; only NaN has a larger key."""
         return int(np.asarray(np.inf, self.dtype).view(self.bits))
 
     @property
     def octave(self) -> int:
-        """How many keys lie between a magnitude and twice that magnitude."""
+        """The number of keys between a magnitude and twice that magnitude."""
         return 1 << jnp.finfo(self.dtype).nmant
 
     def keys(self, leaf: jax.Array) -> jax.Array:
-        """Keys >= 0 of a leaf's entries; subnormals are told apart, and -0 ties with +0."""
+        """Return the keys >= 0 of a leaf; subnormals have distinct keys, and -0 ties with +0."""
         leaf = lax.stop_gradient(leaf)
         if leaf.dtype == jnp.bfloat16 and self.dtype == jnp.float32:
-            # XLA:CPU flushes subnormals in the conversion; its bits are the upper half anyway.
+            # XLA:CPU flushes subnormals in the conversion, so the bits are moved directly: a
+            # bfloat16 is the upper half of a float32.
             pattern = lax.bitcast_convert_type(leaf, jnp.uint16).astype(jnp.uint32) << 16
             pattern = lax.bitcast_convert_type(pattern, self.bits)
         else:
             pattern = lax.bitcast_convert_type(leaf.astype(self.dtype), self.bits)
-        return pattern & jnp.iinfo(self.bits).max  # all bits but the sign
+        return pattern & int(jnp.iinfo(self.bits).max)  # all bits but the sign
 
     def magnitude(self, key: jax.Array) -> jax.Array:
-        """The magnitude that a key stands for."""
+        """Return the magnitude that a key stands for."""
         return lax.bitcast_convert_type(key, self.dtype)
 
 
 def key_format(leaves: Sequence[jax.Array]) -> KeyFormat:
-    """The format for leaves ranked together.
+    """Return the key format for leaves that are ranked together.
 
-    Leaves of one dtype of 16 or more bits keep it; a mixture is compared in the widest of float32
-    and the dtypes present.
+    Leaves that share a dtype of 16 or more bits are compared in it; mixed dtypes are compared in
+    the widest of float32 and the dtypes present.
     """
     dtypes = {jnp.dtype(leaf.dtype) for leaf in leaves}
     common = dtypes.pop() if len(dtypes) == 1 else jnp.dtype(jnp.float32)

@@ -1,78 +1,105 @@
-"""Projection onto the l0 ball: keep the kappa largest magnitudes of a whole pytree."""
+"""Projection onto the l0 ball, which keeps the kappa largest magnitudes of a whole pytree."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
-from chex import Numeric
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, ArrayLike, Float, Integer, PyTree, Real
 
 from sparsejax import _checks
-from sparsejax._where import PyTree, Where, choose
+from sparsejax._where import Where, choose
 from sparsejax.projections._selection import select
 from sparsejax.projections._shards import Layout, layouts_of, on_each_shard, whole_size
 
 _MOST_ENTRIES = 2**31 - 1  # counts are int32
 
 
+@overload
 def project_l0_ball(
-    tree: PyTree,
-    kappa: Numeric,
+    tree: PyTree[Array],
+    kappa: Integer[ArrayLike, ""],
+    where: Where = ...,
+    *,
+    specs: PyTree[PartitionSpec] | None = ...,
+    warm_start: Real[ArrayLike, ""] | None = ...,
+    with_threshold: Literal[False] = ...,
+) -> PyTree[Array]: ...
+
+
+@overload
+def project_l0_ball(
+    tree: PyTree[Array],
+    kappa: Integer[ArrayLike, ""],
+    where: Where = ...,
+    *,
+    specs: PyTree[PartitionSpec] | None = ...,
+    warm_start: Real[ArrayLike, ""] | None = ...,
+    with_threshold: Literal[True],
+) -> tuple[PyTree[Array], Float[Array, ""]]: ...
+
+
+def project_l0_ball(
+    tree: PyTree[Array],
+    kappa: Integer[ArrayLike, ""],
     where: Where = None,
     *,
-    specs: PyTree = None,
-    warm_start: Numeric | None = None,
+    specs: PyTree[PartitionSpec] | None = None,
+    warm_start: Real[ArrayLike, ""] | None = None,
     with_threshold: bool = False,
-) -> PyTree:
-    r"""The nearest tree with at most ``kappa`` non-zeros over all chosen leaves together.
+) -> PyTree[Array] | tuple[PyTree[Array], Float[Array, ""]]:
+    r"""Project onto the trees with at most ``kappa`` non-zeros over all chosen leaves.
 
     .. math:: \arg\min_\theta \tfrac12\|w-\theta\|_2^2 \quad \text{s.t.}\quad \|\theta\|_0\le\kappa
 
-    The ``kappa`` largest magnitudes are kept bit for bit and the rest become +0. The result is
-    exact in every floating-point dtype: magnitudes are compared by bit pattern, so subnormals are
-    told apart even where the hardware flushes them, -0 ranks with +0, and infinities rank above
-    every finite value. Leaves of different dtypes are ranked together by value. Of equal
-    magnitudes the earlier one in ``jax.tree`` order (then row-major order) is kept.
+    The ``kappa`` largest magnitudes are kept bit for bit and all other entries become +0. The
+    result is exact in every floating-point dtype: magnitudes are compared by bit pattern, so
+    subnormals are distinguished even where the hardware flushes them, -0 ties with +0, and
+    infinities rank above every finite value. Leaves of different dtypes are ranked together by
+    value. Ties keep the earlier entry, in ``jax.tree`` order and then in row-major order.
 
-    The cost is a few counting passes over the weights and one pass that writes the result: nothing
-    is sorted, concatenated or sent to the host, and memory beyond the result is about one per cent
-    of the weights. Works under ``jit``, ``vmap`` (a kappa for each tree) and ``grad`` (the gradient
-    flows to the kept entries and is zero elsewhere; none flows to ``kappa``).
+    The cost is a few counting passes over the weights and one pass that writes the result. Nothing
+    is sorted, concatenated or sent to the host, and the temporary memory is about one per cent of
+    the weights. The function works under ``jit``, ``vmap`` (with a kappa for each tree) and
+    ``grad`` (the gradient flows to the kept entries, and not to ``kappa``).
 
-    Leaves may be sharded over a mesh in any way: the result is the same to the last bit, ties
-    included, and is sharded like them; devices exchange a few counts and no weights. Under ``jit``
-    nothing need be said. Inside ``jax.shard_map`` and ``jax.pmap``, where a program sees its own
-    piece only, ``specs`` says what it is a piece of; without it each device projects what it has.
+    Leaves may be sharded over a mesh in any way. The result is bit-identical to the unsharded one,
+    ties included, and is sharded like ``tree``; devices exchange a few counts and no weights. Under
+    ``jit`` no further argument is needed. Inside ``jax.shard_map`` and ``jax.pmap``, where a
+    program sees only its local shard, ``specs`` describes the sharding; without ``specs`` each
+    device projects its shard by itself.
 
     Args:
-      tree: pytree of arrays; the chosen leaves are floating point, of any shape. An array that
-        stands at two places (the same object, outside ``jit``) counts once and stays tied.
-      kappa: integer scalar, how many entries may stay. A known value must be in ``[0, n]``, ``n``
-        being the number of chosen entries (of the whole leaves, where ``specs`` is given); a traced
-        one is clipped to that range.
-      where: which leaves are projected together (see the package's documentation of ``where``);
-        the others are returned as they are.
-      specs: inside ``shard_map`` or ``pmap``: a pytree of ``jax.sharding.PartitionSpec`` that is a
-        prefix of ``tree``, as given to ``in_specs``. Under ``pmap`` over axis ``"i"`` a leaf that
-        was split along its first dimension has ``PartitionSpec("i")``, a replicated one
+      tree: pytree of arrays, of any shape; the chosen leaves are floating point. Outside ``jit``,
+        an array that occurs at several places (the same object) counts once and stays tied.
+      kappa: integer scalar, the maximum number of non-zero entries. A concrete value must be in
+        ``[0, n]``, where ``n`` is the number of chosen entries (of the global arrays if ``specs``
+        is given); a traced value is clipped to that range.
+      where: the leaves that are projected together, see `sparsejax.chosen`; all others are returned
+        unchanged.
+      specs: inside ``shard_map`` or ``pmap``, a pytree of ``jax.sharding.PartitionSpec`` that is a
+        prefix of ``tree``, as for ``in_specs``. Under ``pmap`` over axis ``"i"``, a leaf that is
+        split along its first dimension has ``PartitionSpec("i")`` and a replicated leaf has
         ``PartitionSpec()``.
-      warm_start: a magnitude near which the threshold is expected, such as that of an earlier call;
-        may be traced. It saves some passes where it is right and never changes the result.
-      with_threshold: also return the threshold.
+      warm_start: scalar >= 0, a magnitude close to the expected threshold, such as the threshold of
+        an earlier call; may be traced. It can save passes and never changes the result.
+      with_threshold: whether to return the threshold, too.
 
     Returns:
-      A tree like ``tree``. If a chosen entry is NaN there is no nearest tree: outside ``jit`` that
-      is an error; under ``jit``, where nothing can raise, every chosen entry of the result is NaN.
-      With ``with_threshold`` a pair of that tree and a float scalar: every magnitude that was kept
-      is at least the threshold, every one that was dropped at most.
+      A tree with the structure, shapes and dtypes of ``tree``. If a chosen entry is NaN, no nearest
+      tree exists: a concrete tree is an error, and under ``jit``, where nothing can raise, every
+      chosen entry of the result is NaN. With ``with_threshold``, a pair of that tree and a float
+      scalar t: all kept magnitudes are >= t and all dropped magnitudes are <= t.
 
     Raises:
       TypeError: ``kappa`` is not a number, or a chosen leaf is not floating point.
-      ValueError: ``kappa`` is out of range or a float, ``warm_start`` is negative or NaN, a known
-        leaf holds NaN, ``where`` chooses nothing, ``specs`` does not fit the tree or the mesh, or
-        the chosen leaves have 2**31 entries or more.
+      ValueError: ``kappa`` is out of range or a float, ``warm_start`` is negative or NaN, a
+        concrete leaf holds NaN, ``where`` chooses nothing, ``specs`` does not fit the tree or the
+        mesh, or the chosen leaves have 2**31 entries or more.
 
     References:
       Carreira-Perpinan and Idelbayev, "Learning-compression" algorithms for neural net pruning,
@@ -82,7 +109,7 @@ def project_l0_ball(
     layouts = layouts_of(tree, chosen, specs)
     total = whole_size(chosen.leaves, layouts)
     if total > _MOST_ENTRIES:
-        raise ValueError(f"tree has {total} chosen entries; at most {_MOST_ENTRIES} are allowed")
+        raise ValueError(f"tree must have at most {_MOST_ENTRIES} chosen entries; it has {total}")
     kappa = _checks.scalar_count("kappa", kappa, total)
     if warm_start is not None:
         warm_start = _checks.scalar_at_least_zero("warm_start", warm_start)
@@ -104,9 +131,14 @@ def _keep_largest(
     kappa: jax.Array,
     warm_start: jax.Array | None,
 ) -> tuple[list[jax.Array], tuple[jax.Array, jax.Array]]:
-    """The kept entries, the threshold and whether any entry is NaN."""
+    """Return the kept entries, the threshold, and whether any entry is NaN."""
 
-    def keep(leaves, layouts, kappa, *warm_start):
+    def keep(
+        leaves: Sequence[jax.Array],
+        layouts: Sequence[Layout],
+        kappa: jax.Array,
+        *warm_start: jax.Array,
+    ) -> tuple[list[jax.Array], tuple[jax.Array, jax.Array]]:
         selection = select(leaves, layouts, kappa, *warm_start)
         masks = selection.masks(leaves, layouts)
         kept = [

@@ -1,4 +1,4 @@
-"""Projection onto n:m sparsity: of every m neighbours along a dimension at most n stay."""
+"""Projection onto n:m sparsity: at most n non-zeros in every group of m neighbours."""
 
 from __future__ import annotations
 
@@ -6,40 +6,50 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from chex import Numeric
+from jaxtyping import Array, ArrayLike, Integer, PyTree
 
 from sparsejax import _checks
-from sparsejax._where import PyTree, Where, choose
+from sparsejax._where import Where, choose
 from sparsejax.projections._keys import key_format
 
 
-def project_n_m(tree: PyTree, n: Numeric, m: int, where: Where = None, *, axis: int = -2) -> PyTree:
-    r"""The nearest tree with at most ``n`` non-zeros in every group of ``m`` neighbours.
+def project_n_m(
+    tree: PyTree[Array],
+    n: Integer[ArrayLike, ""],
+    m: int,
+    where: Where = None,
+    *,
+    axis: int = -2,
+) -> PyTree[Array]:
+    r"""Project onto the trees with at most ``n`` non-zeros in every group of ``m`` neighbours.
 
     .. math:: \arg\min_\theta \tfrac12\|w-\theta\|_2^2 \quad \text{s.t.}\quad
               \|\theta_{mg},\dots,\theta_{mg+m-1}\|_0\le n \;\text{ for every group } g
 
-    Of each group the ``n`` largest magnitudes are kept bit for bit, and of equal ones the earlier;
-    the rest become +0. Exact in every floating-point dtype, as `project_l0_ball` is. Sparse tensor
-    cores want 2:4 along the dimension that a product sums over: of a kernel [..., in, out] that is
-    the second to last, the default.
+    The ``n`` largest magnitudes of each group are kept bit for bit and all other entries become +0.
+    Ties keep the earlier entry. The result is exact in every floating-point dtype, as that of
+    `project_l0_ball`. Sparse tensor cores need 2:4 sparsity along the contracted dimension, which
+    for a kernel [..., in, out] is the second to last, the default.
 
     Args:
       tree: pytree of arrays; the chosen leaves are floating point.
-      n: integer scalar, how many of a group may stay. A known value must be in ``[0, m]``, a traced
-        one is clipped to that range.
-      m: how many neighbours make a group, an integer >= 1.
-      where: which leaves are projected; the others are returned as they are.
-      axis: the dimension along which groups lie; its length is a multiple of ``m``.
+      n: integer scalar, the maximum number of non-zeros in a group. A concrete value must be in
+        ``[0, m]``; a traced value is clipped to that range.
+      m: the number of neighbours in a group, an integer >= 1.
+      where: the leaves that are projected; all others are returned unchanged.
+      axis: the dimension of every chosen leaf along which groups lie; its length must be a multiple
+        of ``m``.
 
     Returns:
-      A tree like ``tree``. The gradient flows to the kept entries. Outside ``jit`` a NaN is an
-      error; under ``jit`` every entry of its group is NaN.
+      A tree with the structure, shapes and dtypes of ``tree``. The gradient flows to the kept
+      entries only. A NaN in a concrete tree is an error; under ``jit`` all entries of its group
+      become NaN.
 
     Raises:
       TypeError: ``n`` or ``m`` is not an integer, or a chosen leaf is not floating point.
-      ValueError: ``n`` or ``m`` is out of range, a chosen leaf has no such ``axis`` or one of
-        another length, a known leaf holds NaN, or ``where`` chooses nothing.
+      ValueError: ``n`` or ``m`` is out of range, a chosen leaf does not have the dimension ``axis``
+        or its length is not a multiple of ``m``, a concrete leaf holds NaN, or ``where`` chooses
+        nothing.
 
     References:
       Mishra et al., Accelerating sparse deep neural networks, arXiv:2104.08378, 2021.
@@ -53,8 +63,8 @@ def project_n_m(tree: PyTree, n: Numeric, m: int, where: Where = None, *, axis: 
     for path, leaf in zip(chosen.paths, chosen.leaves, strict=True):
         if not -leaf.ndim <= axis < leaf.ndim or leaf.shape[axis] % m:
             raise ValueError(
-                f"axis must be a dimension of every chosen leaf, of a length that is a multiple of "
-                f"m = {m}; {path or 'the leaf'} has shape {leaf.shape}, axis is {axis}"
+                "axis must be a dimension of every chosen leaf whose length is a multiple of m; "
+                f"got axis {axis} and m {m} for {path or 'the leaf'} of shape {leaf.shape}"
             )
     _checks.no_nan("tree", chosen.paths, chosen.leaves)
     return chosen.put_back([_project(leaf, n, m, axis % leaf.ndim) for leaf in chosen.leaves])
@@ -67,7 +77,7 @@ def _project(leaf: jax.Array, n: jax.Array, m: int, axis: int) -> jax.Array:
     ranks = key_format([leaf])
     keys = ranks.keys(leaf).reshape(grouped)
     place = jax.lax.broadcasted_iota(jnp.int32, grouped, axis + 1)
-    before = jnp.zeros(grouped, jnp.int32)  # how many of the group go before an entry
+    before = jnp.zeros(grouped, jnp.int32)  # the rank of each entry in its group
     for other in range(m):
         key = jax.lax.slice_in_dim(keys, other, other + 1, axis=axis + 1)
         before += ((key > keys) | ((key == keys) & (other < place))).astype(jnp.int32)

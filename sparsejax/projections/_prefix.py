@@ -1,4 +1,4 @@
-"""The longest prefix, of what is ranked by several keys, that a budget pays for. No sort."""
+"""Selection of the longest prefix, in an order given by several keys, within a budget."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sparsejax.projections._search import Bracket, search
 from sparsejax.projections._selection import entries_after
 from sparsejax.projections._shards import Layout, whole_size
 
-_SMOOTH = 2.0**12  # the leading digits of numbers of all sizes are far from evenly spread
+_SMOOTH = 2.0**12  # the leading digits of numbers of all sizes are not evenly distributed
 
 
 def longest_prefix(
@@ -22,21 +22,23 @@ def longest_prefix(
     costs: Sequence[int],
     budget: jax.Array,
 ) -> list[jax.Array]:
-    """Which entries are in the longest prefix of their order that costs at most ``budget``.
+    """Select the entries in the longest prefix of an order that costs at most ``budget``.
 
-    Entries are ordered by their first words, falling, then by their second ones, and so on; what is
-    equal in all of them by position. Each word's search leaves those that tie where the budget
-    ends to the next word's; positions, which all differ, are the last one.
+    Entries are ordered by their first words, largest first, then by their second words, and so on,
+    and last by position. The search over one word passes the entries that tie where the budget ends
+    on to the search over the next word; positions are distinct, so that search ends without ties.
+    Nothing is sorted.
 
     Args:
-      words: for each word, of each leaf an int32 array from 0 to ``highest``.
-      highest: less than 2**31 - 1.
-      layouts: of each leaf.
-      costs: of an entry of each leaf, from 1; all entries together cost less than 2**31.
+      words: for each word and each leaf an int32 array of values in ``[0, highest]``.
+      highest: an integer less than 2**31 - 1.
+      layouts: the layout of each leaf.
+      costs: for each leaf the cost of one of its entries, an integer >= 1; all entries together
+        cost less than 2**31.
       budget: int32 scalar >= 0.
 
     Returns:
-      A boolean array for each leaf.
+      A boolean array for each leaf, True for the selected entries.
     """
     zero = varying_zero(words[0], layouts)
     entries = whole_size(words[0], layouts)
@@ -59,14 +61,16 @@ def longest_prefix(
     ):
         keys = [jnp.where(tie, key, -1) for tie, key in zip(tied, word, strict=True)]
 
-        def count(thresholds, keys=keys):
+        def count(
+            thresholds: Sequence[jax.Array], keys: list[jax.Array] = keys
+        ) -> Sequence[jax.Array]:
             counts = []
             for key, cost in zip(keys, costs, strict=True):
                 counts.append([cost * number for number in count_reaching(key, thresholds)])
             return add_up(counts, layouts)
 
         cut, _ = search(count, left, Bracket(zero, zero + end, total, zero), smooth)
-        spent = cut.reached == left  # to the last unit of cost: nobody is left to tie
+        spent = cut.reached == left  # the budget is spent exactly; no ties remain
         least = jnp.where(spent, cut.low, cut.high)
         kept = [k | (key >= least) for k, key in zip(kept, keys, strict=True)]
         tied = [(key == cut.low) & ~spent for key in keys]

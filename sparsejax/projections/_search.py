@@ -1,9 +1,10 @@
-"""Search for a threshold by counting: each pass counts how many keys reach seven thresholds.
+"""Search for a threshold by counting passes, each of which counts the keys at seven thresholds.
 
-A bracket is narrowed to the part between two neighbouring thresholds. They are laid where the
-answer is expected, not evenly: inside a small bracket keys are spread almost evenly, so the place
-of the wanted one is known up to a few standard deviations of a binomial. Counts are exact and a
-wrong guess only leaves a wider bracket, so the result never depends on the guesses.
+Each pass narrows a bracket to the interval between two neighbouring thresholds. The thresholds are
+placed where the answer is expected, not evenly: keys are nearly uniform inside a small bracket, so
+the position of the wanted key is known up to a few standard deviations of a binomial variable.
+Counts are exact, and thresholds that miss the answer leave a wider bracket, so the result does not
+depend on where they are placed.
 """
 
 from __future__ import annotations
@@ -15,27 +16,32 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-THRESHOLDS = 7  # a pass that counts more than eight thresholds is dearer on XLA:CPU
+THRESHOLDS = 7  # a pass that counts more than eight thresholds is slower on XLA:CPU
 
 Count = Callable[[Sequence[jax.Array]], Sequence[jax.Array]]
 
 
 class Bracket(NamedTuple):
-    """The wanted key is from ``low`` to just below ``high``."""
+    """A half-open interval ``[low, high)`` that holds the wanted key."""
 
     low: jax.Array
+    """The lower end, a key."""
     high: jax.Array
+    """The upper end, a key."""
     reached: jax.Array
-    """int32: how many keys are at or above ``low``; at least as many as wanted."""
+    """int32 scalar: the number of keys >= ``low``, which is at least the wanted number."""
     above: jax.Array
-    """int32: how many keys are at or above ``high``; fewer than wanted."""
+    """int32 scalar: the number of keys >= ``high``, which is less than the wanted number."""
 
 
 class _Search(NamedTuple):
+    """The state of the search loop."""
+
     bracket: Bracket
     thresholds: tuple[jax.Array, ...]
+    """The thresholds of the next pass."""
     beyond: jax.Array
-    """The first pass's count at its last threshold."""
+    """The first pass's count at its last threshold; -1 before that pass."""
 
 
 def search(
@@ -45,18 +51,18 @@ def search(
     smooth: float,
     first: Sequence[jax.Array] | None = None,
 ) -> tuple[Bracket, jax.Array]:
-    """Narrow ``bracket`` until ``wanted`` keys reach its low end, or it holds a single key.
+    """Narrow a bracket until exactly ``wanted`` keys reach its low end or it holds a single key.
 
     Args:
-      count: ``thresholds -> counts``, how many keys reach each of seven thresholds.
-      wanted: int32 scalar.
-      bracket: where to begin. It counts as finished if ``reached`` is ``wanted`` already.
-      smooth: a distance of keys over which their density may change by an order of magnitude.
-      first: thresholds for the first pass, in any order, if more is known than the bracket says.
-        With them that pass is made even if the bracket is finished.
+      count: ``thresholds -> counts``, the number of keys that reach each of seven thresholds.
+      wanted: int32 scalar, the wanted number of keys.
+      bracket: the initial bracket. It is finished if ``reached`` equals ``wanted``.
+      smooth: a distance between keys over which their density may change by an order of magnitude.
+      first: thresholds for the first pass, in any order, from information beyond the bracket. If
+        given, the first pass is made even if the bracket is finished.
 
     Returns:
-      The last bracket, and the first pass's count at its last threshold.
+      The final bracket, and the first pass's count at its last threshold.
     """
     at_least_once = first is not None
     if first is None:
@@ -72,8 +78,8 @@ def search(
         old, thresholds = state.bracket, state.thresholds
         counts = count(thresholds)
         low, high, reached, above = old
-        # Counts fall as thresholds rise: move the low end up while it is still reached by enough
-        # keys, and the high end down to the first threshold that is not.
+        # Counts decrease as thresholds increase: the low end moves up to the last threshold that
+        # enough keys reach, the high end down to the first threshold that too few keys reach.
         for threshold, number in zip(thresholds, counts, strict=True):
             enough = (number >= wanted) & (threshold > low) & (threshold < old.high)
             low = jnp.where(enough, threshold, low)
@@ -94,18 +100,18 @@ def search(
 def _thresholds(
     bracket: Bracket, wanted: jax.Array, smooth: float, evenly: jax.Array
 ) -> tuple[jax.Array, ...]:
-    """Seven thresholds inside a bracket: around the expected place of the wanted key, or evenly."""
+    """Return seven thresholds in a bracket, around the wanted key's expected position or evenly."""
     low, high, reached, above = bracket
     dtype = low.dtype
     real = jnp.float64 if dtype.itemsize == 8 else jnp.float32
     width = high - low
     even = jnp.maximum(width >> 3, 1)
     keys = jnp.maximum(reached - above, 1).astype(real)
-    below = (reached - wanted).astype(real) / keys  # the share of the bracket's keys below
+    below = (reached - wanted).astype(real) / keys  # the fraction of the bracket's keys below
     noise = jnp.sqrt(below * (1 - below) / keys) + 0.25 / keys
-    bend = width.astype(real) / (4.0 * smooth)  # of the density over the bracket
+    bend = width.astype(real) / (4.0 * smooth)  # the change of the density over the bracket
     wide = width.astype(real)
-    # Among few keys it is best to try for the gap above the wanted one, among many to enclose it.
+    # With few keys, aiming for the gap above the wanted key is best; with many, enclosing it.
     apart = jnp.where(keys < 64, 0.5, 0.8)
     step = (wide * jnp.minimum(apart * noise + bend, 0.125)).astype(dtype)
     step = jnp.where(evenly, even, jnp.clip(step, 1, even))

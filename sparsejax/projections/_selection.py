@@ -1,4 +1,4 @@
-"""Exact selection of the largest entries by counting: no sort, no gather, no copy of the tree."""
+"""Exact selection of the largest entries by counting, without a sort, a gather or a copy."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from sparsejax.projections._sample import sampled_thresholds
 from sparsejax.projections._search import Bracket, search
 from sparsejax.projections._shards import Layout, whole_size
 
-_SAMPLED = 2**21  # entries from which on a sample costs less than the passes it saves
+_SAMPLED = 2**21  # from this number of entries on, a sample costs less than it saves
 
 
 class Selection(NamedTuple):
-    """The largest entries: all above ``threshold``, and of those at it the first ones."""
+    """The largest entries: all above a threshold, and the first ones that tie with it."""
 
     keys: KeyFormat
     threshold: jax.Array
-    """A key."""
+    """The key of the threshold."""
     tie: jax.Array
-    """int32: entries at the threshold count if this many or more entries follow them."""
+    """int32 scalar: a tied entry is selected if at least this many entries follow it."""
     any_nan: jax.Array
+    """bool scalar: whether any entry is NaN."""
 
     @property
     def magnitude(self) -> jax.Array:
@@ -36,7 +37,7 @@ class Selection(NamedTuple):
         return magnitude.astype(at_least_float32(magnitude))
 
     def masks(self, leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> list[jax.Array]:
-        """For each leaf which entries were selected."""
+        """Return a boolean mask of the selected entries for each leaf."""
         masks = []
         for leaf, layout, following in zip(
             leaves, layouts, entries_after(leaves, layouts), strict=True
@@ -51,35 +52,40 @@ def select(
     leaves: Sequence[jax.Array],
     layouts: Sequence[Layout],
     kappa: jax.Array,
-    guess: jax.Array | None = None,
+    warm_start: jax.Array | None = None,
 ) -> Selection:
-    """The ``kappa`` largest magnitudes of all leaves together.
+    """Select the ``kappa`` largest magnitudes of all leaves together.
 
-    Of equal magnitudes at the threshold the earlier ones are chosen: earlier leaf, then earlier
-    entry in row-major order. Zeros at the threshold are all chosen: no one could tell.
+    Ties at the threshold are broken by position: earlier leaf first, then earlier entry in
+    row-major order. If the threshold is zero, all zeros are selected, since keeping a zero or
+    setting it to zero is the same.
 
     Args:
-      leaves: at least one of them not empty.
-      layouts: of each leaf.
+      leaves: arrays, of which at least one is not empty.
+      layouts: the layout of each leaf.
       kappa: int32 scalar from 0 to the number of entries.
-      guess: a magnitude near which the threshold is expected, or 0 for none. It never changes the
-        result.
+      warm_start: a magnitude close to the expected threshold; 0 or None for none. It never changes
+        the result.
+
+    Returns:
+      The selection.
     """
     keys = key_format(leaves)
     total = whole_size(leaves, layouts)
     zero = varying_zero(leaves, layouts)
     key_zero = zero.astype(keys.bits)
-    end = keys.infinity + 1  # what reaches it is NaN
+    end = keys.infinity + 1  # only NaN has a key this large
 
-    def count(thresholds):
+    def count(thresholds: Sequence[jax.Array]) -> list[jax.Array]:
         counts = []
         for leaf in leaves:
-            # Tied to the thresholds, or XLA forms the keys of all weights once, before the loop.
+            # The barrier makes the keys depend on the thresholds: otherwise XLA hoists their
+            # computation out of the search loop and stores the keys of all weights.
             leaf, _ = lax.optimization_barrier((leaf, thresholds))
             counts.append(count_reaching(keys.keys(leaf), thresholds))
         return add_up(counts, layouts)
 
-    first = _first_thresholds(leaves, layouts, keys, kappa, total, guess)
+    first = _first_thresholds(leaves, layouts, keys, kappa, total, warm_start)
     bracket = Bracket(key_zero, key_zero + end, zero + total, zero)
     first = [jnp.asarray(threshold, keys.bits) + key_zero for threshold in (*first, end)]
     cut, nans = search(count, kappa + zero, bracket, keys.octave, first)
@@ -97,18 +103,19 @@ def _tie(
     cut: Bracket,
     wanted: jax.Array,
 ) -> jax.Array:
-    """How many entries must follow an entry at the threshold so that ``wanted`` of those count.
+    """Return the number of following entries from which on a tied entry is selected.
 
-    The first ties have the most entries behind them, so this is the same search again with
-    positions for keys; they all differ, so it ends at just the number wanted.
+    Exactly ``wanted`` ties are followed by that many entries or more. The earliest ties have the
+    most entries behind them, so this is the same search with positions from the end as keys. They
+    are distinct, so the search ends at exactly the wanted number.
     """
     following = entries_after(leaves, layouts)
     total = following[0] + layouts[0].size(leaves[0])
 
-    def count(thresholds):
+    def count(thresholds: Sequence[jax.Array]) -> list[jax.Array]:
         counts = []
         for leaf, layout, after in zip(leaves, layouts, following, strict=True):
-            # The positions too are to be formed in each pass, not once as an array.
+            # The barrier makes positions part of each pass, too, instead of a stored array.
             leaf, after, _ = lax.optimization_barrier((leaf, jnp.asarray(after), thresholds))
             position = layout.positions_from_end(leaf, after)
             tied = jnp.where(keys.keys(leaf) == cut.low, position, -1)
@@ -117,13 +124,13 @@ def _tie(
 
     ties = cut.reached - cut.above
     zero = ties * 0
-    everywhere = 64.0 * total  # ties lie anywhere, without a slope
+    everywhere = 64.0 * total  # ties are evenly distributed over the positions
     place, _ = search(count, wanted, Bracket(zero, zero + (total + 1), ties, zero), everywhere)
     return place.low
 
 
 def entries_after(leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> list[int]:
-    """For each leaf how many entries the leaves after it have."""
+    """Return for each leaf the total number of entries of the leaves after it."""
     after, following = 0, []
     for leaf, layout in zip(reversed(leaves), reversed(layouts), strict=True):
         following.append(after)
@@ -137,25 +144,26 @@ def _first_thresholds(
     keys: KeyFormat,
     kappa: jax.Array,
     total: int,
-    guess: jax.Array | None,
+    warm_start: jax.Array | None,
 ) -> list[jax.Array]:
-    """Six thresholds: from a sample, or among few entries around the guess or evenly."""
+    """Return six thresholds, from a sample or, for few entries, from ``warm_start`` or evenly."""
     zero = varying_zero(leaves, layouts).astype(keys.bits)
-    guessed = zero if guess is None else zero + keys.keys(guess.astype(keys.dtype))
-    guessed = jnp.minimum(guessed, keys.infinity)
+    expected = zero if warm_start is None else zero + keys.keys(warm_start.astype(keys.dtype))
+    expected = jnp.minimum(expected, keys.infinity)
     if total >= _SAMPLED:
         thresholds = sampled_thresholds(leaves, layouts, keys, kappa, total)
-        if guess is None:
+        if warm_start is None:
             return thresholds
-        # A sample tells more than a guess that is a little off; one that is still right settles it.
+        # A sample is more precise than a warm start that is slightly off, so it keeps four of the
+        # six thresholds; the other two end the search where the warm start is exact.
         far_below, below, middle, after, above, far_above = thresholds
-        middle = jnp.where(guess > 0, guessed, middle)
-        after = jnp.where(guess > 0, guessed + 1, after)
+        middle = jnp.where(warm_start > 0, expected, middle)
+        after = jnp.where(warm_start > 0, expected + 1, after)
         return [far_below, below, middle, after, above, far_above]
     evenly = [zero + keys.infinity // 7 * way for way in range(1, 7)]
-    if guess is None:
+    if warm_start is None:
         return evenly
     far, near = max(keys.octave >> 6, 1), max(keys.octave >> 11, 1)
-    centre = jnp.clip(guessed, far, keys.infinity - far)
+    centre = jnp.clip(expected, far, keys.infinity - far)
     around = [centre + offset for offset in (-far, -near, 0, 1, near, far)]
-    return [jnp.where(guess > 0, *pair) for pair in zip(around, evenly, strict=True)]
+    return [jnp.where(warm_start > 0, *pair) for pair in zip(around, evenly, strict=True)]

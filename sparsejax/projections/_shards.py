@@ -1,48 +1,54 @@
-"""Where the pieces of a sharded leaf lie, so that code on each device can speak of the whole."""
+"""Layouts of sharded leaves, which relate the local shard of a device to the global array."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
+from jaxtyping import Array, PyTree
 
-from sparsejax._where import Chosen, PyTree, Where, choose
+from sparsejax._where import Chosen, Where, choose
+
+Result = TypeVar("Result")
 
 
 class Layout(NamedTuple):
-    """The mesh axes that cut each dimension of a leaf, outermost first.
+    """The mesh axes that shard each dimension of a leaf.
 
-    All empty where the code sees the whole leaf: on one device, or under ``jit``, which cuts up the
-    program itself.
+    All are empty where the code sees the global array: on one device, and under ``jit``, where the
+    compiler partitions the program.
     """
 
     axes: tuple[tuple[str, ...], ...]
+    """For each dimension the names of the mesh axes that shard it, outermost first."""
 
     @property
     def names(self) -> frozenset[str]:
-        """Every mesh axis that cuts the leaf."""
+        """The mesh axes that shard the leaf."""
         return frozenset(name for axes in self.axes for name in axes)
 
     def shape(self, leaf: jax.Array) -> tuple[int, ...]:
-        """The shape of the whole leaf of which ``leaf`` is this device's piece."""
+        """Return the shape of the global array of which ``leaf`` is the local shard."""
         return tuple(
             size * lax.axis_size(axes) if axes else size
             for size, axes in zip(leaf.shape, self.axes, strict=True)
         )
 
     def size(self, leaf: jax.Array) -> int:
-        """The number of entries of the whole leaf."""
+        """Return the number of entries of the global array."""
         return math.prod(self.shape(leaf))
 
     def positions_from_end(self, leaf: jax.Array, following: int | jax.Array) -> jax.Array:
-        """For each entry how many follow it, with ``following`` more behind its leaf (int32).
+        """Count the entries after each entry, in row-major order of the global array (int32).
 
-        Entries are in row-major order of the whole leaf.
+        Args:
+          leaf: the local shard.
+          following: the number of entries in later leaves, which is added.
         """
         shape = self.shape(leaf)
         position = jnp.asarray(following, jnp.int32) + (math.prod(shape) - 1)
@@ -56,35 +62,42 @@ class Layout(NamedTuple):
 
 
 def whole_size(leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> int:
-    """How many entries the whole leaves have together."""
+    """Return the total number of entries of the global arrays."""
     return sum(layout.size(leaf) for leaf, layout in zip(leaves, layouts, strict=True))
 
 
-def num_entries(tree: PyTree, where: Where = None, *, specs: PyTree = None) -> int:
+def num_entries(
+    tree: PyTree[Array], where: Where = None, *, specs: PyTree[PartitionSpec] | None = None
+) -> int:
     """Count the entries of the chosen leaves.
 
     Args:
-      tree: pytree of arrays.
-      where: chooses leaves, see `sparsejax`.
-      specs: pytree (prefix) of ``jax.sharding.PartitionSpec`` where ``tree`` holds shards inside
-        ``shard_map`` or ``pmap``; the entries of the whole arrays are counted.
+      tree: pytree of arrays; the chosen leaves are floating point, of any shape.
+      where: the leaves whose entries are counted, see `sparsejax.chosen`.
+      specs: the sharding of the leaves inside ``shard_map`` or ``pmap``, as in `project_l0_ball`;
+        then the entries of the global arrays are counted.
 
     Returns:
-      The number of entries, a Python integer.
+      The number of entries, a Python integer. An array that occurs at several places of the tree
+      counts once.
 
     Raises:
-      ValueError: ``specs`` is no prefix of the tree, or names an unbound mesh axis.
+      TypeError: a chosen leaf is not floating point.
+      ValueError: ``where`` chooses nothing, ``specs`` is not a prefix of the tree, or it names a
+        mesh axis that is not bound.
     """
     chosen = choose(tree, where)
     return whole_size(chosen.leaves, layouts_of(tree, chosen, specs))
 
 
-def layouts_of(tree: PyTree, chosen: Chosen, specs: PyTree) -> list[Layout]:
-    """The layouts of a tree's chosen leaves, from the ``specs`` given inside shard_map or pmap.
+def layouts_of(
+    tree: PyTree[Array], chosen: Chosen, specs: PyTree[PartitionSpec] | None
+) -> list[Layout]:
+    """Return the layouts of a tree's chosen leaves according to ``specs``.
 
     Raises:
-      ValueError: ``specs`` is no prefix of the tree, holds something else than PartitionSpecs,
-        names a dimension that a leaf lacks, or names a mesh axis that is not bound here.
+      ValueError: ``specs`` is not a prefix of the tree, holds something other than PartitionSpecs,
+        has more dimensions than a leaf, or names a mesh axis that is not bound.
     """
     if specs is None:
         return [Layout(((),) * leaf.ndim) for leaf in chosen.leaves]
@@ -103,17 +116,20 @@ def layouts_of(tree: PyTree, chosen: Chosen, specs: PyTree) -> list[Layout]:
 
 def _layout(spec: Any, leaf: jax.Array) -> Layout:
     if not isinstance(spec, PartitionSpec):
-        raise ValueError(f"specs must hold jax.sharding.PartitionSpec; it holds {spec!r}")
+        raise ValueError(f"specs must hold jax.sharding.PartitionSpec; got {spec!r}")
     if len(spec) > leaf.ndim:
-        raise ValueError(f"specs holds {spec} for a leaf of {leaf.ndim} dimensions")
+        raise ValueError(
+            f"specs must have at most as many dimensions as the leaf; got {spec} for a leaf of "
+            f"{leaf.ndim} dimensions"
+        )
     axes = tuple(_names(part) for part in spec) + ((),) * (leaf.ndim - len(spec))
     for name in (name for part in axes for name in part):
         try:
             lax.axis_size(name)
         except NameError as error:
             raise ValueError(
-                f"specs holds {spec}, but no mesh axis {name!r} is bound here; specs are for calls "
-                "inside jax.shard_map and jax.pmap, and not needed under jit"
+                f"specs must name mesh axes that are bound; {name!r} in {spec} is not. Pass specs "
+                "only inside jax.shard_map and jax.pmap; jit does not need them"
             ) from error
     return Layout(axes)
 
@@ -125,15 +141,15 @@ def _names(part: Any) -> tuple[str, ...]:
 
 
 def on_each_shard(
-    function: Callable[..., tuple[list[jax.Array], PyTree]],
+    function: Callable[..., tuple[list[jax.Array], Result]],
     leaves: Sequence[jax.Array],
     layouts: Sequence[Layout],
     *scalars: Any,
-) -> tuple[list[jax.Array], PyTree]:
-    """``function(leaves, layouts, *scalars) -> (leaves, scalars)``, on each device where need be.
+) -> tuple[list[jax.Array], Result]:
+    """Call ``function(leaves, layouts, *scalars) -> (leaves, scalars)`` on local shards if needed.
 
-    Leaves of a mesh with explicit axes carry their sharding in their type; then the function runs
-    in a ``shard_map`` on this device's pieces. Elsewhere it runs as it is.
+    The types of leaves on a mesh with explicit axes carry their sharding, and there ``function``
+    runs inside a ``shard_map``. Elsewhere it is called directly.
     """
     shardings = [jax.typeof(leaf).sharding for leaf in leaves]
     explicit = [s for s in shardings if AxisType.Explicit in s.mesh.axis_types]
@@ -144,11 +160,11 @@ def on_each_shard(
     names = {name for name, kind in kinds if kind == AxisType.Explicit}
     specs = [PartitionSpec(*sharding.spec) for sharding in shardings]
 
-    def local(leaves, *scalars):
+    def local(leaves: list[jax.Array], *scalars: Any) -> tuple[list[jax.Array], Result]:
         inner = [_layout(spec, leaf) for spec, leaf in zip(specs, leaves, strict=True)]
         return function(leaves, inner, *scalars)
 
-    mapped = jax.shard_map(
+    mapped: Callable[..., tuple[list[jax.Array], Result]] = jax.shard_map(
         local,
         mesh=mesh,
         in_specs=(specs, *(PartitionSpec() for _ in scalars)),
@@ -159,7 +175,7 @@ def on_each_shard(
 
 
 def automatic_shards(leaf: jax.Array) -> int:
-    """In how many pieces the compiler may have cut ``leaf`` without telling us, at most."""
+    """Return the maximum number of shards into which the compiler may have divided ``leaf``."""
     mesh = jax.typeof(leaf).sharding.mesh
     if mesh.empty:
         return jax.device_count()

@@ -1,35 +1,40 @@
-"""Thresholding: the proximal maps of l0 and l1."""
+"""Hard and soft thresholding, the proximal maps of l0 and l1."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from chex import Numeric
+from jaxtyping import Array, ArrayLike, PyTree, Real
 
 from sparsejax import _checks
 from sparsejax._dtypes import promoted
-from sparsejax._where import PyTree, Where, choose
+from sparsejax._where import Where, choose
 from sparsejax.projections._keys import key_format
 
 
-def hard_threshold(tree: PyTree, threshold: Numeric, where: Where = None) -> PyTree:
+def hard_threshold(
+    tree: PyTree[Array], threshold: Real[ArrayLike, ""], where: Where = None
+) -> PyTree[Array]:
     r"""Zero every chosen entry whose magnitude is at most ``threshold``.
 
     .. math:: \theta_i = w_i\,[\,|w_i| > t\,]
               \in \arg\min_\theta \tfrac12(w_i-\theta)^2 + \tfrac{t^2}{2}[\theta\ne 0]
 
     Args:
-      tree: pytree of arrays; the chosen leaves are floating point, of any shape.
-      threshold: scalar ``t >= 0``, may be traced. It is compared by bit pattern, in float32 or the
-        leaf's dtype, whichever is wider; so subnormals are told apart.
-      where: which leaves are thresholded; the others are returned as they are.
+      tree: pytree of arrays, of any shape; the chosen leaves are floating point.
+      threshold: scalar ``t >= 0``, in units of the weights; may be traced. Magnitudes are compared
+        by bit pattern in the wider of float32 and the leaf's dtype, so subnormals are
+        distinguished.
+      where: the leaves that are thresholded; all others are returned unchanged.
 
     Returns:
-      A tree like ``tree``; NaN entries stay NaN. The gradient flows to the kept entries.
+      A tree with the structure, shapes and dtypes of ``tree``. NaN entries stay NaN. The gradient
+      flows to the kept entries only.
 
     Raises:
-      TypeError: a chosen leaf is not floating point.
-      ValueError: a known ``threshold`` is negative, NaN or not a scalar; ``where`` chooses nothing.
+      TypeError: ``threshold`` is not a number, or a chosen leaf is not floating point.
+      ValueError: a concrete ``threshold`` is negative, NaN or not a scalar, or ``where`` chooses
+        nothing.
     """
     threshold = _checks.scalar_at_least_zero("threshold", threshold)
 
@@ -41,25 +46,28 @@ def hard_threshold(tree: PyTree, threshold: Numeric, where: Where = None) -> PyT
     return chosen.put_back([keep(leaf) for leaf in chosen.leaves])
 
 
-def soft_threshold(tree: PyTree, threshold: Numeric, where: Where = None) -> PyTree:
+def soft_threshold(
+    tree: PyTree[Array], threshold: Real[ArrayLike, ""], where: Where = None
+) -> PyTree[Array]:
     r"""Move every chosen entry towards zero by ``threshold``, stopping at zero.
 
     .. math:: \theta_i = \operatorname{sign}(w_i)\max(|w_i|-t,\,0)
               = \arg\min_\theta \tfrac12(w_i-\theta)^2 + t\,|\theta|
 
     Args:
-      tree: pytree of arrays; the chosen leaves are floating point, of any shape.
-      threshold: scalar ``t >= 0``, may be traced; the arithmetic is done in float32 or the leaf's
-        dtype, whichever is wider.
-      where: which leaves are thresholded; the others are returned as they are.
+      tree: pytree of arrays, of any shape; the chosen leaves are floating point.
+      threshold: scalar ``t >= 0``, in units of the weights; may be traced. The arithmetic uses the
+        wider of float32 and the leaf's dtype.
+      where: the leaves that are thresholded; all others are returned unchanged.
 
     Returns:
-      A tree like ``tree``; NaN entries stay NaN. Gradients flow to the entries that are not zeroed
-      and to ``threshold``.
+      A tree with the structure, shapes and dtypes of ``tree``. NaN entries stay NaN. Gradients flow
+      to the non-zero entries and to ``threshold``.
 
     Raises:
-      TypeError: a chosen leaf is not floating point.
-      ValueError: a known ``threshold`` is negative, NaN or not a scalar; ``where`` chooses nothing.
+      TypeError: ``threshold`` is not a number, or a chosen leaf is not floating point.
+      ValueError: a concrete ``threshold`` is negative, NaN or not a scalar, or ``where`` chooses
+        nothing.
     """
     threshold = _checks.scalar_at_least_zero("threshold", threshold)
     chosen = choose(tree, where)
@@ -67,7 +75,7 @@ def soft_threshold(tree: PyTree, threshold: Numeric, where: Where = None) -> PyT
 
 
 def shrink(leaf: jax.Array, threshold: jax.Array) -> jax.Array:
-    """The soft threshold of one array, computed in float32 or wider, returned in its dtype."""
+    """Soft-threshold one array in float32 or wider arithmetic and return it in its own dtype."""
     wide = leaf.astype(promoted(leaf, threshold))
     above = jnp.abs(wide) - threshold.astype(wide.dtype)
     return (jnp.sign(wide) * jnp.maximum(above, 0)).astype(leaf.dtype)

@@ -1,85 +1,92 @@
-"""Projection onto few whole units: columns, rows or channels, ranked over all leaves."""
+"""Projection onto trees with few non-zero units (columns, rows or channels) of all leaves."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from chex import Numeric
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, ArrayLike, Integer, PyTree
 
-from sparsejax._where import Chosen, PyTree, Where, choose
+from sparsejax._where import Chosen, Where, choose
 from sparsejax.projections._groups import keep_groups
 from sparsejax.projections._shards import Layout, layouts_of
 
+Cost: TypeAlias = Literal["parameters"] | PyTree[int] | None
+
 
 def project_units(
-    tree: PyTree,
-    budget: Numeric,
+    tree: PyTree[Array],
+    budget: Integer[ArrayLike, ""],
     where: Where = None,
     *,
     axis: int = -1,
-    cost: PyTree = None,
-    specs: PyTree = None,
-) -> PyTree:
-    r"""The tree with the units that are greatest in squared norm per cost, within a budget.
+    cost: Cost = None,
+    specs: PyTree[PartitionSpec] | None = None,
+) -> PyTree[Array]:
+    r"""Keep the units with the largest squared norms per cost within a budget.
 
     .. math:: \theta \approx \arg\min_\theta \tfrac12\|w-\theta\|_2^2 \quad \text{s.t.}\quad
               \sum_u c_u\,[\,\theta_u \ne 0\,] \le b
 
-    A unit u is a slice of a chosen leaf at one index of ``axis``: of a kernel [..., in, out] an
-    output column or channel, the default, or with ``axis=-2`` an input row. Units of all chosen
-    leaves are put in one order, by :math:`\|w_u\|_2^2 / c_u` falling, of equal ones the earlier in
-    ``jax.tree`` order first, and the longest prefix that costs at most b is kept bit for bit; the
-    rest become +0.
+    A unit u is the slice of a chosen leaf at one index of ``axis``. For a kernel [..., in, out]
+    that is an output column or channel by default, and an input row with ``axis=-2``. The units of
+    all chosen leaves are ordered by :math:`\|w_u\|_2^2 / c_u`, largest first, and ties by
+    ``jax.tree`` order. The longest prefix of that order that costs at most b is kept bit for bit
+    and all other entries become +0.
 
-    - With equal costs (the default: b counts units) that is a nearest tree.
-    - With unequal ones the nearest tree is the solution of a knapsack problem, which this is not in
-      general. It is a nearest one among the trees that cost no more than it does; and its squared
-      distance exceeds that of the nearest tree within b by at most :math:`\|w_v\|_2^2\,r/c_v`, v
-      being the first unit left out and :math:`r < c_v` what is left of the budget.
+    - If all costs are equal (by default b counts units), the result is a nearest tree.
+    - If costs differ, the nearest tree solves a knapsack problem, and the result is a greedy
+      approximation. It is nearest among all trees that cost at most as much as it does. Its squared
+      distance exceeds that of the nearest tree within b by at most :math:`\|w_v\|_2^2\,r/c_v`,
+      where v is the first unit left out and :math:`r < c_v` is the unspent part of the budget.
 
-    Squared norms are added in integers and compared to 48 bits at least (72 where a leaf is
-    float64; N entries below 2^-18 of their unit's largest may cost N 2^-59 of it): far finer than a
-    float32 sum, and whatever the order of the entries. What agrees that far is a tie. So the result
-    is the same to the last bit on one device and on many, which exchange norms and counts alone.
+    Squared norms are summed in integer arithmetic and at least 48 bits of them are compared (72
+    bits if a leaf is float64; N entries below 2^-18 of their unit's largest entry may lose N 2^-59
+    of the sum). That is far more precise than a float32 sum and independent of the order of the
+    entries. Norms that agree in these bits tie. So the result is bit-identical on one device and on
+    several, which exchange norms and counts only.
 
-    Costs are of each unit by itself. That without it the next layer too has fewer inputs is not
-    counted: what is left after that is smaller than the budget.
+    A cost belongs to a unit by itself. The inputs of the next layer that a removed unit saves are
+    not counted, so the network that remains may be smaller than the budget.
 
     Args:
       tree: pytree of arrays, sharded or not; the chosen leaves are floating point.
-      budget: integer scalar b. A known value must be between 0 and the cost of all units, a traced
-        one is clipped to that range.
-      where: which leaves are projected together; the others are returned as they are.
+      budget: integer scalar b, in units of ``cost``. A concrete value must be between 0 and the
+        total cost of all units; a traced value is clipped to that range.
+      where: the leaves that are projected together; all others are returned unchanged.
       axis: the dimension of every chosen leaf along which its units lie.
-      cost: c, what a unit of each leaf costs: ``None`` for 1, ``"parameters"`` for the number of
-        its entries, or a pytree of integers >= 1 that is a prefix of ``tree`` (of a convolution's
-        output channels, MACs are entries times output positions). Those of leaves that are not
-        chosen do not matter. All units together cost less than 2**31.
-      specs: inside ``shard_map`` or ``pmap``, as for `project_l0_ball`.
+      cost: the cost c of a unit of each leaf: None for 1, ``"parameters"`` for the number of its
+        entries, or a pytree of integers >= 1 that is a prefix of ``tree``. (An output channel of a
+        convolution needs as many multiply-accumulates as its entries times the output positions.)
+        Costs of leaves that are not chosen are ignored. The total cost of all units must be less
+        than 2**31.
+      specs: the sharding of the leaves inside ``shard_map`` or ``pmap``, as in `project_l0_ball`.
 
     Returns:
-      A tree like ``tree``. The gradient flows to the kept entries. Units with an infinite entry go
-      first and tie. If a chosen entry is NaN: outside ``jit`` an error, under ``jit`` every chosen
-      entry is NaN.
+      A tree with the structure, shapes and dtypes of ``tree``. The gradient flows to the kept
+      entries only. Units with an infinite entry rank first and tie with one another. If a chosen
+      entry is NaN, a concrete tree is an error, and under ``jit`` every chosen entry of the result
+      is NaN.
 
     Raises:
       TypeError: ``budget`` or a cost is not an integer, or a chosen leaf is not floating point.
-      ValueError: ``budget`` or ``cost`` is out of range, ``cost`` is no prefix of the tree, a
-        chosen leaf has no such ``axis`` or more than 2**19 entries along another one, a known leaf
-        holds NaN, ``where`` chooses nothing, or ``specs`` does not fit.
+      ValueError: ``budget`` or ``cost`` is out of range, ``cost`` is not a prefix of the tree, a
+        chosen leaf does not have the dimension ``axis`` or has more than 2**19 entries along
+        another one, a concrete leaf holds NaN, ``where`` chooses nothing, or ``specs`` does not fit
+        the tree.
 
     References:
-      Dantzig, Discrete-variable extremum problems, Operations Research 5 (1957), for the bound.
+      Dantzig, Discrete-variable extremum problems, Operations Research 5 (1957), gives the bound.
     """
     chosen = choose(tree, where)
     for path, leaf in zip(chosen.paths, chosen.leaves, strict=True):
         if not -leaf.ndim <= axis < leaf.ndim:
             raise ValueError(
-                f"axis must be a dimension of every chosen leaf; {path or 'the leaf'} has shape "
-                f"{leaf.shape}, axis is {axis}"
+                f"axis must be a dimension of every chosen leaf; got axis {axis} for "
+                f"{path or 'the leaf'} of shape {leaf.shape}"
             )
     layouts = layouts_of(tree, chosen, specs)
     units = Units(axis)
@@ -88,7 +95,7 @@ def project_units(
 
 
 class Units(NamedTuple):
-    """A `Grouping`: the slices along one dimension."""
+    """The `Grouping` of entries in slices along one dimension."""
 
     axis: int
 
@@ -103,7 +110,7 @@ class Units(NamedTuple):
         along = Layout((layout.axes[self.axis],))
         return along, layout.names - along.names
 
-    def spread(self, groups: jax.Array, leaf: jax.Array) -> jax.Array:
+    def broadcast(self, groups: jax.Array, leaf: jax.Array) -> jax.Array:
         return jnp.expand_dims(groups, self._inner(leaf))
 
     def _inner(self, leaf: jax.Array) -> tuple[int, ...]:
@@ -111,9 +118,9 @@ class Units(NamedTuple):
 
 
 def _costs(
-    tree: PyTree, chosen: Chosen, layouts: list[Layout], units: Units, cost: PyTree
+    tree: PyTree[Array], chosen: Chosen, layouts: list[Layout], units: Units, cost: Cost
 ) -> list[int]:
-    """What a unit of each chosen leaf costs."""
+    """Return the cost of a unit of each chosen leaf."""
     if cost is None:
         return [1] * len(chosen.leaves)
     if isinstance(cost, str):
@@ -137,7 +144,9 @@ def _costs(
 
 def _integer(path: str, value: Any) -> int:
     if isinstance(value, jax.core.Tracer) or np.asarray(value).dtype.kind not in "iu":
-        raise TypeError(f"cost must hold known integers >= 1; at {path or 'the leaf'} is {value!r}")
+        raise TypeError(
+            f"cost must hold concrete integers >= 1; it has {value!r} for {path or 'the leaf'}"
+        )
     if np.shape(value) != () or value < 1:
-        raise ValueError(f"cost must hold integers >= 1; at {path or 'the leaf'} is {value!r}")
+        raise ValueError(f"cost must hold integers >= 1; it has {value!r} for {path or 'the leaf'}")
     return int(value)

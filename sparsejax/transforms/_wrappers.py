@@ -13,8 +13,8 @@ from sparsejax._variables import PyTree
 from sparsejax.transforms._learning_compression import LearningCompressionState
 from sparsejax.transforms._masks import HoldZerosState, Masks, zero_outside
 
-_ScheduleFree = optax.contrib.ScheduleFreeState
-_Lookahead = optax.LookaheadState
+_ScheduleFree: type[Any] = optax.contrib.ScheduleFreeState
+_Lookahead: type[Any] = optax.LookaheadState
 _BEHIND = (optax.contrib.MechanicState, optax.contrib.SAMState)
 
 
