@@ -24,7 +24,7 @@ from sparsejax.tickets._ticket import Ticket
 
 # The members take their steps together: one counter, so that what happens at one step of a round
 # (keeping the weights to rewind to) costs nothing at the others.
-_AXES: Any = SearchState(None, 0, 0, 0, 0, 0, None, 0, 0, 0)  # type: ignore[arg-type]
+_AXES: Any = SearchState(None, 0, 0, 0, 0, 0, None, 0, 0, 0)
 _SHARED = ("step", "round")
 
 

@@ -66,7 +66,7 @@ def test_what_does_not_fit_the_weights_is_named():
         units(9).init(weights)
     with pytest.raises(ValueError, match="budget must be an integer >= 0; got -1"):
         units(-1)
-    with pytest.raises(ValueError, match="axis is 2"):
+    with pytest.raises(ValueError, match="got axis 2"):
         units(1, axis=2).init(weights)
     with pytest.raises(ValueError, match="kappa must be an integer from 0 to 6; got 7"):
         blocks(7, (2, 4)).init(weights)

@@ -42,7 +42,7 @@ def test_learning_compression_ends_in_it():
 
 
 def test_weights_that_do_not_fit_are_named():
-    with pytest.raises(ValueError, match="multiple of m = 4"):
+    with pytest.raises(ValueError, match="multiple of m; got axis -2 and m 4"):
         n_m(2, 4).init({"kernel": jnp.ones((6, 4))})
     with pytest.raises(ValueError, match="n must be an integer from 0 to 4; got 5"):
         n_m(5, 4)

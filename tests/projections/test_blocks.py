@@ -105,7 +105,7 @@ def test_where_pieces_are_known_they_hold_whole_blocks(cuts):
         expected = reference(tree, kappa, (2, 2))
         assert_same(project_blocks(typed, kappa, (2, 2)), expected)
         assert_same(jax.jit(by_hand)(tree, kappa), expected)
-    with pytest.raises(ValueError, match="piece must be a multiple of the block's length 7 along"):
+    with pytest.raises(ValueError, match="local shard must be a multiple of the block's length 7"):
         project_blocks(typed, 3, (7, 7))
 
 
@@ -136,5 +136,5 @@ def test_nan_is_loud():
 def test_bad_arguments_are_named(kappa, block, error, message):
     with pytest.raises(error, match=message):
         project_blocks(jnp.ones((6, 8)), kappa, block)
-    with pytest.raises(ValueError, match=r"two or more dimensions; the leaf has shape \(6,\)"):
+    with pytest.raises(ValueError, match=r"two or more dimensions, .*; the leaf has shape \(6,\)"):
         project_blocks(jnp.ones(6), 1, (2, 2), where=True)

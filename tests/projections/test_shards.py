@@ -183,9 +183,9 @@ def test_devices_exchange_counts_alone(kind, explicit, sampled):
     ("specs", "message"),
     [
         ({"b": P()}, "specs must be a pytree of jax.sharding.PartitionSpec that is a prefix"),
-        ({"a": "x"}, "specs must hold jax.sharding.PartitionSpec; it holds 'x'"),
+        ({"a": "x"}, "specs must hold jax.sharding.PartitionSpec; got 'x'"),
         (P(None, None, "a"), "for a leaf of 2 dimensions"),
-        (P("z"), "no mesh axis 'z' is bound here; specs are for calls inside"),
+        (P("z"), "must name mesh axes that are bound; 'z' in"),
     ],
 )
 def test_bad_specs_are_named(specs, message):
