@@ -68,7 +68,7 @@ def test_gradients_flow_to_what_is_kept_and_nan_is_loud():
         (3, 2, -2, ValueError, "n must be an integer from 0 to 2; got 3"),
         (1, 0, -2, ValueError, "m must be an integer >= 1; got 0"),
         (1, 2.0, -2, TypeError, "m must be an integer >= 1; got 2.0"),
-        (1, 4, -2, ValueError, r"multiple of m; got axis -2 and m 4 for the leaf of shape \(6, 4\)"),
+        (1, 4, -2, ValueError, r"m; got axis -2 and m 4 for the leaf of shape \(6, 4\)"),
         (1, 2, 2, ValueError, "got axis 2"),
     ],
 )
