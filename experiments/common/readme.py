@@ -271,7 +271,8 @@ def _constrained_l0(row: Mapping[str, Any]) -> list[str]:
 
 def _continuous_sparsification(row: Mapping[str, Any]) -> list[str]:
     counts = standing(row)
-    assert counts is not None and counts.clear is not None  # the row of this name has a rival
+    assert counts is not None
+    assert counts.clear is not None  # the row of this name has a rival
     clear = f"; significantly at {counts.clear[0]}, worse at {counts.clear[1]}"
     return [
         "Continuous sparsification (Savarese, Silva and Maire, 2020)",
