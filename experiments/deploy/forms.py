@@ -47,7 +47,7 @@ def forms(
     function, params = network.function, network.params
     images = network.prepare(network.dataset.test.images[:batch])
     example = jax.ShapeDtypeStruct(images.shape, images.dtype)
-    small = deploy.shrink(function, params, example, keep_mixed=True)
+    small = deploy.shrink(function, params, example, keep_unsupported=True)
     fast = deploy.compile_sparse(function, params, example, kinds=kinds)
     found = {
         DENSE: _jax(jax.jit(lambda x: function(params, x))),

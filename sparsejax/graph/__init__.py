@@ -1,74 +1,84 @@
-"""What depends on what? The traced computation of a network and the analyses of it.
+"""The traced computation of a network, and analyses of which units depend on which.
 
-For the rooms that ask: inspection, deploy.
+`graph.rules` holds one file for each primitive, with all that the analyses know about it.
 """
 
-from sparsejax.graph._axes import Axes, Read, find_axes
-from sparsejax.graph._batch import Traced, batched_inputs, same, structure, trace_batch, with_batch
-from sparsejax.graph._constants import (
-    Constants,
-    Indices,
+from sparsejax.graph._batch import batched_inputs, with_batch
+from sparsejax.graph._bias_folding import BiasFolding, find_bias_foldings, removable_units
+from sparsejax.graph._constant_finder import Constants, ConstantUnits
+from sparsejax.graph._contraction import (
+    Contraction,
     Weights,
-    find_constants,
-    fold,
-    narrowed,
-    wide,
+    constant_contribution,
+    narrow,
+    widest,
 )
 from sparsejax.graph._graph import Equation, Graph, abstract, concrete_leaves, trace
-from sparsejax.graph._live import Fold, find_folds, find_live, removable
-from sparsejax.graph._nearest import nearest_leaf
-from sparsejax.graph._primitives import (
-    ELEMENTWISE,
-    PRODUCTS,
-    UNDERSTOOD,
-    WINDOWS,
-    Contraction,
-    Window,
-    contraction_of,
-    fixed_values,
-    taken_axis,
-    through_windows,
-    window_of,
-    written_axes,
+from sparsejax.graph._group_builder import (
+    ContractionEdge,
+    DependencyGroups,
+    ReshapeEdge,
+    SliceEdge,
 )
+from sparsejax.graph._indices import FixedSlice, FixedTake, Indices
+from sparsejax.graph._live import find_live
+from sparsejax.graph._nearest import nearest_leaf
+from sparsejax.graph._onnx_builder import OPSET, OnnxBuilder, OnnxNode
+from sparsejax.graph._passes import (
+    ELEMENTWISE,
+    evaluate,
+    find_constants,
+    find_contractions,
+    find_groups,
+    fixed_values,
+    write_onnx,
+)
+from sparsejax.graph._rule import Rule
+from sparsejax.graph._sliced_graph import take
+from sparsejax.graph._trace_batch import BatchTrace, trace_batch, trace_every_batch
+from sparsejax.graph.rules import RULES
 
 __all__ = [
     "ELEMENTWISE",
-    "PRODUCTS",
-    "UNDERSTOOD",
-    "WINDOWS",
-    "Axes",
+    "OPSET",
+    "RULES",
+    "BatchTrace",
+    "BiasFolding",
+    "ConstantUnits",
     "Constants",
     "Contraction",
+    "ContractionEdge",
+    "DependencyGroups",
     "Equation",
-    "Fold",
+    "FixedSlice",
+    "FixedTake",
     "Graph",
     "Indices",
-    "Read",
-    "Traced",
+    "OnnxBuilder",
+    "OnnxNode",
+    "ReshapeEdge",
+    "Rule",
+    "SliceEdge",
     "Weights",
-    "Window",
     "abstract",
     "batched_inputs",
     "concrete_leaves",
-    "contraction_of",
-    "find_axes",
+    "constant_contribution",
+    "evaluate",
+    "find_bias_foldings",
     "find_constants",
-    "find_folds",
+    "find_contractions",
+    "find_groups",
     "find_live",
     "fixed_values",
-    "fold",
-    "narrowed",
+    "narrow",
     "nearest_leaf",
-    "removable",
-    "same",
-    "structure",
-    "taken_axis",
-    "through_windows",
+    "removable_units",
+    "take",
     "trace",
     "trace_batch",
-    "wide",
-    "window_of",
+    "trace_every_batch",
+    "widest",
     "with_batch",
-    "written_axes",
+    "write_onnx",
 ]

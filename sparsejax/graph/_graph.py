@@ -1,4 +1,4 @@
-"""A function as a flat list of equations: its jaxpr with all calls written out."""
+"""A traced function as a flat list of equations: its jaxpr with all calls inlined."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sparsejax._dtypes import promoted
 from sparsejax._names import named_leaves
 from sparsejax._where import PyTree
 
-# What a call runs, by the name of the parameter that holds it. Rules of differentiation are lost:
-# the equations inside are differentiated as they are.
+# The parameter of each call primitive that holds the jaxpr it runs. Custom derivatives are lost:
+# the inlined equations are differentiated as they are.
 _CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -38,28 +38,30 @@ def _stack(*arrays: jax.Array, axis: int) -> jax.Array:
 
 def _unstack(array: jax.Array, *, axis: int) -> list[jax.Array]:
     length = array.shape[axis]
-    return [lax.index_in_dim(array, place, axis, keepdims=False) for place in range(length)]
+    return [lax.index_in_dim(array, index, axis, keepdims=False) for index in range(length)]
 
 
 def _tile(array: jax.Array, *, reps: Sequence[int]) -> jax.Array:
-    """Each dimension behind one for its repetitions, and the two joined."""
+    """Broadcast a new dimension of repetitions before each dimension, and merge the two."""
     lengths = [length for pair in zip(reps, array.shape, strict=True) for length in pair]
     spread = lax.broadcast_in_dim(array, lengths, range(1, len(lengths), 2))
     return lax.reshape(spread, [n * length for n, length in zip(reps, array.shape, strict=True)])
 
 
-# Primitives that are short for others, which are put in their place.
-_WRITTEN_OUT: dict[str, Callable[..., Any]] = {"stack": _stack, "unstack": _unstack, "tile": _tile}
+# Primitives that are replaced by an equivalent composition of others.
+_DECOMPOSED: dict[str, Callable[..., Any]] = {"stack": _stack, "unstack": _unstack, "tile": _tile}
 
 
 Length = tuple[int, int]
-"""How long a dimension is for two batch sizes. As one number, a length of a graph that was traced
-for a batch of 4 may be that of the batch or four channels; as two, it is the one or the other."""
+"""The length of a dimension for two batch sizes. A single length of 4, traced for a batch of 4, may
+be the batch or four channels; the two lengths differ exactly if the batch determines them."""
 
 
 class Equation(NamedTuple):
-    """One primitive applied to values; values are numbers, see `Graph`."""
+    """One primitive applied to values. A value is an index into the lists of a `Graph`."""
 
+    number: int
+    """The equation's index in ``Graph.equations``."""
     primitive: Any
     ins: tuple[int, ...]
     outs: tuple[int, ...]
@@ -67,60 +69,71 @@ class Equation(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the primitive."""
+        """The name of the primitive."""
         return self.primitive.name
 
     def apply(self, operands: Sequence[Any], **changed: Any) -> list[Any]:
-        """Its results for other operands, perhaps with other parameters."""
+        """Return the results for the given operands, with some parameters replaced."""
         result = self.primitive.bind(*operands, **(self.params | changed))
         return list(result) if self.primitive.multiple_results else [result]
 
+    def compute(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return the results for NumPy arrays, even while something else is traced."""
+        # A unit whose constant output is NaN is no error here; it shows in the outputs.
+        with jax.ensure_compile_time_eval(), jax.debug_nans(False), jax.debug_infs(False):
+            return [np.asarray(array) for array in self.apply([jnp.asarray(a) for a in arrays])]
+
 
 class Graph(NamedTuple):
-    """A traced function without calls and without equations that nothing reads."""
+    """A traced function, with calls inlined and equations that nothing reads removed."""
 
     shapes: list[tuple[int, ...]]
-    """Of each value."""
+    """The shape of each value."""
     other_shapes: list[tuple[int, ...]]
-    """Of each value, its shape for another batch size; a dimension that is as long for both does
-    not depend on the batch. The same list as ``shapes`` for a single trace."""
-    unsure: frozenset[int]
+    """The shape of each value for another batch size. A dimension with equal lengths in both does
+    not depend on the batch. A graph of a single trace holds ``shapes`` twice."""
+    batch_dependent: frozenset[int]
     """Literals and constants whose numbers depend on the batch size."""
     dtypes: list[Any]
+    """The dtype of each value."""
     leaves: list[int]
     """The values that are leaves of the parameters."""
     constants: list[int]
     """The values that are arrays which the function closes over."""
     arrays: list[Any]
-    """Those arrays."""
+    """The arrays of ``constants``."""
     inputs: list[int]
+    """The values that are leaves of the inputs."""
     literals: dict[int, np.ndarray]
+    """The values that are numbers in the jaxpr."""
     equations: list[Equation]
+    """The equations, in the order of computation."""
     outputs: list[int]
+    """The values that are leaves of the outputs."""
     tree: Any
-    """Structure of the outputs."""
+    """The structure of the outputs."""
 
     def given(self, leaves: Sequence[Any]) -> dict[int, Any]:
-        """All values that no equation computes, without the inputs."""
+        """Return the arrays of parameters, constants and literals by value."""
         given: dict[int, Any] = dict(self.literals)
         given |= zip(self.leaves, leaves, strict=True)
         given |= zip(self.constants, self.arrays, strict=True)
         return given
 
     def lengths(self, value: int) -> list[Length]:
-        """Of a value's dimensions."""
+        """Return the lengths of a value's dimensions for both batch sizes."""
         return list(zip(self.shapes[value], self.other_shapes[value], strict=True))
 
     def varies(self, value: int, axis: int) -> bool:
-        """Whether the length of a dimension depends on the batch size."""
+        """Return whether the length of a dimension depends on the batch size."""
         return self.shapes[value][axis] != self.other_shapes[value][axis]
 
     def varying(self, value: int) -> list[int]:
-        """The dimensions of a value whose lengths depend on the batch size."""
+        """Return the dimensions of a value whose lengths depend on the batch size."""
         return [axis for axis in range(len(self.shapes[value])) if self.varies(value, axis)]
 
     def uses(self) -> list[int]:
-        """How often each value is read; being an output counts."""
+        """Return how often each value is read; being an output counts as one read."""
         count = [0] * len(self.shapes)
         for value in self.outputs:
             count[value] += 1
@@ -131,7 +144,7 @@ class Graph(NamedTuple):
 
 
 def abstract(tree: PyTree) -> PyTree:
-    """The shapes and dtypes of arrays, of numbers too."""
+    """Return a tree of ``jax.ShapeDtypeStruct`` for a tree of arrays or numbers."""
 
     def one(leaf: Any) -> jax.ShapeDtypeStruct:
         dtype = leaf.dtype if hasattr(leaf, "dtype") else promoted(leaf)
@@ -141,10 +154,10 @@ def abstract(tree: PyTree) -> PyTree:
 
 
 def concrete_leaves(params: PyTree) -> list[Any]:
-    """The leaves of a pytree of arrays.
+    """Return the leaves of a pytree of concrete arrays.
 
     Raises:
-      TypeError: one is traced, or no array.
+      TypeError: a leaf is traced, or is not an array.
     """
     named = named_leaves(params)
     for name, leaf in named:
@@ -156,7 +169,7 @@ def concrete_leaves(params: PyTree) -> list[Any]:
 
 
 def trace(function: Callable[..., PyTree], params: PyTree, inputs: Sequence[PyTree]) -> Graph:
-    """The graph of ``function(params, *inputs)``; of both only shapes and dtypes count."""
+    """Return the graph of ``function(params, *inputs)``; only shapes and dtypes are used."""
     make = jax.make_jaxpr(function, return_shape=True)
     closed, out = make(abstract(params), *abstract(inputs))
     writer = _Writer()
@@ -175,7 +188,7 @@ def trace(function: Callable[..., PyTree], params: PyTree, inputs: Sequence[PyTr
         held + writer.arrays,
         arguments[number:],
         writer.literals,
-        _read_ones(writer.equations, outputs),
+        _without_dead_equations(writer.equations, outputs),
         outputs,
         jax.tree.structure(out),
     )
@@ -196,13 +209,13 @@ class _Writer:
         return len(self.shapes) - 1
 
     def write(self, jaxpr: Any, constants: Sequence[int], arguments: Sequence[int]) -> list[int]:
-        """Append the equations of a jaxpr; the numbers of its results."""
-        number = dict(zip(jaxpr.constvars, constants, strict=True))
-        number |= dict(zip(jaxpr.invars, arguments, strict=True))
+        """Append the equations of a jaxpr and return the values of its results."""
+        value_of = dict(zip(jaxpr.constvars, constants, strict=True))
+        value_of |= dict(zip(jaxpr.invars, arguments, strict=True))
 
         def read(atom: Any) -> int:
             if not isinstance(atom, core.Literal):
-                return number[atom]
+                return value_of[atom]
             value = self.new(atom.aval)
             self.literals[value] = np.asarray(atom.val, self.dtypes[value])
             return value
@@ -211,14 +224,14 @@ class _Writer:
             ins = tuple(map(read, eqn.invars))
             if eqn.primitive.name in _CALLS:
                 outs = self._call(eqn.params[_CALLS[eqn.primitive.name]], ins)
-            elif eqn.primitive.name in _WRITTEN_OUT:
-                same = partial(_WRITTEN_OUT[eqn.primitive.name], **eqn.params)
+            elif eqn.primitive.name in _DECOMPOSED:
+                composed = partial(_DECOMPOSED[eqn.primitive.name], **eqn.params)
                 operands = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
-                outs = self._call(jax.make_jaxpr(same)(*operands), ins)
+                outs = self._call(jax.make_jaxpr(composed)(*operands), ins)
             else:
                 outs = [self.new(var.aval) for var in eqn.outvars]
-                self.equations.append(Equation(eqn.primitive, ins, tuple(outs), eqn.params))
-            number |= dict(zip(eqn.outvars, outs, strict=True))
+                self.equations.append(Equation(0, eqn.primitive, ins, tuple(outs), eqn.params))
+            value_of |= dict(zip(eqn.outvars, outs, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
     def _call(self, inner: Any, ins: Sequence[int]) -> list[int]:
@@ -232,11 +245,13 @@ class _Writer:
         return self.write(inner.jaxpr, constants, ins)
 
 
-def _read_ones(equations: Sequence[Equation], outputs: Sequence[int]) -> list[Equation]:
+def _without_dead_equations(
+    equations: Sequence[Equation], outputs: Sequence[int]
+) -> list[Equation]:
     read = set(outputs)
     found = []
     for equation in reversed(equations):
         if read & set(equation.outs):
             read |= set(equation.ins)
             found.append(equation)
-    return found[::-1]
+    return [equation._replace(number=number) for number, equation in enumerate(reversed(found))]

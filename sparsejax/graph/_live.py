@@ -1,167 +1,111 @@
-"""Which units stay: the fewest from which all outputs can be computed."""
+"""The fewest units from which all outputs can be computed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.graph._axes import Axes, Joined, Parts, Read
-from sparsejax.graph._constants import Constants, Places
-from sparsejax.graph._graph import Equation, Graph
-from sparsejax.graph._primitives import fixed_values, written_axes
-from sparsejax.graph._reshape import reshape_groups
+from sparsejax.graph._bias_folding import BiasFolding, removable_units
+from sparsejax.graph._constant_finder import Constants
+from sparsejax.graph._group_builder import (
+    ContractionEdge,
+    DependencyGroups,
+    Edge,
+    ReshapeEdge,
+    SliceEdge,
+)
 
+Live = dict[int, np.ndarray]
+"""Masks of the units that are kept, by dependency group."""
 
-class Fold(NamedTuple):
-    """Where a contraction's constant units can go: a leaf that is added to all that it writes."""
-
-    leaf: int
-    """A value: a parameter or a constant."""
-    sign: int
-    """-1 where the leaf, or the contraction, is subtracted."""
-
-
-def find_folds(graph: Graph, axes: Axes) -> dict[int, Fold]:
-    """For each contraction that has one, by the equation's place, the leaf that can absorb."""
-    uses, fixed = graph.uses(), fixed_values(graph)
-    # Of values that are a leaf in another shape: the leaf, and where its dimensions are.
-    leaf_of = {
-        value: (value, _long(graph.shapes[value]))
-        for value in [*graph.leaves, *graph.constants]
-        if fixed[value] and jnp.issubdtype(graph.dtypes[value], jnp.number)
-    }
-    reader: dict[int, int] = {}
-    for number, equation in enumerate(graph.equations):
-        reader |= dict.fromkeys(equation.ins, number)
-        value, out = equation.ins[0] if equation.ins else -1, equation.outs[0]
-        if value in leaf_of and uses[value] == 1:
-            moved = _moved(graph, equation, leaf_of[value][1])
-            if moved is not None:
-                leaf_of[out] = leaf_of[value][0], moved
-    found = {}
-    for read in axes.ties:
-        if not isinstance(read, Read):
-            continue
-        equation = graph.equations[read.equation]
-        out = equation.outs[0]
-        if uses[out] != 1 or out not in reader:
-            continue
-        after = graph.equations[reader[out]]
-        if after.name not in ("add", "sub"):
-            continue
-        other = after.ins[1] if after.ins[0] == out else after.ins[0]
-        if other not in leaf_of or uses[other] != 1:
-            continue
-        written = written_axes(graph, equation, read.contraction)
-        long = tuple(axis for axis in written if graph.shapes[out][axis] != 1)
-        leaf, places = leaf_of[other]
-        if places == long:
-            found[read.equation] = Fold(leaf, 1 if after.name == "add" else -1)
-    return found
-
-
-def _long(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(axis for axis, length in enumerate(shape) if length != 1)
-
-
-def _moved(graph: Graph, equation: Equation, axes: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Where dimensions are after an operation on the shape alone; None if it is none."""
-    value, out = equation.ins[0], equation.outs[0]
-    if equation.name == "broadcast_in_dim":
-        return tuple(equation.params["broadcast_dimensions"][axis] for axis in axes)
-    if equation.name == "squeeze":
-        gone = equation.params["dimensions"]
-        return tuple(axis - sum(other < axis for other in gone) for axis in axes)
-    if equation.name != "reshape" or equation.params["dimensions"] is not None:
-        return None
-    groups = reshape_groups(graph.lengths(value), graph.lengths(out))
-    if any(len(group.ins) != 1 or len(group.outs) != 1 for group in groups):
-        return None
-    moved = {group.ins[0]: group.outs[0] for group in groups}
-    return tuple(moved[axis] for axis in axes)
-
-
-def removable(read: Read, constants: Constants, folds: Mapping[int, Fold]) -> Places:
-    """The units that a contraction can do without, and their constants."""
-    contraction = read.contraction
-    weights = constants.weights[read.equation]
-    length = len(weights.link)
-    nowhere = Places(np.zeros(length, bool), np.zeros(length, weights.array.dtype))
-    known = constants.places.get(contraction.computed, {}).get(contraction.axis, nowhere)
-    if read.equation in folds and not contraction.padded:
-        return known
-    return Places(known.constant & (known.numbers == 0), known.numbers)
+Links = dict[int, tuple[np.ndarray, np.ndarray]]
+"""For contractions, by the equation's number: where weights are not zero, and which units cannot be
+folded into a bias."""
 
 
 def find_live(
-    axes: Axes, constants: Constants, folds: Mapping[int, Fold], at_least_one: bool
-) -> dict[int, np.ndarray]:
-    """Masks of the units that stay, for each family; ``at_least_one`` leaves none empty."""
-    whole = axes.whole | axes.mixed.keys()
-    live = {family: np.full(size, family in whole, bool) for family, size in axes.sizes.items()}
-    needs = []
+    groups: DependencyGroups,
+    constants: Constants,
+    foldings: Mapping[int, BiasFolding],
+    at_least_one: bool,
+) -> Live:
+    """Return masks of the units that are kept, by dependency group.
+
+    Units of whole groups are kept, and so is what kept units are computed from: the least fixed
+    point of all edges.
+
+    Args:
+      groups: the dependency groups of a graph.
+      constants: its constants.
+      foldings: the biases that absorb constant units.
+      at_least_one: whether each group keeps one unit at least.
+    """
+    whole = groups.whole | groups.unsupported.keys()
+    live = {group: np.full(size, group in whole, bool) for group, size in groups.sizes.items()}
+    links: Links = {}
     last: dict[int, int] = {}
-    for place, tie in enumerate(axes.ties):
-        if isinstance(tie, Read):
-            needs.append(~removable(tie, constants, folds).constant)
-            last |= dict.fromkeys((tie.read, *tie.written), place)
-        else:
-            needs.append(np.zeros(0, bool))
-
-    def settle() -> None:
-        changed = True
-        while changed:
-            changed = False
-            for tie, needed in zip(reversed(axes.ties), reversed(needs), strict=True):
-                if isinstance(tie, Read):
-                    link = constants.weights[tie.equation].link
-                    changed |= _require(live, tie.read, _is_read(link, tie, live) & needed)
-                elif isinstance(tie, Parts):
-                    here = live[tie.whole][tie.start : tie.start + len(tie.places)]
-                    mask = np.zeros_like(live[tie.part])
-                    mask[tie.places[here]] = True
-                    changed |= _require(live, tie.part, mask)
-                else:
-                    changed |= _settle_joined(live, tie)
-
-    settle()
+    for place, edge in enumerate(groups.edges):
+        if isinstance(edge, ContractionEdge):
+            needed = ~removable_units(edge, constants, foldings).mask
+            nonzero = constants.weights[edge.equation].nonzero
+            links[edge.equation] = nonzero, needed
+            last |= dict.fromkeys((edge.read, *edge.written), place)
+    _to_fixed_point(live, groups.edges, links)
     if not at_least_one:
         return live
-    # A product over nothing is no product: of a family without live units one stays.
-    while empty := [f for f, mask in live.items() if len(mask) and not mask.any()]:
-        live[max(empty, key=lambda family: (last.get(family, -1), family))][0] = True
-        settle()
+    # The last empty group gets a unit first: what that unit reads is kept, too.
+    while empty := [group for group, mask in live.items() if len(mask) and not mask.any()]:
+        live[max(empty, key=lambda group: (last.get(group, -1), group))][0] = True
+        _to_fixed_point(live, groups.edges, links)
     return live
 
 
-def _require(live: dict[int, np.ndarray], family: int, mask: np.ndarray) -> bool:
-    more = bool((mask & ~live[family]).any())
+def _to_fixed_point(live: Live, edges: Sequence[Edge], links: Links) -> None:
+    """Keep what kept units are computed from, until nothing is added."""
+    changed = True
+    while changed:
+        changed = False
+        for edge in reversed(edges):
+            if isinstance(edge, ContractionEdge):
+                nonzero, needed = links[edge.equation]
+                mask = _is_read(nonzero, edge, live) & needed
+                changed |= _require(live, edge.read, mask)
+            elif isinstance(edge, SliceEdge):
+                here = live[edge.reader][edge.start : edge.start + len(edge.indices)]
+                mask = np.zeros_like(live[edge.source])
+                mask[edge.indices[here]] = True
+                changed |= _require(live, edge.source, mask)
+            else:
+                changed |= _require_tuples(live, edge)
+
+
+def _require(live: Live, group: int, mask: np.ndarray) -> bool:
+    """Keep units of a group; return whether they are more than before."""
+    more = bool((mask & ~live[group]).any())
     if more:
-        live[family] |= mask
+        live[group] |= mask
     return more
 
 
-def _is_read(link: np.ndarray, tie: Read, live: Mapping[int, np.ndarray]) -> np.ndarray:
-    """Which units have a weight to one that stays."""
-    for family in reversed(tie.written):
-        mask = live[family]
-        link = np.any(link if mask.all() else link[..., mask], axis=-1, keepdims=True)[..., 0]
-    return link
+def _is_read(nonzero: np.ndarray, edge: ContractionEdge, live: Live) -> np.ndarray:
+    """Return which units have a weight to a unit that is kept."""
+    for group in reversed(edge.written):
+        mask = live[group]
+        nonzero = np.any(nonzero if mask.all() else nonzero[..., mask], axis=-1)
+    return nonzero
 
 
-def _settle_joined(live: dict[int, np.ndarray], tie: Joined) -> bool:
-    lengths = [len(live[factor]) for factor in tie.factors]
-    tuples = live[tie.whole].reshape(lengths)
+def _require_tuples(live: Live, edge: ReshapeEdge) -> bool:
+    """Keep the factors of kept tuples, and all tuples of a grid; return whether any is new."""
+    lengths = [len(live[factor]) for factor in edge.factors]
+    tuples = live[edge.merged].reshape(lengths)
     changed = False
-    for place, factor in enumerate(tie.factors):
-        by_unit = np.moveaxis(tuples, place, 0).reshape(lengths[place], -1)
-        changed |= _require(live, factor, np.logical_or.reduce(by_unit, axis=1))
-    if tie.exact:
-        product = np.ix_(*(live[factor] for factor in tie.factors))
+    for axis, factor in enumerate(edge.factors):
+        others = tuple(other for other in range(len(lengths)) if other != axis)
+        changed |= _require(live, factor, np.logical_or.reduce(tuples, axis=others))
+    if edge.grid:
         whole = np.zeros(lengths, bool)
-        whole[product] = True
-        changed |= _require(live, tie.whole, whole.ravel())
+        whole[np.ix_(*(live[factor] for factor in edge.factors))] = True
+        changed |= _require(live, edge.merged, whole.ravel())
     return changed

@@ -8,48 +8,48 @@ from sparsejax.graph._graph import Graph
 
 
 def nearest_leaf(graph: Graph, number: int, names: Sequence[str]) -> str:
-    """Where an equation is, as ``after block3/kernel``; empty where no parameter is connected.
+    """Return where an equation is, as ``after block3/kernel``; empty if no parameter is connected.
 
-    What it reads is followed back to the first parameter; if there is none, what reads it is
-    followed on to the first equation with a parameter.
+    Operands are followed back to the first parameter; if there is none, results are followed to
+    the first equation with a parameter.
 
     Args:
       graph: the graph.
-      number: the equation's place.
-      names: of the parameters' leaves.
+      number: the equation's number.
+      names: the names of the parameters' leaves.
     """
     leaves = dict(zip(graph.leaves, names, strict=True))
-    maker = {out: n for n, equation in enumerate(graph.equations) for out in equation.outs}
+    maker = {out: equation.number for equation in graph.equations for out in equation.outs}
     readers: dict[int, list[int]] = {}
-    for place, equation in enumerate(graph.equations):
+    for equation in graph.equations:
         for value in equation.ins:
-            readers.setdefault(value, []).append(place)
+            readers.setdefault(value, []).append(equation.number)
     before = {
-        place: [maker[value] for value in equation.ins if value in maker]
-        for place, equation in enumerate(graph.equations)
+        equation.number: [maker[value] for value in equation.ins if value in maker]
+        for equation in graph.equations
     }
     after = {
-        place: [reader for out in equation.outs for reader in readers.get(out, ())]
-        for place, equation in enumerate(graph.equations)
+        equation.number: [reader for out in equation.outs for reader in readers.get(out, ())]
+        for equation in graph.equations
     }
-    for word, onward in (("after", before), ("before", after)):
-        found = _first(graph, number, leaves, onward)
+    for word, next_equations in (("after", before), ("before", after)):
+        found = _first(graph, number, leaves, next_equations)
         if found:
             return f"{word} {found}"
     return ""
 
 
 def _first(
-    graph: Graph, start: int, leaves: Mapping[int, str], onward: Mapping[int, list[int]]
+    graph: Graph, start: int, leaves: Mapping[int, str], next_equations: Mapping[int, list[int]]
 ) -> str:
-    """The first parameter that is met when equations are visited level by level."""
+    """Return the first parameter that a breadth-first search meets."""
     level, seen = [start], {start}
     while level:
-        for place in level:
-            for value in graph.equations[place].ins:
+        for number in level:
+            for value in graph.equations[number].ins:
                 if value in leaves:
                     return leaves[value] or "the parameters"
-        level = [n for place in level for n in dict.fromkeys(onward[place]) if n not in seen]
-        level = list(dict.fromkeys(level))
+        found = dict.fromkeys(n for number in level for n in next_equations[number])
+        level = [n for n in found if n not in seen]
         seen |= set(level)
     return ""

@@ -1,4 +1,4 @@
-"""Which units still carry anything from input to output."""
+"""The units that still carry a signal from input to output."""
 
 from __future__ import annotations
 
@@ -10,20 +10,26 @@ import numpy as np
 
 from sparsejax._names import leaves_by_name
 from sparsejax._where import PyTree
-from sparsejax.graph import find_axes, find_constants, find_folds, find_live, trace
+from sparsejax.graph import (
+    find_bias_foldings,
+    find_constants,
+    find_groups,
+    find_live,
+    trace,
+)
 
 
 def live_units(params: PyTree, layers: Sequence[str]) -> list[int]:
-    """Units left in each layer after dead ones are removed to a fixed point. Runs on the host.
+    """Count the units left in each layer after dead ones are removed to a fixed point.
 
-    A unit is dead when no live unit reads it, or when it reads no live unit: then its output is a
-    constant (its bias through the activation), which the biases of the layer above can absorb, so
-    it leaves too unless that layer has no bias to absorb it and the constant may not be zero. Each
-    removal takes the unit's weights along, which may kill others; so it repeats until none dies.
-    Output units always stay.
+    A unit is dead if no live unit reads it, or if it reads no live unit: then its output is a
+    constant (its bias through the activation), which the bias of the next layer can absorb. It is
+    kept if that layer has no bias and the constant may not be zero. A removed unit takes its
+    weights along, which may make others dead, so removal repeats until none is. Output units are
+    always kept. Runs on the host.
 
-    What counts is a chain's zeros, not what lies between its layers. Of any other network the
-    shapes of ``sparsejax.deploy.shrink(...).params`` say what is live.
+    The count uses the zeros of a chain of layers, not the operations between them. For any other
+    network, the shapes of ``sparsejax.deploy.shrink(...).params`` show what is live.
 
     Args:
       params: pytree with a dict-like node for each layer that holds a ``kernel``, input axis
@@ -42,7 +48,18 @@ def live_units(params: PyTree, layers: Sequence[str]) -> list[int]:
 
 
 def live_unit_masks(params: PyTree, layers: Sequence[str]) -> list[np.ndarray]:
-    """The masks that `live_units` counts: booleans for the inputs, then for each layer's units."""
+    """Return the masks that `live_units` counts: booleans for the inputs, then for each layer.
+
+    Args:
+      params: the same as for `live_units`.
+      layers: the same as for `live_units`.
+
+    Returns:
+      ``len(layers) + 1`` masks.
+
+    Raises:
+      ValueError: a layer is not in ``params``, or does not fit the one before it.
+    """
     if not layers:
         raise ValueError("layers must name at least one layer; got none")
     leaves = leaves_by_name(params)
@@ -66,23 +83,23 @@ def live_unit_masks(params: PyTree, layers: Sequence[str]) -> list[np.ndarray]:
     weights = list(zip(links, biases, strict=True))
     graph = trace(_chain, weights, [np.zeros((1, len(links[0])), np.float32)])
     constants = find_constants(graph, jax.tree.leaves(weights))
-    axes = find_axes(graph, constants.indices)
-    live = find_live(axes, constants, find_folds(graph, axes), at_least_one=False)
+    groups = find_groups(graph, constants.indices)
+    live = find_live(groups, constants, find_bias_foldings(graph, groups), at_least_one=False)
     leaf_of = jax.tree.unflatten(jax.tree.structure(weights), graph.leaves)
-    families = [axes.families[link] for link, _ in leaf_of]
-    return [live[families[0][0]]] + [live[units] for _, units in families]
+    found = [groups.of_values[link] for link, _ in leaf_of]
+    return [live[found[0][0]]] + [live[units] for _, units in found]
 
 
 def _chain(weights: Sequence[tuple[jax.Array, jax.Array | None]], x: jax.Array) -> jax.Array:
-    """A network with these links: ones and zeros, so that no constant cancels another."""
+    """Compute a network whose weights are ones and zeros, so that constants do not cancel."""
     for link, bias in weights:
         x = x @ link if bias is None else x @ link + bias[None]
-        x = jnp.minimum(x, 1)  # however deep it is, nothing overflows
+        x = jnp.minimum(x, 1)  # deep chains do not overflow
     return x
 
 
 def layer_kernels(params: PyTree, layers: Sequence[str]) -> list[np.ndarray]:
-    """The kernels of the layers from input to output; raises as `live_units` does."""
+    """Return the kernels of the layers from input to output; raises as `live_units` does."""
     leaves = leaves_by_name(params)
     for layer in layers:
         if f"{layer}/kernel" not in leaves:

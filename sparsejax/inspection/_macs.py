@@ -11,8 +11,7 @@ import numpy as np
 
 from sparsejax._where import PyTree
 from sparsejax.graph import (
-    PRODUCTS,
-    WINDOWS,
+    RULES,
     Equation,
     Graph,
     abstract,
@@ -34,20 +33,20 @@ def macs(
 ) -> int:
     r"""Count the multiply-accumulates of one example's forward pass in the function's jaxpr.
 
-    Matrix products (``dot_general``) and convolutions are counted with all of their weights, zeros
-    too, a convolution's at each position of its output: of a pruned network, count what
-    ``sparsejax.deploy.shrink`` leaves (``macs(small.function, small.params, images)``). Nothing is
-    computed.
+    Matrix products (``dot_general``) and convolutions are counted with all of their weights,
+    including zeros; those of a convolution at each position of its output. For a pruned network,
+    count the result of ``sparsejax.deploy.shrink`` (``macs(small.function, small.params,
+    images)``). Nothing is computed.
 
-    Papers on pruning do not agree on what they count. ``"products"`` is the number of
-    multiplications in products. ``"published"`` is the count of constrained L0 (Gallego-Posada et
-    al., 2022): to the products it adds one for each entry that a bias is added to, that a ReLU is
-    applied to, and that a pooling puts out:
+    Papers on pruning count differently. ``"products"`` is the number of multiplications in
+    products. ``"published"`` is the count of constrained L0 (Gallego-Posada et al., 2022): the
+    products, plus one for each entry that a bias is added to, that a ReLU is applied to, and that a
+    pooling returns:
 
     .. math:: \sum_l \left(k_l n_l + n_l [\text{bias}] + n_l [\text{ReLU}]\right) + \sum_p n_p
 
     with :math:`n_l` entries of the output of layer :math:`l`, each a sum of :math:`k_l` products,
-    and :math:`n_p` those of pooling :math:`p`. So the dense networks of that paper have
+    and :math:`n_p` those of pooling :math:`p`. The dense networks of that paper have
 
     ========================  ==========  ===========
     network                   products    published
@@ -62,17 +61,20 @@ def macs(
     Args:
       function: ``function(params, *inputs)``, pure.
       params: pytree of arrays or ``jax.ShapeDtypeStruct``.
-      *inputs: the same; the first dimension is the batch, of which one example counts.
-      count: what is counted. For ``"published"``, a bias is what is made of parameters alone,
-        scalars aside, and added or subtracted; a ReLU is a maximum with 0; a pooling is a
-        reduction over windows.
+      *inputs: the same; the first dimension is the batch, of which one example is counted.
+      count: what is counted. For ``"published"``, a bias is an array, computed from parameters
+        alone, that is added or subtracted; a ReLU is a maximum with 0; a pooling is a reduction
+        over windows.
       batched: which inputs have a batch as their first dimension: a bool for each input, or a tree
-        of bools that is a prefix of ``inputs``; ``False`` counts a whole call. Default: what can be
-        said for certain, as in ``sparsejax.deploy.export_onnx``.
+        of bools that is a prefix of ``inputs``; ``False`` counts a whole call. By default, as in
+        ``sparsejax.deploy.export_onnx``.
+
+    Returns:
+      The number of multiply-accumulates.
 
     Raises:
-      ValueError: there are products in a loop or a branch; ``count`` is another one; it is not
-        clear which inputs have a batch; ``function`` cannot be traced for one example.
+      ValueError: there are products in a loop or a branch; ``count`` is unknown; it is not clear
+        which inputs have a batch; ``function`` cannot be traced for one example.
 
     References:
       Gallego-Posada et al., Controlled sparsity via constrained optimization or: how I learned to
@@ -102,33 +104,32 @@ def _batched(
 
 
 def _products(graph: Graph, equation: Equation) -> int:
-    if equation.name not in PRODUCTS:
-        if _holds_products(equation.params):
-            raise ValueError(
-                f"function holds products in a {equation.name}; macs counts only those that are "
-                "computed once each"
-            )
-        return 0
-    left, right = (graph.shapes[value] for value in equation.ins)
-    numbers = equation.params["dimension_numbers"]
-    if equation.name == "dot_general":
-        each = math.prod(left[axis] for axis in numbers[0][0])
-    else:
-        each = math.prod(right) // right[numbers.rhs_spec[0]]
-    return math.prod(graph.shapes[equation.outs[0]]) * each
+    rule = RULES.get(equation.name)
+    if rule is not None and rule.multiply_accumulates is not None:
+        return rule.multiply_accumulates(graph, equation)
+    if _holds_products(equation.params):
+        raise ValueError(
+            f"function holds products in a {equation.name}; macs counts only those that are "
+            "computed once each"
+        )
+    return 0
+
+
+def _is_product(name: str) -> bool:
+    return name in RULES and RULES[name].multiply_accumulates is not None
 
 
 def _holds_products(params: dict[str, Any]) -> bool:
-    """Whether there are products in what a primitive runs."""
+    """Return whether there are products in the jaxprs that a primitive runs."""
     return any(
-        inner.primitive.name in PRODUCTS or _holds_products(inner.params)
+        _is_product(inner.primitive.name) or _holds_products(inner.params)
         for jaxpr in jax.tree.leaves(params)
         for inner in getattr(jaxpr, "eqns", ())
     )
 
 
 def _others(graph: Graph) -> int:
-    """Entries that a bias is added to, that a ReLU is applied to and that a pooling puts out."""
+    """Count the entries that a bias is added to, of a ReLU and of the output of a pooling."""
     fixed = fixed_values(graph)
 
     def is_bias(value: int) -> bool:
@@ -144,7 +145,7 @@ def _others(graph: Graph) -> int:
         if computed and (
             (equation.name in ("add", "sub") and any(map(is_bias, equation.ins)))
             or (equation.name == "max" and any(map(is_zero, equation.ins)))
-            or equation.name in WINDOWS
+            or equation.name.startswith("reduce_window_")
         ):
             total += math.prod(graph.shapes[equation.outs[0]])
     return total

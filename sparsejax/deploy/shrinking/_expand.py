@@ -1,4 +1,4 @@
-"""The way back from shrunk parameters to the shapes they came from."""
+"""Expand shrunk parameters to the shapes they came from."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from sparsejax.deploy.shrinking._shrink import Shrunk
 
 
 def expand(smaller: PyTree, shrunk: Shrunk, params: PyTree) -> PyTree:
-    """Parameters of the original shapes that compute what the smaller ones do.
+    """Return parameters of the original shapes that compute what the smaller ones do.
 
-    A network pruned for good can be trained on at the size of what is left of it, and end in the
-    shapes that its checkpoints, its masks and its published figures have. What was taken out is
-    zero. So is a unit that put out a constant, its bias included: the constant stays where `shrink`
-    put it, in the bias above, and the weights that would read the unit are zero, too.
+    A pruned network can be trained further at its smaller size, and be expanded to the shapes of
+    its checkpoints, its masks and its published figures. Removed weights are zero. So are those of
+    a unit with a constant output, its bias included: the constant stays where `shrink` put it, in
+    the bias that follows, and the weights that would read the unit are zero, too.
 
-    That holds where the parameters have those weights and biases: where ``function`` closes over
-    weights that read a constant unit, they still read whatever its unit puts out at zero. And a
-    unit of zeros must be finite (nothing divides by its parameters). Runs on the host.
+    This holds if the parameters have those weights and biases: weights that ``function`` closes
+    over and that read a constant unit still read its output at zero. A unit of zeros must be finite
+    (nothing divides by its parameters). Runs on the host.
 
     Args:
-      smaller: like ``shrunk.params``, with any values.
-      shrunk: what `shrink` left of the original network.
-      params: that network's parameters; shapes and dtypes count alone.
+      smaller: a tree like ``shrunk.params``, with any values.
+      shrunk: what `shrink` returned for the original network.
+      params: that network's parameters; only shapes and dtypes are used.
 
     Returns:
       A tree like ``params``.
@@ -38,7 +38,7 @@ def expand(smaller: PyTree, shrunk: Shrunk, params: PyTree) -> PyTree:
         that ``function`` closes over (means of batch normalisation, say), so that parameters alone
         cannot compute the same.
     """
-    if shrunk.folded_outside:
+    if shrunk.folded_into_closure:
         raise ValueError(
             "shrunk has constants in arrays that its function closes over, which expanded "
             "parameters would lack; give shrink those arrays among params"
@@ -58,11 +58,11 @@ def expand(smaller: PyTree, shrunk: Shrunk, params: PyTree) -> PyTree:
                 "smaller must have the shapes that shrink left, and params those that it was "
                 f"given; {name} has {small.shape} and {whole.shape}"
             )
-        places = [
+        indices = [
             np.arange(length) if stays is None else stays
             for length, stays in zip(whole.shape, kept[name], strict=True)
         ]
-        whole[np.ix_(*places)] = small
+        whole[np.ix_(*indices)] = small
         return whole
 
     whole = [scatter(name, leaf) for name, leaf in named_leaves(params)]

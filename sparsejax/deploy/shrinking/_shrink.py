@@ -1,8 +1,9 @@
-"""Dead units taken out of any feed-forward network: a smaller one with the same outputs."""
+"""Remove dead units from a feed-forward network: a smaller one with the same outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -11,45 +12,46 @@ import numpy as np
 
 from sparsejax._names import leaves_by_name, named_leaves
 from sparsejax._where import PyTree
-from sparsejax.deploy.shrinking._evaluate import evaluate, take
 from sparsejax.graph import (
-    Axes,
+    BatchTrace,
+    BiasFolding,
     Constants,
-    Fold,
+    ContractionEdge,
+    DependencyGroups,
     Graph,
     Indices,
-    Read,
-    Traced,
     concrete_leaves,
-    find_axes,
+    constant_contribution,
+    evaluate,
+    find_bias_foldings,
     find_constants,
-    find_folds,
+    find_groups,
     find_live,
-    fold,
-    narrowed,
+    narrow,
     nearest_leaf,
-    removable,
+    removable_units,
+    take,
     trace_batch,
-    wide,
+    widest,
 )
 
 
 class Shrunk(NamedTuple):
-    """What `shrink` leaves."""
+    """A network without its dead units."""
 
     function: Callable[..., PyTree]
     """``function(params, *inputs)``: the outputs, from the smaller parameters and whole inputs.
     Pure: for ``jit``, ``grad``, ``vmap``, any batch size."""
     params: PyTree
-    """As they were given, with smaller leaves; one that lost nothing is the very same array."""
+    """The parameters with smaller leaves; a leaf that lost nothing is the same array as before."""
     kept: dict[str, tuple[np.ndarray | None, ...]]
-    """For each leaf by path, for each of its dimensions: the indices that stayed, None for all."""
+    """For each leaf by path and each of its dimensions: the indices that are kept, None for all."""
     kept_inputs: dict[str, tuple[np.ndarray | None, ...]]
-    """The same of the inputs: what is read of them (``0``: the first one)."""
-    mixed: dict[str, int]
-    """Operations that read units in ways that are not understood (``keep_mixed``), with the number
-    of units that had to stay for it."""
-    folded_outside: bool = False
+    """The same for the inputs: what is read of them (``0`` is the first one)."""
+    unsupported: dict[str, int]
+    """Operations that read units in unsupported ways (``keep_unsupported``), with the number of
+    units that are kept for it."""
+    folded_into_closure: bool = False
     """Whether constants went into arrays that ``function`` closes over, which ``params`` lack."""
 
 
@@ -57,210 +59,205 @@ def shrink(
     function: Callable[..., PyTree],
     params: PyTree,
     *inputs: PyTree,
-    keep_mixed: bool = False,
+    keep_unsupported: bool = False,
     batched: PyTree = None,
 ) -> Shrunk:
-    r"""Take out the dead units of a network; what is left computes the same, within rounding.
+    r"""Remove the dead units of a network; the rest computes the same, up to rounding.
 
-    A unit is dead when nothing that matters reads it, or when it puts out a constant c whatever the
-    input is; a constant goes into the bias above, :math:`b' = b + \sum c\,w`. What reads what is
-    found in the function's jaxpr, not told: of a kernel that is convolved, a bias that is added and
-    a scale that multiplies, the same channel goes from all. So with whatever is summed, a residual
-    stream goes only where it is dead on every branch. The fewest units are kept from which the
-    outputs can be computed.
+    A unit is dead if no live unit reads it, or if its output is a constant c for every input; the
+    constant is added to the bias that follows its readers, :math:`b' = b + \sum c\,w`.
+    Dependencies between units are inferred from the jaxpr: the same channel is removed from a
+    kernel, from the bias that is added and from the scale that multiplies. A residual channel is
+    removed only if it is dead on every branch. The fewest units are kept from which all outputs can
+    be computed.
 
-    Understood are products with weights (``dot_general`` over one dimension, convolutions in one
-    group, with any stride, padding and dilation), everything elementwise, sums and maxima over
+    Supported are products with weights (``dot_general`` over one dimension, convolutions in one
+    group, with any stride, padding and dilation), all elementwise operations, sums and maxima over
     windows and over positions, reshapes, transposition, broadcasting, concatenation, slices and
-    indices at fixed places however they are spelled, reversal and padding; calls (``jit``,
-    ``custom_jvp``, ``custom_vjp``, ``checkpoint``) are looked into. Batch normalisation with
-    running statistics is made of these. Where units are read in another way (a softmax, a layer
-    norm, attention or a sort over them, a recurrence, a convolution in groups), the function is
-    refused with that operation's name and the parameter nearest to it, unless ``keep_mixed``.
+    fixed indices in any spelling, reversal and padding; calls (``jit``, ``custom_jvp``,
+    ``custom_vjp``, ``checkpoint``) are inlined. Batch normalisation with running statistics
+    consists of these. If units are read in another way (a softmax, a layer norm, attention or a
+    sort over them, a recurrence, a convolution in groups), the function is refused with the name of
+    the operation and of the nearest parameter, unless ``keep_unsupported``.
 
-    A constant stays where there is no bias or mean right behind the products that read it, and
-    before convolutions that pad (its border is zero) unless it is 0. Of every layer one unit stays
-    at least. Inputs that nothing reads, single ones behind a flattening too, are dropped by an
-    index. Weights are taken to be finite: zero times a unit is zero. The smaller function does not
-    have custom derivatives of the whole one, but those of what it computes.
+    A constant other than 0 is kept if no bias or mean directly follows the products that read it,
+    and before convolutions that pad (their border is zero). Each layer keeps one unit at least.
+    Inputs that nothing reads, also single ones after flattening, are dropped by an index. Weights
+    are assumed to be finite: zero times a unit is zero. Custom derivatives are lost: the smaller
+    function is differentiated as it is computed.
 
-    Runs on the host, with ``params`` concrete. Beyond them and the smaller ones it takes the memory
-    of a boolean for each weight of a dense layer. As for Flax::
+    Runs on the host, with concrete ``params``. Besides them and the smaller ones it needs the
+    memory of one boolean for each weight of a dense layer. With Flax::
 
         graph, params, rest = nnx.split(model, nnx.Param, ...)
         small = shrink(lambda params, x: nnx.merge(graph, params, rest)(x), params, images)
         logits = jax.jit(small.function)(small.params, images)
 
     Args:
-      function: ``function(params, *inputs)``, pure, in the form that is used for inference.
+      function: ``function(params, *inputs)``, pure, as it is used for inference.
       params: pytree of arrays with zeros where pruned (gates and masks multiplied in, or multiplied
-        in by ``function``). Arrays that ``function`` closes over count as known, too.
-      *inputs: examples, arrays or ``jax.ShapeDtypeStruct``: their shapes and dtypes count. The
-        first dimension is the batch and may differ later; what is found does not depend on how many
-        examples these are. (``function`` is traced for other batch sizes, too. Where it cannot be,
-        or computes something else for them, what is returned is for the examples' shapes alone.)
-      keep_mixed: keep units whole that are read in ways that are not understood.
+        in by ``function``). Arrays that ``function`` closes over are known, too.
+      *inputs: examples, arrays or ``jax.ShapeDtypeStruct``; only shapes and dtypes are used. The
+        first dimension is the batch and may differ later; the result does not depend on the number
+        of examples. (``function`` is traced for other batch sizes, too. If it cannot be, or
+        computes something else for them, the result is for the examples' shapes alone.)
+      keep_unsupported: keep all units that are read in unsupported ways.
       batched: which inputs have a batch as their first dimension: a bool for each input, or a tree
-        of bools that is a prefix of ``inputs``. Default: every input that has dimensions and with
-        which ``function`` can be traced at another length of the first one.
+        of bools that is a prefix of ``inputs``. By default, every input that has dimensions and
+        with which ``function`` can be traced for another length of the first one.
+
+    Returns:
+      A `Shrunk`. Its function raises ValueError for inputs or parameters of other shapes.
 
     Raises:
-      TypeError: ``params`` hold a traced array, or something that is no array.
-      ValueError: an operation reads units in a way that is not understood. The function that is
-        returned: inputs or parameters of other shapes.
+      TypeError: ``params`` hold a traced array, or something that is not an array.
+      ValueError: an operation reads units in an unsupported way.
     """
     leaves = concrete_leaves(params)
     names = list(leaves_by_name(params))
-    leaves_by_name(inputs)
+    leaves_by_name(inputs)  # refuses names that occur twice
     traced = trace_batch(function, params, inputs, batched)
     graph = traced.graph
     constants = find_constants(graph, leaves)
-    axes = find_axes(graph, constants.indices, traced.batches)
-    refused = (axes.mixed.keys() & axes.of_parameters) - axes.whole
-    if refused and not keep_mixed:
-        raise ValueError(_refusal(graph, axes, refused, names))
-    folds = find_folds(graph, axes)
-    live = find_live(axes, constants, folds, at_least_one=True)
-    kept = {family: np.flatnonzero(mask) for family, mask in live.items() if not mask.all()}
-    moved = _moved_constants(graph, axes, constants, folds, live)
+    groups = find_groups(graph, constants.indices, traced.batches)
+    refused = (groups.unsupported.keys() & groups.of_parameters) - groups.whole
+    if refused and not keep_unsupported:
+        raise ValueError(_refusal(graph, groups, refused, names))
+    foldings = find_bias_foldings(graph, groups)
+    live = find_live(groups, constants, foldings, at_least_one=True)
+    kept = {group: np.flatnonzero(mask) for group, mask in live.items() if not mask.all()}
+    folded = _folded_constants(graph, groups, constants, foldings, live)
     indices = constants.indices
     del constants, live  # they hold memory of the size of the weights
+    arrays = [*zip(graph.leaves, leaves, strict=True)]
+    arrays += zip(graph.constants, graph.arrays, strict=True)
     small = {
-        value: _cut(array, axes.families[value], kept, moved.get(value))
-        for value, array in [
-            *zip(graph.leaves, leaves, strict=True),
-            *zip(graph.constants, graph.arrays, strict=True),
-        ]
+        value: _cut(array, groups.of_values[value], kept, folded.get(value))
+        for value, array in arrays
     }
-    mixed: dict[str, int] = {}
-    for family in refused:
-        name = graph.equations[axes.mixed[family]].name
-        mixed[name] = mixed.get(name, 0) + axes.sizes[family]
+    unsupported: dict[str, int] = {}
+    for group in refused:
+        name = graph.equations[groups.unsupported[group]].name
+        unsupported[name] = unsupported.get(name, 0) + groups.sizes[group]
+    closure = tuple(small[value] for value in graph.constants)
     return Shrunk(
-        _smaller_function(traced, axes, kept, indices, [small[v] for v in graph.constants]),
+        _SmallerFunction(traced, groups, kept, indices, closure),
         jax.tree.unflatten(jax.tree.structure(params), [small[v] for v in graph.leaves]),
-        _by_path(params, graph.leaves, axes, kept),
-        _by_path(inputs, graph.inputs, axes, kept),
-        mixed,
-        not moved.keys().isdisjoint(graph.constants),
+        _by_path(params, graph.leaves, groups, kept),
+        _by_path(inputs, graph.inputs, groups, kept),
+        unsupported,
+        not folded.keys().isdisjoint(graph.constants),
     )
 
 
-def _refusal(graph: Graph, axes: Axes, refused: set[int], names: Sequence[str]) -> str:
-    """Each operation once, with the places where it stands."""
-    places: dict[str, dict[str, None]] = {}
-    for number in sorted({axes.mixed[family] for family in refused}):
+def _refusal(
+    graph: Graph, groups: DependencyGroups, refused: set[int], names: Sequence[str]
+) -> str:
+    """Return the message that names each unsupported operation once, with all of its sites."""
+    sites: dict[str, dict[str, None]] = {}
+    for number in sorted({groups.unsupported[group] for group in refused}):
         equation = graph.equations[number]
-        units = [axes.sizes[f] for f in _families(axes, equation.ins) if f in refused]
-        units += [axes.sizes[f] for f in _families(axes, equation.outs) if f in refused]
-        where = f"over {units[0]} units {nearest_leaf(graph, number, names)}".strip()
-        places.setdefault(equation.name, {})[where] = None
-    reasons = [f"{name} ({'; '.join(where)})" for name, where in sorted(places.items())]
+        sizes = [
+            groups.sizes[group]
+            for value in (*equation.ins, *equation.outs)
+            for group in groups.of_values[value]
+            if group in refused
+        ]
+        site = f"over {sizes[0]} units {nearest_leaf(graph, number, names)}".strip()
+        sites.setdefault(equation.name, {})[site] = None
+    reasons = [f"{name} ({'; '.join(found)})" for name, found in sorted(sites.items())]
     return (
         f"function reads units in ways that shrink does not understand: {', '.join(reasons)}; "
-        "keep_mixed=True keeps all of those units and shrinks the rest"
+        "keep_unsupported=True keeps all of those units and shrinks the rest"
     )
 
 
-def _families(axes: Axes, values: Sequence[int]) -> list[int]:
-    return [family for value in values for family in axes.families[value]]
-
-
-def _moved_constants(
+def _folded_constants(
     graph: Graph,
-    axes: Axes,
+    groups: DependencyGroups,
     constants: Constants,
-    folds: Mapping[int, Fold],
+    foldings: Mapping[int, BiasFolding],
     live: Mapping[int, np.ndarray],
 ) -> dict[int, np.ndarray]:
-    """What the constants of units that go add to each leaf, in its shape."""
-    moved: dict[int, np.ndarray] = {}
-    for tie in axes.ties:
-        if not isinstance(tie, Read) or tie.equation not in folds:
+    """Return what the constants of removed units add to each leaf, in its shape."""
+    folded: dict[int, np.ndarray] = {}
+    for edge in groups.edges:
+        if not isinstance(edge, ContractionEdge) or edge.equation not in foldings:
             continue
-        known = removable(tie, constants, folds)
-        gone = known.constant & ~live[tie.read]
-        weights, into = constants.weights[tie.equation], folds[tie.equation]
-        amount = fold(weights.array, weights.link.ndim, gone, known.numbers)
+        units, (leaf, sign) = removable_units(edge, constants, foldings), foldings[edge.equation]
+        removed = units.mask & ~live[edge.read]
+        amount = constant_contribution(constants.weights[edge.equation], removed, units.numbers)
         if amount.any():
-            amount = amount.reshape(graph.shapes[into.leaf])
-            moved[into.leaf] = amount if into.sign > 0 else np.negative(amount)
-    return moved
+            amount = amount.reshape(graph.shapes[leaf])
+            folded[leaf] = amount if sign > 0 else np.negative(amount)
+    return folded
 
 
 def _cut(
     array: Any,
-    families: Sequence[int],
+    groups: Sequence[int],
     kept: Mapping[int, np.ndarray],
-    moved: np.ndarray | None,
+    folded: np.ndarray | None,
 ) -> Any:
-    """A leaf with what was moved into it, without the units that go."""
-    chosen = [kept.get(family) for family in families]
-    if moved is None and all(places is None for places in chosen):
+    """Return a leaf with constants added to it, without the units that are removed."""
+    chosen = [kept.get(group) for group in groups]
+    if folded is None and all(indices is None for indices in chosen):
         return array
     whole = np.asarray(array)
-    if moved is not None:
-        whole = narrowed(whole.astype(wide(whole.dtype)) + moved, whole.dtype)
-    # The dimension that loses most first: what lies in between is small.
-    for axis in sorted(range(whole.ndim), key=lambda a: _share(chosen[a], whole.shape[a])):
-        if (places := chosen[axis]) is not None:
-            whole = np.take(whole, places, axis=axis)
+    if folded is not None:
+        whole = narrow(whole.astype(widest(whole.dtype)) + folded, whole.dtype)
+    # The dimension that loses the largest share first, so that intermediate arrays are small.
+    share = [1.0 if c is None else len(c) / n for c, n in zip(chosen, whole.shape, strict=True)]
+    for axis in sorted(range(whole.ndim), key=share.__getitem__):
+        if (indices := chosen[axis]) is not None:
+            whole = np.take(whole, indices, axis=axis)
     return jnp.asarray(whole)
 
 
-def _share(places: np.ndarray | None, length: int) -> float:
-    return 1.0 if places is None else len(places) / length
-
-
 def _by_path(
-    tree: PyTree, values: Sequence[int], axes: Axes, kept: Mapping[int, np.ndarray]
+    tree: PyTree, values: Sequence[int], groups: DependencyGroups, kept: Mapping[int, np.ndarray]
 ) -> dict[str, tuple[np.ndarray | None, ...]]:
     return {
-        name: tuple(kept.get(family) for family in axes.families[value])
+        name: tuple(kept.get(group) for group in groups.of_values[value])
         for (name, _), value in zip(named_leaves(tree), values, strict=True)
     }
 
 
-def _smaller_function(
-    traced: Traced,
-    axes: Axes,
-    kept: Mapping[int, np.ndarray],
-    indices: Indices,
-    constants: Sequence[Any],
-) -> Callable[..., PyTree]:
-    """The function on the smaller parameters; it is traced again for each new batch size."""
-    graph = traced.graph
-    sizes = [
-        tuple(
-            _length(kept.get(family), n)
-            for family, n in zip(axes.families[value], graph.shapes[value], strict=True)
-        )
-        for value in graph.leaves
-    ]
+@dataclass(frozen=True, eq=False)
+class _SmallerFunction:
+    """The function on the smaller parameters; it is traced again in each call."""
 
-    def cut(value: int, array: Any) -> jax.Array:
-        whole = jnp.asarray(array)
-        for axis, family in enumerate(axes.families[value]):
-            if family in kept:
-                whole = take(whole, kept[family], axis)
-        return whole
+    traced: BatchTrace
+    groups: DependencyGroups
+    kept: Mapping[int, np.ndarray]
+    indices: Indices
+    closure: tuple[Any, ...]
+    """The smaller arrays that the function closes over."""
 
-    def smaller(params: PyTree, *inputs: PyTree) -> PyTree:
+    def __call__(self, params: PyTree, *inputs: PyTree) -> PyTree:
+        graph = self.traced.graph
         leaves = jax.tree.leaves(params)
         found = [jnp.shape(leaf) for leaf in leaves]
-        if found != sizes:
-            raise ValueError(f"params must have the shapes that shrink left, {sizes}; got {found}")
-        here = traced.at(inputs, "shrink")
-        chosen = dict(zip(graph.leaves, leaves, strict=True))
-        for value, array, new in zip(graph.constants, constants, here.arrays, strict=True):
-            # An array that depends on the batch size is that of this one.
-            chosen[value] = cut(value, new) if value in graph.unsure else array
+        wanted = [self._shape(value) for value in graph.leaves]
+        if found != wanted:
+            raise ValueError(f"params must have the shapes that shrink left, {wanted}; got {found}")
+        here = self.traced.at(inputs, "shrink")
+        arrays = dict(zip(graph.leaves, leaves, strict=True))
+        for value, array, whole in zip(graph.constants, self.closure, here.arrays, strict=True):
+            # An array that depends on the batch size is made for the batch size of this call.
+            arrays[value] = self._take(value, whole) if value in graph.batch_dependent else array
         for value, array in zip(graph.inputs, jax.tree.leaves(inputs), strict=True):
-            chosen[value] = cut(value, array)
-        return jax.tree.unflatten(here.tree, evaluate(here, axes, kept, indices, chosen))
+            arrays[value] = self._take(value, array)
+        outputs = evaluate(here, self.groups, self.kept, self.indices, arrays)
+        return jax.tree.unflatten(here.tree, outputs)
 
-    return smaller
+    def _shape(self, value: int) -> tuple[int, ...]:
+        pairs = zip(self.groups.of_values[value], self.traced.graph.shapes[value], strict=True)
+        return tuple(len(self.kept[group]) if group in self.kept else n for group, n in pairs)
 
-
-def _length(places: np.ndarray | None, length: int) -> int:
-    return length if places is None else len(places)
+    def _take(self, value: int, array: Any) -> jax.Array:
+        whole = jnp.asarray(array)
+        for axis, group in enumerate(self.groups.of_values[value]):
+            if group in self.kept:
+                whole = take(whole, self.kept[group], axis)
+        return whole

@@ -97,7 +97,7 @@ def compile_sparse(
         returned: inputs of shapes that make another computation.
     """
     _check(kinds, rounds)
-    small = shrink(function, params, *inputs, keep_mixed=True, batched=batched)
+    small = shrink(function, params, *inputs, keep_unsupported=True, batched=batched)
     program = Program(small.function, small.params, inputs, batched)
     examples = jax.tree.map(_example, inputs)
     search = _Search(program, lambda trials: (measure or _measure(rounds))(trials, examples))

@@ -15,17 +15,14 @@ from sparsejax._names import named_leaves
 from sparsejax._where import PyTree
 from sparsejax.deploy.sparse_programs import _direct_convolution, _products
 from sparsejax.graph import (
-    PRODUCTS,
     Constants,
     Contraction,
     Equation,
     Graph,
     Weights,
-    contraction_of,
     find_constants,
-    fixed_values,
+    find_contractions,
     trace_batch,
-    written_axes,
 )
 
 _MOST_WEIGHTS = 1000  # A direct convolution is compiled to an operation for each weight.
@@ -63,7 +60,7 @@ class Program:
         graph = self._traced.graph
         constants = find_constants(graph, jax.tree.leaves(params))
         self._settled = _settled(graph, constants)
-        self._contractions = _contractions(graph)
+        self._contractions = find_contractions(graph)
         # What is known of the network holds for all batch sizes, the work for that of the examples.
         example = graph if self._traced.reason else self._traced.at(inputs, "compile_sparse")
         self.layers = [
@@ -119,10 +116,10 @@ def _settled(graph: Graph, constants: Constants) -> dict[int, tuple[int, np.ndar
     So a branch without live units is not computed at all.
     """
     found = {}
-    for value, places in constants.places.items():
-        for axis, along in places.items():
-            if not graph.varies(value, axis) and along.constant.all():
-                found[value] = axis, along.numbers
+    for value, by_axis in constants.units.items():
+        for axis, units in by_axis.items():
+            if not graph.varies(value, axis) and units.mask.all():
+                found[value] = axis, units.numbers
     return found
 
 
@@ -136,7 +133,7 @@ def _layers(
     paths = [name for name, _ in named_leaves(params)]
     names = _names(graph, paths)
     taken: dict[str, int] = {}
-    for number, contraction in _contractions(graph).items():
+    for number, contraction in find_contractions(graph).items():
         equation = graph.equations[number]
         array = _matrix(weights[number], contraction)
         name = names[contraction.weights]
@@ -148,17 +145,6 @@ def _layers(
         kinds = (DENSE, *_kinds(graph, equation, array))
         found.append(Layer(number, name, array, macs, kinds))
     return found
-
-
-def _contractions(graph: Graph) -> dict[int, Contraction]:
-    """Its products with known weights, by the equation's place."""
-    fixed = fixed_values(graph)
-    found = {
-        number: contraction_of(graph, equation, fixed)
-        for number, equation in enumerate(graph.equations)
-        if equation.name in PRODUCTS
-    }
-    return {number: contraction for number, contraction in found.items() if contraction}
 
 
 def _names(graph: Graph, paths: Sequence[str]) -> dict[int, str]:
@@ -240,7 +226,7 @@ def _biases(
     for number, contraction in contractions.items():
         equation = graph.equations[number]
         if equation.name == "dot_general" and uses[equation.outs[0]] == 1:
-            products[equation.outs[0]] = number, written_axes(graph, equation, contraction)
+            products[equation.outs[0]] = number, contraction.result_axes
     found = {}
     for equation in graph.equations:
         if equation.name != "add":
@@ -281,7 +267,7 @@ def _product(
     rest = moved.shape[1:]
     flat = _products.PRODUCTS[kind](moved.reshape(len(moved), -1), layer.weights, bias)
     shape = graph.shapes[equation.outs[0]]
-    axes = written_axes(graph, equation, contraction)
+    axes = contraction.result_axes
     units = [shape[axis] for axis in axes]
     result = flat.astype(dtype).reshape(*units, *rest)
     if rest:

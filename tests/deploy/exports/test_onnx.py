@@ -374,10 +374,10 @@ def chosen(p, x):
             lambda p, x: jnp.pad(x[:, 0, 0, 0], (0, 24 - len(x))),
             "it has pad with another padding_c",
         ),
-        (chosen, "operation gather of other than fixed places of one dimension"),
+        (chosen, "operation gather other than at fixed indices, within bounds, of one dim"),
         (
             lambda p, x: lax.dynamic_index_in_dim(x, (x.sum() > 0).astype(int), 1),
-            "operation dynamic_slice from places that are not fixed",
+            "operation dynamic_slice from starts that are not fixed",
         ),
         (lambda p, x: x[::-1], "operation rev along the batch"),
         (lambda p, x: lax.pad(x, 0.0, ((0, 0, 0), *((0, 0, 1),) * 3)), "operation pad between"),

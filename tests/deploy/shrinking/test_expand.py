@@ -95,12 +95,12 @@ def test_constants_outside_of_the_parameters_are_refused():
         return x @ params["second"] - params.get("mean", mean)
 
     small = shrink(function, params, example(2, 4))
-    assert small.folded_outside
+    assert small.folded_into_closure
     with pytest.raises(ValueError, match="give shrink those arrays among params"):
         expand(small.params, small, params)
     params["mean"] = mean
     small = shrink(function, params, example(2, 4))
-    assert not small.folded_outside
+    assert not small.folded_into_closure
     x, whole = normal(rng, 3, 4), expand(small.params, small, params)
     np.testing.assert_allclose(function(whole, x), function(params, x), atol=1e-6)
 

@@ -606,8 +606,8 @@ def test_what_is_not_understood_is_refused_by_name(function, operation):
     params = {"a": a, "b": normal(rng, 4, 3)}
     with pytest.raises(ValueError, match=operation):
         shrink(function, params, example(2, 4))
-    small = shrink(function, params, example(2, 4), keep_mixed=True)
-    assert operation.split(" ")[0] in small.mixed
+    small = shrink(function, params, example(2, 4), keep_unsupported=True)
+    assert operation.split(" ")[0] in small.unsupported
     assert_same(small, function, params, normal(rng, 2, 4))
 
 
@@ -620,7 +620,7 @@ def test_a_softmax_at_the_end_is_no_matter():
 
     small = shrink(function, params, example(2, 4))
     assert shapes(small.params) == [(4, 5), (5, 3)]
-    assert small.mixed == {}
+    assert small.unsupported == {}
     assert_same(small, function, params, normal(rng, 2, 4))
 
 

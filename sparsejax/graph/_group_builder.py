@@ -1,0 +1,250 @@
+"""Dependency groups: dimensions that index the same units, and edges between groups.
+
+Each dimension of each value belongs to a dependency group, whose units are kept or removed
+together. An elementwise operation puts the dimensions of its operands into one group; a product
+puts the summed dimensions of both factors into one. Reshapes, slices and contractions start new
+groups with edges to the old ones. Dimensions that depend on the batch size are kept whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax.graph._contraction import Contraction
+from sparsejax.graph._graph import Equation, Graph
+from sparsejax.graph._indices import Indices
+from sparsejax.graph._reshape import Regrouping
+
+
+class SliceEdge(NamedTuple):
+    """Units ``start``, ``start + 1``, ... of ``reader`` are the units ``indices`` of ``source``."""
+
+    reader: int
+    start: int
+    source: int
+    indices: np.ndarray
+
+
+class ReshapeEdge(NamedTuple):
+    """The units of ``merged`` are the tuples of units of ``factors``, in row-major order."""
+
+    merged: int
+    factors: tuple[int, ...]
+    grid: bool
+    """Whether the kept units must be all tuples of kept units of the factors (a dimension that is
+    split)."""
+
+
+class ContractionEdge(NamedTuple):
+    """The units of ``written`` are weighted sums of those of ``read``."""
+
+    equation: int
+    contraction: Contraction
+    read: int
+    written: tuple[int, ...]
+
+
+Edge = SliceEdge | ReshapeEdge | ContractionEdge
+
+
+class DependencyGroups(NamedTuple):
+    """The dependency groups of a graph; a group is an integer."""
+
+    of_values: list[tuple[int, ...]]
+    """The groups of the dimensions of each value."""
+    sizes: dict[int, int]
+    """The number of units of each group."""
+    whole: set[int]
+    """Groups whose units are all kept: batches, positions in images, outputs."""
+    unsupported: dict[int, int]
+    """Groups that an equation reads in an unsupported way, and the number of that equation."""
+    of_parameters: set[int]
+    """Groups with a dimension of a parameter. Arrays of integers that no product reads, such as
+    keys of random numbers, have no units."""
+    edges: list[Edge]
+    """In the order of the equations."""
+    reshapes: dict[int, list[tuple[Regrouping, tuple[int, ...]]]]
+    """By the number of a reshape's equation: its regroupings with the groups of their factors."""
+
+
+class GroupBuilder:
+    """Collects the dependency groups of a graph while rules visit its equations.
+
+    Args:
+      graph: the graph; values of parameters are not used.
+      indices: the fixed indices of gathers and dynamic slices.
+      contractions: the graph's contractions, by the equation's number.
+    """
+
+    def __init__(self, graph: Graph, indices: Indices, contractions: Mapping[int, Contraction]):
+        self.graph, self.indices, self.contractions = graph, indices, contractions
+        # Union-find: each dimension has a number, and a group is named by its smallest member.
+        self._first = np.cumsum([0, *map(len, graph.shapes)]).tolist()
+        self._parent = list(range(self._first[-1]))
+        self._sizes = [length for shape in graph.shapes for length in shape]
+        self._whole: set[int] = set()
+        self._unsupported: dict[int, int] = {}
+        self._edges: list[Edge] = []
+        self._reshapes: dict[int, list[tuple[Regrouping, tuple[int, ...]]]] = {}
+
+    def _find(self, member: int) -> int:
+        while self._parent[member] != member:
+            self._parent[member] = self._parent[self._parent[member]]
+            member = self._parent[member]
+        return member
+
+    def _union(self, member: int, other: int) -> None:
+        a, b = self._find(member), self._find(other)
+        self._parent[max(a, b)] = min(a, b)
+
+    def _new(self, size: int) -> int:
+        """Return a new group without a dimension of a value."""
+        self._parent.append(len(self._parent))
+        self._sizes.append(size)
+        return self._parent[-1]
+
+    def same(self, value: int, axis: int, other: int, other_axis: int) -> None:
+        """Put two dimensions into one group."""
+        self._union(self._first[value] + axis, self._first[other] + other_axis)
+
+    def same_pairs(
+        self, value: int, axes: Iterable[int], out: int, out_axes: Iterable[int]
+    ) -> None:
+        """Put dimensions of two values into one group each, pair by pair."""
+        for axis, out_axis in zip(axes, out_axes, strict=True):
+            self.same(value, axis, out, out_axis)
+
+    def same_lengths(self, value: int, out: int) -> None:
+        """Put dimensions of equal length at equal positions together; others are broadcast."""
+        lengths = self.graph.lengths(out)
+        for axis, length in enumerate(self.graph.lengths(value)):
+            if length == lengths[axis]:
+                self.same(value, axis, out, axis)
+
+    def keep_whole(self, value: int, axes: Iterable[int] | None = None) -> None:
+        """Keep all units of some dimensions; of all dimensions by default."""
+        chosen = range(len(self.graph.shapes[value])) if axes is None else axes
+        self._whole |= {self._first[value] + axis for axis in chosen}
+
+    def unsupported(self, equation: Equation, value: int, axes: Iterable[int]) -> None:
+        """Note that an equation reads dimensions in a way that no rule supports."""
+        for axis in axes:
+            self._unsupported.setdefault(self._first[value] + axis, equation.number)
+
+    def unsupported_equation(self, equation: Equation) -> None:
+        """Note that an equation needs all units of all of its operands and results."""
+        for value in (*equation.ins, *equation.outs):
+            self.unsupported(equation, value, range(len(self.graph.shapes[value])))
+
+    def slice(
+        self,
+        reader: tuple[int, int],
+        source: tuple[int, int],
+        indices: Sequence[int] | np.ndarray,
+        start: int = 0,
+    ) -> None:
+        """Connect dimension ``reader`` (value, axis), from ``start`` on, to indices of another."""
+        if any(self.graph.varies(*dimension) for dimension in (reader, source)):
+            for value, axis in (reader, source):  # the indices depend on the batch size
+                self.keep_whole(value, [axis])
+            return
+        outer, inner = (self._first[value] + axis for value, axis in (reader, source))
+        self._edges.append(SliceEdge(outer, start, inner, np.asarray(indices, np.int64)))
+
+    def slice_or_same(
+        self, reader: tuple[int, int], source: tuple[int, int], start: int, step: int = 1
+    ) -> None:
+        """Connect a dimension (value, axis) to a slice of another, or to all of it."""
+        length, whole = (self.graph.lengths(value)[axis] for value, axis in (reader, source))
+        if length == whole:
+            self.same(*source, *reader)
+        else:
+            self.slice(reader, source, start + step * np.arange(length[0]))
+
+    def index(self, source: tuple[int, int], index: int) -> None:
+        """Keep one unit of a dimension (value, axis), which the result does not have."""
+        one = self._new(1)
+        self._whole.add(one)
+        member = self._first[source[0]] + source[1]
+        self._edges.append(SliceEdge(one, 0, member, np.asarray([index])))
+
+    def reshape(self, equation: Equation, regroupings: Sequence[Regrouping]) -> None:
+        """Split the operand's dimensions into factors, and merge those of the result from them."""
+        value, out = equation.ins[0], equation.outs[0]
+        found: list[tuple[Regrouping, tuple[int, ...]]] = []
+        rest = set(range(len(self.graph.shapes[value])))
+        for regrouping in regroupings:
+            rest -= set(regrouping.ins)
+            if not regrouping.factors:
+                self.unsupported(equation, value, regrouping.ins)
+                self.unsupported(equation, out, regrouping.outs)
+                continue
+            factors = [self._new(length) for length, _ in regrouping.factors]
+            for side, axes, of_axes in (
+                (value, regrouping.ins, regrouping.in_factors),
+                (out, regrouping.outs, regrouping.out_factors),
+            ):
+                for axis, indices in zip(axes, of_axes, strict=True):
+                    merged = self._first[side] + axis
+                    if len(indices) == 1:
+                        self._union(merged, factors[indices[0]])
+                    else:
+                        parts = tuple(factors[index] for index in indices)
+                        self._edges.append(ReshapeEdge(merged, parts, side == value))
+            found.append((regrouping, tuple(factors)))
+        self.keep_whole(value, rest)  # dimensions of length 1 that are dropped
+        self._reshapes[equation.number] = found
+
+    def contraction(self, equation: Equation, contraction: Contraction) -> None:
+        """Connect the units that a contraction writes to those that it reads."""
+        computed, weights, out = contraction.computed, contraction.weights, equation.outs[0]
+        self.same(computed, contraction.axis, weights, contraction.read)
+        written = tuple(self._first[out] + axis for axis in contraction.result_axes)
+        read = self._first[computed] + contraction.axis
+        self._edges.append(ContractionEdge(equation.number, contraction, read, written))
+
+    def result(self) -> DependencyGroups:
+        """Return the groups that were collected."""
+        find, graph = self._find, self.graph
+        unsupported: dict[int, int] = {}
+        for member, number in self._unsupported.items():
+            unsupported.setdefault(find(member), number)
+        edges = [self._named(edge) for edge in self._edges]
+        of_values = [
+            tuple(find(first + axis) for axis in range(len(shape)))
+            for first, shape in zip(self._first, graph.shapes, strict=False)
+        ]
+        of_parameters = {
+            group
+            for value in [*graph.leaves, *graph.constants]
+            if jnp.issubdtype(graph.dtypes[value], jnp.inexact)
+            for group in of_values[value]
+        }
+        for edge in edges:
+            if isinstance(edge, ContractionEdge):
+                of_parameters |= {edge.read, *edge.written}
+        return DependencyGroups(
+            of_values,
+            {m: size for m, size in enumerate(self._sizes) if find(m) == m},
+            {find(member) for member in self._whole},
+            unsupported,
+            of_parameters,
+            edges,
+            {
+                number: [(one, tuple(map(find, factors))) for one, factors in regroupings]
+                for number, regroupings in self._reshapes.items()
+            },
+        )
+
+    def _named(self, edge: Edge) -> Edge:
+        find = self._find
+        if isinstance(edge, SliceEdge):
+            return edge._replace(reader=find(edge.reader), source=find(edge.source))
+        if isinstance(edge, ReshapeEdge):
+            factors = tuple(map(find, edge.factors))
+            return edge._replace(merged=find(edge.merged), factors=factors)
+        return edge._replace(read=find(edge.read), written=tuple(map(find, edge.written)))

@@ -1,0 +1,161 @@
+"""Passes over a graph: each asks the rule of each equation's primitive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from sparsejax.graph._constant_finder import ConstantFinder, Constants
+from sparsejax.graph._contraction import Contraction
+from sparsejax.graph._graph import Graph
+from sparsejax.graph._group_builder import DependencyGroups, GroupBuilder
+from sparsejax.graph._indices import Indices
+from sparsejax.graph._onnx_builder import OnnxBuilder
+from sparsejax.graph._sliced_graph import SlicedGraph
+from sparsejax.graph.rules import RULES
+
+ELEMENTWISE = frozenset(name for name, rule in RULES.items() if rule.elementwise)
+"""The names of the elementwise primitives."""
+
+
+def fixed_values(graph: Graph) -> list[bool]:
+    """Return which values are computed from parameters and constants alone, by supported rules.
+
+    They are the same for every batch size: values that depend on it are not fixed.
+    """
+    fixed = [False] * len(graph.shapes)
+    for value in [*graph.leaves, *graph.constants, *graph.literals]:
+        is_key = jax.dtypes.issubdtype(graph.dtypes[value], jax.dtypes.extended)
+        fixed[value] = not is_key and value not in graph.batch_dependent
+    for equation in graph.equations:
+        rule = RULES.get(equation.name)
+        known = rule is not None and all(fixed[value] for value in equation.ins)
+        if known and rule is not None and not rule.per_example:
+            known = not any(map(graph.varying, (*equation.ins, *equation.outs)))
+        for value in equation.outs:
+            fixed[value] = known
+    return fixed
+
+
+def find_contractions(graph: Graph) -> dict[int, Contraction]:
+    """Return the products of computed values with known weights, by the equation's number."""
+    fixed = fixed_values(graph)
+    found = {}
+    for equation in graph.equations:
+        rule = RULES.get(equation.name)
+        if rule is not None and rule.contraction is not None:
+            left, right = (fixed[value] and not graph.varying(value) for value in equation.ins)
+            contraction = rule.contraction(graph, equation, (left, right))
+            if contraction is not None:
+                found[equation.number] = contraction
+    return found
+
+
+def find_constants(graph: Graph, leaves: Sequence[Any]) -> Constants:
+    """Return constant units, weights of contractions and fixed indices.
+
+    Args:
+      graph: the graph.
+      leaves: the arrays of its parameters.
+    """
+    finder = ConstantFinder(graph, leaves, fixed_values(graph), find_contractions(graph))
+    last_read: dict[int, int] = {}
+    for equation in graph.equations:
+        last_read |= dict.fromkeys(equation.ins, equation.number)
+    for equation in graph.equations:
+        rule = RULES.get(equation.name)
+        if rule is not None and rule.indices is not None:
+            indices = rule.indices(graph, equation, finder.known)
+            if indices is not None:
+                finder.indices[equation.number] = indices
+        if rule is not None and finder.fixed[equation.outs[0]]:
+            finder.known |= zip(equation.outs, rule.compute(finder, equation), strict=True)
+        elif rule is not None:
+            results = rule.constants(finder, equation)
+            for value, constants in zip(equation.outs, results, strict=True):
+                finder.units[value] = {
+                    axis: units
+                    for axis, units in constants.items()
+                    if units.mask.any() and not graph.varies(value, axis)
+                }
+        for value in equation.ins:
+            if last_read[value] == equation.number:  # copies of weights need not stay in memory
+                finder.known.pop(value, None)
+    return Constants(finder.units, finder.weights, finder.indices)
+
+
+def find_groups(graph: Graph, indices: Indices, batched: Iterable[int] = ()) -> DependencyGroups:
+    """Return the dependency groups of a graph.
+
+    Args:
+      graph: the graph; values of its parameters are not used.
+      indices: the fixed indices that `find_constants` found.
+      batched: inputs whose first dimension is the batch and is kept whole, even if the graph was
+        traced for one batch size.
+    """
+    builder = GroupBuilder(graph, indices, find_contractions(graph))
+    for value in range(len(graph.shapes)):
+        builder.keep_whole(value, graph.varying(value))
+    for value in batched:
+        builder.keep_whole(value, [0])
+    for equation in graph.equations:
+        rule = RULES.get(equation.name)
+        groups = GroupBuilder.unsupported_equation if rule is None else rule.groups
+        groups(builder, equation)
+    for value in graph.outputs:
+        builder.keep_whole(value)
+    uses = graph.uses()
+    for value in [*graph.leaves, *graph.constants]:
+        if not uses[value]:
+            builder.keep_whole(value)
+    return builder.result()
+
+
+def evaluate(
+    graph: Graph,
+    groups: DependencyGroups,
+    kept: Mapping[int, Any],
+    indices: Indices,
+    arrays: Mapping[int, Any],
+) -> list[jax.Array]:
+    """Compute the outputs of a graph on the units that are kept.
+
+    Args:
+      graph: the graph, with the shapes for the batch size of this call.
+      groups: its dependency groups, which do not depend on the batch size.
+      kept: for groups that lose units, the indices that are kept, in increasing order.
+      indices: the fixed indices that `find_constants` found.
+      arrays: what is kept of the graph's leaves, constants and inputs.
+    """
+    sliced = SlicedGraph(graph, groups, kept, indices)
+    values: dict[int, Any] = dict(graph.literals) | dict(arrays)
+    for equation in graph.equations:
+        operands = [values[value] for value in equation.ins]
+        rule = RULES.get(equation.name)
+        if rule is None or sliced.is_whole(equation):
+            results = equation.apply(operands)
+        else:
+            results = rule.evaluate(sliced, equation, operands)
+        values |= dict(zip(equation.outs, results, strict=True))
+    return [values[value] for value in graph.outputs]
+
+
+def write_onnx(builder: OnnxBuilder) -> None:
+    """Append the nodes that compute all values that are not known.
+
+    Raises:
+      ValueError: a primitive has no ONNX form, or the form that is used has none.
+    """
+    for equation in builder.graph.equations:
+        if all(value in builder.known for value in equation.outs):
+            continue
+        rule = RULES.get(equation.name)
+        if rule is None or rule.onnx is None:
+            supported = sorted(name for name, rule in RULES.items() if rule.onnx is not None)
+            raise ValueError(
+                f"function has the operation {equation.name}, which export_onnx does not "
+                f"understand; it understands {', '.join(supported)}"
+            )
+        builder.names |= dict(zip(equation.outs, rule.onnx(builder, equation), strict=True))

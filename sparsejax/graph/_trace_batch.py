@@ -1,0 +1,353 @@
+"""A function traced for two batch sizes, so that what is found in its graph holds for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax._where import PyTree
+from sparsejax.graph._batch import (
+    SIZES,
+    batch_candidates,
+    batch_sizes,
+    batched_inputs,
+    short_error,
+    told_batched,
+    with_batch,
+)
+from sparsejax.graph._graph import Equation, Graph, Length, abstract, trace
+from sparsejax.graph.rules import RULES
+
+_SMALL = (2, 3)  # further batch sizes that a graph for every batch size is compared at
+
+
+@dataclass(frozen=True)
+class BatchTrace:
+    """A graph for all batch sizes, or for the examples' shapes alone."""
+
+    function: Callable[..., PyTree]
+    """The function that was traced."""
+    params: PyTree
+    """Shapes and dtypes of its parameters."""
+    inputs: list[PyTree]
+    """Shapes and dtypes of the examples."""
+    batched: tuple[bool, ...]
+    """For each leaf of the inputs, whether its first dimension is the batch."""
+    graph: Graph
+    """The graph as traced for the first of two batch sizes, with the shapes for both."""
+    other: Graph | None
+    """The graph as traced for the second batch size, if there is one."""
+    reason: str = ""
+    """Why inputs must have the examples' shapes; empty if other batch sizes are allowed."""
+
+    @property
+    def batches(self) -> list[int]:
+        """Inputs of the graph whose first dimension is the batch."""
+        pairs = zip(self.graph.inputs, self.batched, strict=True)
+        return [value for value, batched in pairs if batched]
+
+    def at(self, inputs: Sequence[PyTree], caller: str) -> Graph:
+        """Return the graph for other inputs: the same values and equations with their shapes.
+
+        Args:
+          inputs: arrays or tracers.
+          caller: the name of the public function that is used, for errors.
+
+        Raises:
+          ValueError: the function computes something else for ``inputs``, or their shapes differ
+            from the examples' in more than the batch.
+        """
+        shapes = [jnp.shape(array) for array in jax.tree.leaves(list(inputs))]
+        self._check(shapes, caller)
+        here = trace(self.function, self.params, inputs)
+        if self._fits(here):
+            return here
+        symbolic = any(not isinstance(n, int) for shape in shapes for n in shape)
+        scaled = self._scaled(shapes) if symbolic else None
+        if scaled is None:
+            raise ValueError(
+                f"inputs of shapes {shapes} make another computation of function than the "
+                f"examples, {self._examples()}, did; give {caller} an example like them"
+            )
+        return scaled
+
+    def multiples(self) -> list[tuple[int, ...]]:
+        """Return the length of each value's dimensions as a multiple of the batch size; 0 if fixed.
+
+        Raises:
+          ValueError: the function does not compute the same for every batch size.
+        """
+        graph, other = self.graph, self.other
+        if not any(self.batched):
+            return [(0,) * len(shape) for shape in graph.shapes]
+        if other is None:
+            raise ValueError(_refusal(self.reason.removeprefix("function ")))
+        if graph.batch_dependent:
+            raise ValueError(_refusal("computes with its number"))
+        for one, another in zip(graph.equations, other.equations, strict=True):
+            if one.name in RULES:
+                _check_params(one, another)
+        found = [tuple(map(_multiple, graph.lengths(value))) for value in range(len(graph.shapes))]
+        for size in _SMALL:
+            here = trace(self.function, self.params, with_batch(self.inputs, self.batched, size))
+            if not self._fits(here):
+                raise ValueError(_refusal("computes differently for another one"))
+            for shape, lengths, many in zip(here.shapes, graph.shapes, found, strict=True):
+                grown = [m * size if m else n for n, m in zip(lengths, many, strict=True)]
+                if list(shape) != grown:
+                    raise ValueError(
+                        _refusal(f"has an array of shape {shape} for {size}, not {tuple(grown)}")
+                    )
+        return found
+
+    def _examples(self) -> list[tuple[int, ...]]:
+        return [leaf.shape for leaf in jax.tree.leaves(self.inputs)]
+
+    def _check(self, shapes: Sequence[tuple[Any, ...]], caller: str) -> None:
+        """Refuse shapes that differ from the examples' in more than the batch."""
+        examples = self._examples()
+        if self.reason:
+            if list(shapes) != examples:
+                raise ValueError(
+                    f"inputs must have the shapes of the examples that {caller} was given, "
+                    f"{examples}, because {self.reason}; got {list(shapes)}"
+                )
+        elif len(shapes) != len(examples) or any(
+            shape[batched:] != example[batched:] or len(shape) != len(example)
+            for shape, example, batched in zip(shapes, examples, self.batched, strict=True)
+        ):
+            pairs = zip(examples, self.batched, strict=True)
+            fixed = [example for example, batched in pairs if not batched]
+            raise ValueError(
+                f"inputs must have the shapes of the examples that {caller} was given but for the "
+                f"first dimension, the batch, {examples}"
+                + (f" (without a batch: {fixed})" if fixed else "")
+                + f"; got {list(shapes)}"
+            )
+
+    def _fits(self, here: Graph) -> bool:
+        """Return whether a graph has the same structure, fixed lengths and fixed numbers."""
+        graph = self.graph
+        if _structure(here) != _structure(graph):
+            return False
+        lengths = (
+            (both, length)
+            for value, shape in enumerate(here.shapes)
+            for both, length in zip(graph.lengths(value), shape, strict=True)
+        )
+        if any(one == other and length != one for (one, other), length in lengths):
+            return False
+        found = _numbers(here)
+        return all(
+            value in graph.batch_dependent or _same(number, found[value])
+            for value, number in _numbers(graph).items()
+        )
+
+    def _scaled(self, shapes: Sequence[tuple[Any, ...]]) -> Graph | None:
+        """Return the graph for a symbolic batch, for which JAX traces other operations.
+
+        A function that can be traced for a symbolic batch computes the same for every batch size,
+        so its graph is this one with all lengths that depend on the batch in proportion to it.
+        """
+        if self.other is None or self.graph.batch_dependent:
+            return None
+        sizes, batch = (0, 0), None
+        for value, shape in zip(self.graph.inputs, shapes, strict=True):
+            for both, length in zip(self.graph.lengths(value), shape, strict=True):
+                if both[0] != both[1]:
+                    sizes, batch = both, length
+        try:
+            return self.graph._replace(
+                shapes=[
+                    tuple(_scale(*both, sizes, batch) for both in self.graph.lengths(value))
+                    for value in range(len(self.graph.shapes))
+                ],
+                equations=[
+                    one._replace(
+                        params={
+                            name: _scale(number, other.params[name], sizes, batch)
+                            for name, number in one.params.items()
+                        }
+                    )
+                    for one, other in zip(self.graph.equations, self.other.equations, strict=True)
+                ],
+            )
+        except _NotProportionalError:
+            return None
+
+
+def trace_batch(
+    function: Callable[..., PyTree],
+    params: PyTree,
+    inputs: Sequence[PyTree],
+    batched: PyTree = None,
+) -> BatchTrace:
+    """Trace ``function(params, *inputs)`` for two batch sizes.
+
+    What is found does not depend on how many examples ``inputs`` hold. A function that computes
+    something else for the examples than for other batches, or that cannot be traced for others, is
+    traced for the examples alone.
+
+    Args:
+      function: pure.
+      params: pytree of arrays or ``jax.ShapeDtypeStruct``.
+      inputs: the same; examples.
+      batched: which inputs have a batch as their first dimension: a prefix of ``inputs`` of bools.
+        By default, as many as ``function`` can be traced with for another batch size.
+    """
+    leaves = jax.tree.leaves(abstract(list(inputs)))
+    example = trace(function, params, inputs)
+    if batched is None:
+        first = [bool(leaf.shape) for leaf in leaves]
+        candidates = batch_candidates(function, params, inputs, first)
+    else:
+        first = told_batched(inputs, batched)
+        candidates = [first]
+    known = function, abstract(params), abstract(list(inputs))
+    reason = "none of them has a batch"
+    for chosen in candidates:
+        for sizes in batch_sizes(leaves, chosen):
+            try:
+                one, other = (
+                    trace(function, params, with_batch(inputs, chosen, size)) for size in sizes
+                )
+            except Exception as error:  # whatever the function raises if it cannot be traced
+                reason = f"function cannot be traced for another batch size ({short_error(error)})"
+                continue
+            found = _merged(one, other)
+            if isinstance(found, str):
+                reason = f"function {found}"
+            elif _structure(found) != _structure(example):
+                reason = "function computes something else for another batch size"
+            else:
+                return BatchTrace(*known, tuple(chosen), found, other)
+    return BatchTrace(*known, tuple(first), example, None, reason)
+
+
+def trace_every_batch(
+    function: Callable[..., PyTree],
+    params: PyTree,
+    inputs: Sequence[PyTree],
+    batched: PyTree = None,
+) -> tuple[BatchTrace, list[tuple[int, ...]]]:
+    """Trace a function that must compute the same for every batch size.
+
+    The arguments are those of `trace_batch`.
+
+    Returns:
+      The trace, and the length of each value's dimensions as a multiple of the batch size; 0 if
+      fixed.
+
+    Raises:
+      ValueError: it is not clear which inputs have a batch; the function computes something else
+        for another batch size.
+    """
+    chosen = batched_inputs(function, params, inputs, batched)
+    told = jax.tree.unflatten(jax.tree.structure(list(inputs)), chosen)
+    traced = trace_batch(function, params, inputs, told)
+    return traced, traced.multiples()
+
+
+def _refusal(what: str) -> str:
+    return f"function must compute the same for every batch size; it {what}"
+
+
+def _multiple(both: Length) -> int:
+    """Return a length as a multiple of the batch size, given its values for `SIZES`."""
+    one, other = both
+    if one == other:
+        return 0
+    multiple = one // SIZES[0]
+    if both != (multiple * SIZES[0], multiple * SIZES[1]):
+        raise ValueError(
+            _refusal(
+                f"has a dimension of length {one} for {SIZES[0]} and {other} for {SIZES[1]}, which "
+                "is no multiple"
+            )
+        )
+    return multiple
+
+
+def _check_params(one: Equation, other: Equation) -> None:
+    """Refuse parameters that are neither equal nor lengths in proportion to the batch."""
+    for name, value in one.params.items():
+        try:
+            _scale(value, other.params[name], SIZES, SIZES[0])
+        except _NotProportionalError as error:
+            raise ValueError(_refusal(f"has {one.name} with another {name} for each")) from error
+
+
+def _structure(graph: Graph) -> tuple[Any, ...]:
+    """Return which equation reads what."""
+    equations = [(equation.name, equation.ins, equation.outs) for equation in graph.equations]
+    sources = graph.leaves, graph.constants, graph.inputs, list(graph.literals)
+    return equations, sources, graph.outputs, graph.dtypes, graph.tree
+
+
+def _merged(first: Graph, second: Graph) -> Graph | str:
+    """Return one graph with the shapes of both, or why they differ."""
+    if _structure(first) != _structure(second):
+        return "computes something else for different batch sizes"
+    found = first._replace(other_shapes=second.shapes)
+    for one, other in zip(first.equations, second.equations, strict=True):
+        wrong = _differing_param(found, one, other)
+        if wrong:
+            return f"has {one.name} with another {wrong} for each batch size"
+    numbers, again = _numbers(first), _numbers(second)
+    differ = (value for value, number in numbers.items() if not _same(number, again[value]))
+    return found._replace(batch_dependent=frozenset(differ))
+
+
+def _differing_param(graph: Graph, one: Equation, other: Equation) -> str:
+    """Return a parameter that differs in more than lengths of the batch; empty if there is none."""
+    rule = RULES.get(one.name)
+    if rule is None:
+        return ""
+    for name, value in one.params.items():
+        value_there = other.params[name]
+        if value is value_there or value == value_there or name == rule.lengths:
+            continue
+        if name not in rule.by_axis:
+            return name
+        for axis, (here, there) in enumerate(zip(value, value_there, strict=True)):
+            ends = (one.ins[0], one.outs[0])
+            if here != there and not any(graph.varies(end, axis) for end in ends):
+                return name
+    return ""
+
+
+def _numbers(graph: Graph) -> dict[int, Any]:
+    """Return the literals and the arrays that the function closes over, by value."""
+    return dict(graph.literals) | dict(zip(graph.constants, graph.arrays, strict=True))
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two arrays are equal to the bit; NaN equals itself."""
+    if one is other:
+        return True
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    if jax.dtypes.issubdtype(one.dtype, jax.dtypes.extended):
+        one, other = jax.random.key_data(one), jax.random.key_data(other)
+    return np.asarray(one).tobytes() == np.asarray(other).tobytes()
+
+
+class _NotProportionalError(Exception):
+    """A number is neither equal for both batch sizes nor in proportion to them."""
+
+
+def _scale(one: Any, other: Any, sizes: Length, batch: Any) -> Any:
+    """Return a parameter for a batch, given its values for two batch sizes."""
+    if one is other or one == other:
+        return one
+    if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
+        found = (_scale(a, b, sizes, batch) for a, b in zip(one, other, strict=True))
+        return type(one)(*found) if hasattr(one, "_fields") else tuple(found)
+    if isinstance(one, int) and isinstance(other, int) and one * sizes[1] == other * sizes[0]:
+        return one // sizes[0] * batch if one % sizes[0] == 0 else one * batch // sizes[0]
+    raise _NotProportionalError

@@ -1,0 +1,36 @@
+"""The rule of ``select_n``, which is what ``jnp.where`` becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sparsejax.graph._constant_finder import ConstantUnits
+from sparsejax.graph._elementwise import elementwise
+from sparsejax.graph._rule import ConstantFinder, Equation, OnnxBuilder
+
+
+def _selected(
+    finder: ConstantFinder,
+    equation: Equation,
+    operands: Sequence[ConstantUnits],
+    units: ConstantUnits,
+) -> ConstantUnits:
+    """For a constant predicate only the selected case must be constant."""
+    predicate, *cases = operands
+    mask, numbers = units
+    for number, case in enumerate(cases):
+        here = predicate.mask & (predicate.numbers == number) & case.mask & ~mask
+        mask, numbers = mask | here, np.where(here, case.numbers, numbers)
+    return ConstantUnits(mask, numbers)
+
+
+def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
+    predicate, *cases = builder.operands(equation)
+    if builder.graph.dtypes[equation.ins[0]] != np.bool_ or len(cases) != 2:
+        raise builder.refusal(equation, "by a number")
+    return [builder.node("Where", predicate, cases[1], cases[0])]
+
+
+RULES = {"select_n": elementwise(_onnx, _selected)}

@@ -1,0 +1,38 @@
+"""The rule of ``transpose``: each dimension of the result is one of the operand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparsejax.graph._rule import (
+    AxisConstants,
+    ConstantFinder,
+    Equation,
+    GroupBuilder,
+    OnnxBuilder,
+    Rule,
+)
+
+
+def _groups(builder: GroupBuilder, equation: Equation) -> None:
+    order = equation.params["permutation"]
+    builder.same_pairs(equation.ins[0], order, equation.outs[0], range(len(order)))
+
+
+def _constants(finder: ConstantFinder, equation: Equation) -> list[AxisConstants]:
+    return [finder.moved(equation.ins[0], equation.params["permutation"])]
+
+
+def _compute(finder: ConstantFinder, equation: Equation) -> list[np.ndarray]:
+    return [np.transpose(finder.known[equation.ins[0]], equation.params["permutation"])]
+
+
+def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
+    return [builder.transposed(equation.ins[0], equation.params["permutation"])]
+
+
+RULES = {
+    "transpose": Rule(
+        groups=_groups, constants=_constants, compute=_compute, onnx=_onnx, per_example=True
+    )
+}
