@@ -1,4 +1,4 @@
-"""The C steps of learning-compression: a projection or proximal map, weighted by mu."""
+"""The C steps of learning-compression: projections and proximal maps weighted by mu."""
 
 from sparsejax.compression._base import Compression
 from sparsejax.compression._blocks import blocks

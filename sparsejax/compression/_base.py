@@ -1,4 +1,4 @@
-"""What every C step is: a pair of pure functions."""
+"""The interface of a C step: a pair of pure functions."""
 
 from __future__ import annotations
 
@@ -7,75 +7,99 @@ from typing import NamedTuple
 
 import jax
 import optax
-from chex import Numeric
+from jaxtyping import Array, ArrayLike, Float, Integer, PyTree, Real
 
 from sparsejax import _checks
-from sparsejax._where import Chosen, PyTree, choose, everything
+from sparsejax._where import Chosen, choose, everything
 
 
 class Compression(NamedTuple):
-    r"""The C step of learning-compression: the compressed weights nearest to given ones.
+    r"""The C step of learning-compression, which finds the nearest compressed weights.
 
     .. math:: \theta = \arg\min_\theta \tfrac{\mu}{2}\|w-\theta\|_2^2 + P(\theta)
 
-    Any pair of functions with these shapes is a compression; ``learning_compression`` asks for no
-    more. Hyperparameters are arguments of the function that makes the pair. They may be traced:
-    a compression that is built inside a jitted function, or under ``optax.inject_hyperparams``,
-    obeys a new value without compiling anew, and ``jax.vmap`` over a function that builds it runs
-    several values at once.
+    Any pair of functions with these signatures is a compression. Hyperparameters are arguments of
+    the function that makes the pair, and they may be traced: a compression that is built inside a
+    jitted function or under ``optax.inject_hyperparams`` uses new values without recompilation, and
+    ``jax.vmap`` over a function that builds it runs several values at once.
 
     Attributes:
-      init: ``weights -> state``. ``weights`` is a pytree that holds just the leaves to compress
-        (``learning_compression`` puts ``optax.MaskedNode()`` in the place of the others). The
-        state is a pytree of arrays: what one C step remembers for the next, such as a threshold
-        to start its search from.
-      project: ``(weights, mu, state) -> (theta, state)``, pure and jittable, ``mu`` a traced
-        positive scalar; ``theta`` has the structure, shapes and dtypes of ``weights``.
+      init: ``weights -> state``. ``weights`` is a pytree of the leaves to compress, with
+        ``optax.MaskedNode()`` for all other leaves. The state is a pytree of arrays that one C step
+        passes on to the next, such as the threshold from which the next search starts.
+      project: ``(weights, mu, state) -> (theta, state)``, pure and jittable. ``mu`` is a positive
+        scalar, in units of the loss per squared unit of weight, and may be traced. ``theta`` has
+        the structure, shapes and dtypes of ``weights``.
     """
 
-    init: Callable[[PyTree], PyTree]
-    project: Callable[[PyTree, jax.Array, PyTree], tuple[PyTree, PyTree]]
+    init: Callable[[PyTree[Array]], PyTree[Array]]
+    project: Callable[
+        [PyTree[Array], Float[ArrayLike, ""], PyTree[Array]], tuple[PyTree[Array], PyTree[Array]]
+    ]
 
 
 def with_scalar(
-    name: str, value: Numeric, nearest: Callable[[PyTree, jax.Array, jax.Array], PyTree]
+    name: str,
+    value: Real[ArrayLike, ""],
+    nearest: Callable[[PyTree[Array], Float[ArrayLike, ""], jax.Array], PyTree[Array]],
 ) -> Compression:
-    """The compression with one hyperparameter >= 0 and ``theta = nearest(weights, mu, value)``."""
-    value = _checks.scalar_at_least_zero(name, value)
+    """Return the compression ``theta = nearest(weights, mu, value)`` with one hyperparameter >= 0.
 
-    def init(weights):
+    Raises:
+      TypeError: ``value`` is not a number.
+      ValueError: ``value`` is negative, NaN or not a scalar.
+    """
+    hyperparameter = _checks.scalar_at_least_zero(name, value)
+
+    def init(weights: PyTree[Array]) -> optax.EmptyState:
         check_weights(weights)
         return optax.EmptyState()
 
-    def project(weights, mu, state):
-        return nearest(weights, mu, value), state
+    def project(
+        weights: PyTree[Array], mu: Float[ArrayLike, ""], state: optax.EmptyState
+    ) -> tuple[PyTree[Array], optax.EmptyState]:
+        return nearest(weights, mu, hyperparameter), state
 
     return Compression(init, project)
 
 
 def with_count(
-    name: str, value: Numeric, nearest: Callable[[PyTree, Numeric], PyTree], most: int | None = None
+    name: str,
+    value: Integer[ArrayLike, ""],
+    nearest: Callable[[PyTree[Array], Integer[ArrayLike, ""]], PyTree[Array]],
+    most: int | None = None,
 ) -> Compression:
-    """The compression with one count in ``[0, most]`` and ``theta = nearest(weights, value)``.
+    """Return the compression ``theta = nearest(weights, value)`` with one count in ``[0, most]``.
 
-    ``nearest`` checks the count against the weights where both are known.
+    ``nearest`` checks the count against the weights where both are concrete.
+
+    Raises:
+      TypeError: ``value`` is not a number.
+      ValueError: ``value`` is not an integer scalar in ``[0, most]``.
     """
     _checks.scalar_count(name, value, most)
 
-    def init(weights):
+    def init(weights: PyTree[Array]) -> optax.EmptyState:
         check_weights(weights)
-        jax.eval_shape(lambda w: nearest(w, value), weights)  # for its checks
+        jax.eval_shape(lambda w: nearest(w, value), weights)  # raises where the count does not fit
         return optax.EmptyState()
 
-    def project(weights, mu, state):
+    def project(
+        weights: PyTree[Array], mu: Float[ArrayLike, ""], state: optax.EmptyState
+    ) -> tuple[PyTree[Array], optax.EmptyState]:
         del mu  # the nearest point of a set does not depend on the weight of the distance
         return nearest(weights, value), state
 
     return Compression(init, project)
 
 
-def check_weights(weights: PyTree) -> Chosen:
-    """The weights there are to compress; raises ValueError where they hold NaN."""
+def check_weights(weights: PyTree[Array]) -> Chosen:
+    """Return the leaves to compress.
+
+    Raises:
+      TypeError: a leaf is not floating point.
+      ValueError: a concrete leaf holds NaN.
+    """
     chosen = choose(weights, everything)
     _checks.no_nan("weights", chosen.paths, chosen.leaves)
     return chosen

@@ -1,4 +1,4 @@
-"""The C step with an exact budget of kappa non-zeros."""
+"""The C step with an exact budget for the number of non-zero weights."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from chex import Numeric
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, ArrayLike, Float, Integer, PyTree
 
 from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
-from sparsejax._where import PyTree, everything
+from sparsejax._where import everything
 from sparsejax.compression._base import Compression, check_weights
 from sparsejax.projections import num_entries, project_l0_ball
 
@@ -18,35 +19,53 @@ from sparsejax.projections import num_entries, project_l0_ball
 class L0BallState(NamedTuple):
     """State of `l0_ball`."""
 
-    threshold: jax.Array
-    """Of the last C step, where the search of the next one begins; 0 before the first."""
+    threshold: Float[Array, ""]
+    """The threshold of the last C step, at which the next search begins; 0 before the first."""
 
 
-def l0_ball(kappa: Numeric, *, specs: PyTree = None) -> Compression:
-    r"""At most ``kappa`` non-zero weights.
+def l0_ball(
+    kappa: Integer[ArrayLike, ""], *, specs: PyTree[PartitionSpec] | None = None
+) -> Compression:
+    r"""C step with at most ``kappa`` non-zero weights over all leaves together.
 
     .. math:: \min_\theta \tfrac{\mu}{2}\|w-\theta\|_2^2 \;\text{s.t.}\; \|\theta\|_0\le\kappa
               \quad\Rightarrow\quad \theta = \operatorname{top}_\kappa(w)
 
     Args:
-      kappa: integer scalar in ``[0, n]``, the number of weights kept over all leaves together; may
-        be traced (then it is clipped to that range).
-      specs: inside ``jax.shard_map`` or ``jax.pmap``: what the weights are pieces of, as in
+      kappa: integer scalar in ``[0, n]``, where ``n`` is the number of weights in all leaves; may
+        be traced, and a traced value is clipped to that range.
+      specs: the sharding of the leaves inside ``jax.shard_map`` or ``jax.pmap``, as in
         `sparsejax.projections.project_l0_ball`.
 
+    Returns:
+      A `Compression` with state `L0BallState`.
+
     Raises:
-      ValueError: ``kappa`` is negative or a float; in ``init``: larger than the number of
-        weights, or the weights hold NaN.
+      TypeError: ``kappa`` is not a number; in ``init``: a leaf is not floating point.
+      ValueError: ``kappa`` is negative or a float; in ``init``: it exceeds the number of weights,
+        or the weights hold NaN.
 
     References:
-      Carreira-Perpinan and Idelbayev, CVPR 2018.
+      Carreira-Perpinan and Idelbayev, "Learning-compression" algorithms for neural net pruning,
+      CVPR 2018.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from sparsejax.compression import l0_ball
+      >>> weights = jnp.array([3.0, 1.0, 2.0])
+      >>> c_step = l0_ball(kappa=2)
+      >>> theta, _ = c_step.project(weights, 1.0, c_step.init(weights))
+      >>> theta
+      Array([3., 0., 2.], dtype=float32)
     """
     _checks.scalar_count("kappa", kappa)
 
-    def init(weights):
-        return L0BallState(no_threshold(kappa, weights, specs))
+    def init(weights: PyTree[Array]) -> L0BallState:
+        return L0BallState(initial_threshold(kappa, weights, specs))
 
-    def project(weights, mu, state):
+    def project(
+        weights: PyTree[Array], mu: Float[ArrayLike, ""], state: L0BallState
+    ) -> tuple[PyTree[Array], L0BallState]:
         del mu  # the nearest point of a set does not depend on the weight of the distance
         kept, threshold = keep(weights, kappa, state.threshold, specs)
         return kept, L0BallState(threshold)
@@ -54,8 +73,15 @@ def l0_ball(kappa: Numeric, *, specs: PyTree = None) -> Compression:
     return Compression(init, project)
 
 
-def no_threshold(kappa: Numeric, weights: PyTree, specs: PyTree) -> jax.Array:
-    """A threshold of 0, where kappa fits the weights."""
+def initial_threshold(
+    kappa: Integer[ArrayLike, ""], weights: PyTree[Array], specs: PyTree[PartitionSpec] | None
+) -> Float[Array, ""]:
+    """Return a threshold of 0 in the dtype of the weights' thresholds.
+
+    Raises:
+      TypeError: ``kappa`` is not a number, or a leaf is not floating point.
+      ValueError: ``kappa`` is not an integer in ``[0, n]``, or a concrete leaf holds NaN.
+    """
     check_weights(weights)
     total = num_entries(weights, everything, specs=specs)
     _checks.scalar_count("kappa", kappa, total)
@@ -63,8 +89,12 @@ def no_threshold(kappa: Numeric, weights: PyTree, specs: PyTree) -> jax.Array:
 
 
 def keep(
-    weights: PyTree, kappa: Numeric, threshold: jax.Array, specs: PyTree
-) -> tuple[PyTree, jax.Array]:
+    weights: PyTree[Array],
+    kappa: Integer[ArrayLike, ""],
+    threshold: Float[Array, ""],
+    specs: PyTree[PartitionSpec] | None,
+) -> tuple[PyTree[Array], Float[Array, ""]]:
+    """Keep the ``kappa`` largest magnitudes, with a search from the last threshold."""
     return project_l0_ball(
         weights, kappa, everything, specs=specs, warm_start=threshold, with_threshold=True
     )
