@@ -25,7 +25,7 @@ from experiments.constrained_l0.networks import GatedNetwork
 from experiments.data import load
 from sparsejax.constraints import constrained_step, density_violation, descent_ascent, dual_ascent
 from sparsejax.gates import clip_params
-from sparsejax.training import fit, init_state, make_step
+from sparsejax.training import Batches, fit, init_state, make_step
 
 _BATCH, _RATE, _DUAL_RATE, _TARGET = 128, 7e-4, 1e-3, 0.33
 
@@ -94,13 +94,13 @@ def _ours(images, labels, gated: bool) -> Callable[[], None]:
         optimizer = optax.adam(_RATE)
         step = make_step(loss, optimizer)
         params = {"weights": network.initial["weights"]}
-    data = jax.device_put({"image": images, "label": labels})
+    data = Batches(jax.device_put({"image": images, "label": labels}), _BATCH)
     state = init_state(params, optimizer, jax.random.key(0))
 
     def epoch() -> None:
         nonlocal state
         steps = int(state.step) + len(labels) // _BATCH
-        state = fit(step, state, data, batch_size=_BATCH, steps=steps)
+        state = fit(step, state, data, steps=steps)
         jax.block_until_ready(state)
 
     return epoch

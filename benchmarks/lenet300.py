@@ -25,7 +25,7 @@ from benchmarks.contest import TORCH_IS_MISSING, by_turns, torch_slices, write
 from experiments.data import load
 from sparsejax import compression
 from sparsejax.models import LeNet300
-from sparsejax.training import fit, init_state, make_step
+from sparsejax.training import Batches, fit, init_state, make_step
 
 _BATCH, _KAPPA, _MU = 256, 5324, 1e-3
 
@@ -94,11 +94,11 @@ def _ours(images, labels) -> tuple[Callable[[], None], float, Callable[[], None]
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), {}
 
     step = make_step(loss, optimizer)
-    data = jax.device_put({"image": images, "label": labels})
+    data = Batches(jax.device_put({"image": images, "label": labels}), _BATCH)
     state = init_state(params, optimizer, jax.random.key(0))
 
     def epoch() -> None:
-        jax.block_until_ready(fit(step, state, data, batch_size=_BATCH, steps=step_count))
+        jax.block_until_ready(fit(step, state, data, steps=step_count))
 
     weights = jax.tree.map(lambda leaf: leaf if leaf.ndim > 1 else optax.MaskedNode(), params)
     inner = compress.init(weights)

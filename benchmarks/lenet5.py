@@ -27,7 +27,7 @@ from benchmarks.contest import TORCH_IS_MISSING, by_turns, torch_slices, write
 from experiments.data import load
 from sparsejax import gated_weight_decay
 from sparsejax.models import LeNet5
-from sparsejax.training import fit, init_state, make_step
+from sparsejax.training import Batches, fit, init_state, make_step
 
 _BATCH, _RATE, _DECAY = 128, 7e-4, 1e-3
 _PIECE = 52  # steps: a ninth of an epoch
@@ -119,13 +119,13 @@ def _flax(
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), {}
 
     step = make_step(loss, optimizer)
-    data = jax.device_put({"image": images, "label": labels})
+    data = Batches(jax.device_put({"image": images, "label": labels}), _BATCH)
     state = init_state(params, optimizer, jax.random.key(0))
 
     def piece() -> None:
         nonlocal state
         steps = int(state.step) + _PIECE
-        state = fit(step, state, data, batch_size=_BATCH, steps=steps, block=block)
+        state = fit(step, state, data, steps=steps, steps_per_call=block)
         jax.block_until_ready(state)
 
     return piece

@@ -33,7 +33,7 @@ from benchmarks.contest import write
 from experiments.data import load
 from sparsejax import tickets
 from sparsejax.models import LENET300_LAYERS, LeNet300
-from sparsejax.training import ArrayData, fit
+from sparsejax.training import ArrayData, Batches, fit
 
 _BATCH, _STEPS, _ROUND = 128, 100, 36_000
 _STARTS = np.linspace(-0.3, 0.3, 8).astype(np.float32)
@@ -117,7 +117,7 @@ def _together(data: ArrayData) -> Callable[[], None]:
     mesh = _mesh()
     state = tickets.shard_population(population, mesh)
     data = jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
-    return _piece(data, step, [state], scan=tickets.population_scan(mesh), batch_axes=())
+    return _piece(data, step, [state], loop=tickets.population_scan(mesh), batch_axes=())
 
 
 def _sequence(data: ArrayData) -> Callable[[], None]:
@@ -137,7 +137,7 @@ def _piece(data: ArrayData, step: Any, states: list[Any], **how: Any) -> Callabl
 
     def onwards(state):
         steps = int(state.step) + _STEPS
-        state = fit(step, state, data, batch_size=_BATCH, steps=steps, report_every=_ROUND, **how)
+        state = fit(step, state, Batches(data, _BATCH), steps=steps, **how)
         return jax.block_until_ready(state)
 
     def piece() -> None:

@@ -33,7 +33,19 @@ from sparsejax.constraints import (
     expected_density,
     nupi,
 )
-from sparsejax.training import TrainState, fit, init_state, read_metrics, write_json
+from sparsejax.training import (
+    Batches,
+    Checkpoints,
+    MetricLog,
+    ProgressBar,
+    TrainState,
+    fit,
+    init_run_dir,
+    init_state,
+    read_metrics,
+    report,
+    write_json,
+)
 
 
 class Run(FolderRun):
@@ -82,20 +94,18 @@ class Run(FolderRun):
         optimizer, rate = self._optimizer()
         start = init_state(self.network.initial, optimizer, jax.random.key(self.seed))
         images, labels = map(np.concatenate, zip(*self._splits(), strict=True))
+        steps = settings["epochs"] * self.steps_per_epoch
+        folder = init_run_dir(self.folder, settings, self.resumes)
+        every = settings["checkpoint_epochs"] * self.steps_per_epoch
+        bar = ProgressBar(steps, self.title)
         final = fit(
             constrained_step(self._loss, lambda p, batch, key: self._violation(p), optimizer),
             start,
-            {"image": images, "label": labels},
-            batch_size=settings["batch_size"],
-            steps=settings["epochs"] * self.steps_per_epoch,
-            seed=self.seed,
-            evaluate=self._evaluate,
-            checkpoint_every=settings["checkpoint_epochs"] * self.steps_per_epoch,
-            folder=self.folder,
-            config=settings,
-            resume=self.resumes,
+            Batches({"image": images, "label": labels}, settings["batch_size"], self.seed),
+            steps=steps,
+            callbacks=[report(MetricLog(folder), bar, evaluate=self._evaluate)],
+            checkpoints=Checkpoints(folder / "checkpoints", every=every),
             learning_rate=rate,
-            name=self.title,
         )
         return self._finish(final.params)
 

@@ -148,10 +148,12 @@ def _tickets(folder, settings, data_dir, round, member) -> Finished:
     arrays = _checkpoint(phase / "checkpoints")
     kept, mask, statistics = (
         [array[member] for array in _under(arrays, part, phase, needed=part != ".statistics")]
-        for part in (".params['weights']", ".mask", ".statistics")
+        for part in (".params['weights']", ".search.mask", ".statistics")
     )
     # A file that does not say is from a time when scales were folded into the weights.
-    scale = next(iter(_under(arrays, ".hyper['scale']", phase, needed=False)), np.ones(members))
+    scale = next(
+        iter(_under(arrays, ".search.hyper['scale']", phase, needed=False)), np.ones(members)
+    )
     weights = _masked(kept, mask, scale[member])
     model, dataset = settings["model"], settings["dataset"]
     seed = int(settings["members"][member]["seed"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -26,7 +26,7 @@ from sparsejax.models import (
     LeNet5,
     purged_lenet5,
 )
-from sparsejax.training import ArrayData, BatchSource, StepFunction
+from sparsejax.training import Batches, BatchSource, Callback, StepFunction, revise
 from sparsejax.transforms import Pruner, prune_state, pruning_step
 
 SplitName = Literal["train", "validation", "test"]
@@ -39,10 +39,13 @@ class Pruning(NamedTuple):
     """How pruning joins a training step."""
 
     step: StepFunction
-    options: Mapping[str, Any]
-    """Arguments for ``fit``."""
+    stop_every: int
+    """Steps between two looks at whether the pruning has ended."""
     validation_error: Callable[[Any], float]
     """``state -> per cent`` for the reports."""
+    callbacks: Sequence[Callback] = ()
+    """What ``fit`` is to call besides."""
+    report_every: int | None = None
 
 
 class Smaller(NamedTuple):
@@ -60,8 +63,11 @@ class Task(Protocol):
     layers: tuple[str, ...]
     initial: Any
     """The parameters at the beginning."""
-    data: ArrayData | BatchSource
     steps_per_epoch: int
+
+    def batches(self, seed: int) -> Batches | BatchSource:
+        """The training images, in an order that depends on the seed."""
+        ...
 
     def loss(
         self, params: Any, batch: Any, key: jax.Array, augment: bool = True
@@ -99,9 +105,13 @@ class LeNet5Task:
         self._dataset, self._settings = dataset, settings
         self._graph, self.initial, self._rest = nnx.split(model, nnx.Param, ...)
         train = dataset.train
-        self.data: ArrayData | BatchSource = {"image": train.images, "label": train.labels}
+        self._arrays = {"image": train.images, "label": train.labels}
         self.steps_per_epoch = len(train.labels) // settings["batch_size"]
         self._mistakes = jax.jit(lambda p, x, y: (self._logits(p, x).argmax(-1) != y).sum())
+
+    def batches(self, seed):
+        """See `Task`."""
+        return Batches(self._arrays, self._settings["batch_size"], seed)
 
     def loss(self, params, batch, key, augment=True):
         """See `Task`."""
@@ -124,8 +134,9 @@ class LeNet5Task:
     def pruning(self, step, pruner, every):
         """See `Task`."""
         step = pruning_step(step, pruner, self._accuracy, every)
-        options = {"stop_every": self.steps_per_epoch}
-        return Pruning(step, options, lambda state: self.error(state.params, "validation"))
+        return Pruning(
+            step, self.steps_per_epoch, lambda state: self.error(state.params, "validation")
+        )
 
     def smaller(self, params):
         """See `Task`; itself where nothing is left of it."""
@@ -144,7 +155,7 @@ class LeNet5Task:
         pairs = zip(self._dataset.train, self._dataset.validation, strict=True)
         images, labels = (np.concatenate(pair) for pair in pairs)
         task = copy.copy(self)
-        task.data = {"image": images, "label": labels}
+        task._arrays = {"image": images, "label": labels}
         task.steps_per_epoch = len(labels) // self._settings["batch_size"]
         return task
 
@@ -179,12 +190,16 @@ class VGG16Task:
     def __init__(self, data_dir: Path, settings: Mapping[str, Any], seed: int):
         self._data_dir, self._batch_size = data_dir, settings["batch_size"]
         self._batches = ImageNetBatches(data_dir, self._batch_size, seed)
-        self.data: ArrayData | BatchSource = self._batches
         self.steps_per_epoch = self._batches.steps_per_epoch
         self._graph, self.initial, self._rest = imagenet_vgg16(
             settings["width"], seed, settings["weights"] or None
         )
         self._wrong = jax.jit(self._weighted_mistakes)
+
+    def batches(self, seed):
+        """See `Task`; the order was chosen when it was made."""
+        del seed
+        return self._batches
 
     def loss(self, params, batch, key, augment=True):
         """See `Task`; with dropout. The pipeline has augmented the images."""
@@ -211,7 +226,7 @@ class VGG16Task:
         found: dict[int, float] = {}
         prune = jax.jit(lambda state, accuracy: prune_state(state, pruner, accuracy))
 
-        def revise(state):
+        def assess(state):
             found[int(state.step)] = self.error(state.params, "validation")
             return prune(state, 1 - found[int(state.step)] / 100)
 
@@ -221,10 +236,7 @@ class VGG16Task:
                 return found[int(state.step)]
             return self.error(state.params, "validation")
 
-        options = {
-            "revise": revise, "revise_every": every, "stop_every": every, "report_every": every
-        }  # fmt: skip
-        return Pruning(step, options, validation_error)
+        return Pruning(step, every, validation_error, [revise(assess, every)], every)
 
     def smaller(self, params):
         """See `Task`; itself: in a network that is not thinned by units hardly one dies."""

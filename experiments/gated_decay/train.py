@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,22 @@ from experiments.common.runs import FolderRun
 from experiments.gated_decay.config import PHASES
 from experiments.gated_decay.tasks import Task
 from sparsejax import compression, inspection
-from sparsejax.training import fit, init_state, make_step, read_metrics, write_json
-from sparsejax.transforms import PruningTrainState, exact_gated_decay
+from sparsejax.training import (
+    Callback,
+    Checkpoints,
+    MetricLog,
+    ProgressBar,
+    StopWhen,
+    TrainState,
+    fit,
+    init_run_dir,
+    init_state,
+    make_step,
+    read_metrics,
+    report,
+    write_json,
+)
+from sparsejax.transforms import exact_gated_decay
 
 _COMPRESSION = ("compress_", "l_step_", "mu", "kappa")
 _LATER = {
@@ -96,7 +110,7 @@ class Run(FolderRun):
         params = self._finetune(small.task, params)
         return self._finish(small.restore(params), pruned, before)
 
-    def pruned(self) -> PruningTrainState:
+    def pruned(self) -> TrainState:
         """The state after the pruning; trained for if it is not there yet."""
         if self._source:
             return self._source.pruned()
@@ -162,9 +176,15 @@ class Run(FolderRun):
                 "prunings": int(state.pruning.prunings),
             }
 
-        state = PruningTrainState(*start, pruning)
         return self._fit(
-            "prune", self.task, how.step, state, assessed, stop_when=ended, **how.options
+            "prune",
+            self.task,
+            how.step,
+            start._replace(pruning=pruning),
+            assessed,
+            StopWhen(ended, how.stop_every),
+            how.callbacks,
+            how.report_every,
         )
 
     def _compress(self, task: Task, params: Any) -> Any:
@@ -219,21 +239,26 @@ class Run(FolderRun):
         step: Any,
         state: Any,
         evaluate: Callable[[Any], dict[str, float]] | None = None,
-        **options: Any,
+        stop: StopWhen | None = None,
+        callbacks: Sequence[Callback] = (),
+        report_every: int | None = None,
     ) -> Any:
+        steps = self.settings[f"{phase}_epochs"] * task.steps_per_epoch
+        folder = init_run_dir(self.folder / phase, _relevant(self.settings, phase), self.resumes)
+        reports = report(
+            MetricLog(folder),
+            ProgressBar(steps, f"{self.title}, {phase}"),
+            evaluate=evaluate or (lambda state: self._assessed(task, state.params)),
+            every=report_every,
+        )
         return fit(
             step,
             state,
-            task.data,
-            batch_size=self.settings["batch_size"],
-            steps=self.settings[f"{phase}_epochs"] * task.steps_per_epoch,
-            seed=self.seed,
-            evaluate=evaluate or (lambda state: self._assessed(task, state.params)),
-            folder=self.folder / phase,
-            config=_relevant(self.settings, phase),
-            resume=self.resumes,
-            name=f"{self.title}, {phase}",
-            **options,
+            task.batches(self.seed),
+            steps=steps,
+            callbacks=[*callbacks, reports],
+            checkpoints=Checkpoints(folder / "checkpoints"),
+            stop=stop,
         )
 
     def _assessed(self, task: Task, params: Any) -> dict[str, float]:

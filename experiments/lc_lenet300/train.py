@@ -22,11 +22,17 @@ from experiments.lc_lenet300.config import Config, Row
 from sparsejax import compression, inspection
 from sparsejax.models import LENET300_LAYERS, LeNet300
 from sparsejax.training import (
+    Batches,
+    Checkpoints,
+    MetricLog,
+    ProgressBar,
     TrainState,
     fit,
+    init_run_dir,
     init_state,
     make_step,
     read_metrics,
+    report,
     write_json,
 )
 
@@ -74,21 +80,24 @@ class Run:
             reference if compresses else self._initial, optimizer, jax.random.key(self.seed)
         )
         train = self._dataset.train
+        images = {"image": train.images, "label": train.labels}
+        steps = epochs * self.steps_per_epoch
+        folder = init_run_dir(self.folder, settings, self.config.resume)
+        reports = report(
+            MetricLog(folder),
+            ProgressBar(steps, f"{self.row} seed {self.seed}"),
+            evaluate=self._evaluate_l_step if compresses else self._evaluate_dense,
+            every=report_epochs * self.steps_per_epoch,
+        )
+        every = checkpoint_epochs * self.steps_per_epoch
         final = fit(
             make_step(self._loss, optimizer),
             start,
-            {"image": train.images, "label": train.labels},
-            batch_size=self.config.batch_size,
-            steps=epochs * self.steps_per_epoch,
-            seed=self.seed,
-            evaluate=self._evaluate_l_step if compresses else self._evaluate_dense,
-            report_every=report_epochs * self.steps_per_epoch,
-            checkpoint_every=checkpoint_epochs * self.steps_per_epoch,
-            folder=self.folder,
-            config=settings,
-            resume=self.config.resume,
+            Batches(images, self.config.batch_size, self.seed),
+            steps=steps,
+            callbacks=[reports],
+            checkpoints=Checkpoints(folder / "checkpoints", every=every),
             learning_rate=learning_rate,
-            name=f"{self.row} seed {self.seed}",
         )
         params = final.params
         if compresses:

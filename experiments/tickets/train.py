@@ -17,8 +17,20 @@ from experiments.common.runs import errors
 from experiments.data import Dataset
 from experiments.tickets import networks, options
 from sparsejax import tickets
-from sparsejax.tickets import Method, SearchState, Ticket
-from sparsejax.training import StepFunction, fit, init_run_dir, write_json
+from sparsejax.tickets import Method, Ticket
+from sparsejax.training import (
+    Batches,
+    Checkpoints,
+    MetricLog,
+    ProgressBar,
+    StepFunction,
+    TrainState,
+    Writer,
+    fit,
+    init_run_dir,
+    report,
+    write_json,
+)
 
 _OWN_ROUNDS_SHOW = ("imp", "imp_continued")
 """Methods whose next round trains the ticket of the one before."""
@@ -57,7 +69,7 @@ class Population:
         step_by_step = network.has_convolutions_of_xla and on_cpu
         self._scan = tickets.population_scan(self._mesh, vmap_size, unroll=step_by_step)
         # An accelerator gets whole epochs: one program, and few calls.
-        self._block = 1 if step_by_step else None if on_cpu else self._steps_per_epoch
+        self._steps_per_call = 1 if step_by_step else None if on_cpu else self._steps_per_epoch
 
     @property
     def title(self) -> str:
@@ -107,7 +119,7 @@ class Population:
             )
         return time.perf_counter() - start
 
-    def _start(self) -> SearchState:
+    def _start(self) -> TrainState:
         """Before the first round."""
         hyper = {
             name: jnp.asarray([member[name] for member in self._members], jnp.float32)
@@ -120,7 +132,7 @@ class Population:
             )
         )
 
-    def _step(self) -> StepFunction[SearchState]:
+    def _step(self) -> StepFunction[TrainState]:
         rewind = self.settings["rewind_epochs"] * self._steps_per_epoch
         return tickets.search_step(self._method, self._loss, self._optimizer, rewind)
 
@@ -166,14 +178,14 @@ class Population:
             return tickets.random_pruning(**hyper)
         return tickets.magnitude_pruning(**hyper, rewind=name != "imp_continued")
 
-    def _tickets(self, state: SearchState) -> Ticket:
+    def _tickets(self, state: TrainState) -> Ticket:
         """Of all members, as they are to be trained."""
         found = tickets.population_tickets(self._method, state)
         if self.settings.get("ticket_scale") == "folded":
             found = jax.vmap(tickets.fold_scale)(found)
         return found
 
-    def _trained(self, number: int, ticket: Ticket) -> SearchState:
+    def _trained(self, number: int, ticket: Ticket) -> TrainState:
         """The tickets of a round, trained from where they are rewound to."""
         rewound = self.settings.get("ticket_statistics") == "rewound"
         statistics = ticket.statistics if rewound else self._statistics
@@ -190,40 +202,43 @@ class Population:
         step = tickets.search_step(_training, self._loss, self._optimizer)
         return self._fit(f"ticket_{number}", step, state, number)
 
-    def _dealt_out(self, state: SearchState) -> SearchState:
+    def _dealt_out(self, state: TrainState) -> TrainState:
         """The members on their devices."""
         return state if self._mesh is None else tickets.shard_population(state, self._mesh)
 
     def _fit(
         self,
         phase: str | None,
-        step: StepFunction[SearchState],
-        state: SearchState,
+        step: StepFunction[TrainState],
+        state: TrainState,
         number: int,
         steps: int | None = None,
-    ) -> SearchState:
+    ) -> TrainState:
         """Train to the end of a round, or to ``steps``; kept in the folder of the phase, if any."""
-        train = self._dataset.train
+        train, steps = self._dataset.train, steps or self._steps
+        images = {"image": train.images, "label": train.labels}
+        writers: list[Writer] = [ProgressBar(steps, f"{self.title}, {phase}")]
+        checkpoints = None
+        if phase:
+            folder = init_run_dir(self.folder / phase, _comparable(self.settings), self._resumes)
+            writers.append(MetricLog(folder))
+            checkpoints = Checkpoints(folder / "checkpoints")
         return fit(
             step,
             state,
-            {"image": train.images, "label": train.labels},
-            batch_size=self.settings["batch_size"],
-            steps=steps or self._steps,
-            seed=number,
-            folder=phase and self.folder / phase,
-            config=_comparable(self.settings),
-            resume=self._resumes,
-            scan=self._scan,
-            block=self._block,
+            Batches(images, self.settings["batch_size"], number),
+            steps=steps,
+            callbacks=[report(*writers)],
+            checkpoints=checkpoints,
+            loop=self._scan,
+            steps_per_call=self._steps_per_call,
             batch_axes=(),
-            name=f"{self.title}, {phase}",
         )
 
-    def _rows(self, number: int, state: SearchState) -> list[dict[str, Any]]:
+    def _rows(self, number: int, state: TrainState) -> list[dict[str, Any]]:
         """What every member reached under the mask of ``number`` rounds."""
-        mask = state.mask
-        scale = state.hyper["scale"] if "scale" in state.hyper else jnp.ones(len(self._members))
+        mask = state.search.mask
+        scale = state.search.hyper.get("scale", jnp.ones(len(self._members)))
         weights = state.params["weights"]
         seen = jax.vmap(tickets.effective_params)(Ticket(mask, None, scale), weights)
         params = jax.device_get((seen, state.statistics))

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from sparsejax._extra_args import accepting_extra_args
+from sparsejax._step import LossFunction, Metrics, call_loss, gradient_step
+from sparsejax._train_state import TrainState
 from sparsejax._where import PyTree
 from sparsejax.constraints._descent_ascent import current_multipliers
 from sparsejax.constraints._lagrangian import lagrangian as plain_lagrangian
 
-State = TypeVar("State")
 Batch = Any
-Metrics = Mapping[str, jax.Array]
-LossFunction = Callable[[PyTree, Batch, jax.Array], tuple[jax.Array, Metrics]]
 Constraint = Callable[[PyTree, Batch, jax.Array], PyTree]
 Lagrangian = Callable[[jax.Array, PyTree, PyTree], jax.Array]
 
@@ -27,19 +26,19 @@ def constrained_step(
     constraint: Constraint,
     optimizer: optax.GradientTransformation,
     lagrangian: Lagrangian = plain_lagrangian,
-) -> Callable[[State, Batch], tuple[State, Metrics]]:
-    r"""One simultaneous descent-ascent step as a pure function, not yet jitted.
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    r"""Build one simultaneous descent-ascent step as a pure function that is not jitted yet.
 
     .. math:: \min_x \max_{\lambda \ge 0} \; f(x) + \lambda^\top g(x)
 
-    It trains anything with differentiable constraints, in the way of
+    The step trains anything with differentiable constraints, in the way of
     ``sparsejax.training.make_step``, whose state it takes and returns::
 
         optimizer = descent_ascent(optax.adam(7e-4), dual_ascent(1e-3))
         constraint = lambda params, batch, key: density_violation(activity(params), 0.33)
         step = constrained_step(loss, constraint, optimizer)
         state = training.init_state(params, optimizer, key)
-        state = training.fit(step, state, data, batch_size=128, steps=93_800)
+        state = training.fit(step, state, training.Batches(data, 128), steps=93_800)
 
     The optimizer gets the extra arguments of optax's protocol, for the function that it descends:
     ``value`` is the Lagrangian at the present multipliers, ``grad`` its gradient in the parameters,
@@ -51,7 +50,9 @@ def constrained_step(
     gradient of a surrogate: ``surrogate + jax.lax.stop_gradient(value - surrogate)``.
 
     Args:
-      loss: ``(params, batch, key) -> (loss, metrics)``; ``metrics`` are scalars.
+      loss: ``(params, batch, key) -> (loss, metrics)``, where ``metrics`` are scalars by name. If
+        the state has ``statistics``: ``(params, statistics, batch, key) -> (loss, (metrics,
+        statistics))``.
       constraint: ``(params, batch, key) -> violations``, a pytree of arrays with the structure and
         shapes of the multipliers, <= 0 where a constraint is satisfied. It gets the loss's key, so
         both can see the same random gates; what both compute, the compiler computes once.
@@ -60,47 +61,41 @@ def constrained_step(
         augmented_lagrangian, penalty=10.0)``.
 
     Returns:
-      ``(state, batch) -> (state, metrics)``. The state is any NamedTuple with the fields ``step``
-      (int32), ``params``, ``opt_state`` and ``key`` (a PRNG key; step t uses
-      ``jax.random.fold_in(key, t)``), such as ``sparsejax.training.TrainState``. ``metrics`` gains
-      ``loss`` (f alone), ``lagrangian``, and of each constraint, before the step, ``violation`` and
-      ``multiplier``: followed by the path of a leaf, as in ``violation/dense1``, where they are
-      trees, and the largest where a leaf holds several.
+      ``(state, batch) -> (state, metrics)``. The state is a ``sparsejax.training.TrainState``; step
+      t uses ``jax.random.fold_in(key, t)``. ``metrics`` gains ``loss`` (f alone), ``lagrangian``,
+      and for each constraint, before the step, ``violation`` and ``multiplier``: followed by the
+      path of a leaf, as in ``violation/dense1``, where they are trees, and the largest where a leaf
+      holds several.
 
     References:
       Gallego-Posada et al., NeurIPS 2022.
     """
     extra_args_optimizer = accepting_extra_args(optimizer)
 
-    def step(state: Any, batch: Batch) -> tuple[Any, Metrics]:
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         multiplier = current_multipliers(state.opt_state)
 
-        def value_of(params: PyTree) -> tuple[jax.Array, Any]:
-            objective, metrics = loss(params, batch, key)
+        def objective(params: PyTree) -> tuple[jax.Array, Any]:
+            value, metrics, statistics = call_loss(loss, params, state.statistics, batch, key)
             violation = constraint(params, batch, key)
-            return lagrangian(objective, violation, multiplier), (objective, violation, metrics)
+            return lagrangian(value, violation, multiplier), (value, violation, metrics, statistics)
 
         def value_fn(params: PyTree, violation: PyTree = None) -> jax.Array:
             # A line search outside of `descent_ascent` refuses an extra argument that the function
             # which it evaluates does not name; this one varies with the parameters by itself.
             del violation
-            return value_of(params)[0]
+            return objective(params)[0]
 
-        value, grads = jax.value_and_grad(value_of, has_aux=True)(state.params)
-        total, (objective, violation, metrics) = value
-        updates, opt_state = extra_args_optimizer.update(
-            grads,
-            state.opt_state,
-            state.params,
-            violation=violation,
-            value=total,
-            grad=grads,
+        state, total, (value, violation, metrics, statistics) = gradient_step(
+            objective,
+            extra_args_optimizer,
+            state,
+            extra_args=lambda aux: {"violation": aux[1]},
             value_fn=value_fn,
         )
-        params = optax.apply_updates(state.params, updates)
-        return state._replace(step=state.step + 1, params=params, opt_state=opt_state), {
-            "loss": objective,
+        return state._replace(statistics=statistics), {
+            "loss": value,
             "lagrangian": total,
             **_largest("violation", violation),
             **_largest("multiplier", multiplier),

@@ -12,6 +12,8 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sparsejax._states import fresh
+from sparsejax._step import Metrics
+from sparsejax._train_state import TrainState
 from sparsejax._where import PyTree
 from sparsejax.tickets._search import (
     MakeMethod,
@@ -22,10 +24,13 @@ from sparsejax.tickets._search import (
 )
 from sparsejax.tickets._ticket import Ticket
 
-# The members take their steps together: one counter, so that what happens at one step of a round
-# (keeping the weights to rewind to) costs nothing at the others.
-_AXES: Any = SearchState(None, 0, 0, 0, 0, 0, None, 0, 0, 0)
-_SHARED = ("step", "round")
+# The members take their steps together: they share the counters of steps and rounds, so that what
+# happens at one step of a round (keeping the weights to rewind to) costs nothing at the others.
+_AXES: Any = TrainState(
+    step=None, params=0, opt_state=0, key=0, statistics=0, search=SearchState(0, 0, 0, None, 0)
+)  # fmt: skip
+
+Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
 def init_population(
@@ -35,19 +40,24 @@ def init_population(
     keys: jax.Array,
     hyper: PyTree = None,
     statistics: PyTree = None,
-) -> SearchState:
-    """The states of several searches as one, each leaf (but the counters) with an axis of members.
+) -> TrainState:
+    """Build the states of several searches as one, before the first round.
 
-    Members depend on nothing but their own start, key and hyperparameters (and the batch, which
-    all of them see). `shard_population` puts them on several devices.
+    Every leaf but the counters of steps and rounds gains a leading axis of members. A member
+    depends on nothing but its own start, key and hyperparameters, and on the batch, which all of
+    them see. `shard_population` distributes them over several devices.
 
     Args:
       method: as for `init_search`.
-      params: initial weights, stacked: each leaf [members, ...]; of equal members for one seed.
+      params: the initial weights, stacked: each leaf [members, ...]. Repeat them where members
+        share a seed.
       optimizer: as for `init_search`, the same for all.
-      keys: PRNG keys, [members] (of the old kind, without a type: [members, 2]).
+      keys: PRNG keys, typed [members] or raw [members, 2].
       hyper: hyperparameters, each leaf [members, ...]; None for a method without.
       statistics: running statistics, each leaf [members, ...]; None for a network without.
+
+    Returns:
+      A ``TrainState`` with a `SearchState` in it.
 
     Raises:
       ValueError: the leaves do not have as many members as there are keys.
@@ -61,39 +71,39 @@ def init_population(
                     f"{jax.tree_util.keystr(path) or 'its leaf'} has shape {jnp.shape(leaf)}"
                 )
 
-    def start(params, key, hyper, statistics):
+    def start(params: PyTree, key: jax.Array, hyper: PyTree, statistics: PyTree) -> TrainState:
         return init_search(method, params, optimizer, key, hyper, statistics)
 
     return jax.vmap(start, out_axes=_AXES)(params, keys, hyper, statistics)
 
 
-def shard_population(state: SearchState, mesh: Mesh) -> SearchState:
-    """A population with its members dealt out over the devices of a mesh, before training.
+def shard_population(state: TrainState, mesh: Mesh) -> TrainState:
+    """Distribute the members of a population over the devices of a mesh, before training.
 
     ::
 
         mesh = jax.make_mesh((8,), ("members",))
         state = shard_population(init_population(...), mesh)
-        state = fit(step, state, data, scan=population_scan(mesh), batch_axes=(), ...)
+        state = fit(step, state, batches, loop=population_scan(mesh), batch_axes=(), ...)
 
     Args:
-      state: of `init_population`.
-      mesh: of one axis, whose length divides the number of members; of any kind: the compiler
-        partitions the work.
+      state: a population, such as that of `init_population`.
+      mesh: a mesh of one axis, whose length divides the number of members; of any kind: the
+        compiler partitions the work.
 
     Returns:
       A state that shares no buffer with ``state``.
 
     Raises:
-      ValueError: the mesh has not one axis, or it does not divide the members.
+      ValueError: the mesh has not one axis, or its length does not divide the number of members.
     """
-    members, devices = jax.tree.leaves(state.mask)[0].shape[0], _automatic(mesh)
-    cut, whole = PartitionSpec(_axis_of(mesh)), PartitionSpec()
+    members, devices = jax.tree.leaves(state.search.mask)[0].shape[0], _automatic(mesh)
+    sharded, replicated = PartitionSpec(_axis_of(mesh)), PartitionSpec()
     if members % devices.size:
         raise ValueError(f"mesh must divide {members} members; it has {devices.size} devices")
-    specs = (whole if leaf.ndim == 0 else cut for leaf in jax.tree.leaves(state))
+    specs = (replicated if leaf.ndim == 0 else sharded for leaf in jax.tree.leaves(state))
     shardings = [NamedSharding(devices, spec) for spec in specs]
-    # A copy first: `device_put` leaves what is in its place already where it is.
+    # A copy first: `device_put` does not copy what is in its place already.
     return jax.device_put(fresh(state), jax.tree.unflatten(jax.tree.structure(state), shardings))
 
 
@@ -105,80 +115,77 @@ def _automatic(mesh: Mesh) -> Mesh:
 def _axis_of(mesh: Mesh) -> str:
     if len(mesh.axis_names) != 1:
         raise ValueError(f"mesh must have one axis, of members; it has {mesh.axis_names}")
-    return mesh.axis_names[0]
-
-
-Step = Callable[[SearchState, Any], tuple[SearchState, dict[str, jax.Array]]]
+    return str(mesh.axis_names[0])
 
 
 def population_step(step: Step) -> Step:
-    """A `search_step` for a population: every member takes it, on the same batch, by ``vmap``.
+    """Map a `search_step` over the members of a population, all on the same batch, by ``vmap``.
 
-    For a loop of your own; in ``sparsejax.training.fit`` rather pass the step as it is and
+    This is for a loop of your own. For ``sparsejax.training.fit`` rather pass the step as it is and
     `population_scan`, which chooses how many members are computed together.
 
+    Args:
+      step: ``(state, batch) -> (state, metrics)`` of one search.
+
     Returns:
-      ``(state, batch) -> (state, metrics)``; each metric is given as the mean over the members and,
-      as ``name/0``, ``name/1``, ..., of each.
+      ``(state, batch) -> (state, metrics)`` of the population. Each metric becomes the mean over
+      the members and, as ``name/0``, ``name/1``, ..., the value of each.
     """
     together = jax.vmap(step, in_axes=(_AXES, None), out_axes=(_AXES, 0))
 
-    def take(state: SearchState, batch):
+    def take(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         state, metrics = together(state, batch)
-        return state, _shown(metrics)
+        return state, _with_means(metrics)
 
     return take
 
 
 def population_scan(
     mesh: Mesh | None = None, vmap_size: int | None = None, unroll: bool = False
-) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
-    """How ``sparsejax.training.fit`` takes a block of steps with a population.
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Build the ``loop`` with which ``sparsejax.training.fit`` trains a population.
 
-    The members are independent, so a block may be taken by members before steps: each takes all of
-    its steps while what it needs stays in a processor's cache (the weights, gates and momenta of
-    eight LeNet300 would not). An accelerator is filled by computing all of them together::
+    The members are independent, so the steps of a call may be taken member by member: each takes
+    all of its steps while what it needs stays in a processor's cache (the weights, gates and
+    momenta of eight LeNet300 would not). An accelerator computes all members together instead::
 
         step = search_step(method, loss, optimizer)
-        state = fit(step, state, data, scan=population_scan(), batch_size=128, steps=1000)
+        state = fit(step, state, Batches(data, 128), loop=population_scan(), steps=1000)
 
     Args:
-      mesh: of one axis, over which the members are dealt out (see `shard_population`): each device
-        takes the steps of its own, and nothing is exchanged.
-      vmap_size: how many members of a device are computed together, by ``vmap``; must divide their
-        number. Default 1 on a CPU, elsewhere all. Results agree within rounding.
+      mesh: a mesh of one axis, over which the members are distributed (see `shard_population`):
+        each device takes the steps of its own members, and nothing is exchanged.
+      vmap_size: how many members of a device are computed together, by ``vmap``; it must divide
+        their number. Default 1 on a CPU, elsewhere all. Results agree within rounding.
       unroll: whether to write out steps and members instead of looping over them: for a few of
         them with XLA's own convolutions, which are many times slower inside a loop on a CPU.
 
     Returns:
-      What `fit` takes as ``scan``, beside a step of a single search; metrics are those of
+      What `fit` takes as ``loop``, beside the step of a single search; metrics are those of
       `population_step`, with a leading axis of steps.
 
     Raises:
-      ValueError: ``vmap_size`` is not an integer >= 1, or the mesh has not one axis; when it is
-        called: ``vmap_size`` does not divide a device's members.
+      ValueError: ``vmap_size`` is not an integer >= 1, or the mesh has not one axis; when the loop
+        runs: ``vmap_size`` does not divide a device's members.
     """
     if vmap_size is not None and (not isinstance(vmap_size, int) or vmap_size < 1):
         raise ValueError(f"vmap_size must be an integer >= 1; got {vmap_size!r}")
-    cut, whole = PartitionSpec(mesh and _axis_of(mesh)), PartitionSpec()
+    sharded, replicated = PartitionSpec(mesh and _axis_of(mesh)), PartitionSpec()
     mesh = mesh and _automatic(mesh)
 
-    def scan(take, state: SearchState, arrays, rows):
-        shared = {name: getattr(state, name) for name in _SHARED}
-        own = {n: tree for n, tree in state._asdict().items() if n not in shared}
-
-        def device(own, shared, arrays, rows):
-            """All steps of the members of a device."""
+    def loop(take: Any, state: TrainState, arrays: Any, rows: Any) -> tuple[TrainState, Metrics]:
+        def on_device(
+            own: TrainState, counters: Any, arrays: Any, rows: Any
+        ) -> tuple[TrainState, Metrics]:
+            """All steps of the members of a device; every leaf has an axis of members."""
             members = jax.tree.leaves(own)[0].shape[0]
             count = vmap_size or (1 if jax.default_backend() == "cpu" else members)
             if members % count:
                 raise ValueError(f"vmap_size must divide {members} members; got {count}")
 
-            def run(own):
-                start = SearchState(**own, **shared)
-                follow = lambda s, row: take(s, arrays, row)  # noqa: E731
-                state, metrics = (_unrolled if unroll else lax.scan)(follow, start, rows)
-                return state._asdict(), metrics
+            def run(own: TrainState) -> tuple[TrainState, Metrics]:
+                follow = lambda state, row: take(state, arrays, row)  # noqa: E731
+                return (_unrolled if unroll else lax.scan)(follow, _joined(own, *counters), rows)
 
             if unroll or members == 1:  # vmap over a single one would make grouped convolutions
                 return _written_out(run, own, members, count)
@@ -187,20 +194,26 @@ def population_scan(
             return lax.map(run, own, batch_size=count if count > 1 else None)
 
         if mesh is not None:
-            places = (cut, whole, whole, whole)
-            device = jax.shard_map(
-                device, mesh=mesh, in_specs=places, out_specs=cut, check_vma=False
+            places = (sharded, replicated, replicated, replicated)
+            on_device = jax.shard_map(
+                on_device, mesh=mesh, in_specs=places, out_specs=sharded, check_vma=False
             )
-        ended, metrics = device(own, shared, arrays, rows)
-        ended |= {name: ended[name][0] for name in _SHARED}
+        counters = (state.step, state.search.round)
+        ended, metrics = on_device(_joined(state, None, None), counters, arrays, rows)
         by_step = jax.tree.map(lambda values: jnp.moveaxis(values, 0, 1), metrics)
-        return SearchState(**ended), jax.vmap(_shown)(by_step)
+        ended = _joined(ended, ended.step[0], ended.search.round[0])
+        return ended, jax.vmap(_with_means)(by_step)
 
-    return scan
+    return loop
+
+
+def _joined(state: TrainState, step: Any, round_: Any) -> TrainState:
+    """``state`` with other counters of steps and rounds, or without them (None)."""
+    return state._replace(step=step, search=state.search._replace(round=round_))
 
 
 def _unrolled(follow: Callable[..., Any], state: Any, rows: Any) -> tuple[Any, Any]:
-    """`lax.scan` without a loop.
+    """The result of `lax.scan`, without a loop in the program.
 
     Its own ``unroll`` leaves a loop of one turn where there is one step, and in a loop XLA for CPUs
     does not turn the weight gradients of its convolutions into fast ones (sixty times slower).
@@ -213,7 +226,7 @@ def _unrolled(follow: Callable[..., Any], state: Any, rows: Any) -> tuple[Any, A
 
 
 def _written_out(run: Callable[[Any], Any], own: Any, members: int, count: int) -> Any:
-    """Every member's result, ``count`` at a time, without a loop in the program."""
+    """The results of all members, ``count`` at a time, without a loop in the program."""
     if count == 1:
         parts = [run(jax.tree.map(lambda x, n=n: x[n], own)) for n in range(members)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
@@ -223,8 +236,8 @@ def _written_out(run: Callable[[Any], Any], own: Any, members: int, count: int) 
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
-def _shown(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Of values [members]: their mean, and each."""
+def _with_means(metrics: Metrics) -> Metrics:
+    """The mean of values [members], and each of them."""
     shown = {}
     for name, values in metrics.items():
         shown[name] = values.mean()
@@ -232,18 +245,38 @@ def _shown(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return shown
 
 
-def population_tickets(method: MakeMethod, state: SearchState) -> Ticket:
-    """`found_ticket` of every member: a ticket whose leaves have an axis of members."""
+def population_tickets(method: MakeMethod, state: TrainState) -> Ticket:
+    """Read the tickets of all members at the end of a round. Pure.
+
+    Args:
+      method: as for `init_population`.
+      state: a population at the end of a round.
+
+    Returns:
+      A ticket (see `found_ticket`) each leaf of which has a leading axis of members.
+    """
     return jax.vmap(lambda one: found_ticket(method, one), in_axes=(_AXES,))(state)
 
 
 def next_population(
     method: MakeMethod,
-    state: SearchState,
+    state: TrainState,
     optimizer: optax.GradientTransformation,
     renew_optimizer: bool = True,
-) -> SearchState:
-    """`next_search` of every member; to be called under ``jit`` where they lie on a mesh."""
+) -> TrainState:
+    """Build the state from which the next round of all members starts (see `next_search`). Pure.
+
+    Call it under ``jit`` where the members lie on a mesh.
+
+    Args:
+      method: as for `init_population`.
+      state: a population at the end of a round.
+      optimizer: as for `init_population`.
+      renew_optimizer: whether the optimizer starts anew.
+
+    Returns:
+      The population before the first step of the next round.
+    """
     turn = jax.vmap(
         lambda one: next_search(method, one, optimizer, renew_optimizer),
         in_axes=(_AXES,),
@@ -252,11 +285,17 @@ def next_population(
     return turn(state)
 
 
-def member(state: SearchState, number: int) -> SearchState:
-    """One search of a population, counted from 0, as the state of a search by itself."""
-    axes = _AXES._asdict()
-    one = {
-        name: tree if axes[name] is None else jax.tree.map(lambda leaf: leaf[number], tree)
-        for name, tree in state._asdict().items()
-    }
-    return fresh(SearchState(**one))
+def member(state: TrainState, number: int) -> TrainState:
+    """Extract one search of a population.
+
+    Args:
+      state: a population.
+      number: the number of the member, counted from 0.
+
+    Returns:
+      The state of a search by itself, which shares no buffer with ``state``.
+    """
+    # The counters are the only leaves without an axis of members.
+    own = _joined(state, None, None)
+    one = jax.tree.map(lambda leaf: leaf[number], own)
+    return fresh(_joined(one, state.step, state.search.round))

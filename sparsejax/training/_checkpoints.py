@@ -46,27 +46,40 @@ class Checkpoints:
     Args:
       folder: where they live; made if missing.
       keep: how many of the newest are kept.
+      every: steps between two checkpoints that `fit` writes; None is 10 epochs.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], keep: int = _KEPT):
-        self.folder = Path(folder).absolute()
+    def __init__(self, folder: str | os.PathLike[str], keep: int = _KEPT, every: int | None = None):
+        self.folder, self.every = Path(folder).absolute(), every
         self._sums = self.folder / "sums"
         self._sums.mkdir(parents=True, exist_ok=True)
-        # Named handlers: without them Orbax warns, when it looks, that it knows no item's kind.
-        self._manager = ocp.CheckpointManager(
-            self.folder / "states",
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "extra": ocp.JsonCheckpointHandler(),
-            },
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
-            ),
-        )
+        self._keep = keep
+        self._opened: ocp.CheckpointManager | None = None
+
+    @property
+    def _manager(self) -> ocp.CheckpointManager:
+        """Orbax's manager of the folder, opened when it is needed."""
+        if self._opened is None:
+            # Named handlers: without them Orbax warns, when it looks, that it knows no item's kind.
+            self._opened = ocp.CheckpointManager(
+                self.folder / "states",
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(),
+                    "extra": ocp.JsonCheckpointHandler(),
+                },
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=self._keep,
+                    enable_async_checkpointing=False,
+                    cleanup_tmp_directories=True,
+                ),
+            )
+        return self._opened
 
     def close(self) -> None:
-        """Release what Orbax holds."""
-        self._manager.close()
+        """Release what Orbax holds; the next call of another method opens it again."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
 
     def steps(self) -> list[int]:
         """The steps for which a checkpoint claims to be complete, oldest first."""

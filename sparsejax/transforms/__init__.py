@@ -14,7 +14,7 @@ from sparsejax.transforms._learning_compression import (
     learning_compression,
 )
 from sparsejax.transforms._prune_when_accurate import Pruner, PruningState, prune_when_accurate
-from sparsejax.transforms._pruning_step import PruningTrainState, prune_state, pruning_step
+from sparsejax.transforms._pruning_step import prune_state, pruning_step
 
 __all__ = [
     "GatedWeightDecayState",
@@ -22,7 +22,6 @@ __all__ = [
     "LearningCompressionState",
     "Pruner",
     "PruningState",
-    "PruningTrainState",
     "compressed_params",
     "exact_gated_decay",
     "gated_weight_decay",

@@ -1,0 +1,101 @@
+"""One optimisation step: the core that all training steps share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+from jax import lax
+
+from sparsejax._train_state import TrainState
+from sparsejax._where import PyTree
+
+Metrics = Mapping[str, jax.Array]
+
+LossFunction = Callable[..., tuple[jax.Array, Any]]
+"""``(params, batch, key) -> (loss, metrics)``; or, where the state has ``statistics``,
+``(params, statistics, batch, key) -> (loss, (metrics, statistics))``."""
+
+
+def call_loss(
+    loss: LossFunction, params: PyTree, statistics: PyTree, batch: Any, key: jax.Array
+) -> tuple[jax.Array, Metrics, PyTree]:
+    """Call ``loss`` with the running statistics of the network, if it has some.
+
+    Returns:
+      ``(value, metrics, statistics)``; the statistics are None if the network has none.
+    """
+    if statistics is None:
+        value, metrics = loss(params, batch, key)
+        return value, metrics, None
+    value, (metrics, statistics) = loss(params, statistics, batch, key)
+    return value, metrics, statistics
+
+
+def gradient_step(
+    objective: Callable[[PyTree], tuple[jax.Array, Any]],
+    optimizer: optax.GradientTransformationExtraArgs,
+    state: TrainState,
+    *,
+    extra_args: Callable[[Any], Mapping[str, Any]] = lambda aux: {},
+    value_fn: Callable[..., jax.Array] | None = None,
+    axis_name: str | None = None,
+) -> tuple[TrainState, jax.Array, Any]:
+    r"""Take one step of an optimizer on a scalar objective.
+
+    .. math:: x_{t+1} = x_t + u_t, \qquad (u_t, s_{t+1}) = \text{update}(\nabla f(x_t), s_t, x_t)
+
+    The optimizer receives the extra arguments of optax's protocol: ``value``, the objective;
+    ``grad``, its gradient; and ``value_fn``, a function of the parameters that computes the
+    objective. Line searches and ``optax.contrib.reduce_on_plateau`` need them.
+
+    Args:
+      objective: ``params -> (value, aux)``.
+      optimizer: a transformation that accepts any extra argument (see ``accepting_extra_args``).
+      state: supplies ``params`` and ``opt_state``.
+      extra_args: ``aux -> arguments``, further extra arguments for the optimizer.
+      value_fn: replaces the default ``value_fn``, which is the value of ``objective``.
+      axis_name: the axis of ``jax.pmap`` or ``jax.shard_map`` over which the value, ``aux`` and the
+        gradients are averaged, those of ``value_fn`` too.
+
+    Returns:
+      ``(state, value, aux)``: the state with the new ``step``, ``params`` and ``opt_state``, and
+      the value and ``aux`` at the parameters before the step.
+    """
+    (value, aux), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+    value_fn = value_fn or (lambda params: objective(params)[0])
+    if axis_name is not None:
+        value, aux, grads = lax.pmean((value, aux, grads), axis_name)
+        value_fn = _averaged(value_fn, axis_name)
+    updates, opt_state = optimizer.update(
+        grads,
+        state.opt_state,
+        state.params,
+        value=value,
+        grad=grads,
+        value_fn=value_fn,
+        **extra_args(aux),
+    )
+    params = optax.apply_updates(state.params, updates)
+    state = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
+    return state, value, aux
+
+
+def _averaged(function: Callable[..., jax.Array], axis_name: str) -> Callable[..., jax.Array]:
+    """The mean over the devices of a mapped axis, with the mean of the gradients as its gradient.
+
+    The derivative of ``pmean(function(x))`` on each device would be that device's gradient alone.
+    """
+
+    @jax.custom_jvp
+    def mean(params: PyTree) -> jax.Array:
+        return lax.pmean(function(params), axis_name)
+
+    @mean.defjvp
+    def derivative(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+        value, grads = lax.pmean(jax.value_and_grad(function)(*primals), axis_name)
+        return value, optax.tree.vdot(grads, *tangents).astype(value.dtype)
+
+    return mean

@@ -1,0 +1,122 @@
+"""One call of the training loop: a jitted step, or several scanned in one program."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import jax
+from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from sparsejax.training._make_step import AnyState, State, StepFunction
+from sparsejax.training._meshes import mesh_of
+
+Shardings = tuple[Any, ...] | None
+LoopFunction = Callable[..., tuple[Any, Any]]
+LoopName = Literal["auto", "python", "scan"]
+
+
+def check_loop(loop: LoopName | LoopFunction, steps_per_call: int | None) -> None:
+    """Refuse a loop that there is not.
+
+    Raises:
+      ValueError: ``loop`` is no name of a loop and no function, or takes one step per call while
+        ``steps_per_call`` asks for more.
+    """
+    if not callable(loop) and loop not in get_args(LoopName):
+        raise ValueError(f"loop must be 'auto', 'python', 'scan' or a function; got {loop!r}")
+    if loop == "python" and steps_per_call not in (None, 1):
+        raise ValueError(
+            f"steps_per_call must be 1 with loop='python', which calls each step by itself; got "
+            f"{steps_per_call}"
+        )
+
+
+def shardings_of(state: State) -> Shardings:
+    """How a state lies on its mesh, so that each step can leave it so; None without a mesh."""
+    if mesh_of(state) is None:
+        return None
+    return tuple(leaf.sharding for leaf in jax.tree.leaves(state))
+
+
+@functools.partial(jax.jit, static_argnames=("step", "shardings", "loop"), donate_argnames="state")
+def run_call(
+    step: StepFunction[AnyState],
+    state: AnyState,
+    arrays: Any,
+    indices: jax.Array | None,
+    shardings: Shardings,
+    loop: LoopFunction | None,
+) -> tuple[AnyState, Any]:
+    """Take one step for each row of ``indices`` (or of ``arrays`` where there are no indices).
+
+    Returns:
+      ``(state, metrics)``; the metrics have a leading axis of steps.
+    """
+
+    def take(state: Any, arrays: Any, row: Any) -> tuple[Any, Any]:
+        batch = row
+        if arrays is not None:
+            batch = jax.tree.map(lambda array: _rows_of(array, row), arrays)
+        return step(state, batch)
+
+    def hold(state: Any) -> Any:
+        """The state, with its sharding."""
+        if shardings is None:
+            return state
+        leaves = map(lax.with_sharding_constraint, jax.tree.leaves(state), shardings)
+        return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+    def take_and_hold(state: Any, row: Any) -> tuple[Any, Any]:
+        state, metrics = take(state, arrays, row)
+        return hold(state), metrics
+
+    arrays, rows = (None, arrays) if indices is None else (arrays, indices)
+    if loop is not None:
+        state, metrics = loop(take, state, arrays, rows)
+        return hold(state), metrics
+    if jax.tree.leaves(rows)[0].shape[0] > 1:
+        return lax.scan(take_and_hold, state, rows)
+    state, metrics = take_and_hold(state, jax.tree.map(lambda array: array[0], rows))
+    return state, jax.tree.map(lambda value: value[None], metrics)
+
+
+def scan_is_slow(step: StepFunction[Any], state: Any, arrays: Any, indices: Any) -> bool:
+    """Whether a scan would slow a step down, that of the first batch of ``arrays``.
+
+    XLA:CPU runs its own convolutions 6 to 10 times slower inside a loop
+    (https://github.com/jax-ml/jax/issues/12868).
+    """
+    device = next(iter(jax.tree.leaves(state)[0].devices()))
+    if device.platform != "cpu":
+        return False
+    # `run_call` finds this trace again if the steps are then called one by one.
+    traced = run_call.trace(step, state, arrays, indices, shardings_of(state), None)
+    return _convolves(traced.jaxpr)
+
+
+def _convolves(jaxpr: Any) -> bool:
+    """Whether a convolution occurs in a jaxpr, or in one inside it."""
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            return True
+        inner = jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")
+        )
+        if any(hasattr(leaf, "eqns") and _convolves(leaf) for leaf in inner):
+            return True
+    return False
+
+
+def _rows_of(array: jax.Array, row: jax.Array) -> jax.Array:
+    """The examples of a batch, sharded as their indices are."""
+    sharding = jax.typeof(row).sharding
+    place = None
+    if AxisType.Explicit in sharding.mesh.axis_types:
+        place = NamedSharding(
+            sharding.mesh, PartitionSpec(*sharding.spec, *(None,) * (array.ndim - 1))
+        )
+    return array.at[row].get(mode="promise_in_bounds", out_sharding=place)
