@@ -91,9 +91,7 @@ def pruned(env, function):
         transforms.gated_weight_decay(0.1), SGD, transforms.hold_zeros(env.masks())
     )
     start = init_state(env.params, optimizer, env.key())
-    return function(
-        transforms.PruningTrainState(*start, pruner.init(env.params)), pruner, optimizer
-    )
+    return function(start._replace(pruning=pruner.init(env.params)), pruner, optimizer)
 
 
 def constrained(env):
@@ -312,10 +310,17 @@ def checked(env):
 def fitted(env):
     optimizer = optax.chain(sparsejax.learning_compression(compression.l0_ball(9), 0.1, 2), SGD)
     state = init_state(env.params, optimizer, env.key())
-    options = {"batch_size": 2, "checkpoint_every": 2, "folder": env.folder / "run", "config": {}}
+    folder = training.init_run_dir(env.folder / "run", {}, resume=False)
+    options = {
+        "callbacks": [
+            training.revise(lambda state: state),
+            training.report(training.MetricLog(folder)),
+        ],
+        "checkpoints": training.Checkpoints(folder / "checkpoints", every=2),
+    }
     step = make_step(loss, optimizer)
-    fit(step, state, env.data(), steps=2, **options)
-    fit(step, state, env.data(), steps=4, resume=True, **options)
+    fit(step, state, training.Batches(env.data(), 2), steps=2, **options)
+    fit(step, state, training.Batches(env.data(), 2), steps=4, **options)
     assert len(training.read_metrics(env.folder / "run")) == 2
 
 
@@ -331,7 +336,7 @@ HOST = {
     "export_stablehlo load_stablehlo export_onnx": exported,
     "torch_state": lambda e: deploy.torch_state(e.params),
     "check_ticket": checked,
-    "fit read_metrics init_run_dir write_json": fitted,
+    "fit revise report read_metrics init_run_dir write_json": fitted,
     "fsdp_specs": lambda e: fsdp_specs(e.params, jax.make_mesh((8,), ("data",))),
 }
 ELSEWHERE = {

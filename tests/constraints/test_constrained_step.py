@@ -19,7 +19,16 @@ from sparsejax.constraints import (
     lagrangian,
     nupi,
 )
-from sparsejax.training import TrainingDivergedError, fit, init_state, read_metrics
+from sparsejax.training import (
+    Batches,
+    Checkpoints,
+    MetricLog,
+    TrainingDivergedError,
+    fit,
+    init_state,
+    read_metrics,
+    report,
+)
 
 A = jnp.array([2.0, 1.0])
 
@@ -325,10 +334,13 @@ def test_training_fit_takes_it_as_it_is(tmp_path):
     optimizer = descent_ascent(optax.adam(0.05), nupi(0.05, 0.5), {"above": 0.0, "below": 0.0})
     step = constrained_step(logistic, logit_gap, optimizer)
     state = init_state(jnp.zeros(4), optimizer, jax.random.key(0))
-    arguments = {"batch_size": 200, "seed": 1, "checkpoint_every": 30}
-    whole = fit(step, state, data, steps=60, **arguments)
-    fit(step, state, data, steps=30, folder=tmp_path, **arguments)
-    resumed = fit(step, state, data, steps=60, folder=tmp_path, resume=True, **arguments)
+    batches = Batches(data, 200, seed=1)
+    arguments = {
+        "callbacks": [report(MetricLog(tmp_path))], "checkpoints": Checkpoints(tmp_path)
+    }  # fmt: skip
+    whole = fit(step, state, batches, steps=60)
+    fit(step, state, batches, steps=30, **arguments)
+    resumed = fit(step, state, batches, steps=60, **arguments)
     for one, other in zip(
         jax.tree.leaves((whole.params, whole.opt_state)),
         jax.tree.leaves((resumed.params, resumed.opt_state)),
@@ -346,7 +358,7 @@ def test_a_violation_that_is_not_finite_stops_fit():
     step = constrained_step(distance, broken, optimizer)
     state = init_state(jnp.zeros(2), optimizer, jax.random.key(0))
     with pytest.raises(TrainingDivergedError):
-        fit(step, state, two_groups(), steps=9, batch_size=200)
+        fit(step, state, Batches(two_groups(), 200), steps=9)
     with pytest.raises(ValueError, match=r"violation must be finite; \['a'\] holds nan"):
         step(state, None)
 

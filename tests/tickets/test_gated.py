@@ -124,7 +124,7 @@ def test_reopened_gates_are_in_the_ticket_where_beta_restarts():
         state = init_search(method, START, optax.sgd(0.1), KEY)
         gates = jax.tree.map(lambda s: jnp.full_like(s, 0.1), state.params["gates"])
         state = state._replace(
-            mask=state.mask | {"kernel": jnp.asarray(closed)},
+            search=state.search._replace(mask={**state.search.mask, "kernel": jnp.asarray(closed)}),
             params=state.params | {"gates": gates},
         )
         assert bool(found_ticket(method, state).mask["kernel"].all()) is reopened

@@ -24,7 +24,7 @@ from sparsejax.tickets import (
     search_step,
     shard_population,
 )
-from sparsejax.training import fit
+from sparsejax.training import Batches, Checkpoints, MetricLog, fit, report
 from tests.tickets.test_tickets import DATA, START, STEPS, loss
 
 MEMBERS = 8
@@ -52,13 +52,11 @@ def population():
     return init_population(make, params, OPTIMIZER, keys, HYPER), keys
 
 
-def run(step, state, turn, rounds=2, scan=None):
+def run(step, state, turn, rounds=2, loop="auto"):
     tickets = []
     for number in range(rounds):
         state = turn(state) if number else state
-        state = fit(
-            step, state, DATA, batch_size=32, steps=STEPS, seed=number, batch_axes=(), scan=scan
-        )
+        state = fit(step, state, Batches(DATA, 32, number), steps=STEPS, batch_axes=(), loop=loop)
         tickets.append(state)
     return tickets
 
@@ -69,10 +67,10 @@ PAIRS = jax.make_mesh((4,), ("members",), axis_types=(AxisType.Auto,), devices=j
 
 
 @pytest.mark.parametrize(
-    ("step", "scan", "mesh"),
+    ("step", "loop", "mesh"),
     [
-        (population_step(SINGLE), None, None),
-        (population_step(SINGLE), None, MESH),
+        (population_step(SINGLE), "scan", None),
+        (population_step(SINGLE), "scan", MESH),
         (SINGLE, population_scan(), None),
         (SINGLE, population_scan(vmap_size=4), None),
         (SINGLE, population_scan(vmap_size=MEMBERS), None),
@@ -83,13 +81,13 @@ PAIRS = jax.make_mesh((4,), ("members",), axis_types=(AxisType.Auto,), devices=j
         (SINGLE, population_scan(PAIRS, vmap_size=2), PAIRS),
     ],
 )
-def test_members_are_the_searches_by_themselves(step, scan, mesh):
+def test_members_are_the_searches_by_themselves(step, loop, mesh):
     state, keys = population()
     if mesh is not None:
         cut = NamedSharding(mesh, PartitionSpec("members"))
         state = shard_population(state, mesh)
     ends = run(
-        step, state, jax.jit(lambda state: next_population(make, state, OPTIMIZER)), scan=scan
+        step, state, jax.jit(lambda state: next_population(make, state, OPTIMIZER)), loop=loop
     )
     for number in (0, 3, 7):
         hyper = {name: values[number] for name, values in HYPER.items()}
@@ -102,7 +100,7 @@ def test_members_are_the_searches_by_themselves(step, scan, mesh):
             ours = member(together, number)
             close = lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-3, atol=1e-3)  # noqa: E731
             jax.tree.map(close, ours.params["weights"], single.params["weights"])
-            jax.tree.map(close, ours.rewind_params, single.rewind_params)
+            jax.tree.map(close, ours.search.rewind_params, single.search.rewind_params)
             tickets = population_tickets(make, together)
             np.testing.assert_array_equal(
                 tickets.mask["kernel"][number], found_ticket(make, single).mask["kernel"]
@@ -117,7 +115,7 @@ def test_one_after_another_is_each_alone_to_the_bit():
     """Where nothing is computed together, rounding is that of a single search."""
     state, keys = population()
     turn = jax.jit(lambda state: next_population(make, state, OPTIMIZER))
-    end = run(SINGLE, state, turn, scan=population_scan())[-1]
+    end = run(SINGLE, state, turn, loop=population_scan())[-1]
     hyper = {name: values[5] for name, values in HYPER.items()}
     one = init_search(make, start_of(5), OPTIMIZER, keys[5], hyper)
     alone = run(SINGLE, one, jax.jit(lambda state: next_search(make, state, OPTIMIZER)))[-1]
@@ -166,7 +164,7 @@ def test_running_statistics_go_along():
     starts = jnp.stack([jnp.zeros(5), jnp.ones(5)])
     state = init_population(method, params, OPTIMIZER, keys, statistics=starts)
     step = search_step(method, normalised, OPTIMIZER)
-    state = fit(step, state, DATA, batch_size=32, steps=8, scan=population_scan())
+    state = fit(step, state, Batches(DATA, 32), steps=8, loop=population_scan())
     order = np.random.default_rng([0, 0]).permutation(256).reshape(8, 32)
     wanted = np.asarray(starts, np.float64)
     for rows in order:
@@ -180,10 +178,15 @@ def test_running_statistics_go_along():
 
 def test_a_family_killed_resumes_to_the_same_bits(tmp_path):
     state, _ = population()
-    common = {"batch_size": 32, "checkpoint_every": 20, "scan": population_scan()}
-    whole = fit(SINGLE, state, DATA, steps=60, **common)
-    fit(SINGLE, state, DATA, steps=47, folder=tmp_path, **common)
-    resumed = fit(SINGLE, state, DATA, steps=60, folder=tmp_path, resume=True, **common)
+    batches, loop = Batches(DATA, 32), population_scan()
+    arguments = {
+        "loop": loop,
+        "callbacks": [report(MetricLog(tmp_path))],
+        "checkpoints": Checkpoints(tmp_path, every=20),
+    }
+    whole = fit(SINGLE, state, batches, steps=60, loop=loop)
+    fit(SINGLE, state, batches, steps=47, **arguments)
+    resumed = fit(SINGLE, state, batches, steps=60, **arguments)
     leaves = (jax.tree.leaves(tree._replace(key=0)) for tree in (whole, resumed))
     for a, b in zip(*leaves, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -196,7 +199,7 @@ def test_numbers_of_members_that_cannot_be_are_named():
     with pytest.raises(ValueError, match="vmap_size must be an integer >= 1; got 0"):
         population_scan(vmap_size=0)
     with pytest.raises(ValueError, match="vmap_size must divide 8 members; got 3"):
-        fit(SINGLE, state, DATA, batch_size=32, steps=2, scan=population_scan(vmap_size=3))
+        fit(SINGLE, state, Batches(DATA, 32), steps=2, loop=population_scan(vmap_size=3))
     two = jax.make_mesh((2, 4), ("members", "other"))
     with pytest.raises(ValueError, match="mesh must have one axis, of members"):
         population_scan(two)
@@ -210,7 +213,7 @@ def test_other_members_change_nothing():
     step = jax.jit(population_step(search_step(make, loss, OPTIMIZER)))
     batch = {name: array[:32] for name, array in DATA.items()}
     other = dict(HYPER, penalty=np.r_[HYPER["penalty"][:4], 10 * HYPER["penalty"][4:]])
-    changed = state._replace(hyper=jax.tree.map(jnp.asarray, other))
+    changed = state._replace(search=state.search._replace(hyper=jax.tree.map(jnp.asarray, other)))
     one, metrics = step(state, batch)
     two, _ = step(changed, batch)
     gates = [np.asarray(s.params["gates"]["kernel"]) for s in (one, two)]

@@ -36,7 +36,7 @@ def by_hand(method, optimizer, params=START):
     trained, opt_state, values = state.params, state.opt_state, []
 
     def objective(trained, step):
-        value, _ = loss(method.effective_params(trained, state.mask, step, KEY), DATA, None)
+        value, _ = loss(method.effective_params(trained, state.search.mask, step, KEY), DATA, None)
         return value + method.penalty(trained, step)
 
     @jax.jit

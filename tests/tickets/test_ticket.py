@@ -60,7 +60,7 @@ def test_what_is_not_searched_has_no_scale_whatever_the_shapes(shape):
     params = {"kernel": jnp.ones(shape), "bias": jnp.arange(1.0, 1 + shape[-1])}
     method = continuous_sparsification(10, initial=-0.1)
     state = init_search(method, params, optax.sgd(0.1), KEY)
-    seen = method.effective_params(state.params, state.mask, jnp.asarray(0), KEY)
+    seen = method.effective_params(state.params, state.search.mask, jnp.asarray(0), KEY)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), seen, params)
     ticket = Ticket(ones_mask(params), params, found_ticket(method, state).scale)
     for found in (effective_params(ticket, params), fold_scale(ticket).params):

@@ -21,7 +21,7 @@ from sparsejax.tickets import (
     search_step,
     stochastic_l0,
 )
-from sparsejax.training import fit
+from sparsejax.training import Batches, Checkpoints, fit
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.normal(size=(20, 5)) * (RNG.random((20, 5)) < 0.2)
@@ -49,7 +49,7 @@ def search(method, rounds, optimizer=None, rewind_step=16, hyper=None, steps=STE
     for number in range(rounds):
         if number:
             state = next_search(method, state, optimizer)
-        state = fit(step, state, DATA, batch_size=32, steps=steps, seed=number)
+        state = fit(step, state, Batches(DATA, 32, number), steps=steps)
         ends.append(state)
     return ends
 
@@ -78,9 +78,9 @@ def test_iterative_magnitude_pruning_takes_the_smallest_survivors(rewind):
             np.testing.assert_array_equal,
             ticket.params, found_ticket(method, ends[0]).params,
         )  # fmt: skip
-        assert int(end.round) == number
+        assert int(end.search.round) == number
     going_on = next_search(method, ends[0], optax.adam(0.03)).params["weights"]["kernel"]
-    source = ends[0].rewind_params if rewind else ends[0].params
+    source = ends[0].search.rewind_params if rewind else ends[0].params
     np.testing.assert_array_equal(going_on, source["weights"]["kernel"])
     # The true weights are among those it keeps while there is room for them.
     assert survivors(found_ticket(method, ends[1]))[TRUTH != 0].all()
@@ -90,9 +90,11 @@ def test_the_early_weights_are_those_of_their_step():
     optimizer, method = optax.adam(0.03), magnitude_pruning(0.5)
     whole = search(method, 1)[0]
     short = search(method, 1, steps=16)[0]
-    jax.tree.map(np.testing.assert_array_equal, whole.rewind_params, short.params)
+    jax.tree.map(np.testing.assert_array_equal, whole.search.rewind_params, short.params)
     from_start = search(method, 1, rewind_step=0)[0]
-    np.testing.assert_array_equal(from_start.rewind_params["weights"]["kernel"], START["kernel"])
+    np.testing.assert_array_equal(
+        from_start.search.rewind_params["weights"]["kernel"], START["kernel"]
+    )
     again = next_search(method, whole, optimizer)
     assert int(again.step) == 0
     np.testing.assert_array_equal(optax.tree.get(again.opt_state, "count"), 0)
@@ -106,12 +108,12 @@ def test_weights_outside_the_mask_do_not_count():
     step = jax.jit(search_step(method, loss, optax.sgd(0.1)))
     moved = jax.tree.map(
         lambda w, m: w if isinstance(m, optax.MaskedNode) else jnp.where(m, w, 1e3),
-        state.params["weights"], state.mask,
+        state.params["weights"], state.search.mask,
     )  # fmt: skip
     batch = {name: array[:32] for name, array in DATA.items()}
     one, _ = step(state, batch)
     other, _ = step(state._replace(params={"weights": moved}), batch)
-    mask = np.asarray(state.mask["kernel"])
+    mask = np.asarray(state.search.mask["kernel"])
     np.testing.assert_array_equal(
         np.asarray(one.params["weights"]["kernel"])[mask],
         np.asarray(other.params["weights"]["kernel"])[mask],
@@ -149,7 +151,7 @@ def test_continuous_sparsification_finds_the_true_support():
     assert before[np.abs(TRUTH) > 0.5].all()
     # With the last beta the soft network is the binary one.
     state = ends[-1]
-    soft = method.effective_params(state.params, state.mask, jnp.asarray(STEPS), KEY)
+    soft = method.effective_params(state.params, state.search.mask, jnp.asarray(STEPS), KEY)
     hard = effective_params(found_ticket(method, state), state.params["weights"])
     assert np.median(np.abs(soft["kernel"] - hard["kernel"])) < 1e-6
     np.testing.assert_allclose(soft["kernel"], hard["kernel"], atol=0.2)
@@ -164,7 +166,7 @@ def test_between_its_rounds_gates_restart_and_weights_rewind():
         state.params["gates"]["kernel"], np.minimum(150 * s, np.float32(0.1)), rtol=1e-4
     )
     np.testing.assert_array_equal(
-        state.params["weights"]["kernel"], end.rewind_params["weights"]["kernel"]
+        state.params["weights"]["kernel"], end.search.rewind_params["weights"]["kernel"]
     )
     # Training started at the function of the whole network.
     view = method.effective_params(
@@ -206,10 +208,10 @@ def test_a_killed_round_resumes_to_the_same_bits(tmp_path):
     method, optimizer = continuous_sparsification(STEPS, penalty=3e-3), optax.adam(0.03)
     step = search_step(method, loss, optimizer, 16)
     start = init_search(method, START, optimizer, KEY)
-    common = {"batch_size": 32, "checkpoint_every": 20}
-    whole = fit(step, start, DATA, steps=STEPS, **common)
-    fit(step, start, DATA, steps=47, folder=tmp_path, **common)
-    resumed = fit(step, start, DATA, steps=STEPS, folder=tmp_path, resume=True, **common)
+    batches, checkpoints = Batches(DATA, 32), Checkpoints(tmp_path, every=20)
+    whole = fit(step, start, batches, steps=STEPS)
+    fit(step, start, batches, steps=47, checkpoints=checkpoints)
+    resumed = fit(step, start, batches, steps=STEPS, checkpoints=checkpoints)
     for a, b in zip(
         *(jax.tree.leaves(tree._replace(key=0)) for tree in (whole, resumed)), strict=True
     ):
@@ -231,12 +233,12 @@ def test_weights_of_half_precision_stay_so(method):
     optimizer = optax.adam(0.03)
     step = search_step(method, loss, optimizer, 8)
     state = init_search(method, half, optimizer, KEY)
-    end = fit(step, state, DATA, batch_size=32, steps=16)
+    end = fit(step, state, Batches(DATA, 32), steps=16)
     ticket = found_ticket(method, end)
     params, effective = rewind(ticket)
     trees = (
         end.params["weights"],
-        end.rewind_params["weights"],
+        end.search.rewind_params["weights"],
         ticket.params,
         params,
         effective(params),

@@ -12,7 +12,17 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from sparsejax.training import fit, fsdp_specs, init_state, initialize_distributed
+from sparsejax.training import (
+    Batches,
+    Checkpoints,
+    MetricLog,
+    fit,
+    fsdp_specs,
+    init_run_dir,
+    init_state,
+    initialize_distributed,
+    report,
+)
 from tests.training.lenet300 import build
 
 
@@ -30,18 +40,14 @@ def main(data: str, folder: str, steps: int, die: int) -> None:
     step, params, optimizer = build()
     mesh = Mesh(np.array(jax.devices()), ("data",))
     specs = fsdp_specs(params, mesh, smallest=500)
+    path = init_run_dir(folder, {}, resume=True)
     fit(
         step,
         init_state(params, optimizer, jax.random.key(3), mesh, specs),
-        arrays,
-        batch_size=64,
+        Batches(arrays, 64),
         steps=steps,
-        report_every=1,
-        checkpoint_every=7,
-        folder=folder,
-        config={},
-        resume=True,
-        evaluate=evaluate,
+        callbacks=[report(MetricLog(path), evaluate=evaluate, every=1)],
+        checkpoints=Checkpoints(path / "checkpoints", every=7),
     )
     print(f"process {number} of {count} has ended at step {steps}", flush=True)
 

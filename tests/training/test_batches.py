@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 
 from sparsejax.training import Batches
+from sparsejax.training._batches import placed
 
 DATA = {"x": np.arange(50, dtype=np.float32).reshape(25, 2), "y": np.arange(25)}
 
 
 def rows(batches, step, count):
-    arrays, indices = batches.block(step, count)
+    arrays, indices = placed(batches, None).block(step, count)
     if indices is None:
         return {name: np.asarray(array) for name, array in arrays.items()}
     return {name: np.asarray(array)[np.asarray(indices)] for name, array in arrays.items()}

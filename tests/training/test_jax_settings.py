@@ -9,7 +9,17 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from sparsejax.training import Batches, fit, fsdp_specs, init_state, make_step, read_metrics
+from sparsejax.training import (
+    Batches,
+    Checkpoints,
+    MetricLog,
+    fit,
+    fsdp_specs,
+    init_state,
+    make_step,
+    read_metrics,
+    report,
+)
 
 X = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
 DATA = {"x": X, "y": (X[:, 0] > 0).astype(np.int32)}
@@ -31,13 +41,13 @@ def train(folder, dtype="float32", make_key=jax.random.key, mesh=None, shard=Non
     specs = None if mesh is None else fsdp_specs(params, mesh, smallest=1)
     state = init_state(params, optimizer, make_key(0), mesh, specs)
     step = make_step(loss, optimizer)
+    folder.mkdir(exist_ok=True)
     for steps in (5, 9):
         final = fit(
-            step, state, DATA, batch_size=16, steps=steps, folder=folder, resume=True,
-            checkpoint_every=3, learning_rate=optax.constant_schedule(0.1),
+            step, state, Batches(DATA, 16), steps=steps, callbacks=[report(MetricLog(folder))],
+            checkpoints=Checkpoints(folder, every=3), learning_rate=optax.constant_schedule(0.1),
         )  # fmt: skip
     assert final.params["k"].dtype == dtype
-    Batches(DATA, 16, seed=0).block(0, 2)
     return np.append(np.asarray(final.params["k"], np.float64), read_metrics(folder)[-1]["loss"])
 
 

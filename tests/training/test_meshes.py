@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 import sparsejax
 from sparsejax.compression import l0_ball
-from sparsejax.training import Batches, fit, fsdp_specs, init_state
+from sparsejax.training import Batches, Checkpoints, fit, fsdp_specs, init_state
 from sparsejax.training._meshes import batch_sharding, place, specs_like
 from tests.training.lenet300 import assert_close, build
 
@@ -40,7 +40,7 @@ def data(mnist):
 def on_one_device(data):
     step, params, optimizer = build()
     return fit(
-        step, init_state(params, optimizer, jax.random.key(3)), data, batch_size=64, steps=STEPS
+        step, init_state(params, optimizer, jax.random.key(3)), Batches(data, 64), steps=STEPS
     )
 
 
@@ -52,14 +52,14 @@ def specs_for(on, kind, params):
     )
 
 
-@pytest.mark.parametrize("block", [None, 1])
+@pytest.mark.parametrize("loop", ["scan", "python"])
 @pytest.mark.parametrize("name", MESHES)
-def test_a_mesh_gives_the_numbers_of_one_device(name, block, data, on_one_device):
+def test_a_mesh_gives_the_numbers_of_one_device(name, loop, data, on_one_device):
     on, kind = MESHES[name]
     step, params, optimizer = build()
     state = init_state(params, optimizer, jax.random.key(3), on, specs_for(on, kind, params))
-    arguments = {} if block is None else {"block": block, "device_bytes": 0}
-    final = fit(step, state, data, batch_size=64, steps=STEPS, **arguments)
+    batches = Batches(data, 64, device_bytes=2**31 if loop == "scan" else 0)
+    final = fit(step, state, batches, steps=STEPS, loop=loop)
     assert_close(final, on_one_device)
     for new, old in zip(jax.tree.leaves(final), jax.tree.leaves(state), strict=True):
         assert new.sharding.is_equivalent_to(old.sharding, new.ndim)
@@ -67,9 +67,13 @@ def test_a_mesh_gives_the_numbers_of_one_device(name, block, data, on_one_device
 
 def test_a_source_of_batches_is_dealt_out_over_the_mesh(data, on_one_device):
     step, params, optimizer = build()
-    arrays = Batches(data, 64, seed=0, device_bytes=0)  # gives whole batches, as a source does
+    batches = Batches(data, 64)
+
+    class Source:
+        batch_size, steps_per_epoch, block = 64, batches.steps_per_epoch, batches.block
+
     state = init_state(params, optimizer, jax.random.key(3), mesh())
-    assert_close(fit(step, state, arrays, steps=STEPS), on_one_device)
+    assert_close(fit(step, state, Source(), steps=STEPS), on_one_device)
 
 
 def test_fully_sharded_means_that_no_device_holds_more_than_its_part():
@@ -141,15 +145,15 @@ def test_a_users_shard_map_loop_with_theta_cut_up():
 @pytest.mark.parametrize("devices", [1, 4])
 def test_a_checkpoint_of_eight_devices_resumes_on_fewer(devices, data, on_one_device, tmp_path):
     step, params, optimizer = build()
-    arguments = {"batch_size": 64, "checkpoint_every": 7, "folder": tmp_path, "config": {}}
+    batches, checkpoints = Batches(data, 64), Checkpoints(tmp_path, every=7)
 
     def start(on):
         specs = on and fsdp_specs(params, on, smallest=500)
         return init_state(params, optimizer, jax.random.key(3), on, specs)
 
-    fit(step, start(mesh()), data, steps=14, **arguments)
+    fit(step, start(mesh()), batches, steps=14, checkpoints=checkpoints)
     target = start(mesh((devices,)) if devices > 1 else None)
-    final = fit(step, target, data, steps=STEPS, resume=True, **arguments)
+    final = fit(step, target, batches, steps=STEPS, checkpoints=checkpoints)
     assert_close(final, on_one_device)
     for new, old in zip(jax.tree.leaves(final), jax.tree.leaves(target), strict=True):
         assert new.sharding.is_equivalent_to(old.sharding, new.ndim)

@@ -37,10 +37,12 @@ def test_resuming_drops_later_rows_and_a_line_cut_short(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 40, "lo')
     assert [row["step"] for row in read_metrics(tmp_path)] == [10, 20, 30]
-    log = MetricLog(tmp_path, after_step=20)
-    log.write({"step": 25, "loss": 2.0})
-    log.close()
-    assert [row["step"] for row in read_metrics(tmp_path)] == [10, 20, 25]
+    log = MetricLog(tmp_path)
+    for step in (25, 30):
+        log.write({"step": step, "loss": 2.0})
+        log.close()  # the next row opens it again
+    rows = read_metrics(tmp_path)
+    assert [(row["step"], row["loss"]) for row in rows] == [(10, 1), (20, 1), (25, 2), (30, 2)]
 
 
 def test_nothing_yet(tmp_path):

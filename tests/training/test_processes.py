@@ -14,9 +14,11 @@ import pytest
 from jax.sharding import Mesh
 
 from sparsejax.training import (
+    Batches,
     Checkpoints,
     fit,
     fsdp_specs,
+    init_run_dir,
     init_state,
     initialize_distributed,
     read_metrics,
@@ -46,7 +48,7 @@ def start():
 
 @pytest.fixture(scope="module")
 def on_one_device(arrays):
-    return fit(build()[0], start(), arrays, batch_size=64, steps=STEPS)
+    return fit(build()[0], start(), Batches(arrays, 64), steps=STEPS)
 
 
 def run_two(data, folder, steps=STEPS, die=0):
@@ -104,15 +106,9 @@ def test_killed_and_resumed_on_two_processes_and_on_one(data, arrays, on_one_dev
     assert not (killed / "checkpoints" / "sums" / f"{STEPS}.json").exists()
     shutil.copytree(killed, alone)
     final = fit(
-        build()[0],
-        start(),
-        arrays,
-        batch_size=64,
-        steps=STEPS,
-        folder=alone,
-        config={},
-        resume=True,
-    )
+        build()[0], start(), Batches(arrays, 64), steps=STEPS,
+        checkpoints=Checkpoints(alone / "checkpoints"),
+    )  # fmt: skip
     assert_close(final, on_one_device)
 
     codes, said = run_two(data, killed)
@@ -139,7 +135,8 @@ def test_a_checkpoint_of_eight_devices_resumes_on_two_processes(
     mesh = Mesh(np.array(jax.devices()), ("data",))
     specs = fsdp_specs(params, mesh, smallest=500)
     state = init_state(params, optimizer, jax.random.key(3), mesh, specs)
-    fit(step, state, arrays, batch_size=64, steps=SAVED, folder=tmp_path, config={})
+    checkpoints = Checkpoints(init_run_dir(tmp_path, {}, resume=False) / "checkpoints")
+    fit(step, state, Batches(arrays, 64), steps=SAVED, checkpoints=checkpoints)
     codes, said = run_two(data, tmp_path)
     assert codes == [0, 0], said
     assert_close(saved(tmp_path, STEPS), on_one_device)

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 import sparsejax
 from sparsejax import compression
-from sparsejax.training import fit, init_state, make_step
+from sparsejax.training import Batches, fit, init_state, make_step
 
 X = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
 DATA = {"x": X, "y": X @ np.array([1.0, -2.0, 0.5], np.float32)}
@@ -60,7 +60,7 @@ def test_any_optimizer_trains_jitted_donated_and_scanned(name):
     state = init_state(params, optimizer, key)
     for _ in range(2):
         state, _ = jax.jit(step, donate_argnums=0)(state, BATCH)
-    state = fit(step, state, DATA, batch_size=32, steps=12, block=10)
+    state = fit(step, state, Batches(DATA, 32), steps=12, steps_per_call=10)
     assert int(state.step) == 12
     assert float(loss(state.params, BATCH, key)[0]) < before
     # What the caller gave is still there, and can start another run.
@@ -134,7 +134,8 @@ def test_raw_keys_work_and_anything_else_is_refused():
     optimizer = optax.sgd(0.1)
     typed = init_state(start(), optimizer, jax.random.key(5))
     raw = init_state(start(), optimizer, jax.random.PRNGKey(5))
-    finals = [fit(make_step(loss, optimizer), s, DATA, batch_size=8, steps=5) for s in (typed, raw)]
+    step, batches = make_step(loss, optimizer), Batches(DATA, 8)
+    finals = [fit(step, state, batches, steps=5) for state in (typed, raw)]
     jax.tree.map(np.testing.assert_array_equal, finals[0].params, finals[1].params)
     for bad in (0, None, jnp.zeros(2), np.arange(2)):
         with pytest.raises(TypeError, match="key must be a PRNG key, such as jax.random.key"):

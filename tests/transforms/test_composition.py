@@ -19,8 +19,8 @@ from sparsejax.constraints import (
 )
 from sparsejax.gates import clip_params
 from sparsejax.projections import top_k_mask
+from sparsejax.training import init_state
 from sparsejax.transforms import (
-    PruningTrainState,
     masked_params,
     prune_state,
     pruning_step,
@@ -501,9 +501,7 @@ def test_pruning_states_can_be_donated():
         return state._replace(step=state.step + 1, params=params, opt_state=opt_state), {}
 
     params = start()
-    state = PruningTrainState(
-        jnp.asarray(0), params, optimizer.init(params), jax.random.key(0), pruner.init(params)
-    )
+    state = init_state(params, optimizer, jax.random.key(0))._replace(pruning=pruner.init(params))
     donating = jax.jit(
         pruning_step(step, pruner, lambda params: jnp.asarray(1.0), 2), donate_argnums=0
     )

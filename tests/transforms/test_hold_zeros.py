@@ -5,7 +5,7 @@ import optax
 import pytest
 
 import sparsejax
-from sparsejax.training import Checkpoints, fit, init_state, make_step
+from sparsejax.training import Batches, Checkpoints, fit, init_state, make_step
 from sparsejax.transforms import set_mask
 from tests.reference import shard
 
@@ -34,7 +34,7 @@ def test_weights_stay_at_exactly_zero_even_if_they_were_not(name, dtype):
     optimizer = optax.chain(OPTIMIZERS[name], sparsejax.hold_zeros(MASK))
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), START)
     state = init_state(params, optimizer, jax.random.key(0))
-    state = fit(make_step(loss, optimizer), state, DATA, batch_size=8, steps=7)
+    state = fit(make_step(loss, optimizer), state, Batches(DATA, 8), steps=7)
     kernel = np.asarray(state.params["kernel"]).astype(np.float64)
     np.testing.assert_array_equal(kernel[~np.asarray(MASK["kernel"])], 0)
     assert (kernel[np.asarray(MASK["kernel"])] != 0).all()

@@ -5,10 +5,18 @@ import optax
 import pytest
 
 import sparsejax
-from sparsejax.training import fit, init_state, make_step
+from sparsejax.training import (
+    Batches,
+    Checkpoints,
+    StopWhen,
+    fit,
+    init_state,
+    make_step,
+    report,
+    revise,
+)
 from sparsejax.transforms import (
     GatedWeightDecayState,
-    PruningTrainState,
     prune_state,
     pruning_step,
 )
@@ -30,7 +38,7 @@ def optimizer_and_state(decay=1e-3):
         sparsejax.gated_weight_decay(decay), optax.adam(0.01), sparsejax.hold_zeros(mask)
     )
     start = init_state(START, optimizer, jax.random.key(0))
-    return optimizer, PruningTrainState(*start, PRUNER.init(START))
+    return optimizer, start._replace(pruning=PRUNER.init(START))
 
 
 def test_prunes_at_its_steps_and_restarts_the_decay():
@@ -63,13 +71,14 @@ def test_a_killed_run_resumes_to_the_same_bits_and_stops_on_a_plateau(tmp_path):
 
     step = pruning_step(make_step(loss, optimizer), PRUNER, accuracy, every=5)
     plateau = lambda state: int(state.pruning.evaluations_since_pruning) >= 3  # noqa: E731
-    common = {"batch_size": 16, "stop_every": 5, "checkpoint_every": 15, "stop_when": plateau}
-    whole = fit(step, state, DATA, steps=200, folder=tmp_path / "whole", **common)
+    batches, stop = Batches(DATA, 16), StopWhen(plateau, every=5)
+    cut = Checkpoints(tmp_path, every=15)
+    whole = fit(step, state, batches, steps=200, stop=stop)
     assert int(whole.pruning.remaining) == 9  # 32, 24, 18, 13, 9
-    fit(step, state, DATA, steps=20, folder=tmp_path / "cut", **common)
-    resumed = fit(step, state, DATA, steps=200, folder=tmp_path / "cut", resume=True, **common)
+    fit(step, state, batches, steps=20, stop=stop, checkpoints=cut)
+    resumed = fit(step, state, batches, steps=200, stop=stop, checkpoints=cut)
     assert int(resumed.step) == int(whole.step) < 200
-    again = fit(step, state, DATA, steps=200, folder=tmp_path / "cut", resume=True, **common)
+    again = fit(step, state, batches, steps=200, stop=stop, checkpoints=cut)
     for other in (resumed, again):
         leaves = (jax.tree.leaves(tree._replace(key=0)) for tree in (whole, other))
         for a, b in zip(*leaves, strict=True):
@@ -79,13 +88,13 @@ def test_a_killed_run_resumes_to_the_same_bits_and_stops_on_a_plateau(tmp_path):
 def test_without_gated_decay_and_with_no_mask_to_set():
     mask = PRUNER.init(START).mask
     optimizer = optax.chain(optax.sgd(0.1), sparsejax.hold_zeros(mask))
-    state = PruningTrainState(*init_state(START, optimizer, jax.random.key(0)), PRUNER.init(START))
+    state = init_state(START, optimizer, jax.random.key(0))._replace(pruning=PRUNER.init(START))
     step = pruning_step(make_step(loss, optimizer), PRUNER, lambda params: 1.0, every=1)
     state, _ = jax.jit(step)(state, {"x": jnp.asarray(DATA["x"])})
     assert int((state.params["kernel"] == 0).sum()) == 8
     bare = optax.sgd(0.1)
     step = pruning_step(make_step(loss, bare), PRUNER, lambda params: 1.0, every=1)
-    state = PruningTrainState(*init_state(START, bare, jax.random.key(0)), PRUNER.init(START))
+    state = init_state(START, bare, jax.random.key(0))._replace(pruning=PRUNER.init(START))
     with pytest.raises(ValueError, match="opt_state must hold a state of sparsejax.hold_zeros"):
         step(state, {"x": jnp.asarray(DATA["x"])})
 
@@ -98,23 +107,23 @@ def test_a_bad_interval_is_named(every):
 
 @pytest.mark.parametrize("stop", [20, 23])
 def test_pruning_between_steps_is_pruning_inside_them(stop, tmp_path):
-    """`fit(revise=...)` with `prune_state`, killed at an assessment or past one and resumed."""
+    """`revise` with `prune_state`, ended at an assessment or past one and resumed."""
     optimizer, state = optimizer_and_state(optax.exponential_decay(1e-3, 1, 0.9))
 
     def accuracy(params):
         return ((params["kernel"] != 0).mean() > 0.35).astype(jnp.float32)
 
     plain = make_step(loss, optimizer)
-    common = {"batch_size": 16, "report_every": 7, "checkpoint_every": 10}
-    inside = fit(pruning_step(plain, PRUNER, accuracy, every=5), state, DATA, steps=60, **common)
+    batches = Batches(DATA, 16)
+    inside = fit(pruning_step(plain, PRUNER, accuracy, every=5), state, batches, steps=60)
     assert int(inside.pruning.prunings) == 4
 
-    def revise(state):
+    def prune(state):
         return prune_state(state, PRUNER, float(accuracy(state.params)))
 
-    common |= {"revise": revise, "revise_every": 5, "folder": tmp_path}
-    fit(plain, state, DATA, steps=stop, **common)
-    between = fit(plain, state, DATA, steps=60, resume=True, **common)
+    how = {"callbacks": [revise(prune, 5), report(every=7)], "checkpoints": Checkpoints(tmp_path)}
+    fit(plain, state, batches, steps=stop, **how)
+    between = fit(plain, state, batches, steps=60, **how)
     leaves = (jax.tree.leaves(tree._replace(key=0)) for tree in (inside, between))
     for a, b in zip(*leaves, strict=True):
         np.testing.assert_array_equal(a, b)
