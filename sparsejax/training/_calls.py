@@ -83,8 +83,10 @@ def run_call(
     return state, jax.tree.map(lambda value: value[None], metrics)
 
 
-def scan_is_slow(step: StepFunction[Any], state: Any, arrays: Any, indices: Any) -> bool:
-    """Whether a scan would slow a step down, that of the first batch of ``arrays``.
+def scan_is_slow(
+    step: StepFunction[Any], state: Any, arrays: Any, indices: Any, shardings: Shardings
+) -> bool:
+    """Whether the scan of a step over several batches is to be avoided.
 
     XLA:CPU runs its own convolutions 6 to 10 times slower inside a loop
     (https://github.com/jax-ml/jax/issues/12868).
@@ -92,9 +94,8 @@ def scan_is_slow(step: StepFunction[Any], state: Any, arrays: Any, indices: Any)
     device = next(iter(jax.tree.leaves(state)[0].devices()))
     if device.platform != "cpu":
         return False
-    # `run_call` finds this trace again if the steps are then called one by one.
-    traced = run_call.trace(step, state, arrays, indices, shardings_of(state), None)
-    return _convolves(traced.jaxpr)
+    # `run_call` finds this trace again if the steps are then scanned.
+    return _convolves(run_call.trace(step, state, arrays, indices, shardings, None).jaxpr)
 
 
 def _convolves(jaxpr: Any) -> bool:

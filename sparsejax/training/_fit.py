@@ -118,8 +118,11 @@ def fit(
     steps = _integer("steps", steps, 0)
     check_loop(loop, steps_per_call)
     most = _period("steps_per_call", steps_per_call, min(epoch, _MOST_STEPS_PER_CALL))
+    function = loop if callable(loop) else None
     if loop == "auto" and steps_per_call is not None:
         loop = "scan"
+    elif loop == "python":
+        most = 1
     callbacks = [
         callback._replace(every=_period(f"callbacks[{place}].every", callback.every, epoch))
         for place, callback in enumerate(callbacks)
@@ -147,10 +150,6 @@ def fit(
             history = MetricHistory(int(state.step), found.extra["metrics"])
         shardings, now = shardings_of(state), int(state.step)
         over = now >= steps or ends(state, now)
-        if loop == "auto" and not over:
-            slow = scan_is_slow(step, state, *source.block(now, 1))
-            loop = "python" if slow else "scan"
-        most = 1 if loop == "python" else most
         start = time.perf_counter() - seconds
 
         def call(state: AnyState, callback: Callback, period: int) -> AnyState:
@@ -168,9 +167,12 @@ def fit(
             while now < boundary:
                 count = min(most, boundary - now)
                 taken = source.block(now, count)
-                state, metrics = run_call(
-                    step, state, *taken, shardings, loop if callable(loop) else None
-                )
+                if loop == "auto" and count > 1:
+                    loop = "scan"
+                    if scan_is_slow(step, state, *taken, shardings):
+                        loop, most = "python", 1
+                        continue
+                state, metrics = run_call(step, state, *taken, shardings, function)
                 history.append(metrics)
                 now += count
             if (bad := history.collect()) is not None:

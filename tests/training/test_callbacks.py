@@ -204,6 +204,35 @@ def test_bad_arguments_are_named(value, tmp_path):
             fit(count_on, START, Numbers(), steps=3, **arguments)
 
 
+def convolve(state, batch):
+    weight = jnp.ones((1, 1, 1)) * batch["x"]
+    loss = jax.lax.conv(jnp.ones((1, 1, 4)), weight, (1,), "VALID").sum()
+    return Counter(state.step + 1, state.params), {"loss": loss}
+
+
+@pytest.mark.parametrize("function", [count_on, convolve, jax.jit(convolve)])
+def test_auto_scans_unless_xla_convolves_on_a_cpu(function):
+    counts, traces = [], []
+
+    class Spied(Numbers):
+        def block(self, step, count):
+            counts.append(count)
+            return super().block(step, count)
+
+    def step(state, batch):
+        traces.append(step)
+        return function(state, batch)
+
+    state = fit(step, START, Spied(), steps=8)
+    assert int(state.step) == 8
+    slow = function is not count_on and jax.default_backend() == "cpu"
+    assert counts == ([4, *[1] * 8] if slow else [4, 4])  # one look at a scan, then one by one
+    assert len(traces) == (2 if slow else 1)
+    counts.clear()
+    fit(step, START, Spied(), steps=8, steps_per_call=2)
+    assert counts == [2] * 4
+
+
 def test_bad_loops_are_named():
     for loop in ("while", None):
         with pytest.raises(ValueError, match="loop must be 'auto', 'python', 'scan' or a function"):
