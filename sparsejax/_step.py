@@ -83,19 +83,20 @@ def gradient_step(
     return state, value, aux
 
 
-def _averaged(function: Callable[..., jax.Array], axis_name: str) -> Callable[..., jax.Array]:
+def _averaged(function: Callable[..., jax.Array], axis_name: str) -> Callable[..., Any]:
     """The mean over the devices of a mapped axis, with the mean of the gradients as its gradient.
 
     The derivative of ``pmean(function(x))`` on each device would be that device's gradient alone.
     """
 
     @jax.custom_jvp
-    def mean(params: PyTree) -> jax.Array:
+    def mean(params: PyTree) -> Any:
         return lax.pmean(function(params), axis_name)
 
     @mean.defjvp
-    def derivative(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    def derivative(primals: Any, tangents: Any) -> tuple[Any, Any]:
         value, grads = lax.pmean(jax.value_and_grad(function)(*primals), axis_name)
-        return value, optax.tree.vdot(grads, *tangents).astype(value.dtype)
+        slope: Any = optax.tree.vdot(grads, *tangents)
+        return value, slope.astype(value.dtype)
 
     return mean

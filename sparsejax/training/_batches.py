@@ -133,7 +133,7 @@ def placed(batches: Batches | BatchSource, sharding: NamedSharding | None) -> Ba
     """The batches on the devices; ``sharding`` says how the examples of a batch are sharded."""
     on_device = isinstance(batches, Batches) and batches.fits_on_device
     if on_device and (sharding is None or jax.process_count() == 1):
-        return DeviceBatches(batches, sharding)  # type: ignore[arg-type]
+        return DeviceBatches(batches, sharding)
     return HostBatches(batches, sharding)
 
 
