@@ -132,7 +132,7 @@ def test_random_pruning_is_a_lot_with_the_same_numbers():
     again = found_ticket(method, ends[0])
     np.testing.assert_array_equal(again.mask["kernel"], masks[0])
     np.testing.assert_array_equal(
-        next_search(method, ends[0], optax.adam(0.03)).mask["kernel"], masks[0]
+        next_search(method, ends[0], optax.adam(0.03)).search.mask["kernel"], masks[0]
     )
 
 
