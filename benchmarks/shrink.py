@@ -31,7 +31,7 @@ from flax import nnx
 
 from benchmarks.contest import write
 from experiments.deploy.timing import by_turns
-from sparsejax.deploy import compile_sparse, shrink
+from sparsejax.deploy import Network, compile_sparse, shrink
 from sparsejax.inspection import macs
 from sparsejax.models import VGG16, ResNet20
 
@@ -101,10 +101,10 @@ def _resnet20(config: Config) -> dict[str, Any]:
     difference: dict[str, float] = {}
     for name, stages in _KEPT.items():
         pruned = _pruned(params, stages)
-        small = shrink(function, pruned, images)
-        fast = compile_sparse(function, pruned, images, kinds=(), rounds=1)
-        calls[f"{name}, shrunk"] = jax.jit(lambda x, s=small: s.function(s.params, x))
-        calls[f"{name}, compile_sparse"] = fast.function
+        small = shrink(Network(function, pruned), images)
+        fast = compile_sparse(Network(function, pruned), images, kinds=(), rounds=1)
+        calls[f"{name}, shrunk"] = jax.jit(small)
+        calls[f"{name}, compile_sparse"] = fast
         expected = np.asarray(jax.jit(function)(pruned, x))
         for call in (f"{name}, shrunk", f"{name}, compile_sparse"):
             gap = np.abs(np.asarray(calls[call](x)) - expected).max()
@@ -168,7 +168,7 @@ def _vgg16(width: float) -> dict[str, Any]:
         cleared.write_text("5")  # the peak begins anew from here
         before = _memory("VmRSS") - weights  # Python and JAX themselves
     start = time.perf_counter()
-    small = shrink(function, params, example)
+    small = shrink(Network(function, params), example)
     seconds = time.perf_counter() - start
     return {
         "parameters": sum(leaf.size for leaf in leaves),

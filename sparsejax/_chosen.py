@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import jax
 
-from sparsejax._roles import Roles
 from sparsejax._tree_layers import layer_leaves
 from sparsejax._where import PyTree, Where, default_roles, resolve_where, tied_paths
 
@@ -111,13 +110,12 @@ def chosen(params: PyTree, where: Where = None) -> Choice:
     Warns:
       UserWarning: ``where`` is None and its choice is doubtful for a leaf; once for each.
     """
+    mask = jax.tree.leaves(resolve_where(params, where))
     leaves = layer_leaves(params)
-    roles = Roles(leaves)
-    mask = jax.tree.leaves(resolve_where(params, where, roles))
     if where is None:
         reasons = [
             role.why + (" (doubtful: pass where)" if role.doubtful else "")
-            for role in default_roles(roles)
+            for role in default_roles(params)
         ]
     else:
         reasons = ["where chooses it" if m else "where leaves it out" for m in mask]

@@ -72,14 +72,16 @@ class Chosen(NamedTuple):
         )
 
 
-def default_roles(roles: Roles) -> list[Role]:
-    """The role of each leaf, in ``jax.tree`` order; the default ``where`` chooses weights.
+def default_roles(tree: PyTree) -> list[Role]:
+    """What each leaf of a tree is, in ``jax.tree`` order; the default ``where`` chooses weights.
 
     Warns:
-      UserWarning: A role is doubtful; once per process for each leaf.
+      UserWarning: once per process for a leaf whose role is doubtful.
     """
-    found = [roles.role(number) for number in range(len(roles.leaves))]
-    for leaf, role in zip(roles.leaves, found, strict=True):
+    leaves = layer_leaves(tree)
+    roles = Roles(leaves)
+    found = [roles.role(number) for number in range(len(leaves))]
+    for leaf, role in zip(leaves, found, strict=True):
         if role.doubtful:
             warn_once(
                 f"{leaf.label} of shape {leaf.shape} is left out of what is sparsified, since "
@@ -95,13 +97,8 @@ def warn_once(message: str) -> None:
         warnings.warn(message, UserWarning, stacklevel=3)
 
 
-def resolve_where(tree: PyTree, where: Where, roles: Roles | None = None) -> PyTree:
+def resolve_where(tree: PyTree, where: Where) -> PyTree:
     """A pytree of Python bools with the structure of ``tree``.
-
-    Args:
-      tree: pytree of arrays.
-      where: the choice of leaves.
-      roles: the roles of the leaves of ``tree``, if the caller has them already.
 
     Raises:
       ValueError: ``where`` is a pytree that is no prefix of ``tree``, holds something that is not
@@ -114,8 +111,7 @@ def resolve_where(tree: PyTree, where: Where, roles: Roles | None = None) -> PyT
     if where is None:
         for path, leaf in flat:
             _check_array(path, leaf)
-        roles = roles or Roles(layer_leaves(tree))
-        chosen = [role.kind == "weight" for role in default_roles(roles)]
+        chosen = [role.kind == "weight" for role in default_roles(tree)]
     elif callable(where):
         chosen = [_ask(where, path, leaf) for path, leaf in flat]
     else:

@@ -106,7 +106,7 @@ def constrained(env):
 
     def excess(gated, batch, key):
         active = gates.broadcast_gates(gated["weights"], hard.active_probability(gated["gates"]))
-        groups = constraints.gate_groups(gated["weights"], active)
+        groups = constraints.parameter_groups(gated["weights"], active)
         return constraints.density_violation(groups, 0.3)
 
     state = init_state(gated, optimizer, env.key())
@@ -232,9 +232,9 @@ TRACED = {
     "combine": combined,
     "clip_params": lambda e: updated(optax.chain(optax.sgd(0.1), gates.clip_params(-1, 1)), e),
     "next_round": lambda e: gates.next_round(e.params, 200.0, 0.1),
-    "beta_schedule": lambda e: gates.beta_schedule(10)(jnp.asarray(3, jnp.int32)),
+    "temperature_schedule": lambda e: gates.temperature_schedule(10)(jnp.asarray(3, jnp.int32)),
     "constrained_step descent_ascent nupi anneal_bound current_multipliers density_violation "
-    "gate_groups init_state": constrained,
+    "parameter_groups init_state": constrained,
     "dual_ascent": lambda e: updated(
         constraints.descent_ascent(optax.sgd(0.1), constraints.dual_ascent(0.1), scalar(0)),
         e,
@@ -275,23 +275,25 @@ def saved(env):
 
 
 def shrunk(env):
-    small = deploy.shrink(forward, sparse(env), env.x)
+    small = deploy.shrink(deploy.Network(forward, sparse(env)), env.x)
     close(small.function(small.params, env.x), forward(sparse(env), env.x))
-    deploy.expand(small.params, small, sparse(env))
+    deploy.expand(small)
 
 
 def compiled(env):
     close(
-        deploy.compile_sparse(forward, sparse(env), env.x).function(env.x),
+        deploy.compile_sparse(deploy.Network(forward, sparse(env)), env.x)(env.x),
         forward(sparse(env), env.x),
     )
 
 
 def exported(env):
-    program = deploy.load_stablehlo(deploy.export_stablehlo(forward, env.params, env.x))
+    program = deploy.load_stablehlo(
+        deploy.export_stablehlo(deploy.Network(forward, env.params), env.x)
+    )
     close(program(env.x), forward(env.params, env.x))
     if env.x.dtype == jnp.float32:
-        deploy.export_onnx(forward, env.params, env.x)
+        deploy.export_onnx(deploy.Network(forward, env.params), env.x)
 
 
 def close(got, expected):
@@ -410,7 +412,7 @@ def test_pure_functions(setting, name):
             params = {"kernel": put(params["kernel"], None, "b"), "bias": put(params["bias"], "b")}
             x = put(x, "a", None)
         found = traced(TRACED[name], params, x, new_key(0))
-    if name == "beta_schedule":
+    if name == "temperature_schedule":
         return  # it computes with what JAX makes of a Python float
     for leaf in jax.tree.leaves(found):
         wide = leaf.dtype in (jnp.float64, jnp.int64)

@@ -47,14 +47,15 @@ def forms(
     function, params = network.function, network.params
     images = network.prepare(network.dataset.test.images[:batch])
     example = jax.ShapeDtypeStruct(images.shape, images.dtype)
-    small = deploy.shrink(function, params, example, keep_unsupported=True)
-    fast = deploy.compile_sparse(function, params, example, kinds=kinds)
+    whole = deploy.Network(function, params)
+    small = deploy.shrink(whole, example, keep_unsupported=True)
+    fast = deploy.compile_sparse(whole, example, kinds=kinds)
     found = {
-        DENSE: _jax(jax.jit(lambda x: function(params, x))),
-        "shrunk": _jax(jax.jit(lambda x: small.function(small.params, x))),
-        "sparse": _jax(fast.function)._replace(kinds=fast.kinds),
+        DENSE: _jax(jax.jit(whole)),
+        "shrunk": _jax(jax.jit(small)),
+        "sparse": _jax(fast)._replace(kinds=dict(fast.kinds)),
     }
-    exported = deploy.export_stablehlo(small.function, small.params, example)
+    exported = deploy.export_stablehlo(small, example)
     file = folder / "shrunk.stablehlo"
     file.write_bytes(exported)
     loaded = deploy.load_stablehlo(exported)
@@ -103,7 +104,7 @@ def _onnx(network: Finished, small: deploy.Shrunk, example: Any, folder: Path) -
 
     def form(name: str, function: Any, params: Any) -> Form:
         path = folder / f"{name}.onnx"
-        path.write_bytes(deploy.export_onnx(function, params, example))
+        path.write_bytes(deploy.export_onnx(deploy.Network(function, params), example))
         options = onnxruntime.SessionOptions()
         # Its threads would wait for the next call at full speed, while others are timed.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -64,7 +64,7 @@ def _weights(network: Finished, folder: Path) -> dict[str, Any]:
         network.prepare(network.dataset.test.images[:1]).shape, np.float32
     )
     params = network.params
-    small = deploy.shrink(network.function, params, example, keep_unsupported=True)
+    small = deploy.shrink(deploy.Network(network.function, params), example, keep_unsupported=True)
     leaves = jax.tree.leaves(params)
     size, nonzeros = sum(leaf.size for leaf in leaves), sum(int((x != 0).sum()) for x in leaves)
     logits = jax.jit(network.function)

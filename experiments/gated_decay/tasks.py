@@ -143,10 +143,10 @@ class LeNet5Task:
         if not all(inspection.live_units(params, self.layers)):
             return Smaller(self, params, lambda params: params)
         task = LeNet5Task(self._dataset, self._settings, purged_lenet5(params))
-        shrunk = deploy.shrink(self._logits, params, self._dataset.test.images[:1])
+        shrunk = deploy.shrink(deploy.Network(self._logits, params), self._dataset.test.images[:1])
 
         def restore(smaller):
-            return deploy.expand(smaller, shrunk, params)
+            return deploy.expand(shrunk.with_params(smaller)).params
 
         return Smaller(task, task.initial, restore)
 

@@ -1,19 +1,12 @@
-"""Constrained optimisation with Lagrange multipliers, for any differentiable constraint.
-
-A dual optimizer (`dual_ascent`, `nupi`, perhaps behind `anneal_bound`) is an
-``optax.GradientTransformation`` whose parameters are the multipliers and whose updates are the
-constraint violations. `descent_ascent` pairs it with an optimizer of the parameters,
-`constrained_step` is one training step, and `density_violation` is the constraint on the expected
-density of gates.
-"""
+"""How hard to push? Lagrange multipliers for any differentiable constraint."""
 
 from sparsejax.constraints._anneal_bound import AnnealBoundState, anneal_bound
 from sparsejax.constraints._constrained_step import constrained_step
 from sparsejax.constraints._density import (
-    GateGroup,
+    Group,
     density_violation,
     expected_density,
-    gate_groups,
+    parameter_groups,
 )
 from sparsejax.constraints._descent_ascent import (
     DescentAscentState,
@@ -28,7 +21,7 @@ __all__ = [
     "AnnealBoundState",
     "DescentAscentState",
     "DualAscentState",
-    "GateGroup",
+    "Group",
     "NuPIState",
     "anneal_bound",
     "augmented_lagrangian",
@@ -38,7 +31,7 @@ __all__ = [
     "descent_ascent",
     "dual_ascent",
     "expected_density",
-    "gate_groups",
     "lagrangian",
     "nupi",
+    "parameter_groups",
 ]

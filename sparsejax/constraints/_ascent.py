@@ -1,4 +1,4 @@
-"""The projected update of multipliers that all dual optimizers have in common."""
+"""What every update of multipliers does: rise by some amount, stay in the dual's domain."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ from sparsejax._where import PyTree
 from sparsejax.constraints import _arguments
 
 
-def ascend(step: PyTree, violation: PyTree, multipliers: PyTree, equality: bool) -> PyTree:
-    """Updates that take ``multipliers`` to ``multipliers + step``, projected to >= 0.
+def ascend(rise: PyTree, violation: PyTree, multipliers: PyTree, equality: bool) -> PyTree:
+    """Updates that take ``multipliers`` to ``multipliers + rise``, or to 0 where that is negative.
 
-    There is no projection for equality constraints. A multiplier whose violation is not finite
-    becomes NaN.
+    A multiplier whose violation is not finite becomes NaN.
     """
 
-    def update(s, g, multiplier):
-        wide = at_least_float32(multiplier)
+    def update(step, g, multiplier):
+        wide = wide_of(multiplier)
         old = jnp.asarray(multiplier, wide)
-        new = old + s.astype(wide)
+        new = old + step.astype(wide)
         new = new if equality else jnp.maximum(new, 0)
         return jnp.where(jnp.isfinite(g), new, jnp.nan) - old
 
-    return jax.tree.map(update, step, violation, multipliers)
+    return jax.tree.map(update, rise, violation, multipliers)
 
 
 def check(violation: PyTree, multipliers: PyTree | None) -> None:
-    """Raise ValueError if ``update`` of a dual optimizer is called with invalid arguments."""
+    """Raise ValueError where an update is not given what it needs."""
     if multipliers is None:
-        raise ValueError("params (the multipliers) must be passed to update, which projects them")
+        raise ValueError("params (the multipliers) must be passed to update: it projects them")
     _arguments.check_like_multipliers(violation, multipliers)
     _arguments.check_finite(violation)
+
+
+def wide_of(leaf) -> jnp.dtype:
+    """The dtype in which multipliers are computed: float32 or wider."""
+    return at_least_float32(leaf)

@@ -1,5 +1,6 @@
-"""A sparse network leaves: smaller or faster, with the outputs it had, or as a file."""
+"""Deployment of sparse networks: smaller or faster networks with the same outputs, and files."""
 
+from sparsejax.deploy._network import Network
 from sparsejax.deploy.exports import export_onnx, export_stablehlo, load_stablehlo, torch_state
 from sparsejax.deploy.files import load_sparse, save_sparse
 from sparsejax.deploy.shrinking import Shrunk, expand, shrink
@@ -7,6 +8,7 @@ from sparsejax.deploy.sparse_programs import Compiled, compile_sparse
 
 __all__ = [
     "Compiled",
+    "Network",
     "Shrunk",
     "compile_sparse",
     "expand",

@@ -1,7 +1,4 @@
-"""The networks of the papers as Flax NNX modules; needs the ``experiments`` extra.
-
-All images are channels last (NHWC), all kernels [height, width, in, out] or [in, out].
-"""
+"""The networks of the papers, in Flax NNX. Needs the ``experiments`` extra."""
 
 from sparsejax.models._lenet5 import LENET5_LAYERS, LeNet5
 from sparsejax.models._lenet300 import LENET300_LAYERS, LeNet300

@@ -1,4 +1,4 @@
-"""Smaller dense networks, made from gated or pruned ones by removing dead units."""
+"""The smaller dense networks that are left of gated or pruned ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flax import nnx
 
 from sparsejax._names import leaves_by_name
 from sparsejax._where import PyTree
-from sparsejax.deploy import Shrunk, shrink
+from sparsejax.deploy import Network, Shrunk, shrink
 from sparsejax.inspection import live_units
 from sparsejax.models._lenet5 import LENET5_LAYERS, LeNet5
 from sparsejax.models._lenet300 import LENET300_LAYERS, LeNet300, activation_of
@@ -22,20 +22,17 @@ _IMAGES = jax.ShapeDtypeStruct((1, 784), jnp.float32)
 
 
 def purged_lenet300(params: PyTree, activation: Literal["relu", "tanh"] = "relu") -> LeNet300:
-    """Return the smaller `LeNet300` without dead units and pixels. Runs on the host.
+    """The `LeNet300` that is left when dead units and pixels are taken out.
 
-    It takes whole images and reads the pixels that are left (``kept_inputs``). Its outputs equal
+    It takes the whole images, reads the pixels that stayed (``kept_inputs``), and its outputs are
     those of ``params`` within rounding.
 
     Args:
-      params: parameters of a `LeNet300`, with gates multiplied in (`sparsejax.gates.apply`).
-      activation: the activation of that network.
-
-    Returns:
-      A `LeNet300`.
+      params: of a `LeNet300`, gates multiplied in (``sparsejax.gates.apply``). Runs on the host.
+      activation: the network's.
 
     Raises:
-      ValueError: ``params`` are not those of a `LeNet300`, or no path from input to output is left.
+      ValueError: ``params`` are not those of a `LeNet300`, or nothing of them is left.
     """
     activation_of(activation)
     model = functools.partial(LeNet300, activation)
@@ -44,24 +41,21 @@ def purged_lenet300(params: PyTree, activation: Literal["relu", "tanh"] = "relu"
 
 
 def purged_lenet5(params: PyTree) -> LeNet5:
-    """Return the smaller `LeNet5` without dead channels, units and inputs. Runs on the host.
+    """The `LeNet5` that is left when dead channels, units and single inputs are taken out.
 
-    The first dense layer reads only the inputs of the flattened map that are left
-    (``kept_inputs``). The outputs equal those of ``params`` within rounding.
+    Of the flattened map the first dense layer reads only the inputs that stayed (``kept_inputs``);
+    the outputs are those of ``params`` within rounding.
 
     Args:
-      params: parameters of a `LeNet5`, with gates multiplied in (`sparsejax.gates.apply`).
-
-    Returns:
-      A `LeNet5`.
+      params: of a `LeNet5`, gates multiplied in (``sparsejax.gates.apply``). Runs on the host.
 
     Raises:
-      ValueError: ``params`` are not those of a `LeNet5`, or no path from input to output is left.
+      ValueError: ``params`` are not those of a `LeNet5`, or nothing of them is left.
     """
     small = _shrunk(LeNet5, LENET5_LAYERS, params)
     channels = _stayed(small, params, "conv2/kernel", 3)
     inputs = _stayed(small, params, "dense1/kernel", 0)
-    # Renumbered among the remaining channels, which are the last axis of the flattened map.
+    # Counted among the channels that stayed; channels are the fastest.
     position, channel = np.divmod(inputs, leaves_by_name(params)["conv2/kernel"].shape[3])
     inputs = position * len(channels) + np.searchsorted(channels, channel)
     return _with(small.params, LeNet5, LENET5_LAYERS, inputs)
@@ -71,7 +65,7 @@ def _shrunk(model: Callable[..., Any], layers: Sequence[str], params: PyTree) ->
     live = live_units(params, layers)
     if not all(live):
         raise ValueError(f"params leave no path from input to output; live units {live}")
-    return shrink(lambda params, x: _with(params, model, layers)(x), params, _IMAGES)
+    return shrink(Network(lambda params, x: _with(params, model, layers)(x), params), _IMAGES)
 
 
 def _stayed(small: Shrunk, params: PyTree, name: str, axis: int) -> np.ndarray:
@@ -85,7 +79,7 @@ def _with(
     layers: Sequence[str],
     kept_inputs: np.ndarray | None = None,
 ) -> Any:
-    """The model with these parameters and with as many units as their kernels have."""
+    """The model that has these parameters, and as many units as their kernels."""
     leaves = leaves_by_name(params)
     units = [leaves[f"{layer}/kernel"].shape[-1] for layer in layers[:-1]]
     kept = None if kept_inputs is None else kept_inputs.tolist()

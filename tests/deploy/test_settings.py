@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from sparsejax.deploy import (
+    Network,
     compile_sparse,
     expand,
     export_onnx,
@@ -73,7 +74,7 @@ def check(dtype):
     params, x = parameters(dtype), draw(dtype, 4, 2, 5)
     if jnp.issubdtype(dtype, jnp.inexact):
         params = jax.tree.map(lambda leaf: leaf / np.asarray(2, leaf.dtype), params)
-    small = shrink(network, params, x)
+    small = shrink(Network(network, params), x)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(small.params)} == {dtype}
     assert small.params["first"].shape == (5, 4)
     assert small.params["last"].shape == (4, 3)
@@ -129,12 +130,12 @@ def test_a_complex_convolution():
         return convolve(h, params["second"]) + params["out"]
 
     x = draw("complex64", 3, 6, 3)
-    small = shrink(function, params, x)
+    small = shrink(Network(function, params), x)
     assert small.params["kernel"].shape == (2, 3, 3)
     np.testing.assert_allclose(
         small.function(small.params, x), function(params, x), rtol=1e-5, atol=1e-5
     )
-    whole = expand(small.params, small, params)
+    whole = expand(small).params
     np.testing.assert_allclose(function(whole, x), function(params, x), rtol=1e-5, atol=1e-5)
 
 
@@ -148,7 +149,7 @@ def test_masks_and_indices_of_integers_and_booleans():
         return h[:, params["where"]] @ params["o"][params["where"]]
 
     x = draw("float32", 3, 4)
-    small = shrink(function, params, x)
+    small = shrink(Network(function, params), x)
     # Read are 3, 1, 0 and 5; 1 is masked, and 5 by the range.
     assert small.params["w"].shape == (4, 2)
     assert small.params["mask"].dtype == bool
@@ -196,13 +197,13 @@ def test_all_of_deploy_under_settings(setting, tmp_path):
         function = clipped_log
         expected = np.asarray(jax.jit(function)(params, np.abs(x)))
         x = np.abs(np.asarray(x))
-        small = shrink(function, params, x)
+        small = shrink(Network(function, params), x)
         assert small.params["first"].shape == (5, 5)
         assert small.params["first"].dtype == wide
         close(jax.jit(small.function)(small.params, x), expected)
-        close(jax.jit(function)(expand(small.params, small, params), x), expected)
-        fast = compile_sparse(function, params, x, rounds=1)
-        close(fast.function(x), expected)
+        close(jax.jit(function)(expand(small).params, x), expected)
+        fast = compile_sparse(Network(function, params), x, rounds=1)
+        close(fast(x), expected)
         program = Program(function, params, (x,))
         for kind in KINDS:
             kinds = {layer.equation: kind for layer in program.layers if kind in layer.kinds}
@@ -212,9 +213,9 @@ def test_all_of_deploy_under_settings(setting, tmp_path):
         assert jax.tree.map(lambda leaf: leaf.dtype, read) == dict.fromkeys(params, wide)
         save_sparse(tmp_path / "half", params, dtype="bfloat16")
         load_sparse(tmp_path / "half")
-        data = export_stablehlo(small.function, small.params, x, platforms=("cpu",))
+        data = export_stablehlo(small, x, platforms=("cpu",))
         close(load_stablehlo(data)(x[:2]), expected[:2])
-        export_onnx(function, params, x)
+        export_onnx(Network(function, params), x)
         torch_state({"layer": {"kernel": params["first"], "bias": params["bias"]}})
         assert macs(function, params, x) == 5 * 6 + 6 * 3
         chain = {"a": {"kernel": params["first"], "bias": params["bias"]}}
@@ -233,7 +234,7 @@ def test_keys_that_a_function_closes_over():
             return jax.nn.relu(x @ params["w"]) @ params["o"] + noise
 
         x = draw("float32", 3, 4)
-        small = shrink(function, params, x)
+        small = shrink(Network(function, params), x)
         assert small.params["w"].shape == (4, 5)
         np.testing.assert_allclose(
             small.function(small.params, x), function(params, x), rtol=1e-5, atol=1e-5
@@ -251,7 +252,7 @@ def test_batches_that_are_sharded_explicitly(kind):
         return jax.nn.relu(x @ params["w"] + params["b"]) @ params["o"]
 
     x = draw("float32", 16, 8)
-    small, program = shrink(function, params, x), Program(function, params, (x,))
+    small, program = shrink(Network(function, params), x), Program(function, params, (x,))
     kinds = {layer.equation: kind for layer in program.layers if kind in layer.kinds}
     expected = function(params, x)
     with jax.set_mesh(jax.make_mesh((8,), ("batch",))):

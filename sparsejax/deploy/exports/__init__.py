@@ -1,4 +1,4 @@
-"""Networks for other runtimes: ONNX, StableHLO, PyTorch."""
+"""Export of networks to other runtimes: ONNX, StableHLO, PyTorch."""
 
 from sparsejax.deploy.exports._onnx import export_onnx
 from sparsejax.deploy.exports._stablehlo import export_stablehlo, load_stablehlo

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from sparsejax._names import leaves_by_name
 from sparsejax._where import PyTree
+from sparsejax.deploy._network import Network, check_network
 from sparsejax.graph import (
     RULES,
     Graph,
@@ -19,17 +19,14 @@ from sparsejax.graph import (
 )
 
 
-def export_onnx(
-    function: Callable[..., PyTree], params: PyTree, *inputs: PyTree, batched: PyTree = None
-) -> bytes:
-    """Write ``function(params, *inputs)`` as an ONNX model with its parameters in it.
+def export_onnx(network: Network, *inputs: PyTree, batched: PyTree = None) -> bytes:
+    """Serialize a network and its parameters as an ONNX model.
 
     The first dimension of the inputs is the batch and stays open; an input without a batch keeps
     its shape. For a shrunk network::
 
-        small = shrink(function, params, images)
-        data = export_onnx(small.function, small.params, images)
-        pathlib.Path("network.onnx").write_bytes(data)
+        small = shrink(network, images)
+        pathlib.Path("network.onnx").write_bytes(export_onnx(small, images))
         session = onnxruntime.InferenceSession("network.onnx")
         (logits,) = session.run(None, {"input0": images})
 
@@ -44,12 +41,12 @@ def export_onnx(
     operator set 19 of ONNX.
 
     Args:
-      function: pure, as it is used for inference; it must compute the same for every batch size.
-      params: pytree of arrays.
+      network: a pure function, as it is used for inference, and its parameters. It must compute the
+        same for every batch size.
       *inputs: examples, arrays or ``jax.ShapeDtypeStruct``; only shapes and dtypes are used.
       batched: which inputs have a batch as their first dimension: a bool for each input, or a tree
         of bools that is a prefix of ``inputs``; ``False`` keeps all shapes. By default, all inputs
-        but scalars and those for which ``function`` cannot be traced with another first dimension.
+        but scalars and those for which the function cannot be traced with another first dimension.
         It is required if the first dimensions that can vary have several lengths.
 
     Returns:
@@ -57,10 +54,12 @@ def export_onnx(
 
     Raises:
       ImportError: the package ``onnx`` is missing (``pip install 'sparsejax[deploy]'``).
-      TypeError: ``params`` hold a traced array, or something that is not an array.
-      ValueError: there is no input, or none has a first dimension; it is not clear which inputs
-        have a batch; ``function`` has an unsupported operation, or computes something else for
-        another batch size; the parameters have 2 GiB, more than such a file can hold.
+      TypeError: ``network`` is not a `Network`; its parameters hold a traced array, or something
+        that is not an array.
+      ValueError: ``network`` is from `compile_sparse`; there is no input, or none has a first
+        dimension; it is not clear which inputs have a batch; the function has an unsupported
+        operation, or computes something else for another batch size; the parameters have 2 GiB,
+        more than such a file can hold.
     """
     try:
         from sparsejax.deploy.exports._onnx_model import serialize
@@ -68,6 +67,8 @@ def export_onnx(
         raise ImportError(
             "export_onnx needs the package onnx: pip install 'sparsejax[deploy]'"
         ) from error
+    check_network(network, "export_onnx")
+    function, params = network.function, network.params
     leaves = concrete_leaves(params)
     if not jax.tree.leaves(inputs):
         raise ValueError("inputs must hold at least one array; got none")

@@ -1,4 +1,4 @@
-"""Parameters in PyTorch's names and layouts."""
+"""Parameters with the names and layouts of PyTorch."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def torch_state(
     flattened: Mapping[str, tuple[int, int]] | None = None,
     kinds: Mapping[str, str] | str | None = None,
 ) -> dict[str, np.ndarray]:
-    """Give the ``state_dict`` of a PyTorch model whose modules are named like the layers.
+    """Return the ``state_dict`` of a PyTorch model whose modules are named like the layers.
 
-    A ``kernel`` becomes a ``weight`` in the layout of PyTorch's layer. One of two dimensions is
-    that of a dense layer. To what layer one of more dimensions belongs cannot be told from its
-    shape (a convolution, a transposed one, attention heads, a stack of layers), so it has to be
-    said by ``kinds``:
+    A ``kernel`` becomes a ``weight`` in the layout of a PyTorch layer. A kernel of two dimensions
+    belongs to a dense layer. The shape of a kernel of more dimensions does not determine its layer
+    (a convolution, a transposed one, attention heads, a stack of layers), so ``kinds`` has to state
+    it:
 
     =======================  =============================  ===================================
     kind                     kernel                         weight
@@ -42,39 +42,41 @@ def torch_state(
     ``merge_heads``          [heads, size, out]             ``Linear``: [out, heads * size]
     =======================  =============================  ===================================
 
-    ``conv_transpose`` is the layer of Flax, ``conv_transpose_swap`` that with
+    ``conv_transpose`` is the layer of Flax, ``conv_transpose_swap`` the one with
     ``transpose_kernel=True``. Flax pads a transposed convolution by ``"SAME"`` in another way than
-    PyTorch; ``"VALID"`` is PyTorch's ``padding=0``. ``scale`` and ``embedding`` become ``weight``,
-    too, running statistics ``running_mean`` and ``running_var``; everything else keeps its name and
-    shape. (A recurrent cell of Flax is made of dense layers, and so are its names; PyTorch's
-    ``LSTM`` stacks them.) Parts of a path are joined by dots. To save and to load::
+    PyTorch; ``"VALID"`` is ``padding=0`` in PyTorch. ``scale`` and ``embedding`` become ``weight``,
+    running statistics ``running_mean`` and ``running_var``; every other leaf keeps its name and
+    shape. (A recurrent cell of Flax consists of dense layers, and its names do, too; an ``LSTM`` of
+    PyTorch stacks them.) The parts of a path are joined by dots. Saving and loading::
 
         state = torch_state(params, {"dense1": (4, 4)}, {"conv1": "conv", "conv2": "conv"})
         safetensors.numpy.save_file(state, "network.safetensors")
-        model.load_state_dict(safetensors.torch.load_file("network.safetensors"))  # in PyTorch
+        model.load_state_dict(safetensors.torch.load_file("network.safetensors"), strict=False)
 
-    (BatchNorm's ``num_batches_tracked`` is not among them: ``strict=False``.)
+    (The ``num_batches_tracked`` of BatchNorm is missing, hence ``strict=False``.)
 
     Args:
-      params: pytree of arrays by layer, running statistics among them where there are some.
-      flattened: the dense layers that read a flattened map, by path, with its height and width: the
-        inputs of their kernels are put from channels last into channels first.
-      kinds: what each kernel belongs to, by the path of its layer, parts joined by ``/``; or one
-        kind for all kernels of three or more dimensions. One of the kinds above.
+      params: pytree of arrays by layer, with running statistics where there are some.
+      flattened: height and width of the map, by path, for each dense layer that reads a flattened
+        map: the inputs of its kernel are reordered from channels last to channels first.
+      kinds: the kind of each kernel, as in the table, by the path of its layer with ``/`` between
+        the parts; or one kind for all kernels of three or more dimensions.
 
     Returns:
       Contiguous arrays by name, with the dtypes of ``params``.
 
     Raises:
-      ValueError: a kernel of three or more dimensions has no kind, or one that does not fit its
-        shape; a bias, a scale, a statistic or an embedding has another number of dimensions than
-        PyTorch's; ``kinds`` or ``flattened`` names a layer without a kernel, or sizes that do not
-        divide its inputs; two leaves have one name.
+      ValueError: ``params`` are empty; a kernel of three or more dimensions has no kind, or one
+        that does not fit its shape; a bias, a scale, a statistic or an embedding has another number
+        of dimensions than in PyTorch; ``kinds`` or ``flattened`` names a layer without a kernel, or
+        sizes that do not divide its inputs; two leaves have the same name.
     """
     state: dict[str, np.ndarray] = {}
     maps = dict(flattened or {})
     left = {} if isinstance(kinds, str) else dict(kinds or {})
     flat = [(path, np.asarray(leaf)) for path, leaf in flatten_with_path(params)]
+    if not flat:
+        raise ValueError("params must hold at least one array; got none")
     chosen: dict[str, str] = {}
     for path, array in flat:
         if _part(path, -1) == "kernel":

@@ -1,76 +1,74 @@
-"""Expand shrunk parameters to the shapes they came from."""
+"""Expansion of a shrunk network to the shapes that it came from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from sparsejax._names import leaves_by_name, named_leaves
-from sparsejax._where import PyTree
+from sparsejax.deploy._network import Network
 from sparsejax.deploy.shrinking._shrink import Shrunk
 
 
-def expand(smaller: PyTree, shrunk: Shrunk, params: PyTree) -> PyTree:
-    """Return parameters of the original shapes that compute what the smaller ones do.
+def expand(network: Shrunk) -> Network:
+    """Return a network of the original shapes that computes what the smaller one does.
 
-    A pruned network can be trained further at its smaller size, and be expanded to the shapes of
-    its checkpoints, its masks and its published figures. Removed weights are zero. So are those of
-    a unit with a constant output, its bias included: the constant stays where `shrink` put it, in
-    the bias that follows, and the weights that would read the unit are zero, too.
+    A network can thus be trained on at the size of what is left of it, and end in the shapes of its
+    checkpoints, its masks and its published figures::
 
-    This holds if the parameters have those weights and biases: weights that ``function`` closes
-    over and that read a constant unit still read its output at zero. A unit of zeros must be finite
-    (nothing divides by its parameters). Runs on the host.
+        small = shrink(network, images)
+        trained = small.with_params(train(small.function, small.params))
+        params = expand(trained).params
+
+    Everything that was removed becomes zero. So does a unit of constant output, its bias included:
+    the constant stays where `shrink` put it, in the bias above, and the weights that would read the
+    unit are zero, too. This needs those weights and biases to be parameters: where the function
+    closes over weights that read a constant unit, they still read whatever its unit puts out at
+    zero. A unit of zeros must also be finite (nothing divides by its parameters). Runs on the host.
 
     Args:
-      smaller: a tree like ``shrunk.params``, with any values.
-      shrunk: what `shrink` returned for the original network.
-      params: that network's parameters; only shapes and dtypes are used.
+      network: what `shrink` returned, possibly with other values of its parameters
+        (`Network.with_params`).
 
     Returns:
-      A tree like ``params``.
+      The original function with parameters of the original shapes and dtypes.
 
     Raises:
-      ValueError: ``params`` or ``smaller`` do not fit ``shrunk``; or constants went into arrays
-        that ``function`` closes over (means of batch normalisation, say), so that parameters alone
-        cannot compute the same.
+      TypeError: ``network`` is not from `shrink`.
+      ValueError: its parameters do not have the shapes that `shrink` left; or constants went into
+        arrays that the function closes over (such as means of batch normalisation), so that
+        parameters alone cannot compute the same.
     """
-    if shrunk.folded_into_closure:
+    if not isinstance(network, Shrunk):
+        raise TypeError(f"network must be from shrink; got {type(network).__name__}")
+    if network.folded_into_closure:
         raise ValueError(
-            "shrunk has constants in arrays that its function closes over, which expanded "
-            "parameters would lack; give shrink those arrays among params"
+            "network has constants in arrays that its function closes over, which expanded "
+            "parameters would lack; give shrink those arrays among the parameters"
         )
-    arrays, kept = leaves_by_name(smaller), shrunk.kept
-    for argument, found in (("smaller", arrays), ("params", leaves_by_name(params))):
-        if found.keys() != kept.keys():
-            raise ValueError(
-                f"{argument} must have the leaves that shrink was given, {sorted(kept)}; got "
-                f"{sorted(found)}"
-            )
+    original, kept = network.original, network.kept
+    arrays = leaves_by_name(network.params)
+    if arrays.keys() != kept.keys():
+        raise ValueError(
+            f"network must have the parameters that shrink left, {sorted(kept)}; got "
+            f"{sorted(arrays)}"
+        )
 
     def scatter(name: str, leaf: Any) -> np.ndarray:
         small, whole = np.asarray(arrays[name]), np.zeros(leaf.shape, leaf.dtype)
-        if not _fits(small.shape, whole.shape, kept[name]):
-            raise ValueError(
-                "smaller must have the shapes that shrink left, and params those that it was "
-                f"given; {name} has {small.shape} and {whole.shape}"
-            )
         indices = [
             np.arange(length) if stays is None else stays
             for length, stays in zip(whole.shape, kept[name], strict=True)
         ]
+        if small.shape != tuple(map(len, indices)):
+            raise ValueError(
+                "network must have parameters of the shapes that shrink left; "
+                f"{name} has {small.shape}, not {tuple(map(len, indices))}"
+            )
         whole[np.ix_(*indices)] = small
         return whole
 
-    whole = [scatter(name, leaf) for name, leaf in named_leaves(params)]
-    return jax.tree.unflatten(jax.tree.structure(params), whole)
-
-
-def _fits(small: Sequence[int], whole: Sequence[int], kept: Sequence[np.ndarray | None]) -> bool:
-    return len(small) == len(whole) == len(kept) and all(
-        left == length if stays is None else left == len(stays) and stays[-1] < length
-        for left, length, stays in zip(small, whole, kept, strict=True)
-    )
+    whole = [scatter(name, leaf) for name, leaf in named_leaves(original.params)]
+    return original.with_params(jax.tree.unflatten(jax.tree.structure(original.params), whole))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 
 from sparsejax._names import leaves_by_name, named_leaves
 from sparsejax._where import PyTree
+from sparsejax.deploy._network import Network, check_network
 from sparsejax.graph import (
     BatchTrace,
     BiasFolding,
@@ -36,14 +37,15 @@ from sparsejax.graph import (
 )
 
 
-class Shrunk(NamedTuple):
-    """A network without its dead units."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Shrunk(Network):
+    """A network without its dead units, from `shrink`.
 
-    function: Callable[..., PyTree]
-    """``function(params, *inputs)``: the outputs, from the smaller parameters and whole inputs.
-    Pure: for ``jit``, ``grad``, ``vmap``, any batch size."""
-    params: PyTree
-    """The parameters with smaller leaves; a leaf that lost nothing is the same array as before."""
+    Its function takes the whole inputs and the smaller parameters. It is pure, for ``jit``,
+    ``grad`` and ``vmap``, and takes any batch size. A leaf of ``params`` that lost nothing is the
+    same array as before.
+    """
+
     kept: dict[str, tuple[np.ndarray | None, ...]]
     """For each leaf by path and each of its dimensions: the indices that are kept, None for all."""
     kept_inputs: dict[str, tuple[np.ndarray | None, ...]]
@@ -51,13 +53,14 @@ class Shrunk(NamedTuple):
     unsupported: dict[str, int]
     """Operations that read units in unsupported ways (``keep_unsupported``), with the number of
     units that are kept for it."""
-    folded_into_closure: bool = False
+    folded_into_closure: bool
     """Whether constants went into arrays that ``function`` closes over, which ``params`` lack."""
+    original: Network
+    """The network that was given, with ``jax.ShapeDtypeStruct`` for its parameters."""
 
 
 def shrink(
-    function: Callable[..., PyTree],
-    params: PyTree,
+    network: Network,
     *inputs: PyTree,
     keep_unsupported: bool = False,
     batched: PyTree = None,
@@ -86,33 +89,39 @@ def shrink(
     are assumed to be finite: zero times a unit is zero. Custom derivatives are lost: the smaller
     function is differentiated as it is computed.
 
-    Runs on the host, with concrete ``params``. Besides them and the smaller ones it needs the
+    Runs on the host, with concrete parameters. Besides them and the smaller ones it needs the
     memory of one boolean for each weight of a dense layer. With Flax::
 
         graph, params, rest = nnx.split(model, nnx.Param, ...)
-        small = shrink(lambda params, x: nnx.merge(graph, params, rest)(x), params, images)
-        logits = jax.jit(small.function)(small.params, images)
+        network = Network(lambda params, x: nnx.merge(graph, params, rest)(x), params)
+        small = shrink(network, images)
+        logits = jax.jit(small)(images)
 
     Args:
-      function: ``function(params, *inputs)``, pure, as it is used for inference.
-      params: pytree of arrays with zeros where pruned (gates and masks multiplied in, or multiplied
-        in by ``function``). Arrays that ``function`` closes over are known, too.
+      network: a pure function, as it is used for inference, and its parameters, with zeros where
+        pruned (gates and masks multiplied in, or multiplied in by the function). Arrays that the
+        function closes over are known, too.
       *inputs: examples, arrays or ``jax.ShapeDtypeStruct``; only shapes and dtypes are used. The
         first dimension is the batch and may differ later; the result does not depend on the number
-        of examples. (``function`` is traced for other batch sizes, too. If it cannot be, or
+        of examples. (The function is traced for other batch sizes, too. If it cannot be, or
         computes something else for them, the result is for the examples' shapes alone.)
       keep_unsupported: keep all units that are read in unsupported ways.
       batched: which inputs have a batch as their first dimension: a bool for each input, or a tree
         of bools that is a prefix of ``inputs``. By default, every input that has dimensions and
-        with which ``function`` can be traced for another length of the first one.
+        with which the function can be traced for another length of the first one.
 
     Returns:
-      A `Shrunk`. Its function raises ValueError for inputs or parameters of other shapes.
+      The smaller network, as a `Shrunk`. Its function raises ValueError for inputs or parameters of
+      other shapes.
 
     Raises:
-      TypeError: ``params`` hold a traced array, or something that is not an array.
-      ValueError: an operation reads units in an unsupported way.
+      TypeError: ``network`` is not a `Network`; its parameters hold a traced array, or something
+        that is not an array.
+      ValueError: an operation reads units in an unsupported way; ``network`` is from
+        `compile_sparse`.
     """
+    check_network(network, "shrink")
+    function, params = network.function, network.params
     leaves = concrete_leaves(params)
     names = list(leaves_by_name(params))
     leaves_by_name(inputs)  # refuses names that occur twice
@@ -147,6 +156,9 @@ def shrink(
         _by_path(inputs, graph.inputs, groups, kept),
         unsupported,
         not folded.keys().isdisjoint(graph.constants),
+        network.with_params(
+            jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+        ),
     )
 
 

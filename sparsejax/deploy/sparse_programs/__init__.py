@@ -1,4 +1,4 @@
-"""Networks of the same size that compute with their zeros left out."""
+"""Compilation of networks to programs that skip zeros."""
 
 from sparsejax.deploy.sparse_programs._compile_sparse import Compiled, compile_sparse
 

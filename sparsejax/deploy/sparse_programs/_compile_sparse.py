@@ -1,10 +1,11 @@
-"""A network whose zeros are skipped, each layer in the way that is fastest on this machine."""
+"""Compilation of a network that skips its zeros, each layer in the fastest way on this machine."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,52 +13,53 @@ import numpy as np
 
 from sparsejax._dtypes import promoted
 from sparsejax._where import PyTree
+from sparsejax.deploy._network import Network, check_network
 from sparsejax.deploy.shrinking import shrink
 from sparsejax.deploy.sparse_programs._products import PRODUCTS
 from sparsejax.deploy.sparse_programs._program import CONVOLUTIONS, DENSE, Program
+from sparsejax.deploy.sparse_programs._search import Search, jit_without_params
+from sparsejax.deploy.sparse_programs._timing import Measure, median_seconds
 
 KINDS = (DENSE, *PRODUCTS, *CONVOLUTIONS)
-_GAIN = 0.97  # of the time so far: less is noise
-_ROUND = 5e-3  # seconds of repeated calls that are timed at once
 
 
-class Compiled(NamedTuple):
-    """What `compile_sparse` found."""
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Compiled(Network):
+    """A network that `compile_sparse` returns.
 
-    function: Callable[..., PyTree]
-    """``function(*inputs)``, jitted, the parameters in it as constants. Pure; any batch size, but
-    the choice was made for that of the examples."""
-    kinds: dict[str, str]
-    """How each layer is computed, by the path of its weights; all ``dense`` unless ``chosen`` is
+    ``function`` is jitted and has the parameters as constants, so that ``params`` is ``()``. It
+    takes any batch size, but was chosen for that of the examples.
+    """
+
+    kinds: Mapping[str, str]
+    """The kind of each layer, by the path of its weights; all ``dense`` unless ``chosen`` is
     ``sparse``."""
-    seconds: dict[str, float]
-    """Of a call: ``given`` (the function as it was), ``shrunk``, ``sparse`` (the best that was
-    found of the ways below)."""
+    seconds: Mapping[str, float]
+    """Seconds of a call: ``given`` (the network as it was), ``shrunk``, ``sparse`` (the fastest
+    combination of kinds)."""
     chosen: str
-    """Which of the three ``function`` is: the one with the fewest seconds."""
+    """The fastest of these three, which ``function`` computes."""
 
-
-Measure = Callable[[Sequence[Callable[..., PyTree]], tuple[PyTree, ...]], Sequence[float]]
-"""``measure(functions, inputs)``: the seconds that a call of each function takes."""
+    has_params: ClassVar[bool] = False
 
 
 def compile_sparse(
-    function: Callable[..., PyTree],
-    params: PyTree,
+    network: Network,
     *inputs: PyTree,
     kinds: Sequence[str] | None = None,
     rounds: int = 15,
     batched: PyTree = None,
     measure: Measure | None = None,
 ) -> Compiled:
-    r"""Make a forward function that skips zeros where that is faster here, by measurement.
+    r"""Compile a network to a program that skips zeros where measurements show that this is faster.
 
-    Dead units go first (`shrink`). Then every product :math:`y_j = b_j + \sum_i w_{ij} x_i` with
-    known weights is tried in several ways within the whole network, on this machine's default
-    device and at the examples' batch size:
+    Dead units are removed first (`shrink`). Every product :math:`y_j = b_j + \sum_i w_{ij} x_i`
+    with known weights is then tried in several kinds within the whole network, on the default
+    device of this machine and with the batch size of the examples:
 
     - ``dense``: as it was;
     - ``transposed``: the dense product with units before the batch;
+    - ``compacted``: the dense product without rows and columns of zeros;
     - ``coo``: coordinate format, a gathered input for each weight, summed by unit;
     - ``ell``: ELLPACK, the n-th weight of all units at once, n after n;
     - ``ell_split``: ELLPACK in half the iterations, units with many weights split into two rows;
@@ -66,58 +68,64 @@ def compile_sparse(
     - ``direct_convolution_fused``: the same, and channels stay separate through activation and
       pooling.
 
-    First all layers alike, then one layer after the other, those with the most work first; a way is
-    taken if the network's median time falls by more than 3 %. At last the network found so is timed
-    by turns with the function as it was given and with the shrunk one, and the fastest of the three
-    is returned. Each trial is compiled: seconds for a
-    small network, minutes for a large one. Sums are in another order than before, so outputs
-    differ within rounding; ``ell``, ``sell`` and ``direct_convolution`` sum bfloat16 in float32.
+    The search first gives all layers the same kind, then changes one layer after the other, those
+    with the most work first. A change is kept if the median time of the network falls by more than
+    3 %. The result is timed against the given and the shrunk network in an interleaved order, and
+    the fastest of the three is returned. Each trial is compiled, which takes seconds for a small
+    network and minutes for a large one. Sums are in another order than before, so outputs differ
+    within rounding; ``ell``, ``sell`` and ``direct_convolution`` sum bfloat16 in float32.
 
-    Most of a CPU call of a few microseconds is the waking of another thread, unless
-    ``jax_cpu_enable_async_dispatch`` is off, or XLA takes the program for cheap. What is fastest
-    depends on that setting, too. Example::
+    Async dispatch dominates the latency of a call of a few microseconds on a CPU, unless
+    ``jax_cpu_enable_async_dispatch`` is off or XLA estimates the program as cheap. The fastest
+    kinds depend on that setting, too. Example::
 
-        fast = compile_sparse(lambda params, x: nnx.merge(graph, params, rest)(x), params, images)
-        logits = fast.function(images)
+        fast = compile_sparse(Network(forward, params), images)
+        logits = fast(images)
 
     Args:
-      function: as for `shrink`, but whatever it can't prove stays whole.
-      params: pytree of concrete arrays with zeros where pruned.
-      *inputs: examples, arrays or ``jax.ShapeDtypeStruct``; timed on normal random numbers (zeros
-        for other dtypes). The first dimension is the batch.
-      kinds: the ways to try besides ``dense``; default all.
-      rounds: how often each trial is timed, by turns with the best so far.
+      network: a network, as for `shrink`; units that `shrink` cannot remove safely are kept.
+      *inputs: examples, arrays or ``jax.ShapeDtypeStruct``, whose first dimension is the batch.
+        Networks are timed on normal random numbers (zeros for other dtypes) of these shapes.
+      kinds: the kinds to try besides ``dense``; default all.
+      rounds: number of rounds in which each trial is timed, interleaved with the best so far.
       batched: as for `shrink`.
-      measure: ``measure(functions, inputs)`` gives the seconds that a call of each takes. Default:
-        medians of ``rounds``, by turns, on this machine's clock.
+      measure: ``measure(functions, inputs)`` returns the seconds that a call of each function
+        takes. Default: interleaved medians of ``rounds`` on the clock of this machine.
+
+    Returns:
+      The compiled network, with the chosen kinds and the measured times.
 
     Raises:
-      TypeError: as `shrink`.
-      ValueError: ``kinds`` has an unknown one, ``rounds`` is less than 1. The function that is
-        returned: inputs of shapes that make another computation.
+      TypeError: ``network`` is not a `Network`; its parameters are traced or not arrays.
+      ValueError: ``network`` is compiled already; ``kinds`` has an unknown one; ``rounds`` is less
+        than 1. Calling the result: inputs of shapes that need another computation.
     """
+    check_network(network, "compile_sparse")
     _check(kinds, rounds)
-    small = shrink(function, params, *inputs, keep_unsupported=True, batched=batched)
+    tried = [kind for kind in KINDS if kind != DENSE and (kinds is None or kind in kinds)]
+    small = shrink(network, *inputs, keep_unsupported=True, batched=batched)
     program = Program(small.function, small.params, inputs, batched)
     examples = jax.tree.map(_example, inputs)
-    search = _Search(program, lambda trials: (measure or _measure(rounds))(trials, examples))
-    search.all_layers_alike(kinds)
-    search.layer_by_layer(kinds)
-    ways: dict[str, Callable[..., PyTree]] = {
-        "given": jax.jit(lambda *arrays: function(params, *arrays)),
-        "shrunk": jax.jit(lambda *arrays: small.function(small.params, *arrays)),
-        "sparse": search.best(),
+    timed = measure or median_seconds(rounds)
+    search = Search(program, lambda trials: timed(trials, examples))
+    search.try_all_layers(tried)
+    search.try_each_layer(tried)
+    functions = {
+        "given": jit_without_params(network),
+        "shrunk": jit_without_params(small),
+        "sparse": search.best,
     }
-    seconds = dict(zip(ways, map(float, search.measure(list(ways.values()))), strict=True))
+    trials = [partial(function, ()) for function in functions.values()]
+    seconds = dict(zip(functions, map(float, timed(trials, examples)), strict=True))
     chosen = fastest(seconds)
     taken = search.kinds if chosen == "sparse" else {}
     found = {layer.name: taken.get(layer.equation, DENSE) for layer in program.layers}
-    return Compiled(ways[chosen], found, seconds, chosen)
+    return Compiled(functions[chosen], (), found, seconds, chosen)
 
 
 def fastest(seconds: Mapping[str, float]) -> str:
-    """The way that takes the fewest seconds; of equal ones the first."""
-    return min(seconds, key=lambda way: seconds[way])
+    """Return the name with the fewest seconds; the first one of equal ones."""
+    return min(seconds, key=lambda name: seconds[name])
 
 
 def _check(kinds: Sequence[str] | None, rounds: int) -> None:
@@ -134,67 +142,3 @@ def _example(leaf: Any) -> jax.Array:
     if not jnp.issubdtype(dtype, jnp.inexact):
         return jnp.zeros(shape, dtype)
     return jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32), dtype)
-
-
-class _Search:
-    """The fastest kinds so far."""
-
-    def __init__(
-        self,
-        program: Program,
-        measure: Callable[[Sequence[Callable[..., PyTree]]], Sequence[float]],
-    ):
-        self.program = program
-        self.measure = measure
-        self.kinds: dict[int, str] = {}
-        self._best = self._jitted({})
-
-    def best(self) -> Callable[..., PyTree]:
-        return self._best
-
-    def all_layers_alike(self, kinds: Sequence[str] | None) -> None:
-        for kind in KINDS:
-            having = [layer for layer in self.program.layers if kind in layer.kinds]
-            if kind != DENSE and having and (kinds is None or kind in kinds):
-                self._try(self.kinds | {layer.equation: kind for layer in having})
-
-    def layer_by_layer(self, kinds: Sequence[str] | None) -> None:
-        for layer in sorted(self.program.layers, key=lambda layer: -layer.macs):
-            for kind in layer.kinds:
-                if kind == DENSE or kinds is None or kind in kinds:
-                    self._try(self.kinds | {layer.equation: kind})
-
-    def _try(self, kinds: dict[int, str]) -> None:
-        if kinds == self.kinds:
-            return
-        candidate = self._jitted(kinds)
-        now, then = self.measure([self._best, candidate])
-        if then < _GAIN * now:
-            self.kinds, self._best = kinds, candidate
-
-    def _jitted(self, kinds: Mapping[int, str]) -> Callable[..., PyTree]:
-        def sparse(*inputs: PyTree) -> PyTree:
-            return self.program.run(kinds, *inputs)
-
-        return jax.jit(sparse)
-
-
-def _measure(rounds: int) -> Measure:
-    """Median seconds of a call, all timed by turns."""
-
-    def measure(functions: Sequence[Callable[..., PyTree]], inputs: tuple[PyTree, ...]):
-        def seconds(function: Callable[..., PyTree], calls: int) -> float:
-            start = time.perf_counter()
-            for _ in range(calls):
-                jax.block_until_ready(function(*inputs))
-            return (time.perf_counter() - start) / calls
-
-        for function in functions:
-            seconds(function, 1)  # compiles
-        calls = [max(1, round(_ROUND / max(seconds(f, 3), 1e-9))) for f in functions]
-        taken = [
-            [seconds(f, n) for f, n in zip(functions, calls, strict=True)] for _ in range(rounds)
-        ]
-        return [float(np.median(times)) for times in zip(*taken, strict=True)]
-
-    return measure

@@ -87,7 +87,7 @@ def direct_convolution(x: jax.Array, weights: np.ndarray, equation: Equation) ->
     dtype = at_least_float32(x)
     channels = []
     for out in range(weights.shape[1]):
-        total = jnp.zeros((*shifted.lengths, len(x)), dtype)
+        total = jnp.zeros((*shifted.lengths, x.shape[0]), dtype)
         for channel, *place in np.argwhere(weights[:, out]):
             weight = weights[(channel, out, *place)].astype(dtype)
             total = total + shifted.at(channel, *place).astype(dtype) * weight

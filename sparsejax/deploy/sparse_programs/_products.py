@@ -25,6 +25,24 @@ def transposed(x: jax.Array, weights: np.ndarray, bias: np.ndarray | None) -> ja
     return _plus(lax.dot(np.ascontiguousarray(weights.T), x), bias)
 
 
+def compacted(x: jax.Array, weights: np.ndarray, bias: np.ndarray | None) -> jax.Array:
+    """Return the dense product of the rows and columns of the weights that are not all zero.
+
+    `shrink` has removed most of the others, but not those of a residual stream, which is kept where
+    any of its branches is live.
+    """
+    rows, columns = weights.any(axis=1), weights.any(axis=0)
+    product = lax.dot(
+        np.ascontiguousarray(weights[np.ix_(rows, columns)].T), _rows(x, np.flatnonzero(rows))
+    )
+    if not columns.all():
+        # A unit that reads nothing gets the row of zeros behind the last one.
+        row = np.where(columns, np.cumsum(columns) - 1, columns.sum())
+        zeros = jnp.zeros((1, product.shape[1]), product.dtype)
+        product = _rows(jnp.concatenate([product, zeros]), row)
+    return _plus(product, bias)
+
+
 def coo(x: jax.Array, weights: np.ndarray, bias: np.ndarray | None) -> jax.Array:
     """Multiply in coordinate format: a gathered row for each weight, summed by output unit."""
     units, inputs = np.nonzero(weights.T)
@@ -81,6 +99,7 @@ def ell_split(x: jax.Array, weights: np.ndarray, bias: np.ndarray | None) -> jax
 
 PRODUCTS: Mapping[str, Product] = {
     "transposed": transposed,
+    "compacted": compacted,
     "coo": coo,
     "ell": ell,
     "ell_split": ell_split,
@@ -91,8 +110,12 @@ _SMALL = 10_000
 
 def usable(weights: np.ndarray) -> list[str]:
     """Return the products worth trying for weights [in, out]."""
-    few = np.count_nonzero(weights) <= weights.size / 2 or weights.size <= _SMALL
-    return list(PRODUCTS) if few and weights.any() else ["transposed"]
+    if not weights.any():
+        return ["transposed"]
+    sparse = np.count_nonzero(weights) <= weights.size / 2 or weights.size <= _SMALL
+    dead = not (weights.any(axis=0).all() and weights.any(axis=1).all())
+    worth = {"transposed": True, "compacted": dead}
+    return [kind for kind in PRODUCTS if worth.get(kind, sparse)]
 
 
 def _sliced(

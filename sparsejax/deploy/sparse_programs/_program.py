@@ -83,10 +83,15 @@ class Program:
     def _run(self, kinds: Mapping[int, str], *inputs: PyTree) -> PyTree:
         graph = self._traced.at(inputs, "compile_sparse")
         values = _known(graph, jax.tree.leaves(self._params))
-        for value, (axis, numbers) in self._settled.items():
-            along = [-1 if place == axis else 1 for place in range(len(graph.shapes[value]))]
-            values[value] = np.broadcast_to(numbers.reshape(along), graph.shapes[value])
         known = set(values)
+        for value, (axis, numbers) in self._settled.items():
+            shape = graph.shapes[value]
+            along = numbers.reshape([-1 if place == axis else 1 for place in range(len(shape))])
+            if _symbolic(shape):
+                values[value] = jnp.broadcast_to(along, shape)
+            else:
+                values[value] = np.broadcast_to(along, shape)
+                known.add(value)
         values |= zip(graph.inputs, map(jnp.asarray, jax.tree.leaves(inputs)), strict=True)
         biases = _biases(graph, self._contractions, values, known)
         layers = {layer.equation: layer for layer in self.layers}
@@ -187,6 +192,11 @@ def _known(graph: Graph, leaves: Sequence[Any]) -> dict[int, Any]:
     return values
 
 
+def _symbolic(shape: tuple[Any, ...]) -> bool:
+    """Whether a length is symbolic, as the batch is for ``jax.export``."""
+    return not all(isinstance(length, int) for length in shape)
+
+
 def _is_number(array: Any) -> bool:
     return not jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended)
 
@@ -242,7 +252,9 @@ def _biases(
 
 
 def _by_unit(array: np.ndarray, shape: tuple[int, ...], axes: tuple[int, ...]) -> np.ndarray | None:
-    whole = np.moveaxis(np.broadcast_to(array, shape), axes, range(len(axes)))
+    # An array that is known does not vary along a symbolic batch.
+    lengths = [1 if _symbolic((length,)) else length for length in shape]
+    whole = np.moveaxis(np.broadcast_to(array, lengths), axes, range(len(axes)))
     units = whole.reshape(math.prod(shape[axis] for axis in axes), -1)
     if not units.size or (units != units[:, :1]).any():
         return None

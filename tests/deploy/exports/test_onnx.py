@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from sparsejax.deploy import export_onnx, shrink
+from sparsejax.deploy import Network, export_onnx, shrink
 from sparsejax.models import LeNet5, LeNet300, ResNet20, VGG16Cifar
 
 RNG = np.random.default_rng(0)
@@ -90,10 +90,10 @@ def test_networks_whole_and_shrunk(make, shape):
     function, params = network(lambda: make(rngs=nnx.Rngs(0)))
     images = normal(5, *shape)
     sparse = without_units(params, RNG)
-    small = shrink(function, sparse, images[:2])
+    small = shrink(Network(function, sparse), images[:2])
     files = [
-        export_onnx(function, params, images[:2]),
-        export_onnx(small.function, small.params, images[:2]),
+        export_onnx(Network(function, params), images[:2]),
+        export_onnx(small, images[:2]),
     ]
     assert len(files[1]) < 0.8 * len(files[0])
     for data, numbers in zip(files, (params, sparse), strict=True):
@@ -105,7 +105,7 @@ def test_networks_whole_and_shrunk(make, shape):
 
 def test_the_file_holds_the_parameters_by_name_and_an_open_batch():
     function, params = network(lambda: LeNet5((4, 5, 6), rngs=nnx.Rngs(0)))
-    data = export_onnx(function, params, jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32))
+    data = export_onnx(Network(function, params), jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32))
     graph = onnx.load_from_string(data).graph
     stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     np.testing.assert_array_equal(stored["dense1/kernel"], params["dense1"]["kernel"][...])
@@ -131,7 +131,7 @@ def test_trees_of_inputs_and_outputs():
         return {"sum": hidden.sum(-1), "both": (hidden, x), "number": params["b"] * 2}
 
     inputs = normal(5, 3), {"mask": normal(5, 4), "z": normal(5, 2)}
-    data = export_onnx(function, params, *inputs)
+    data = export_onnx(Network(function, params), *inputs)
     model = onnx.load_from_string(data)
     assert [value.name for value in model.graph.input] == ["input0", "input1/mask", "input1/z"]
     assert [value.name for value in model.graph.output] == [
@@ -161,7 +161,7 @@ def test_an_input_without_a_batch_keeps_its_shape():
 
     x, t, scale = normal(5, 10), normal(8, 3), np.full((), 2, np.float32)
     for batch in (1, 2, 8):  # as many as t has rows, too
-        data = export_onnx(function, params, np.zeros((batch, 10), np.float32), t, scale)
+        data = export_onnx(Network(function, params), np.zeros((batch, 10), np.float32), t, scale)
         assert dimensions(data) == [["batch", 10], [8, 3], [], ["batch", 3]]
     for size in (1, 5):
         (found,) = computed(data, x[:size], t, scale)
@@ -171,7 +171,9 @@ def test_an_input_without_a_batch_keeps_its_shape():
     assert_close(found, function(params, x, 2 * t, three))
     # The first input has no batch, so the batch is read off the second.
     data = export_onnx(
-        lambda p, t, x: (jnp.zeros((len(x), 3)) + t[0], x @ p @ t), params, t, normal(2, 10)
+        Network(lambda p, t, x: (jnp.zeros((len(x), 3)) + t[0], x @ p @ t), params),
+        t,
+        normal(2, 10),
     )
     for one, other in zip(computed(data, t, x), (np.zeros((5, 3)) + t[0], x @ params @ t),
                           strict=True):  # fmt: skip
@@ -188,17 +190,17 @@ def test_what_is_in_doubt_has_to_be_told():
     with pytest.raises(
         ValueError, match=r"several lengths \(0: 2, 1: 8\).* by batched=\(True, Fal"
     ):
-        export_onnx(function, params, x, t)
-    data = export_onnx(function, params, x, t, batched=(True, False))
+        export_onnx(Network(function, params), x, t)
+    data = export_onnx(Network(function, params), x, t, batched=(True, False))
     assert dimensions(data) == [["batch", 10], [8, 3], ["batch", 3]]
     (found,) = computed(data, normal(5, 10) * 0, t)
     assert_close(found, np.zeros((5, 1), np.float32) + t.sum(0))
-    whole = export_onnx(function, params, x, t, batched=False)
+    whole = export_onnx(Network(function, params), x, t, batched=False)
     assert dimensions(whole) == [[2, 10], [8, 3], [2, 3]]
     with pytest.raises(ValueError, match=r"fails \(TypeError: .*batched=False keeps"):
-        export_onnx(lambda p, x: x.T @ p, normal(4, 3), normal(4, 2))
+        export_onnx(Network(lambda p, x: x.T @ p, normal(4, 3)), normal(4, 2))
     with pytest.raises(ValueError, match="batched says that input 1 has a batch; it is a scalar"):
-        export_onnx(function, params, x, np.float32(1), batched=True)
+        export_onnx(Network(function, params), x, np.float32(1), batched=True)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,7 @@ def test_what_is_in_doubt_has_to_be_told():
 )
 def test_what_is_alike_for_small_batches_alone_is_refused(function):
     with pytest.raises(ValueError, match="must compute the same for every batch size; it"):
-        export_onnx(function, normal(2), normal(2, 3))
+        export_onnx(Network(function, normal(2)), normal(2, 3))
 
 
 # Operations
@@ -247,7 +249,7 @@ KERNEL = normal(3, 2, 4, 6)
 )  # fmt: skip
 def test_convolutions_and_pools(function):
     images = normal(5, 7, 6, 4)
-    assert_same(export_onnx(function, KERNEL, images), function, KERNEL, [images])
+    assert_same(export_onnx(Network(function, KERNEL), images), function, KERNEL, [images])
 
 
 def attention(params, x):
@@ -314,7 +316,7 @@ def types(params, x):
 )  # fmt: skip
 def test_operations(function, shape):
     params, x = normal(4, 4), normal(*shape)
-    assert_same(export_onnx(function, params, x), function, params, [x], sizes=(2, 5))
+    assert_same(export_onnx(Network(function, params), x), function, params, [x], sizes=(2, 5))
 
 
 def test_what_depends_on_parameters_alone_is_computed_once():
@@ -324,7 +326,7 @@ def test_what_depends_on_parameters_alone_is_computed_once():
         mask = jnp.abs(params) > jnp.arange(4) / 4
         return x @ jnp.where(mask, params, 0)
 
-    data = export_onnx(function, params, normal(2, 4))
+    data = export_onnx(Network(function, params), normal(2, 4))
     assert_same(data, function, params, [normal(5, 4)])
     graph = onnx.load_from_string(data).graph
     assert [node.op_type for node in graph.node] == ["MatMul", "Identity"]
@@ -337,7 +339,7 @@ def test_bfloat16_and_float16_are_kept():
         (jnp.float16, onnx.TensorProto.FLOAT16),
     ):
         params = jnp.asarray(normal(4, 3), dtype)
-        data = export_onnx(lambda p, x: x @ p, params, jnp.ones((2, 4), dtype))
+        data = export_onnx(Network(lambda p, x: x @ p, params), jnp.ones((2, 4), dtype))
         graph = onnx.load_from_string(data).graph
         assert {v.type.tensor_type.elem_type for v in (*graph.input, *graph.output)} == {kind}
         stored = onnx.numpy_helper.to_array(graph.initializer[0])
@@ -390,18 +392,18 @@ def chosen(p, x):
 )
 def test_what_is_not_understood_is_refused_by_name(function, message):
     with pytest.raises(ValueError, match=message):
-        export_onnx(function, normal(2), jax.ShapeDtypeStruct((4, 6, 6, 4), jnp.float32))
+        export_onnx(Network(function, normal(2)), jax.ShapeDtypeStruct((4, 6, 6, 4), jnp.float32))
 
 
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="inputs must hold at least one array; got none"):
-        export_onnx(lambda p: p, jnp.ones(3))
+        export_onnx(Network(lambda p: p, jnp.ones(3)))
     with pytest.raises(ValueError, match="inputs must have a first dimension, the batch"):
-        export_onnx(lambda p, x: p * x, jnp.ones(3), jnp.ones(()))
-    data = export_onnx(lambda p, x: p * x, jnp.ones(3), jnp.ones(()), batched=False)
+        export_onnx(Network(lambda p, x: p * x, jnp.ones(3)), jnp.ones(()))
+    data = export_onnx(Network(lambda p, x: p * x, jnp.ones(3)), jnp.ones(()), batched=False)
     assert dimensions(data) == [[], [3]]
     with pytest.raises(TypeError, match="params must hold concrete arrays; w is 1.0"):
-        export_onnx(lambda p, x: p["w"] * x, {"w": 1.0}, jnp.ones(3))
+        export_onnx(Network(lambda p, x: p["w"] * x, {"w": 1.0}), jnp.ones(3))
 
 
 def test_a_missing_package_is_named():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sparsejax.deploy import export_stablehlo, load_stablehlo, shrink
+from sparsejax.deploy import Network, export_stablehlo, load_stablehlo, shrink
 from sparsejax.models import LeNet5, LeNet300, ResNet20, VGG16Cifar
 
 RNG = np.random.default_rng(0)
@@ -37,7 +37,7 @@ def function_of(model, shape):
 )
 def test_reads_back_to_the_same_function(make, shape):
     function, params, images = function_of(make(rngs=nnx.Rngs(0)), shape)
-    again = load_stablehlo(export_stablehlo(function, params, images[:2]))
+    again = load_stablehlo(export_stablehlo(Network(function, params), images[:2]))
     for batch in (images, images[:1]):
         wanted = function(params, batch)
         np.testing.assert_allclose(again(batch), wanted, rtol=1e-4, atol=1e-4)
@@ -47,9 +47,11 @@ def test_a_shrunk_network_and_a_process_without_its_code(tmp_path):
     function, params, images = function_of(LeNet300(rngs=nnx.Rngs(0)), (28, 28, 1))
     keep = jnp.arange(300) < 20
     params["dense1"]["kernel"][...] = params["dense1"]["kernel"][...] * keep
-    small = shrink(function, params, images)
-    data = export_stablehlo(small.function, small.params, images, platforms=("cpu",))
-    assert len(data) < len(export_stablehlo(function, params, images, platforms=("cpu",))) / 5
+    small = shrink(Network(function, params), images)
+    data = export_stablehlo(small, images, platforms=("cpu",))
+    assert (
+        len(data) < len(export_stablehlo(Network(function, params), images, platforms=("cpu",))) / 5
+    )
     (tmp_path / "network").write_bytes(data)
     np.save(tmp_path / "images.npy", images)
     code = (
@@ -69,9 +71,9 @@ def test_a_shrunk_network_and_a_process_without_its_code(tmp_path):
 def test_a_shrunk_residual_network():
     function, params, images = function_of(ResNet20(width=0.25, rngs=nnx.Rngs(0)), (32, 32, 3))
     params["blocks"][4]["conv1"]["kernel"][...] = 0
-    small = shrink(function, params, images)
+    small = shrink(Network(function, params), images)
     assert small.params["blocks"][4]["conv1"]["kernel"][...].shape[-1] == 1
-    again = load_stablehlo(export_stablehlo(small.function, small.params, images[:2]))
+    again = load_stablehlo(export_stablehlo(small, images[:2]))
     np.testing.assert_allclose(again(images), function(params, images), atol=1e-5)
 
 
@@ -83,7 +85,9 @@ def test_an_input_without_a_batch_keeps_its_shape():
 
     x, scale = RNG.normal(size=(5, 10)).astype(np.float32), np.float32(2)
     for batch in (1, 8):
-        again = load_stablehlo(export_stablehlo(function, params, x[:1].repeat(batch, 0), t, scale))
+        again = load_stablehlo(
+            export_stablehlo(Network(function, params), x[:1].repeat(batch, 0), t, scale)
+        )
         for size in (1, 5):
             wanted = function(params, x[:size], t, scale)
             np.testing.assert_allclose(again(x[:size], t, scale), wanted, rtol=1e-5, atol=1e-5)
@@ -94,19 +98,21 @@ def test_an_input_without_a_batch_keeps_its_shape():
 def test_what_is_in_doubt_has_to_be_told():
     function, x, t = lambda p, x, t: x * p + t.sum(0), jnp.ones((2, 3)), jnp.ones((8, 3))
     with pytest.raises(ValueError, match=r"several lengths \(0: 2, 1: 8\)"):
-        export_stablehlo(function, jnp.ones(3), x, t)
-    again = load_stablehlo(export_stablehlo(function, jnp.ones(3), x, t, batched=(True, False)))
+        export_stablehlo(Network(function, jnp.ones(3)), x, t)
+    again = load_stablehlo(
+        export_stablehlo(Network(function, jnp.ones(3)), x, t, batched=(True, False))
+    )
     np.testing.assert_allclose(again(jnp.ones((4, 3)), t), np.full((4, 3), 9))
-    again = load_stablehlo(export_stablehlo(function, jnp.ones(3), x, t, batched=False))
+    again = load_stablehlo(export_stablehlo(Network(function, jnp.ones(3)), x, t, batched=False))
     np.testing.assert_allclose(again(x, t), np.full((2, 3), 9))
 
 
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="platforms must name at least one"):
-        export_stablehlo(lambda p, x: p * x, jnp.ones(3), jnp.ones((2, 3)), platforms=())
+        export_stablehlo(Network(lambda p, x: p * x, jnp.ones(3)), jnp.ones((2, 3)), platforms=())
     with pytest.raises(ValueError, match="inputs must have a first dimension"):
-        export_stablehlo(lambda p, x: p * x, jnp.ones(3), jnp.ones(()))
-    data = export_stablehlo(lambda p, x: p * x, jnp.ones(3), jnp.ones((2, 3)))
+        export_stablehlo(Network(lambda p, x: p * x, jnp.ones(3)), jnp.ones(()))
+    data = export_stablehlo(Network(lambda p, x: p * x, jnp.ones(3)), jnp.ones((2, 3)))
     assert jax.tree.leaves(load_stablehlo(data)(jnp.ones((7, 3))))[0].shape == (7, 3)
     for wrong in (b"", b"not a network", data[: len(data) // 2]):
         with pytest.raises(ValueError, match="data must be from export_stablehlo"):

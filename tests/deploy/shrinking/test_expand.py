@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sparsejax.deploy import expand, shrink
+from sparsejax.deploy import Network, expand, shrink
 from sparsejax.inspection import report
 from sparsejax.models import LeNet5
 from tests.deploy.shrinking.test_shrink import (
@@ -58,11 +58,11 @@ def parts(rng):
 def test_back_in_the_old_shapes_it_computes_the_same(case, seed):
     rng = np.random.default_rng(seed)
     function, params, shape = case(rng)
-    small = shrink(function, params, example(2, *shape))
+    small = shrink(Network(function, params), example(2, *shape))
     assert count(small.params) < count(params)
     # Trained on, so that nothing is left of the old values.
     trained = jax.tree.map(lambda leaf: np.float32(rng.uniform(0.1, 0.3, leaf.shape)), small.params)
-    whole = expand(trained, small, params)
+    whole = expand(small.with_params(trained)).params
     assert jax.tree.map(np.shape, whole) == jax.tree.map(np.shape, params)
     assert report(whole).nonzeros == report(trained).nonzeros
     x = normal(rng, 3, *shape)
@@ -76,8 +76,8 @@ def test_a_unit_of_constant_output_is_zero_and_the_bias_above_keeps_its_constant
         {"kernel": jnp.asarray([[1.0], [3]]), "bias": jnp.asarray([1.0])},
         {"kernel": jnp.ones((1, 1), jnp.bfloat16)},
     ]
-    small = shrink(mlp, params, example(2, 2))
-    whole = expand(small.params, small, params)
+    small = shrink(Network(mlp, params), example(2, 2))
+    whole = expand(small).params
     np.testing.assert_array_equal(whole[0]["bias"], [0.5, 0])
     np.testing.assert_array_equal(whole[1]["kernel"], [[1], [0]])
     np.testing.assert_allclose(whole[1]["bias"], [1 + 3 * np.tanh(2.0)], rtol=1e-6)
@@ -94,26 +94,25 @@ def test_constants_outside_of_the_parameters_are_refused():
         x = jax.nn.relu(x @ params["first"] + params["bias"])
         return x @ params["second"] - params.get("mean", mean)
 
-    small = shrink(function, params, example(2, 4))
+    small = shrink(Network(function, params), example(2, 4))
     assert small.folded_into_closure
-    with pytest.raises(ValueError, match="give shrink those arrays among params"):
-        expand(small.params, small, params)
+    with pytest.raises(ValueError, match="give shrink those arrays among the parameters"):
+        expand(small)
     params["mean"] = mean
-    small = shrink(function, params, example(2, 4))
+    small = shrink(Network(function, params), example(2, 4))
     assert not small.folded_into_closure
-    x, whole = normal(rng, 3, 4), expand(small.params, small, params)
+    x, whole = normal(rng, 3, 4), expand(small).params
     np.testing.assert_allclose(function(whole, x), function(params, x), atol=1e-6)
 
 
 def test_bad_arguments_are_named():
     rng = np.random.default_rng(0)
     function, params, shape = dense(rng)
-    small = shrink(function, params, example(2, *shape))
-    with pytest.raises(ValueError, match="smaller must have the leaves that shrink was given"):
-        expand(small.params[:-1], small, params)
-    with pytest.raises(ValueError, match="params must have the leaves that shrink was given"):
-        expand(small.params, small, {"first": params})
-    with pytest.raises(ValueError, match=r"the shapes that shrink left, .* 0/bias has \(20,\)"):
-        expand(params, small, params)
-    with pytest.raises(ValueError, match="and params those that it was given; 0/bias has"):
-        expand(small.params, small, small.params)
+    network = Network(function, params)
+    small = shrink(network, example(2, *shape))
+    with pytest.raises(TypeError, match="network must be from shrink; got Network"):
+        expand(network)
+    with pytest.raises(ValueError, match="network must have the parameters that shrink left"):
+        expand(small.with_params(small.params[:-1]))
+    with pytest.raises(ValueError, match=r"shapes that shrink left; 0/bias has \(20,\), not"):
+        expand(small.with_params(params))

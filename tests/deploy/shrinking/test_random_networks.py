@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from sparsejax.deploy import expand, shrink
+from sparsejax.deploy import Network, expand, shrink
 
 
 def network(rng):
@@ -111,7 +111,7 @@ def test_random_networks_of_everything_that_moves_units(seed):
     rng = np.random.default_rng(seed)
     function, params, shape = network(rng)
     one, several = (
-        shrink(function, params, jax.ShapeDtypeStruct((batch, *shape), jnp.float32))
+        shrink(Network(function, params), jax.ShapeDtypeStruct((batch, *shape), jnp.float32))
         for batch in (1, 3)
     )
     assert jax.tree.map(np.shape, one.params) == jax.tree.map(np.shape, several.params)
@@ -120,5 +120,5 @@ def test_random_networks_of_everything_that_moves_units(seed):
         expected = function(params, x)
         found = one.function(one.params, x)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    whole = expand(one.params, one, params)
+    whole = expand(one).params
     np.testing.assert_allclose(function(whole, x), expected, rtol=1e-4, atol=1e-4)

@@ -7,7 +7,7 @@ from flax import nnx
 from jax import lax
 
 from sparsejax import gates
-from sparsejax.deploy import shrink
+from sparsejax.deploy import Network, shrink
 from sparsejax.gates import hard_concrete, per_output
 from sparsejax.inspection import live_unit_masks, live_units
 from sparsejax.models import (
@@ -80,7 +80,7 @@ def assert_same(small, function, params, *inputs, atol=1e-5):
 
 
 def assert_idempotent(small, *examples):
-    again = shrink(small.function, small.params, *examples)
+    again = shrink(small, *examples)
     assert shapes(again.params) == shapes(small.params)
     for before, after in zip(
         jax.tree.leaves(small.params), jax.tree.leaves(again.params), strict=True
@@ -109,7 +109,7 @@ def test_lenet300_loses_all_that_is_not_live(activation, share):
     rng = np.random.default_rng(0)
     function, params = forward(lambda: LeNet300(activation, (60, 30), rngs=nnx.Rngs(0)), rng)
     params = pruned(params, rng, share)
-    small = shrink(function, params, example(2, 784))
+    small = shrink(Network(function, params), example(2, 784))
     assert_live(small, params, LENET300_LAYERS)
     pixels = live_unit_masks(params, LENET300_LAYERS)[0]
     assert_kept(small.kept_inputs["0"][1], pixels)
@@ -122,7 +122,7 @@ def test_pixels_are_dropped_behind_the_flattening():
     rng = np.random.default_rng(1)
     function, params = forward(lambda: LeNet300(units=(20, 10), rngs=nnx.Rngs(0)), rng)
     params = pruned(params, rng, 0.02)
-    small = shrink(function, params, example(1, 28, 28, 1))
+    small = shrink(Network(function, params), example(1, 28, 28, 1))
     assert small.params["dense1"]["kernel"].shape[0] < 784 / 2
     for batch in (1, 4):
         assert_same(small, function, params, normal(rng, batch, 28, 28, 1))
@@ -135,7 +135,7 @@ def test_lenet5_loses_channels_and_single_inputs(share):
     params = pruned(params, rng, share)
     params["conv2"]["kernel"] = zeroed(params["conv2"]["kernel"], ..., [1, 5])
     params["conv2"]["bias"] = zeroed(params["conv2"]["bias"], 5)
-    small = shrink(function, params, example(2, 28, 28, 1))
+    small = shrink(Network(function, params), example(2, 28, 28, 1))
     assert_live(small, params, LENET5_LAYERS)
     assert small.params["conv2"]["kernel"].shape[-1] == 10
     _, _, channels, units, _ = live_unit_masks(params, LENET5_LAYERS)
@@ -150,7 +150,7 @@ def test_an_unpadded_convolution_absorbs_constants():
     function, params = forward(lambda: LeNet5((4, 5, 6), rngs=nnx.Rngs(0)), rng)
     params["conv1"]["kernel"] = zeroed(params["conv1"]["kernel"], ..., 2)
     params["conv1"]["bias"][2] = 1.5
-    small = shrink(function, params, example(2, 784))
+    small = shrink(Network(function, params), example(2, 784))
     assert small.params["conv2"]["kernel"].shape == (5, 5, 3, 5)
     assert_same(small, function, params, normal(rng, 3, 784))
 
@@ -160,7 +160,7 @@ def test_a_network_with_kept_inputs_shrinks_further():
     kept = rng.permutation(16 * 12)[:100].tolist()
     function, params = forward(lambda: LeNet5((8, 12, 20), kept, rngs=nnx.Rngs(0)), rng)
     params = pruned(params, rng, 0.03)
-    small = shrink(function, params, example(2, 784))
+    small = shrink(Network(function, params), example(2, 784))
     assert small.params["dense1"]["kernel"].shape[0] < 60
     assert_same(small, function, params, normal(rng, 3, 784))
     assert_idempotent(small, example(2, 784))
@@ -172,7 +172,7 @@ def test_vgg16_of_small_width():
     params = pruned(params, rng, 0.9, biases=False)
     for name in ("conv2_1", "conv5_3", "fc7"):
         params[name]["kernel"] = zeroed(params[name]["kernel"], ..., slice(None, None, 2))
-    small = shrink(function, params, example(2, 224, 224, 3))
+    small = shrink(Network(function, params), example(2, 224, 224, 3))
     assert live_units(small.params, VGG16_LAYERS) == live_units(params, VGG16_LAYERS)
     assert small.params["fc6"]["kernel"].shape == (49 * 7, 123)
     assert_same(small, function, params, normal(rng, 1, 224, 224, 3))
@@ -230,7 +230,7 @@ def test_a_channel_of_a_residual_stream_goes_when_dead_on_every_branch(closed_ov
     if closed_over:  # as statistics often are
         norms = {name: params.pop(name) for name in list(params) if name.startswith("norm")}
         function = lambda params, x: residual(params | norms, x)  # noqa: E731
-    small = shrink(function, params, example(2, 8, 8, 3))
+    small = shrink(Network(function, params), example(2, 8, 8, 3))
     expected = {
         "conv0": (3, 3, 3, 5),
         "conv1": (3, 3, 5, 5),
@@ -257,7 +257,7 @@ def test_random_residual_networks(seed):
         params[name] = np.where(np.outer(ins, outs), params[name], np.float32(0))
     for number in range(6):
         close(params[f"norm{number}"], rng.random(len(params[f"norm{number}"]["bias"])) < 0.3)
-    small = shrink(residual, params, example(2, 6, 6, 3))
+    small = shrink(Network(residual, params), example(2, 6, 6, 3))
     assert count(small.params) < count(params)
     assert_same(small, residual, params, normal(rng, 3, 6, 6, 3))
     assert_idempotent(small, example(2, 6, 6, 3))
@@ -280,7 +280,7 @@ def test_batch_normalisation_of_flax():
     model.norm.scale[...] = jnp.asarray([1.0, 0, 0, 0, 1, 1])
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     function = lambda params, x: nnx.merge(graph, params, rest)(x)  # noqa: E731
-    small = shrink(function, params, example(2, 4))
+    small = shrink(Network(function, params), example(2, 4))
     assert small.params["dense1"]["kernel"].shape == (4, 3)  # constants 0.5, 0 and 0 are folded
     assert small.params["norm"]["scale"].shape == (3,)
     assert_same(small, function, params, normal(rng, 3, 4))
@@ -323,7 +323,7 @@ def test_concatenation_cuts_and_average_pools(seed):
     for name, axis in (("left", 3), ("right", 3), ("last", 2), ("last", 3), ("dense", 0)):
         gone = rng.random(params[name].shape[axis]) < 0.4
         params[name] = zeroed(params[name], *(slice(None),) * axis, gone)
-    small = shrink(branches, params, example(2, 8, 8, 2))
+    small = shrink(Network(branches, params), example(2, 8, 8, 2))
     assert count(small.params) < count(params)
     assert_same(small, branches, params, normal(rng, 5, 8, 8, 2))
     assert_idempotent(small, example(2, 8, 8, 2))
@@ -334,7 +334,7 @@ def test_a_concatenation_loses_the_channels_of_each_part():
     params = branch_params(rng)
     params["right"] = zeroed(params["right"], ..., [3, 4])
     params["last"] = zeroed(params["last"], slice(None), slice(None), 0)
-    small = shrink(branches, params, example(2, 8, 8, 2))
+    small = shrink(Network(branches, params), example(2, 8, 8, 2))
     # Behind the concatenation channel 1 of the right part is cut off, so nothing reads it.
     np.testing.assert_array_equal(small.kept["left"][3], [1, 2, 3])
     np.testing.assert_array_equal(small.kept["right"][3], [0, 2, 5])
@@ -350,7 +350,7 @@ def test_nothing_pruned_comes_back_whole():
         (residual, residual_params(rng), (2, 8, 8, 3)),
     ]
     for function, params, shape in cases:
-        small = shrink(function, params, example(*shape))
+        small = shrink(Network(function, params), example(*shape))
         kept = (*small.kept.values(), *small.kept_inputs.values())
         assert all(places is None for axes in kept for places in axes)
         for old, new in zip(jax.tree.leaves(params), jax.tree.leaves(small.params), strict=True):
@@ -376,7 +376,7 @@ def test_constants_travel_upwards():
         },
         {"kernel": jnp.asarray([[1.0], [10], [1]])},
     ]
-    small = shrink(mlp, params, example(2, 2))
+    small = shrink(Network(mlp, params), example(2, 2))
     # The last layer has no bias: a constant that it reads stays.
     assert [leaf["kernel"].shape for leaf in small.params] == [(2, 1), (1, 3), (3, 1)]
     moved = np.tanh(2.0)
@@ -389,8 +389,8 @@ def test_constants_travel_upwards():
     def with_array(params, x):
         return mlp(params, x) + jnp.asarray([0.25])
 
-    assert shapes(shrink(with_bias, params, example(2, 2)).params) == shapes(small.params)
-    smaller = shrink(with_array, params, example(2, 2))
+    assert shapes(shrink(Network(with_bias, params), example(2, 2)).params) == shapes(small.params)
+    smaller = shrink(Network(with_array, params), example(2, 2))
     # A constant array that the function closes over absorbs, too.
     assert [leaf["kernel"].shape for leaf in smaller.params] == [(2, 1), (1, 2), (2, 1)]
     np.testing.assert_allclose(smaller.params[1]["bias"], [0, np.tanh(2.0)], rtol=1e-6)
@@ -411,7 +411,7 @@ def test_a_constant_before_zeros_at_the_border_stays(padding, channels):
         x = jax.nn.relu(convolve(x, params["first"]) + params["bias"])
         return convolve(x, params["second"], padding) - params["mean"]
 
-    small = shrink(function, params, example(2, 6, 6, 1))
+    small = shrink(Network(function, params), example(2, 6, 6, 1))
     assert small.params["second"].shape == (3, 3, channels, 2)
     assert_same(small, function, params, normal(rng, 2, 6, 6, 1))
 
@@ -429,7 +429,7 @@ def test_a_bias_that_is_read_twice_absorbs_nothing():
         x = jnp.tanh(x @ params["first"] + params["bias"])
         return x @ params["second"] + params["shared"] + params["shared"]
 
-    small = shrink(function, params, example(2, 4))
+    small = shrink(Network(function, params), example(2, 4))
     assert shapes(small.params) == shapes(params)
     assert_same(small, function, params, normal(rng, 3, 4))
 
@@ -446,7 +446,7 @@ def test_gates_inside_the_function():
         x = jax.nn.relu(convolve(x, params["conv"]) * 1.5)
         return x.reshape(x.shape[0], -1) @ params["dense"]
 
-    small = shrink(function, params, example(2, 4, 4, 2))
+    small = shrink(Network(function, params), example(2, 4, 4, 2))
     assert small.params["conv"].shape == (3, 3, 2, 4)
     assert small.params["dense"].shape == (64, 3)
     assert_same(small, function, params, normal(rng, 3, 4, 4, 2))
@@ -468,7 +468,7 @@ def test_a_loop_that_feeds_only_itself_goes():
             x = x + jax.nn.relu(x @ params["up"]) @ params["down"]
         return x @ params["out"]
 
-    small = shrink(function, params, example(2, 3))
+    small = shrink(Network(function, params), example(2, 3))
     assert shapes(small.params) == [(1, 3), (3, 3), (3, 2), (3, 1)]
     assert_same(small, function, params, normal(rng, 4, 3))
 
@@ -477,7 +477,7 @@ def test_a_dead_network_keeps_one_unit_a_layer():
     rng = np.random.default_rng(0)
     function, params = forward(lambda: LeNet300(units=(9, 8), rngs=nnx.Rngs(0)), rng)
     params = pruned(params, rng, 0.0)
-    small = shrink(function, params, example(2, 784))
+    small = shrink(Network(function, params), example(2, 784))
     assert live_units(small.params, LENET300_LAYERS)[-1] == 10
     assert shapes(small.params) == [(1,), (1, 1), (1,), (1, 1), (10,), (1, 10)]
     assert_same(small, function, params, normal(rng, 3, 784))
@@ -500,7 +500,7 @@ def test_flax_linen_and_several_inputs_and_outputs():
     params = jax.eval_shape(Net().init, jax.random.key(0), x, y)
     params = jax.tree.map(lambda leaf: normal(rng, *leaf.shape), params)
     params = pruned(params, rng, 0.15)
-    small = shrink(Net().apply, params, x, y)
+    small = shrink(Network(Net().apply, params), x, y)
     assert small.params["params"]["Dense_0"]["kernel"].shape[1] < 12
     assert_same(small, Net().apply, params, normal(rng, 6, 5), normal(rng, 6, 7))
 
@@ -512,7 +512,7 @@ def test_the_smaller_function_is_differentiated_and_mapped():
         {"kernel": normal(rng, 5, 4), "bias": normal(rng, 4)},
         {"kernel": normal(rng, 4, 2)},
     ]
-    small = shrink(mlp, params, example(2, 6))
+    small = shrink(Network(mlp, params), example(2, 6))
     x = normal(rng, 3, 6)
     whole = jax.jit(jax.grad(lambda p: (mlp(p, x) ** 2).sum()))(params)
     found = jax.jit(jax.grad(lambda p: (small.function(p, x) ** 2).sum()))(small.params)
@@ -531,7 +531,7 @@ def test_bfloat16():
         {"kernel": normal(rng, 4, 2)},
     ]
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), params)
-    small = shrink(mlp, params, jax.ShapeDtypeStruct((2, 6), jnp.bfloat16))
+    small = shrink(Network(mlp, params), jax.ShapeDtypeStruct((2, 6), jnp.bfloat16))
     assert {leaf.dtype for leaf in jax.tree.leaves(small.params)} == {jnp.dtype(jnp.bfloat16)}
     assert small.params[0]["kernel"].shape == (6, 4)
     x = jnp.asarray(normal(rng, 3, 6), jnp.bfloat16)
@@ -551,7 +551,7 @@ def test_any_batch_size_in_one_exported_program():
         x = jnp.tanh(convolve(x, params["conv"]) + params["bias"])
         return x.reshape(x.shape[0], -1) @ params["dense"] + jnp.asarray([0.0, 1.0, 2.0])
 
-    small = shrink(function, params, example(2, 4, 4, 1))
+    small = shrink(Network(function, params), example(2, 4, 4, 1))
     assert small.params["dense"].shape == (48, 3)
     (batch,) = jax.export.symbolic_shape("batch")
     exported = jax.export.export(jax.jit(lambda x: small.function(small.params, x)))(
@@ -605,8 +605,8 @@ def test_what_is_not_understood_is_refused_by_name(function, operation):
     a = zeroed(normal(rng, 4, 4), slice(None), 1)
     params = {"a": a, "b": normal(rng, 4, 3)}
     with pytest.raises(ValueError, match=operation):
-        shrink(function, params, example(2, 4))
-    small = shrink(function, params, example(2, 4), keep_unsupported=True)
+        shrink(Network(function, params), example(2, 4))
+    small = shrink(Network(function, params), example(2, 4), keep_unsupported=True)
     assert operation.split(" ")[0] in small.unsupported
     assert_same(small, function, params, normal(rng, 2, 4))
 
@@ -618,7 +618,7 @@ def test_a_softmax_at_the_end_is_no_matter():
     def function(params, x):
         return jax.nn.softmax(jax.nn.relu(x @ params["a"]) @ params["b"])
 
-    small = shrink(function, params, example(2, 4))
+    small = shrink(Network(function, params), example(2, 4))
     assert shapes(small.params) == [(4, 5), (5, 3)]
     assert small.unsupported == {}
     assert_same(small, function, params, normal(rng, 2, 4))
@@ -636,7 +636,9 @@ def test_units_between_mixed_ones_still_go():
         normed = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
         return x + jax.nn.relu(normed @ params["up"]) @ params["down"]
 
-    small = shrink(function, params, example(2, 4))  # the stream is the output, whole anyway
+    small = shrink(
+        Network(function, params), example(2, 4)
+    )  # the stream is the output, whole anyway
     assert shapes(small.params) == [(3, 4), (4, 3)]
     assert_same(small, function, params, normal(rng, 3, 4))
 
@@ -646,8 +648,8 @@ def test_bad_arguments_are_named():
     params = [{"kernel": zeroed(normal(rng, 3, 2), slice(None), 0), "bias": jnp.zeros(2)}]
     params.append({"kernel": normal(rng, 2, 2)})
     with pytest.raises(TypeError, match="params must hold concrete arrays; 0/bias is"):
-        jax.jit(lambda p: shrink(mlp, p, example(2, 3)).params)(params)
-    small = shrink(mlp, params, example(2, 3))
+        jax.jit(lambda p: shrink(Network(mlp, p), example(2, 3)).params)(params)
+    small = shrink(Network(mlp, params), example(2, 3))
     with pytest.raises(ValueError, match="inputs must have the shapes of the examples"):
         small.function(small.params, jnp.zeros((2, 4)))
     with pytest.raises(ValueError, match="params must have the shapes that shrink left"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from sparsejax.deploy import export_stablehlo, load_stablehlo, shrink
+from sparsejax.deploy import Network, export_stablehlo, load_stablehlo, shrink
 
 RNG = np.random.default_rng(0)
 
@@ -33,7 +33,7 @@ def assert_same(small, function, params, *inputs, atol=1e-5):
 
 def shrunk_alike(function, params, *shape, batches=(1, 2, 3, 8), run=(1, 2, 5)):
     """What is left for examples of several lengths: the same, and it runs for others."""
-    found = [shrink(function, params, example(batch, *shape)) for batch in batches]
+    found = [shrink(Network(function, params), example(batch, *shape)) for batch in batches]
     for small in found:
         assert shapes(small.params) == shapes(found[0].params)
         for one, other in zip(small.kept.values(), found[0].kept.values(), strict=True):
@@ -153,13 +153,16 @@ def test_an_index_that_is_computed_is_refused():
     params = {"v": normal(3, 5), "w": normal(3, 4)}
     wanted = r"dynamic_slice \(over 4 units after w\), gather \(over 5 units after v\);"
     with pytest.raises(ValueError, match=wanted):
-        shrink(function, params, example(2, 3))
+        shrink(Network(function, params), example(2, 3))
 
 
 def test_places_outside_are_refused():
     """A gather fills them with NaN: no unit's number."""
     with pytest.raises(ValueError, match=r"gather \(over 4 units after w\)"):
-        shrink(lambda p, x: jnp.take(x @ p["w"], 9, axis=1), {"w": normal(3, 4)}, example(2, 3))
+        shrink(
+            Network(lambda p, x: jnp.take(x @ p["w"], 9, axis=1), {"w": normal(3, 4)}),
+            example(2, 3),
+        )
 
 
 def test_convolutions_of_equinox():
@@ -282,10 +285,10 @@ def test_what_depends_on_the_batch_is_not_taken_for_known():
         return jnp.tanh(x @ params["w"] + params["bias"]) @ params["o"] * few + params["out"]
 
     for function in (summed, mean, divided, places):
-        small = shrink(function, params, example(2, 3))
+        small = shrink(Network(function, params), example(2, 3))
         for batch in (1, 2, 7):
             assert_same(small, function, params, normal(batch, 3))
-    small = shrink(counted, params, example(6, 3))
+    small = shrink(Network(counted, params), example(6, 3))
     assert_same(small, counted, params, normal(5, 3))
     with pytest.raises(ValueError, match="make another computation"):
         small.function(small.params, normal(2, 3))
@@ -323,7 +326,7 @@ def test_a_function_for_one_batch_size_says_so():
     def function(params, x):
         return jax.nn.relu(x @ params["w"]).reshape(1, 24) @ params["o"]
 
-    small = shrink(function, params, example(4, 4))
+    small = shrink(Network(function, params), example(4, 4))
     assert small.params["w"].shape == (4, 5)
     assert small.params["o"].shape == (20, 2)
     assert_same(small, function, params, normal(4, 4))
@@ -333,7 +336,7 @@ def test_a_function_for_one_batch_size_says_so():
     def unrolled(params, x):
         return sum(row @ params["w"] for row in x)
 
-    small = shrink(unrolled, params, example(3, 4))
+    small = shrink(Network(unrolled, params), example(3, 4))
     assert_same(small, unrolled, params, normal(3, 4))
     with pytest.raises(ValueError, match="because function computes something else for"):
         small.function(small.params, normal(2, 4))
@@ -348,20 +351,22 @@ def test_inputs_without_a_batch():
 
     mask, scale = normal(6), np.float32(2)
     for batch in (1, 6):  # as long as the mask is, too
-        small = shrink(function, params, normal(batch, 4), mask, scale)
+        small = shrink(Network(function, params), normal(batch, 4), mask, scale)
         assert shapes(small.params) == {"w": (4, 5), "o": (5, 2)}
         np.testing.assert_array_equal(small.kept_inputs["1"][0], [0, 1, 2, 4, 5])
         for size in (1, 5):
             assert_same(small, function, params, normal(size, 4), mask, scale)
     with pytest.raises(ValueError, match=r"the batch, .* \(without a batch: \[\(6,\), \(\)\]\)"):
         small.function(small.params, normal(2, 4), normal(5), scale)
-    told = shrink(function, params, normal(6, 4), mask, scale, batched=(True, False, False))
+    told = shrink(
+        Network(function, params), normal(6, 4), mask, scale, batched=(True, False, False)
+    )
     assert shapes(told.params) == shapes(small.params)
     with pytest.raises(ValueError, match="batched must be a bool, or a tuple"):
-        shrink(function, params, normal(6, 4), mask, scale, batched=(True, False))
+        shrink(Network(function, params), normal(6, 4), mask, scale, batched=(True, False))
     with pytest.raises(ValueError, match="input 2 has a batch; it is a scalar"):
-        shrink(function, params, normal(6, 4), mask, scale, batched=True)
-    alone = shrink(lambda p, x: x @ p["w"], params, normal(5, 4), batched=False)
+        shrink(Network(function, params), normal(6, 4), mask, scale, batched=True)
+    alone = shrink(Network(lambda p, x: x @ p["w"], params), normal(5, 4), batched=False)
     with pytest.raises(ValueError, match="because none of them has a batch"):
         alone.function(alone.params, normal(4, 4))
 
@@ -373,10 +378,8 @@ def test_one_exported_program_for_all_batch_sizes(spelling, layers):
     def function(params, x):
         return SPELLINGS[spelling](jax.nn.relu(x @ params["w"]))[..., 1:] @ params["o"][1:]
 
-    small = shrink(function, layers, example(2, 6, 10))
-    again = load_stablehlo(
-        export_stablehlo(small.function, small.params, example(2, 6, 10), platforms=("cpu",))
-    )
+    small = shrink(Network(function, layers), example(2, 6, 10))
+    again = load_stablehlo(export_stablehlo(small, example(2, 6, 10), platforms=("cpu",)))
     for batch in (1, 5):
         x = normal(batch, 6, 10)
         np.testing.assert_allclose(again(x), function(layers, x), atol=1e-5)
@@ -395,7 +398,7 @@ def test_a_refusal_names_each_operation_once_and_where_it_is():
         return x.sum(-1)
 
     with pytest.raises(ValueError, match="cumsum") as caught:
-        shrink(function, params, example(2, 8))
+        shrink(Network(function, params), example(2, 8))
     assert str(caught.value).split("understand: ")[1].split("; keep")[0] == (
         "cumsum (over 8 units after block1/w; over 8 units after block3/w), "
         "reduce_sum (over 8 units after block5/w)"
@@ -405,4 +408,4 @@ def test_a_refusal_names_each_operation_once_and_where_it_is():
 def test_a_refusal_before_the_first_parameter():
     params = {"w": normal(4, 3)}
     with pytest.raises(ValueError, match=r"cumsum \(over 4 units before w\)"):
-        shrink(lambda p, x: lax.cumsum(x, 1) @ p["w"], params, example(2, 4))
+        shrink(Network(lambda p, x: lax.cumsum(x, 1) @ p["w"], params), example(2, 4))

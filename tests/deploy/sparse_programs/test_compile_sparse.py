@@ -6,7 +6,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sparsejax.deploy import compile_sparse
+from sparsejax.deploy import Network, compile_sparse
 from sparsejax.deploy.sparse_programs._compile_sparse import KINDS
 from sparsejax.deploy.sparse_programs._program import DENSE
 from sparsejax.inspection import macs
@@ -24,7 +24,9 @@ def lenet300():
     rng = np.random.default_rng(0)
     function, params = forward(lambda: LeNet300(units=(20, 10), rngs=nnx.Rngs(0)), rng)
     params = pruned(params, rng, 0.3)
-    fast = compile_sparse(function, params, jax.ShapeDtypeStruct((8, 784), jnp.float32), rounds=2)
+    fast = compile_sparse(
+        Network(function, params), jax.ShapeDtypeStruct((8, 784), jnp.float32), rounds=2
+    )
     return function, params, fast
 
 
@@ -33,8 +35,8 @@ def test_the_choice_computes_the_same(lenet300, batch):
     function, params, fast = lenet300
     x = normal(np.random.default_rng(1), batch, 784)
     expected = jax.jit(function)(params, x)
-    np.testing.assert_allclose(fast.function(x), expected, atol=1e-5)
-    one_by_one = jax.vmap(lambda image: fast.function(image[None])[0])(x)
+    np.testing.assert_allclose(fast(x), expected, atol=1e-5)
+    one_by_one = jax.vmap(lambda image: fast(image[None])[0])(x)
     np.testing.assert_allclose(one_by_one, expected, atol=1e-5)
 
 
@@ -51,7 +53,7 @@ def test_the_choice_is_differentiable(lenet300):
     function, params, fast = lenet300
     x = normal(np.random.default_rng(1), 3, 784)
     expected = jax.grad(lambda x: function(params, x).sum())(x)
-    np.testing.assert_allclose(jax.grad(lambda x: fast.function(x).sum())(x), expected, atol=1e-5)
+    np.testing.assert_allclose(jax.grad(lambda x: fast(x).sum())(x), expected, atol=1e-5)
 
 
 def test_the_choice_takes_sharded_batches(lenet300):
@@ -59,7 +61,7 @@ def test_the_choice_takes_sharded_batches(lenet300):
     mesh = Mesh(np.array(jax.devices()), ("batch",))
     x = normal(np.random.default_rng(1), 16, 784)
     there = jax.device_put(x, NamedSharding(mesh, PartitionSpec("batch")))
-    np.testing.assert_allclose(fast.function(there), function(params, x), atol=1e-5)
+    np.testing.assert_allclose(fast(there), function(params, x), atol=1e-5)
 
 
 def multiplications(functions, inputs):
@@ -73,8 +75,8 @@ def test_the_fastest_is_taken():
     params[:, 4] = 0
     example = jax.ShapeDtypeStruct((1, 30), jnp.float32)
     fast = compile_sparse(
-        lambda params, x: jax.nn.relu(x @ params) @ np.ones((20, 2), np.float32), params, example,
-        kinds=["transposed", "coo"], measure=multiplications,
+        Network(lambda params, x: jax.nn.relu(x @ params) @ np.ones((20, 2), np.float32), params),
+        example, kinds=["transposed", "coo"], measure=multiplications,
     )  # fmt: skip
     assert list(fast.kinds.values()) == ["coo", "coo"]
     assert fast.chosen == "sparse"
@@ -101,22 +103,22 @@ def test_what_is_returned_is_the_fastest_of_given_shrunk_and_sparse(times, chose
     def function(params, x):
         return jax.nn.relu(x @ params["w"]) @ params["o"]
 
-    fast = compile_sparse(function, params, x, kinds=["transposed"], measure=measure)
+    fast = compile_sparse(Network(function, params), x, kinds=["transposed"], measure=measure)
     assert fast.chosen == chosen
     assert fast.seconds == dict(zip(("given", "shrunk", "sparse"), times, strict=True))
     units = {"given": 4}.get(chosen, 3)
-    assert f"tensor<5x{units}xf32>" in fast.function.lower(x).as_text() or chosen == "sparse"
+    assert f"tensor<5x{units}xf32>" in jax.jit(fast).lower(x).as_text() or chosen == "sparse"
     assert set(fast.kinds.values()) == ({"transposed"} if chosen == "sparse" else {DENSE})
     for batch in (1, 4):
         x = normal(rng, batch, 5)
-        np.testing.assert_allclose(fast.function(x), function(params, x), atol=1e-5)
+        np.testing.assert_allclose(fast(x), function(params, x), atol=1e-5)
 
 
 def test_only_what_is_asked_for_is_tried():
     rng = np.random.default_rng(0)
     params = (normal(rng, 300, 300) * (rng.random((300, 300)) < 0.01)).astype(np.float32)
     x = normal(rng, 1, 300)
-    fast = compile_sparse(lambda params, x: x @ params, params, x, kinds=(), rounds=1)
+    fast = compile_sparse(Network(lambda params, x: x @ params, params), x, kinds=(), rounds=1)
     assert fast.kinds == {"": DENSE}
 
 
@@ -138,12 +140,12 @@ def test_what_is_constant_is_not_computed():
         "bias": normal(rng, 4), "last": normal(rng, 4, 3),
     }  # fmt: skip
     x = normal(rng, 2, 8, 8, 4)
-    fast = compile_sparse(function, params, x, kinds=(), measure=sparse_first)
+    fast = compile_sparse(Network(function, params), x, kinds=(), measure=sparse_first)
     assert list(fast.kinds) == ["last"]
-    assert "convolution" not in fast.function.lower(x).as_text()
+    assert "convolution" not in jax.jit(fast).lower(x).as_text()
     for batch in (2, 5):
         x = normal(rng, batch, 8, 8, 4)
-        np.testing.assert_allclose(fast.function(x), function(params, x), atol=1e-5)
+        np.testing.assert_allclose(fast(x), function(params, x), atol=1e-5)
 
 
 # Bad input
@@ -153,11 +155,15 @@ def test_errors():
     params, x = np.eye(3, dtype=np.float32), np.ones((2, 3), np.float32)
     function = lambda params, x: x @ params  # noqa: E731
     with pytest.raises(ValueError, match=r"kinds must be among \('dense', .*; got 'fast'"):
-        compile_sparse(function, params, x, kinds=["fast"])
+        compile_sparse(Network(function, params), x, kinds=["fast"])
     with pytest.raises(ValueError, match="rounds must be at least 1; got 0"):
-        compile_sparse(function, params, x, rounds=0)
+        compile_sparse(Network(function, params), x, rounds=0)
     with pytest.raises(TypeError, match="params must hold concrete arrays"):
-        jax.jit(lambda params: compile_sparse(function, params, x))(params)
-    fast = compile_sparse(function, params, x, kinds=(), measure=sparse_first)
+        jax.jit(lambda params: compile_sparse(Network(function, params), x))(params)
+    fast = compile_sparse(Network(function, params), x, kinds=(), measure=sparse_first)
+    with pytest.raises(ValueError, match=r"params must be \(\), since a compiled network"):
+        fast(params, x)
+    with pytest.raises(ValueError, match=r"params must be \(\), since a compiled network"):
+        fast.function(params, x)
     with pytest.raises(ValueError, match="inputs must have the shapes"):
-        fast.function(np.ones((2, 4), np.float32))
+        fast(np.ones((2, 4), np.float32))

@@ -1,7 +1,9 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax import lax
 
 from sparsejax.deploy.sparse_programs._compile_sparse import KINDS
 from sparsejax.deploy.sparse_programs._program import Program
@@ -35,3 +37,28 @@ def test_layers_are_named_by_their_weights():
     layers = Program(function, params, (normal(rng, 2, 4),)).layers
     assert [layer.name for layer in layers] == ["inner/w", "constant 0", "inner/w (2)"]
     assert [layer.macs for layer in layers] == [2 * 16] * 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_programs_are_traced_for_a_symbolic_batch(kind):
+    rng = np.random.default_rng(0)
+
+    def function(params, x):
+        y = lax.conv_general_dilated(
+            x, params["kernel"], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        y = jax.nn.relu(y + params["bias"]).reshape(x.shape[0], -1)
+        return jnp.tanh(y @ params["w"] + 1) @ params["dead"] + params["bias"][:2]
+
+    params = {
+        "kernel": normal(rng, 2, 2, 1, 3), "bias": normal(rng, 3), "w": normal(rng, 12, 4),
+        "dead": np.zeros((4, 2), np.float32),
+    }  # fmt: skip
+    params["w"] *= rng.random((12, 4)) < 0.3
+    x = normal(rng, 5, 3, 3, 1)
+    program = Program(function, params, (x,))
+    kinds = {layer.equation: kind for layer in program.layers if kind in layer.kinds}
+    (batch,) = jax.export.symbolic_shape("batch")
+    example = jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+    exported = jax.export.export(jax.jit(lambda x: program.run(kinds, x)))(example)
+    np.testing.assert_allclose(exported.call(x), function(params, x), atol=1e-5)
