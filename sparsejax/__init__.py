@@ -1,26 +1,27 @@
 """Sparse neural networks as constrained optimisation, in pure functions for JAX.
 
-``sparsejax.projections`` and ``sparsejax.compression`` solve for the nearest sparse weights;
-``sparsejax.learning_compression`` trains towards them in any ``optax.chain``;
-``sparsejax.gated_weight_decay`` and ``sparsejax.prune_when_accurate`` shrink and prune what the
-loss does not feel, while accuracy holds;
-``sparsejax.gates`` puts random gates on the parameters of any network and
-``sparsejax.constraints`` trains under a constraint, such as on the gates' expected density;
-``sparsejax.tickets`` searches for subnetworks in rounds of training, many in one program;
-``sparsejax.inspection`` tells what is left and ``sparsejax.deploy`` makes it a smaller network.
-These need jax and optax alone;
-``sparsejax.training`` and ``sparsejax.models`` need the ``experiments`` extra and are imported by
-name.
+- ``sparsejax.projections`` and ``sparsejax.compression`` compute the nearest sparse weights, and
+  ``sparsejax.learning_compression`` trains towards them in any ``optax.chain``.
+- ``sparsejax.gated_weight_decay`` and ``sparsejax.prune_when_accurate`` shrink and prune the
+  weights to which the loss is insensitive, as long as the accuracy stays above a bound.
+- ``sparsejax.gates`` multiplies the parameters of any network by random gates, and
+  ``sparsejax.constraints`` trains under constraints, such as on the expected density of gates.
+- ``sparsejax.tickets`` searches for subnetworks in rounds of training, many in one program.
+- ``sparsejax.inspection`` reports the weights, units and operations that remain, and
+  ``sparsejax.deploy`` makes a smaller network of them.
 
-Everywhere, ``where`` chooses the leaves that are sparsified: a callable ``(path, leaf) -> bool``
-(``path`` as in ``jax.tree_util.tree_map_with_path``) or a pytree of bools (or a prefix of one).
-Its default chooses kernels and embeddings, and leaves out biases, scales of normalisations and
-other vectors, by the leaves' names and by what stands beside them, stacked layers or not. `chosen`
-states the rule, and ``print(sparsejax.chosen(params))`` shows what it chooses and why. For all
-leaves with two or more dimensions pass ``where=lambda path, leaf: leaf.ndim >= 2``.
+These need jax, optax and jaxtyping only. ``sparsejax.training`` and ``sparsejax.models`` need the
+``experiments`` extra and must be imported explicitly.
 
-An array that stands at two places of a tree (the same Python object: tied parameters) is counted
-once and stays tied. Under ``jit`` each argument is an array of its own and that cannot be seen, so
+Everywhere, ``where`` chooses the leaves that are sparsified: a callable ``(path, leaf) -> bool``,
+with ``path`` as in ``jax.tree_util.tree_map_with_path``, or a pytree of bools or a prefix of one.
+The default chooses kernels and embeddings, and leaves out biases, scales of normalisations and
+other vectors, for single and for stacked layers. `chosen` states the rule, and
+``print(sparsejax.chosen(params))`` shows the choice and the reasons. To choose all leaves with two
+or more dimensions, pass ``where=lambda path, leaf: leaf.ndim >= 2``.
+
+An array that occurs at several places of a tree (the same Python object: tied parameters) counts
+once and stays tied. Under ``jit`` ties are unknown, since each argument is an array of its own. So
 keep one copy in the tree and use it twice in the function that computes the network.
 """
 

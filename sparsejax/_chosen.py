@@ -1,4 +1,4 @@
-"""What ``where`` chooses from a tree, leaf by leaf, to be printed."""
+"""A printable table of the leaves that ``where`` chooses from a tree."""
 
 from __future__ import annotations
 
@@ -6,35 +6,40 @@ import math
 from typing import NamedTuple
 
 import jax
+from jaxtyping import PyTree
 
 from sparsejax._tree_layers import layer_leaves
-from sparsejax._where import PyTree, Where, default_roles, resolve_where, tied_paths
+from sparsejax._where import Where, default_roles, resolve_where, tied_paths
 
 
 class ChosenLeaf(NamedTuple):
-    """A leaf of a tree, and whether it is chosen."""
+    """A leaf of a tree and whether it is chosen."""
 
     path: str
+    """The path of the leaf, as ``jax.tree_util.keystr`` formats it."""
     shape: tuple[int, ...]
+    """The shape of the leaf."""
     chosen: bool
+    """Whether the leaf is chosen."""
     why: str
+    """The reason for the choice."""
 
     @property
     def size(self) -> int:
-        """How many entries it has."""
+        """The number of its entries."""
         return math.prod(self.shape)
 
 
 class Choice(NamedTuple):
-    """The leaves of a tree, those that are chosen and those that are left out."""
+    """The leaves of a tree that are chosen and those that are left out; ``print`` shows a table."""
 
     leaves: tuple[ChosenLeaf, ...]
-    """In ``jax.tree`` order. An array that the tree holds at several places is one leaf, with all
-    of its paths, for all places that are chosen, and one for all that are not."""
+    """The leaves in ``jax.tree`` order. An array that occurs at several places of the tree is one
+    leaf with all paths that are chosen, and one with all paths that are not."""
 
     @property
     def size(self) -> int:
-        """How many entries the chosen leaves have together."""
+        """The total number of entries of the chosen leaves."""
         return sum(leaf.size for leaf in self.leaves if leaf.chosen)
 
     def __str__(self) -> str:
@@ -54,61 +59,67 @@ class Choice(NamedTuple):
 
 
 def chosen(params: PyTree, where: Where = None) -> Choice:
-    """Return which leaves ``where`` chooses from a tree and why, to be printed.
+    """Return the leaves that ``where`` chooses from a tree, and the reasons, as a printable table.
 
-    All functions of this library that take ``where`` choose the same leaves::
+    All functions of the library that take ``where`` choose these leaves.
 
-        print(sparsejax.chosen(params))
+    The default chooses kernels and embeddings. It depends on the names, shapes and dtypes of leaves
+    and not on their values, and it works under ``jit``. It knows the names that Flax, Haiku, Keras,
+    Equinox and PyTorch use, and considers the other leaves of the same layer, which is the node of
+    the tree that holds a leaf. Its rules are, in this order:
 
-    The default chooses kernels and embeddings. It reads names, shapes and dtypes, knows the names
-    that Flax, Haiku, Keras, Equinox and PyTorch use, and takes into account the other leaves of the
-    same layer, which is the node of the tree that holds them. Values do not matter, and neither
-    does ``jit``. In this order:
-
-    1. What is not floating point is left out, and so is what has fewer than two dimensions.
-    2. Biases are left out: leaves with ``bias``, ``offset`` or ``beta`` in their name; ``b`` and
-       the like (``b1`` beside ``w1``, ``bq`` beside ``wq``) and the second of a pair ``(W, b)``,
-       where their shape is that of a bias of the kernel beside them, of stacked layers or not, or
-       ``b`` beside ``w`` is a column [out, 1]. So ``b`` of LoRA's factors ``a`` and ``b`` is no
-       bias.
+    1. Leaves that are not floating point or have fewer than two dimensions are left out.
+    2. Biases are left out: leaves with ``bias``, ``offset`` or ``beta`` in their names. Leaves
+       called ``b`` (also ``b1`` beside ``w1`` and ``bq`` beside ``wq``) and the second of a pair
+       ``(W, b)`` are biases if their shape is that of a bias of the kernel beside them, with or
+       without stacked layers, or if ``b`` beside ``w`` is a column [out, 1]. So the factor ``b`` of
+       LoRA's ``a`` and ``b`` is not a bias.
     3. Scales and statistics of normalisations are left out: leaves with ``scale``, ``gamma``,
-       ``gain`` or ``norm`` in their name; a ``weight`` of the same shape as the bias beside it; and
-       a ``weight`` in a layer with ``norm``, ``ln`` or ``bn`` in its name or its type.
+       ``gain`` or ``norm`` in their names; a ``weight`` with the shape of the bias beside it; and a
+       ``weight`` in a layer with ``norm``, ``ln`` or ``bn`` in its name or type.
     4. All other leaves are chosen: those with ``kernel``, ``embedding``, ``weight`` or ``w`` in
-       their name and matrices of any other name.
+       their names, and matrices of any other name.
 
-    The choice is doubtful where a leaf that is not called ``kernel`` or ``embedding`` may be a
-    vector with an entry for each unit:
+    The choice is doubtful if a leaf that is not called ``kernel`` or ``embedding`` may be a vector
+    with one entry per unit, which is the case in each of these situations:
 
-    - The shapes of the biases and scales around it show that its first axes count stacked layers,
-      and only one axis remains for each layer.
+    - The biases and scales around it show that its leading axes count stacked layers, and only one
+      axis remains for each layer.
     - It has an unknown name and belongs to a normalisation, or it has the shape of a bias beside it
-      (as a scale has), or the shape of a bias of the ``kernel`` beside it.
-    - It has an unknown name, and all of its dimensions but one have length 1, while it has three or
-      more dimensions or could be the bias of a leaf beside it.
+      (as a scale does), or the shape of a bias of the ``kernel`` beside it.
+    - It has an unknown name, all of its dimensions but one have length 1, and it has three or more
+      dimensions or could be the bias of a leaf beside it.
 
-    Such a leaf is left out, and a ``UserWarning`` names it, once per process. Pass ``where`` to
-    settle it. To choose all leaves with two or more dimensions, whatever they are::
-
-        where = lambda path, leaf: leaf.ndim >= 2
+    A doubtful leaf is left out, and a ``UserWarning`` names it once per process; pass ``where`` to
+    decide. To choose all leaves with two or more dimensions, pass
+    ``where=lambda path, leaf: leaf.ndim >= 2``.
 
     Args:
-      params: pytree of arrays, or of their shapes and dtypes; values do not matter.
+      params: pytree of arrays, or of their shapes and dtypes.
       where: a callable ``(path, leaf) -> bool``, a pytree of bools or a prefix of one, or None for
         the default.
 
     Returns:
-      A `Choice`; ``print`` shows a table of the chosen leaves and one of the others, each leaf with
-      its path, its shape, how many entries it has and the reason. An array that stands at two
-      places of the tree is counted once. Under ``jit`` it is counted twice: there every argument
-      is an array of its own.
+      A `Choice`. ``print`` shows a table of the chosen leaves and one of the others, each leaf with
+      its path, its shape, its number of entries and the reason. An array that occurs at several
+      places of the tree is counted once; under ``jit``, where every argument is an array of its
+      own, it is counted at each place.
 
     Raises:
-      TypeError: a chosen leaf is not floating point, or a leaf is no array.
-      ValueError: ``where`` does not fit the tree, or chooses nothing.
+      TypeError: a chosen leaf is not floating point, or a leaf is not an array.
+      ValueError: ``where`` does not fit the tree or chooses nothing.
 
     Warns:
-      UserWarning: ``where`` is None and its choice is doubtful for a leaf; once for each.
+      UserWarning: ``where`` is None and its choice is doubtful for a leaf; once for each leaf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import sparsejax
+      >>> print(sparsejax.chosen({"kernel": jnp.ones((8, 4)), "bias": jnp.ones(4)}))
+      chosen: 32 entries
+        ['kernel']  [8, 4]  32  a kernel or an embedding
+      left out: 4 entries
+        ['bias']    [4]      4  a bias
     """
     mask = jax.tree.leaves(resolve_where(params, where))
     leaves = layer_leaves(params)

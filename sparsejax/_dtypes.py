@@ -1,4 +1,4 @@
-"""Dtypes in which we compute, found the same under strict dtype promotion."""
+"""Dtypes of the arithmetic, which do not depend on the setting of dtype promotion."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import jax.numpy as jnp
 
 
 def promoted(*values: Any) -> jnp.dtype:
-    """The dtype that holds all given values (arrays, numbers or dtypes) by JAX's standard rules.
+    """Return the dtype to which arrays, numbers and dtypes promote by JAX's standard rules.
 
-    We convert explicitly, so what ``jax_numpy_dtype_promotion`` is set to must not matter.
+    The library converts explicitly, so it works under any ``jax_numpy_dtype_promotion``.
     """
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(*values)
 
 
 def at_least_float32(*values: Any) -> jnp.dtype:
-    """The same, but not narrower than float32."""
+    """Return the dtype to which values and float32 promote."""
     return promoted(jnp.float32, *values)

@@ -1,8 +1,9 @@
-"""Handing an optimizer the extra arguments of optax's protocol."""
+"""Support for optax's extra arguments in every optimizer."""
 
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import optax
 
@@ -10,18 +11,23 @@ import optax
 def accepting_extra_args(
     optimizer: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """``optimizer``, ignoring the extra arguments that its ``update`` does not name.
+    """Return ``optimizer`` with an ``update`` that ignores extra arguments it does not name.
 
-    As ``optax.with_extra_args_support``, and for transformations too that are declared to take
-    extra arguments but take none, as ``optax.contrib.sam`` is.
+    Unlike ``optax.with_extra_args_support`` this covers transformations that are declared to take
+    extra arguments but take none, such as ``optax.contrib.sam``.
     """
-    optimizer = optax.with_extra_args_support(optimizer)
-    parameters = inspect.signature(optimizer.update).parameters
+    supported = optax.with_extra_args_support(optimizer)
+    parameters = inspect.signature(supported.update).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return optimizer
+        return supported
 
-    def update(updates, state, params=None, **extra_args):
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
         named = {name: value for name, value in extra_args.items() if name in parameters}
-        return optimizer.update(updates, state, params, **named)
+        return supported.update(updates, state, params, **named)
 
-    return optax.GradientTransformationExtraArgs(optimizer.init, update)
+    return optax.GradientTransformationExtraArgs(supported.init, update)

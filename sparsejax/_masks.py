@@ -1,45 +1,68 @@
-"""Masks of trees, applied leaf by leaf."""
+"""Application of masks to the leaves of a tree, matched by structure or by path."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, PyTree
 
-from sparsejax._where import PyTree, is_masked
+from sparsejax._states import replace_leaves
+from sparsejax._variables import Path
+from sparsejax._where import is_masked
 
 
-def apply_mask(params: PyTree, mask: PyTree) -> PyTree:
-    r"""Return the parameters under a mask, :math:`w \odot m`.
+def apply_mask(params: PyTree[Array], mask: PyTree[Bool[Array, "..."]]) -> PyTree[Array]:
+    r"""Return the parameters with zeros outside of a mask.
 
-    A gradient reaches only what stays.
+    .. math:: w \odot m
+
+    The gradient flows only to the entries in the mask.
 
     Args:
-      params: of the network.
-      mask: booleans like the parameters, with ``optax.MaskedNode()`` in place of a leaf, or of a
-        whole subtree, that is left as it is.
+      params: pytree of arrays, the parameters of a network.
+      mask: a pytree with the structure of ``params``: boolean arrays of the shapes of the leaves,
+        and ``optax.MaskedNode()`` for a leaf or a whole subtree that is left unchanged.
+
+    Returns:
+      A tree with the structure, shapes and dtypes of ``params``.
 
     Raises:
-      ValueError: the mask has not the structure of ``params`` or the shape of a leaf.
+      ValueError: ``mask`` does not have the structure of ``params`` or the shape of a leaf.
     """
-    return map_searched(lambda leaf, m: jnp.where(m, leaf, jnp.zeros_like(leaf)), params, mask)
+    return map_searched(_masked, params, mask)
+
+
+def apply_mask_by_path(tree: PyTree, masks: Mapping[Path, Bool[Array, "..."]]) -> PyTree:
+    """Return ``tree`` with zeros outside of the masks of its leaves.
+
+    Paths leave out wrappers, and the tree may lack leaves or have others than the masks. So masks
+    of the parameters apply to any tree that is laid out like them, such as a part of an optimizer
+    state.
+    """
+    return replace_leaves(
+        tree, lambda path, leaf: _masked(leaf, masks[path]) if path in masks else leaf
+    )
 
 
 def map_searched(
-    function: Callable[[jax.Array, Any], jax.Array], params: PyTree, mask: PyTree
-) -> PyTree:
-    """``function(leaf, m)`` of each leaf for which a tree has something; the others as they are.
+    function: Callable[[jax.Array, Any], jax.Array], params: PyTree[Array], mask: PyTree
+) -> PyTree[Array]:
+    """Replace each leaf for which ``mask`` has a value by ``function(leaf, value)``.
 
     Args:
-      function: of a leaf of ``params`` and what ``mask`` has in its place.
-      params: pytree.
-      mask: a mask, or gates, with the structure of ``params``; ``optax.MaskedNode()`` in place of a
-        leaf or of a subtree means that nothing is there.
+      function: maps a leaf of ``params`` and the value of ``mask`` in its place to a new leaf.
+      params: pytree of arrays.
+      mask: a mask, or gates, with the structure of ``params`` and ``optax.MaskedNode()`` for a leaf
+        or a whole subtree that is left unchanged.
+
+    Returns:
+      A tree with the structure of ``params``.
 
     Raises:
-      ValueError: ``mask`` has not the structure of ``params`` or the shape of a leaf.
+      ValueError: ``mask`` does not have the structure of ``params`` or the shape of a leaf.
     """
     found: list[Any] = []
 
@@ -67,3 +90,7 @@ def map_searched(
             )
         leaves.append(function(jnp.asarray(leaf), m))
     return jax.tree.unflatten(structure, leaves)
+
+
+def _masked(leaf: Array, mask: Bool[Array, "..."]) -> Array:
+    return jnp.where(mask, leaf, jnp.zeros_like(leaf))

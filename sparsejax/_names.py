@@ -1,42 +1,41 @@
-"""The names of a tree's leaves: the parts of their paths joined by ``/``."""
+"""Names of a tree's leaves: the parts of their paths, joined by ``/``."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import jax
+from jaxtyping import PyTree
 
 from sparsejax._variables import Path, flatten_with_path
 
-PyTree = Any
-
 
 def name_of(path: Path) -> str:
-    """The parts of a path of `flatten_with_path` joined by ``/``; empty for a tree that is a leaf.
+    """Return the parts of a path joined by ``/``; the name of a tree that is a leaf is empty.
 
-    No part means anything special: the level that a wrapper adds, such as a Flax NNX variable, is
-    left out by `flatten_with_path`, which tells wrappers apart by their type.
+    The path comes from `flatten_with_path`, which recognises wrappers such as Flax NNX variables by
+    their type and leaves out the level that they add. So no name has a special meaning.
     """
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
-    """Each leaf of a tree with its name, in ``jax.tree`` order; a name may occur more than once."""
+    """Return the leaves of a tree with their names, which may repeat, in ``jax.tree`` order."""
     return [(name_of(path), leaf) for path, leaf in flatten_with_path(tree)]
 
 
 def leaves_by_name(tree: PyTree) -> dict[str, Any]:
-    """The leaves of a tree by their names.
+    """Return the leaves of a tree by their names.
 
     Raises:
-      ValueError: two leaves have the same name, as those of ``{"a": {"b": x}, "a/b": y}`` have.
+      ValueError: two leaves have the same name, as in ``{"a": {"b": x}, "a/b": y}``.
     """
     leaves: dict[str, Any] = {}
     for name, leaf in named_leaves(tree):
         if name in leaves:
             raise ValueError(
-                f"the tree has two leaves named {name!r}; rename one of them, so that their paths, "
-                "joined by '/', differ"
+                f"the leaves of the tree must have different names; two of them are named {name!r} "
+                "after their paths are joined by '/'. Rename one of them"
             )
         leaves[name] = leaf
     return leaves

@@ -1,4 +1,4 @@
-"""Trees that belong to another one, leaf by leaf, as a mask to its weights."""
+"""Matching of a tree, such as a mask, with the leaves of the tree that it belongs to."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-
-from sparsejax._where import PyTree
+from jaxtyping import PyTree
 
 
 def pairs(
     name: str, tree: PyTree, owner: PyTree, of: str = "params", hint: str = ""
 ) -> list[tuple[str, Any, Any]]:
-    """For each leaf of ``owner``: its path, itself, and what ``tree`` has in its place.
-
-    That may be a node by itself, such as ``optax.MaskedNode()``.
+    """Return for each leaf of ``owner`` its path, the leaf and the node of ``tree`` in its place.
 
     Args:
-      name: of ``tree``, for errors.
-      tree: a pytree of which ``owner`` is a prefix.
+      name: the name of ``tree`` in error messages.
+      tree: a pytree of which ``owner`` is a prefix. In place of a leaf it may have a node, such as
+        ``optax.MaskedNode()``.
       owner: pytree.
-      of: its name, for errors.
-      hint: what ``tree`` may have instead of a leaf, for errors.
+      of: the name of ``owner`` in error messages.
+      hint: what ``tree`` may have in place of a leaf, for error messages.
+
+    Returns:
+      A triple for each leaf of ``owner``, in ``jax.tree`` order.
 
     Raises:
-      ValueError: the structures differ.
+      ValueError: ``owner`` is not a prefix of ``tree``.
     """
     flat, treedef = jax.tree_util.tree_flatten_with_path(owner)
     structure: Any = treedef
@@ -43,7 +44,11 @@ def pairs(
 
 
 def same_shapes(name: str, found: list[tuple[str, Any, Any]], of: str = "params") -> None:
-    """Raise ValueError where what `pairs` found has another shape than its leaf."""
+    """Check that what `pairs` found has the shapes of the leaves.
+
+    Raises:
+      ValueError: a shape differs.
+    """
     for path, leaf, part in found:
         if jnp.shape(part) != jnp.shape(leaf):
             raise ValueError(

@@ -1,8 +1,8 @@
-"""Finding our states in an optimizer state, however deeply chained, masked or wrapped.
+"""Access to states of one type inside an optimizer state, however deeply nested.
 
-States may lie in any pytree, such as that of ``optax.chain``, ``optax.partition`` or
-``optax.MultiSteps``, and their arrays may be wrapped, as ``flax.nnx.Optimizer`` wraps each of them
-in a variable.
+States may lie in any pytree, such as the state of ``optax.chain``, ``optax.partition`` or
+``optax.MultiSteps``, and their arrays may be wrapped, as ``flax.nnx.Optimizer`` wraps each array in
+a variable.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
-from sparsejax._variables import PyTree, flatten_with_path, unwrap
+from sparsejax._variables import Path, flatten_with_path, unwrap
 
 State = TypeVar("State")
 
 
 def states_in(opt_state: PyTree, kind: type[State]) -> list[State]:
-    """The states of a kind, in the order of the chain, with plain arrays."""
+    """Return the states of a type, unwrapped, in the order of the chain."""
     found = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
     return [unwrap(node) for node in found if isinstance(node, kind)]
 
 
 def map_states(function: Callable[[State], State], opt_state: PyTree, kind: type[State]) -> PyTree:
-    """``opt_state`` with ``function`` of each state of a kind in its place.
+    """Replace each state of a type by ``function(state)``.
 
-    ``function`` sees plain arrays and returns a state of the same structure; arrays that were
+    ``function`` gets plain arrays and returns a state of the same structure. Arrays that were
     wrapped are wrapped in the result.
     """
 
@@ -40,19 +41,19 @@ def map_states(function: Callable[[State], State], opt_state: PyTree, kind: type
     return jax.tree.map(replace, opt_state, is_leaf=lambda node: isinstance(node, kind))
 
 
-def replace_leaves(tree: PyTree, function: Callable[[tuple[Any, ...], Any], Any]) -> PyTree:
-    """``tree`` with ``function(path, leaf)`` in place of each leaf.
+def replace_leaves(tree: PyTree, function: Callable[[Path, Any], Any]) -> PyTree:
+    """Replace each leaf by ``function(path, leaf)`` and keep the wrappers around leaves.
 
-    Unlike in ``jax.tree_util.tree_map_with_path`` wrappers add nothing to a path; they stay.
+    Unlike in ``jax.tree_util.tree_map_with_path``, wrappers add nothing to a path.
     """
     new = [function(path, leaf) for path, leaf in flatten_with_path(tree)]
     return jax.tree.unflatten(jax.tree.structure(tree), new)
 
 
 def fresh(tree: PyTree) -> PyTree:
-    """A copy of a tree, each leaf in a buffer that nothing else refers to.
+    """Copy a tree, each leaf into a buffer of its own.
 
-    Donating an array (``jax.jit(..., donate_argnums=...)``) deletes its buffer. A state must
-    therefore not hold one buffer twice, nor one that its caller still holds.
+    Donating an array (``jax.jit(..., donate_argnums=...)``) deletes its buffer. So a state must not
+    hold a buffer twice, nor one that its caller still holds.
     """
     return jax.tree.map(jnp.copy, tree)

@@ -1,4 +1,4 @@
-"""The leaves of a tree of parameters with what tells them apart: names, layers and shapes."""
+"""The leaves of a tree of parameters, with their names, layers and shapes."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from sparsejax._names import name_of
 from sparsejax._variables import Path, held, is_wrapper
 
-PyTree = Any
-
 
 class Leaf(NamedTuple):
-    """A leaf and where it stands."""
+    """A leaf of a tree and its position in it."""
 
     path: Path
-    """Without the levels of wrappers."""
+    """The path without the levels that wrappers add."""
     key: tuple[str, ...]
     """The parts of the path as strings."""
     layer: tuple[str, ...]
     """The path of the node that holds the leaf. A name that joins several parts with dots or
     slashes, as in a PyTorch ``state_dict``, counts as these parts."""
     words: tuple[str, ...]
-    """Those of its own name, in lower case: ``("weight", "ih")`` for ``weight_ih``."""
+    """The words of its own name in lower case: ``("weight", "ih")`` for ``weight_ih``."""
     layer_words: tuple[str, ...]
-    """Those of the name and of the type of the node that holds it."""
+    """The words of the name and of the type of the node that holds the leaf."""
     shape: tuple[int, ...]
     floating: bool
+    """Whether its dtype is floating point."""
     pair: int | None
-    """Its place, 0 or 1, where the node that holds it is a tuple or a list of two."""
+    """Its index, 0 or 1, if the node that holds it is a tuple or a list of two; else None."""
 
     @property
     def ndim(self) -> int:
-        """How many dimensions it has."""
+        """The number of its dimensions."""
         return len(self.shape)
 
     @property
     def label(self) -> str:
-        """The path as errors and tables show it."""
+        """The path as error messages and tables show it."""
         return jax.tree_util.keystr(self.path) or "the leaf"
 
 
 def layer_leaves(tree: PyTree) -> list[Leaf]:
-    """A tree's leaves in ``jax.tree`` order; what is no array counts as not floating point."""
+    """Return the leaves of a tree in ``jax.tree`` order; they need not be arrays."""
     found: list[Leaf] = []
     _walk(tree, (), None, found)
     return found
@@ -68,12 +68,12 @@ def is_floating(leaf: Any) -> bool:
 
 
 def key_of(path: Path) -> tuple[str, ...]:
-    """The parts of a path as strings; the same for the attributes of a module and a dict's keys."""
+    """Return the parts of a path as strings, without the difference of attributes and dict keys."""
     return tuple(name_of((part,)) for part in path)
 
 
 def words_of(name: str) -> tuple[str, ...]:
-    """The words of a name in lower case, cut where case changes, at digits and at other signs."""
+    """Split a name into words in lower case, at changes of case, at digits and at other signs."""
     parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
     return tuple(part.lower() for part in parts)
 

@@ -1,22 +1,22 @@
-"""Wrappers around single arrays, such as Flax NNX variables, told apart by their type alone."""
+"""Wrappers around single arrays, such as Flax NNX variables, which are recognised by type."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
+from jaxtyping import PyTree
 
-PyTree = Any
-Path = tuple[Any, ...]
+Path: TypeAlias = tuple[Any, ...]
 
 
 def is_wrapper(node: Any) -> bool:
     """Whether a node is a Flax variable or box, which adds a level to the path of its array.
 
-    Flax is not imported: an object of its types exists only where somebody else imported it. No
-    name is special: a dict with the key ``"value"`` is an ordinary dict.
+    Flax is not imported, since an object of its types exists only after an import elsewhere. No
+    name has a special meaning: a dict with the key ``"value"`` is an ordinary dict.
     """
     nnx, meta = sys.modules.get("flax.nnx"), sys.modules.get("flax.core.meta")
     return (nnx is not None and isinstance(node, nnx.Variable)) or (
@@ -27,11 +27,14 @@ def is_wrapper(node: Any) -> bool:
 def flatten_with_path(
     tree: PyTree, is_leaf: Callable[[Any], bool] | None = None
 ) -> list[tuple[Path, Any]]:
-    """The leaves of a tree in ``jax.tree`` order with their paths, wrappers left out of the paths.
+    """Return the leaves of a tree with their paths, without the levels that wrappers add.
 
     Args:
-      tree: pytree, whose arrays may be wrapped.
-      is_leaf: as in ``jax.tree.flatten``; it is also asked about what a wrapper holds.
+      tree: pytree whose arrays may be wrapped.
+      is_leaf: as in ``jax.tree.flatten``; it is also called for the content of wrappers.
+
+    Returns:
+      Pairs of a path and a leaf, in ``jax.tree`` order.
     """
     found = []
     stop = lambda node: is_wrapper(node) or (is_leaf is not None and is_leaf(node))  # noqa: E731
@@ -45,7 +48,7 @@ def flatten_with_path(
 
 
 def unwrap(tree: PyTree) -> PyTree:
-    """``tree`` with each wrapper replaced by the pytree that it holds."""
+    """Replace each wrapper by the pytree that it holds."""
 
     def bare(node: Any) -> Any:
         return unwrap(held(node)) if is_wrapper(node) else node
@@ -54,6 +57,6 @@ def unwrap(tree: PyTree) -> PyTree:
 
 
 def held(wrapper: Any) -> Any:
-    """What a wrapper holds, which may be a pytree without leaves such as ``optax.MaskedNode()``."""
+    """Return the content of a wrapper, which may have no leaves, as ``optax.MaskedNode()``."""
     (child,) = jax.tree_util.default_registry.flatten_one_level(wrapper)[0]
     return child

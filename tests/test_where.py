@@ -207,6 +207,7 @@ GPT = {
         ({"wq": s(3, 8, 4), "bq": s(3, 4), "wo": s(3, 4, 8), "bo": s(3, 8)}, "wo wq"),
         ({"a": s(20, 4), "b": s(4, 30)}, "a b"),
         ({"lora_a": s(20, 1), "lora_b": s(1, 30)}, "lora_a lora_b"),
+        ({"a": s(), "b": s(4, 30)}, "b"),
         ({"a": s(4, 8), "b": s(8, 8), "kernel": s(4, 8), "bias": s(8)}, "a b kernel"),
         ({"embed": s(99, 8), "head": s(8, 99)}, "embed head"),
         ({"f": s(8, 8), "g": s(8, 8), "A": s(8, 8), "B": s(8, 2)}, "A B f g"),
@@ -320,16 +321,16 @@ def test_tied_arrays_can_be_refused():
     refuse_tied({"a": W, "b": W + 0})
     refuse_tied({"a": W, "b": W}, {"a": True, "b": False})
     refuse_tied({"a": s(3, 3), "b": s(3, 3)})
-    with pytest.raises(ValueError, match=r"params holds one array at \['a'\] and \['b'\]; .*once"):
+    with pytest.raises(ValueError, match=r"must hold each array once; .* at \['a'\] and \['b'\]"):
         refuse_tied({"a": W, "b": W})
 
 
 def test_leaves_that_are_no_arrays_are_named():
     tree = {"layer": {"kernel": W, "activation": jax.nn.relu}}
     for where in (None, lambda path, leaf: leaf.ndim >= 2):
-        with pytest.raises(TypeError, match=r"\['layer'\]\['activation'\] is no array .*is_array"):
+        with pytest.raises(TypeError, match=r"\['layer'\]\['activation'\] is .*is_array"):
             project_l0_ball(tree, 5, where)
-    with pytest.raises(TypeError, match=r"\['activation'\] is no array"):
+    with pytest.raises(TypeError, match=r"\['activation'\] is"):
         project_l0_ball(tree, 5, everywhere)
     mask = {"layer": {"kernel": True, "activation": False}}
     out = project_l0_ball(tree, 5, mask)  # what is not chosen passes
@@ -339,7 +340,7 @@ def test_leaves_that_are_no_arrays_are_named():
 def test_an_equinox_module_is_named_by_its_leaf():
     eqx = pytest.importorskip("equinox")
     model = eqx.nn.MLP(3, 3, 4, 2, key=KEY)
-    with pytest.raises(TypeError, match=r"\.activation is no array .*equinox.filter\(model"):
+    with pytest.raises(TypeError, match=r"\.activation is .*equinox.filter\(model"):
         project_l0_ball(model, 5)
     project_l0_ball(eqx.filter(model, eqx.is_array), 5)
 

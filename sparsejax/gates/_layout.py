@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from sparsejax._bias_fit import Fit
 from sparsejax._dtypes import at_least_float32
 from sparsejax._names import name_of
-from sparsejax._roles import Roles
+from sparsejax._roles import Fit, Roles
 from sparsejax._tied_gates import TiedTo
 from sparsejax._tree_layers import layer_leaves
 from sparsejax._where import PyTree, Where, resolve_where, warn_once

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 
 from sparsejax._roles import Roles
 from sparsejax._where import PyTree, warn_once
 
-Stacked = int | Callable[[tuple[Any, ...], Any], int] | PyTree | None
+Stacked: TypeAlias = int | Callable[[tuple[Any, ...], Any], int] | PyTree | None
 """The number of leading axes that are stacked layers: for all gated leaves, as a callable
 ``(path, leaf) -> int`` or as a pytree (or a prefix of one); None to find it."""
 

@@ -1,4 +1,4 @@
-"""How does w move? Gradient transformations that compose in an ``optax.chain``."""
+"""Gradient transformations that compose in an ``optax.chain``, and pruning during training."""
 
 from sparsejax.transforms._gated_weight_decay import (
     GatedWeightDecayState,
@@ -7,12 +7,13 @@ from sparsejax.transforms._gated_weight_decay import (
     inverse_sensitivity,
     reset_decay_schedule,
 )
-from sparsejax.transforms._hold_zeros import HoldZerosState, hold_zeros, masked_params, set_mask
+from sparsejax.transforms._hold_zeros import hold_zeros, masked_params, set_mask
 from sparsejax.transforms._learning_compression import (
     LearningCompressionState,
     compressed_params,
     learning_compression,
 )
+from sparsejax.transforms._masks import HoldZerosState
 from sparsejax.transforms._prune_when_accurate import Pruner, PruningState, prune_when_accurate
 from sparsejax.transforms._pruning_step import prune_state, pruning_step
 

@@ -1,33 +1,46 @@
-"""Weight decay that spares the weights which the loss feels."""
+"""Weight decay scaled by the inverse sensitivity of the loss to each weight."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
-from chex import Numeric
+from jaxtyping import Array, ArrayLike, Bool, Float, Int32, PyTree, Real
 
 from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
 from sparsejax._states import map_states, states_in
-from sparsejax._where import PyTree, Where, resolve_where
+from sparsejax._where import Where, resolve_where
 
-Coefficient = Callable[[jax.Array], jax.Array]
-"""How strongly a weight decays, as a function of the gradient of the loss in it, elementwise."""
+Coefficient: TypeAlias = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+"""The decay of each weight, relative to lambda, as an elementwise function of the gradient."""
 
 
 class GatedWeightDecayState(NamedTuple):
     """State of `gated_weight_decay`."""
 
-    step: jax.Array
-    """int32: updates since the beginning or the last `reset_decay_schedule`."""
+    step: Int32[Array, ""]
+    """The number of updates since the beginning or the last `reset_decay_schedule`."""
 
 
-def inverse_sensitivity(gradient: jax.Array) -> jax.Array:
-    r"""The coefficient of the paper, :math:`1/(1+|g|)`: 1 for a weight that the loss ignores."""
+def inverse_sensitivity(gradient: Float[Array, "..."]) -> Float[Array, "..."]:
+    r"""Return the decay coefficient of the paper, which is 1 where the loss is insensitive.
+
+    .. math:: C(g) = \frac{1}{1+|g|}
+
+    Args:
+      gradient: the gradient of the loss, of any shape and floating-point dtype.
+
+    Returns:
+      An array in ``(0, 1]`` of the shape and dtype of ``gradient``.
+
+    References:
+      Bonetta and Cancelliere, Lightening CNN architectures by regularization driven weights'
+      pruning, ESANN 2022.
+    """
     return 1 / (1 + jnp.abs(gradient))
 
 
@@ -36,56 +49,73 @@ def gated_weight_decay(
     where: Where = None,
     coefficient: Coefficient | None = None,
 ) -> optax.GradientTransformation:
-    r"""Decay each weight the more, the less the loss feels it.
+    r"""Weight decay scaled by the inverse sensitivity of the loss to each weight.
 
     .. math:: g \leftarrow g + 2\lambda\, C(g)\, w, \qquad C(g) = \frac{1}{1+|g|}
 
-    the gradient of the loss  L(w) + lambda sum C w^2  with the derivative of C neglected (see
-    `exact_gated_decay`). C is formed from the gradient that arrives, so one backward pass is
-    enough; put it where that is the data loss's: first in a chain (behind a clipping it would see
-    clipped gradients, and the decay would not be clipped), inside ``optax.MultiSteps`` to see the
-    accumulated gradient, and behind the all-reduce under ``pmap``::
+    This is the gradient of the loss  L(w) + lambda sum C w^2  without the derivative of C, for
+    which see `exact_gated_decay`. C depends on the incoming gradient, so one backward pass
+    suffices. Place the transformation where that gradient is the gradient of the data loss:
 
-        optax.chain(gated_weight_decay(1e-3), optax.adam(1e-3), hold_zeros(mask))
+    - first in a chain, since behind gradient clipping it would see clipped gradients and its own
+      decay would not be clipped;
+    - inside ``optax.MultiSteps``, to see the accumulated gradient;
+    - behind the all-reduce under ``pmap``.
 
-    Relatives of it are a coefficient each: plain weight decay ``jnp.ones_like``, sensitivity-driven
-    regularisation (Tartaglione et al., 2018) ``lambda g: jnp.maximum(0, 1 - jnp.abs(g))``.
+    Other coefficients give related methods: ``jnp.ones_like`` is plain weight decay, and
+    ``lambda g: jnp.maximum(0, 1 - jnp.abs(g))`` is the sensitivity-driven regularisation of
+    Tartaglione et al.
 
     Args:
-      decay: lambda, a scalar ``>= 0``, may be traced; or a schedule of the number of updates since
-        the last `reset_decay_schedule`.
-      where: which leaves decay; the gradient of the others is left alone.
-      coefficient: C, any jittable elementwise function of the gradient, which it gets in float32 or
-        wider; default `inverse_sensitivity`. Under ``optax.inject_hyperparams`` name it, and a
-        ``where`` that is a function, in ``static_args``.
+      decay: lambda, a scalar ``>= 0`` in units of the loss per squared unit of weight; may be
+        traced. Or a schedule of it over the updates since the last `reset_decay_schedule`.
+      where: the leaves that decay; the gradients of all others are returned unchanged.
+      coefficient: C, a jittable elementwise function of the gradient, which is passed in float32 or
+        wider; None for `inverse_sensitivity`. Under ``optax.inject_hyperparams``, name it (and a
+        ``where`` that is a function) in ``static_args``.
 
     Returns:
-      A ``GradientTransformation``; ``update`` needs ``params``. Computed in float32 or wider,
-      returned in the gradient's dtype.
+      A ``GradientTransformation`` whose ``update`` needs ``params``. The arithmetic uses float32 or
+      wider, and the updates have the dtypes of the gradients.
 
     Raises:
-      TypeError: a chosen leaf is not floating point, or ``coefficient`` is no function.
-      ValueError: ``decay`` is negative or no scalar (of a schedule, its first value; a traced one
-        is not checked); in ``update``: ``params`` is missing, or ``where`` chooses nothing.
+      TypeError: ``decay`` is not a number or ``coefficient`` is not a function; in ``update``: a
+        chosen leaf is not floating point.
+      ValueError: ``decay`` (the first value of a schedule) is negative, NaN or not a scalar; in
+        ``update``: ``params`` is missing, or ``where`` chooses nothing.
 
     References:
       Bonetta and Cancelliere, Lightening CNN architectures by regularization driven weights'
-      pruning, ESANN 2022 (equation 2). The published code divides by 1 - |g|; this follows the
-      paper.
+      pruning, ESANN 2022 (equation 2). The published code divides by 1 - abs(g); this function
+      follows the paper. Tartaglione et al., Learning sparse neural networks via
+      sensitivity-driven regularization, NeurIPS 2018.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from sparsejax import gated_weight_decay
+      >>> params = {"kernel": jnp.array([[2.0, 2.0]])}
+      >>> grads = {"kernel": jnp.array([[0.0, 3.0]])}
+      >>> optimizer = optax.chain(gated_weight_decay(0.25), optax.sgd(1.0))
+      >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+      >>> optax.apply_updates(params, updates)["kernel"]
+      Array([[ 1.  , -1.25]], dtype=float32)
     """
     strength_of = _function(coefficient)
     decay_at = _checks.schedule("decay", decay, "a number >= 0", lambda x: x >= 0)
 
-    def init(params):
+    def init(params: optax.Params) -> GatedWeightDecayState:
         del params
         return GatedWeightDecayState(jnp.asarray(0, jnp.int32))
 
-    def update(updates, state, params=None):
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, GatedWeightDecayState]:
         if params is None:
-            raise ValueError("params must be passed to update: it decays them")
+            raise ValueError("params must be passed to update, since gated_weight_decay needs them")
         now = decay_at(state.step)
 
-        def add(g, w, chosen):
+        def add(g: jax.Array, w: jax.Array, chosen: bool) -> jax.Array:
             if not chosen:
                 return g
             wide = at_least_float32(g)
@@ -93,77 +123,84 @@ def gated_weight_decay(
             return (g.astype(wide) + pull).astype(g.dtype)
 
         updates = jax.tree.map(add, updates, params, resolve_where(params, where))
-        return updates, GatedWeightDecayState(optax.safe_increment(state.step))
+        return updates, GatedWeightDecayState(jnp.asarray(optax.safe_increment(state.step)))
 
     return optax.GradientTransformation(init, update)
 
 
-def reset_decay_schedule(opt_state: PyTree, when: Numeric = True) -> PyTree:
-    """Let the schedule of every `gated_weight_decay` begin anew.
+def reset_decay_schedule(opt_state: PyTree, when: Bool[ArrayLike, ""] = True) -> PyTree:
+    """Restart the schedule of every `gated_weight_decay` in an optimizer state.
 
     Args:
-      opt_state: an optimizer state with one or more `GatedWeightDecayState` in it, however deeply
-        chained or wrapped.
-      when: whether to; a boolean scalar, may be traced (such as "a pruning has happened").
+      opt_state: an optimizer state that holds one or more `GatedWeightDecayState`, at any depth of
+        chains and wrappers.
+      when: whether to restart; a boolean scalar, which may be traced.
 
     Returns:
-      An optimizer state like ``opt_state``.
+      An optimizer state with the structure, shapes and dtypes of ``opt_state``.
 
     Raises:
-      ValueError: there is no such state in ``opt_state``.
+      ValueError: ``opt_state`` holds no `GatedWeightDecayState`.
     """
     if not states_in(opt_state, GatedWeightDecayState):
         raise ValueError("opt_state must hold a state of sparsejax.gated_weight_decay; it has none")
 
-    def restart(state):
+    def restart(state: GatedWeightDecayState) -> GatedWeightDecayState:
         return GatedWeightDecayState(jnp.where(when, 0, state.step).astype(jnp.int32))
 
     return map_states(restart, opt_state, GatedWeightDecayState)
 
 
 def exact_gated_decay(
-    gradient: Callable[[PyTree], PyTree],
-    params: PyTree,
-    decay: Numeric,
+    gradient: Callable[[PyTree[Array]], PyTree[Array]],
+    params: PyTree[Array],
+    decay: Real[ArrayLike, ""],
     where: Where = None,
     coefficient: Coefficient | None = None,
-) -> PyTree:
-    r"""The whole gradient of the gated loss, with the term that `gated_weight_decay` neglects.
+) -> PyTree[Array]:
+    r"""Return the exact gradient of the gated loss, with the term that `gated_weight_decay` omits.
 
     .. math:: \nabla\Bigl(L + \lambda\sum_i C(g_i) w_i^2\Bigr)
               = g + 2\lambda\, C(g)\odot w + \lambda H\bigl(C'(g)\odot w^2\bigr)
 
-    H is the Hessian of L; its product is one more backward pass, through the gradient. (The paper's
-    equation 1 has the diagonal of H alone, and of that the sign.) To see what neglecting it costs,
-    give this to the optimizer in place of the gradient.
+    H is the Hessian of L. Its product costs one more backward pass, through the gradient. (Equation
+    1 of the paper has only the sign of the diagonal of H.) Pass the result to the optimizer in
+    place of the gradient to measure the effect of the omitted term.
 
     Args:
-      gradient: ``params -> g``, such as ``jax.grad(loss)`` with the batch bound.
-      params: where to evaluate it.
-      decay: lambda, a scalar ``>= 0``, may be traced.
-      where: which leaves decay.
-      coefficient: C, differentiable; default `inverse_sensitivity`.
+      gradient: ``params -> g``, such as ``jax.grad(loss)`` for a fixed batch.
+      params: pytree of floating-point arrays at which the gradient is evaluated.
+      decay: lambda, a scalar ``>= 0`` in units of the loss per squared unit of weight; may be
+        traced.
+      where: the leaves that decay.
+      coefficient: C, a differentiable elementwise function; None for `inverse_sensitivity`.
 
     Returns:
-      A tree like ``params``.
+      A tree with the structure, shapes and dtypes of the gradient.
 
     Raises:
-      TypeError, ValueError: as `gated_weight_decay`.
+      TypeError: ``decay`` is not a number, ``coefficient`` is not a function, or a chosen leaf is
+        not floating point.
+      ValueError: ``decay`` is negative, NaN or not a scalar, or ``where`` chooses nothing.
+
+    References:
+      Bonetta and Cancelliere, Lightening CNN architectures by regularization driven weights'
+      pruning, ESANN 2022 (equation 1).
     """
     strength_of = _function(coefficient)
     now = _checks.scalar_at_least_zero("decay", decay)
     mask = resolve_where(params, where)
     grads, transposed = jax.vjp(gradient, params)
 
-    def slope(g, w, chosen):
+    def slope(g: jax.Array, w: jax.Array, chosen: bool) -> jax.Array:
         if not chosen:
             return jnp.zeros_like(g)
-        _, derivative = jax.jvp(strength_of, (g,), (jnp.ones_like(g),))
+        derivative: jax.Array = jax.jvp(strength_of, (g,), (jnp.ones_like(g),))[1]
         return derivative.astype(g.dtype) * w.astype(g.dtype) ** 2
 
     (curvature,) = transposed(jax.tree.map(slope, grads, params, mask))
 
-    def total(g, w, hv, chosen):
+    def total(g: jax.Array, w: jax.Array, hv: jax.Array, chosen: bool) -> jax.Array:
         wide = at_least_float32(g)
         pull = hv.astype(wide)
         if chosen:
@@ -179,7 +216,7 @@ def _function(coefficient: Coefficient | None) -> Coefficient:
     if not callable(coefficient):
         raise TypeError(
             f"coefficient must be a function of the gradient; got {coefficient!r}. Under "
-            'optax.inject_hyperparams give static_args=("coefficient",), else it is taken for a '
-            "schedule"
+            'optax.inject_hyperparams pass static_args=("coefficient",), since otherwise it takes '
+            "the function for a schedule"
         )
     return coefficient

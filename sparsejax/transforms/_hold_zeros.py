@@ -1,4 +1,4 @@
-"""Pruned weights stay at exactly zero."""
+"""A gradient transformation that holds pruned weights at exactly zero."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool, PyTree
 
 from sparsejax._dtypes import promoted
+from sparsejax._masks import apply_mask_by_path
 from sparsejax._pairs import same_shapes
 from sparsejax._states import fresh, map_states, replace_leaves, states_in
-from sparsejax._variables import Path, PyTree, flatten_with_path
+from sparsejax._variables import Path, flatten_with_path
 from sparsejax._where import is_masked
 from sparsejax.transforms import _wrappers
 from sparsejax.transforms._masks import (
@@ -20,66 +22,76 @@ from sparsejax.transforms._masks import (
     masks_of,
     name,
     names,
-    zero_outside,
 )
 
 
-def hold_zeros(mask: PyTree) -> optax.GradientTransformation:
-    r"""Hold the weights outside of a mask at exactly zero; the last transformation of a chain.
+def hold_zeros(mask: PyTree[Bool[Array, "..."]]) -> optax.GradientTransformation:
+    r"""Hold the weights outside of a mask at exactly zero, as the last transformation of a chain.
 
     .. math:: u \leftarrow \begin{cases} u & m = 1\\ -w & m = 0 \end{cases}
 
-    What is promised: ``optax.apply_updates(params, updates)`` is exactly zero wherever the mask is
-    False, after every update and for any dtypes of parameters and gradients, whatever the
-    transformations before it made of momentum, Adam's moments or weight decay::
+    ``optax.apply_updates(params, updates)`` is exactly zero wherever the mask is False, after every
+    update, for any dtypes of parameters and gradients, and for any momentum, moments or weight
+    decay of the transformations before it.
 
-        optax.chain(optax.adamw(1e-3), hold_zeros(mask))
+    The mask is part of the state. So checkpoints contain it, and `set_mask` replaces it during
+    training without recompilation. A chain may hold several `hold_zeros` with leaves of their own.
 
-    The mask lives in the state, so checkpoints hold it, and `set_mask` replaces it during training
-    without compiling anew. Several `hold_zeros` in one chain each hold their own leaves.
+    Some wrappers in optax keep further copies of the weights, and the order of the transformations
+    matters:
 
-    Some wrappers of optax keep further copies of the weights, which this cannot reach from any
-    place:
-
-    - ``optax.contrib.schedule_free`` keeps an iterate z. Put ``hold_zeros`` last in the chain that
-      it wraps, and start from parameters that are zero outside of the mask; `set_mask` prunes z.
-      Then the evaluation parameters are zero there, too.
-    - ``optax.lookahead`` keeps slow weights in the parameters. Put ``hold_zeros`` behind it:
-      ``optax.chain(optax.lookahead(optimizer, 5, 0.5), hold_zeros(mask))`` holds fast and slow
-      weights.
-    - ``optax.contrib.mechanize`` and ``optax.contrib.sam`` move the weights themselves. Put
+    - ``optax.contrib.schedule_free`` keeps an iterate z. Place ``hold_zeros`` last in the chain
+      that it wraps, and start from parameters that are zero outside of the mask; `set_mask` prunes
+      z. Then the evaluation parameters are zero outside of the mask, too.
+    - ``optax.lookahead`` keeps slow weights in the parameters. Place ``hold_zeros`` behind it:
+      ``optax.chain(optax.lookahead(optimizer, 5, 0.5), hold_zeros(mask))`` holds the fast and the
+      slow weights.
+    - ``optax.contrib.mechanize`` and ``optax.contrib.sam`` move the weights themselves. Place
       ``hold_zeros`` behind them.
-    - For any other average, such as one by ``optax.ema``, evaluate
+    - For any other average of the weights, such as ``optax.ema``, evaluate
       ``masked_params(opt_state, average)``.
 
-    `set_mask` raises an error where the order is wrong. It cannot see the order inside of an
-    ``optax.named_chain``, and a mask that is never replaced is not checked.
+    `set_mask` raises an error if the order is wrong. It cannot see the order inside an
+    ``optax.named_chain``, and the order for a mask that is never replaced is not checked.
 
     Args:
-      mask: a pytree like the parameters of boolean arrays, True for weights that are free;
-        ``optax.MaskedNode()`` for a leaf, or a whole subtree, that is free (as
-        ``sparsejax.projections.top_k_mask`` makes it). The state keeps a copy.
+      mask: a pytree with the structure of the parameters: boolean arrays of the shapes of the
+        leaves, True for weights that may change, and ``optax.MaskedNode()`` for a leaf or a whole
+        subtree without a mask (as ``sparsejax.projections.top_k_mask`` returns it). The state keeps
+        a copy.
 
     Returns:
-      A ``GradientTransformation``; ``update`` needs ``params``. Updates of held leaves have the
-      dtype to which those of the update and of the parameter promote, since an update in a
-      narrower dtype could not cancel the parameter.
+      A ``GradientTransformation`` whose ``update`` needs ``params``. The update of a masked leaf
+      has the dtype to which the dtypes of the update and the parameter promote, since an update in
+      a narrower dtype could not cancel the parameter.
 
     Raises:
-      TypeError: in ``init``: the mask holds something that is not boolean.
-      ValueError: in ``init``: the mask has not the structure of the parameters or the shape of a
-        leaf; in ``update``: ``params`` is missing.
+      TypeError: in ``init``: the mask holds an array that is not boolean.
+      ValueError: in ``init``: the mask does not have the structure of the parameters or the shape
+        of a leaf; in ``update``: ``params`` is missing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from sparsejax import hold_zeros
+      >>> params = {"kernel": jnp.array([[1.0, 2.0]])}
+      >>> mask = {"kernel": jnp.array([[False, True]])}
+      >>> optimizer = optax.chain(optax.sgd(0.5), hold_zeros(mask))
+      >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+      >>> optax.apply_updates(params, updates)["kernel"]
+      Array([[0., 1.]], dtype=float32)
     """
 
-    def init(params):
-        params = _wrappers.fast_weights(params)
-        return HoldZerosState(fresh(_fitted(mask, params)))
+    def init(params: optax.Params) -> HoldZerosState:
+        return HoldZerosState(fresh(_fitted(mask, _wrappers.fast_weights(params))))
 
-    def update(updates, state, params=None):
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, HoldZerosState]:
         if params is None:
-            raise ValueError("params must be passed to update: some of them are held at zero")
+            raise ValueError("params must be passed to update, since hold_zeros needs them")
 
-        def hold(w, u, free):
+        def hold(w: jax.Array, u: jax.Array, free: Any) -> jax.Array:
             if is_masked(free):
                 return u
             dtype = promoted(w, u)
@@ -93,26 +105,29 @@ def hold_zeros(mask: PyTree) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def set_mask(opt_state: PyTree, mask: PyTree) -> PyTree:
-    """Return an optimizer state whose `hold_zeros` holds other weights.
+def set_mask(opt_state: PyTree, mask: PyTree[Bool[Array, "..."]]) -> PyTree:
+    """Replace the mask of a `hold_zeros` in an optimizer state.
 
-    The mask replaces that of one `hold_zeros`: the one whose mask has arrays for the same leaves.
-    What else the state keeps of newly pruned weights is set to zero: theta and the multipliers of
-    `learning_compression`, and the iterate z of ``optax.contrib.schedule_free``. The parameters are
-    pruned by the caller, as `prune_when_accurate` does. Pure and jittable; no structure, shape or
-    dtype changes, so nothing is compiled anew.
+    The new mask replaces that of the one `hold_zeros` whose mask has arrays for the same leaves.
+    Other copies of newly pruned weights in the state are set to zero: theta and the multipliers of
+    `learning_compression`, and the iterate z of ``optax.contrib.schedule_free``. The caller prunes
+    the parameters, as `prune_when_accurate` does. The function is pure and jittable, and changes no
+    structure, shape or dtype, so nothing is recompiled.
 
     Args:
-      opt_state: an optimizer state with one or more `HoldZerosState` in it, however deeply chained
-        or wrapped (that of a ``flax.nnx.Optimizer``, too).
-      mask: the new mask, a pytree like the parameters of boolean arrays with ``optax.MaskedNode()``
-        for leaves or subtrees that it does not concern. The result keeps a copy.
+      opt_state: an optimizer state that holds one or more `HoldZerosState`, at any depth of chains
+        and wrappers; also the state of a ``flax.nnx.Optimizer``.
+      mask: the new mask, a pytree with the structure of the parameters: boolean arrays, and
+        ``optax.MaskedNode()`` for leaves or subtrees without a mask. The result keeps a copy.
+
+    Returns:
+      An optimizer state with the structure, shapes and dtypes of ``opt_state``.
 
     Raises:
-      TypeError: the mask holds something that is not boolean.
-      ValueError: there is no such state in ``opt_state``; none, or more than one, holds these
-        leaves; a shape differs; or the `hold_zeros` stands where it cannot hold the weights that
-        are evaluated (the message says which order works).
+      TypeError: the mask holds an array that is not boolean.
+      ValueError: ``opt_state`` holds no `HoldZerosState`; none or several of them have masks for
+        the same leaves; a shape differs; or the `hold_zeros` stands where it cannot hold the
+        weights that are evaluated (the message names an order that works).
     """
     states = _states(opt_state)
     new = masks_of(mask)
@@ -120,14 +135,14 @@ def set_mask(opt_state: PyTree, mask: PyTree) -> PyTree:
     if len(matching) != 1:
         if matching:
             raise ValueError(
-                f"mask is for the leaves {names(new)}, which {len(matching)} hold_zeros in "
-                "opt_state hold; give each of them leaves of its own"
+                f"mask must have arrays for the leaves of one hold_zeros; {len(matching)} in "
+                f"opt_state have masks for {names(new)}. Give each of them leaves of its own"
             )
         held = "; ".join(names(masks_of(state.mask)) for state in states)
         raise ValueError(
-            "mask must have arrays for just the leaves whose mask it replaces, and "
-            f"optax.MaskedNode() elsewhere; it has them for {names(new)}, the hold_zeros in "
-            f"opt_state hold: {held}"
+            "mask must have arrays for the leaves of one hold_zeros and optax.MaskedNode() "
+            f"elsewhere; it has arrays for {names(new)}, and the hold_zeros in opt_state have "
+            f"masks for: {held}"
         )
     for path, old in masks_of(matching[0].mask).items():
         _check_mask(path, new[path], old, of="the mask it replaces")
@@ -146,34 +161,35 @@ def set_mask(opt_state: PyTree, mask: PyTree) -> PyTree:
     return _wrappers.prune_copies(opt_state, new)
 
 
-def masked_params(opt_state: PyTree, params: PyTree) -> PyTree:
-    r"""Return ``params`` with zeros wherever a `hold_zeros` in an optimizer state holds them.
+def masked_params(opt_state: PyTree, params: PyTree[Array]) -> PyTree[Array]:
+    r"""Return ``params`` with zeros outside of the masks of all `hold_zeros` in an optimizer state.
 
     .. math:: w \leftarrow m \odot w
 
-    The parameters of training are zero there already; this is for other copies of them that are to
-    be evaluated, such as a moving average::
-
-        masked_params(opt_state, optax.contrib.schedule_free_eval_params(opt_state, params))
+    During training the parameters are zero there already. The function is for other copies of them
+    that are evaluated, such as a moving average or the result of
+    ``optax.contrib.schedule_free_eval_params``.
 
     Args:
-      opt_state: an optimizer state with one or more `HoldZerosState` in it.
-      params: a pytree like the parameters that the state belongs to.
+      opt_state: an optimizer state that holds one or more `HoldZerosState`, at any depth of chains
+        and wrappers.
+      params: a pytree with the structure of the parameters that the state belongs to.
 
     Returns:
-      A tree like ``params``.
+      A tree with the structure, shapes and dtypes of ``params``.
 
     Raises:
-      ValueError: there is no such state in ``opt_state``, or it belongs to other parameters.
+      ValueError: ``opt_state`` holds no `HoldZerosState`, or it belongs to other parameters.
     """
     _states(opt_state)
     masks = held_masks(opt_state)
     absent = masks.keys() - {path for path, _ in flatten_with_path(params)}
     if absent:
         raise ValueError(
-            f"params must be like the parameters of opt_state; it has no leaf {names(absent)}"
+            "params must have the structure of the parameters of opt_state; it has no leaf "
+            f"{names(absent)}"
         )
-    return zero_outside(params, masks)
+    return apply_mask_by_path(params, masks)
 
 
 def _states(opt_state: PyTree) -> list[HoldZerosState]:
@@ -184,7 +200,7 @@ def _states(opt_state: PyTree) -> list[HoldZerosState]:
 
 
 def _fitted(mask: PyTree, params: PyTree) -> PyTree:
-    """The mask with the structure of the parameters, if it is one of these parameters."""
+    """Return the mask in the structure of the parameters, and check that it fits them."""
     given = dict(flatten_with_path(mask, is_leaf=is_masked))
     free = {path for path, node in given.items() if is_masked(node)}
     fitted: list[Any] = []
@@ -195,19 +211,21 @@ def _fitted(mask: PyTree, params: PyTree) -> PyTree:
             _check_mask(path, given[path], leaf, of="params")
             fitted.append(jnp.asarray(given[path]))
         else:
-            raise ValueError(_misfit(f"mask has nothing for {name(path)}", mask, params))
-    # A leaf that an optax.masked around the chain hides may still have its mask.
+            raise ValueError(_misfit(f"it has nothing for {name(path)}", mask, params))
+    # An optax.masked around the chain may hide a leaf for which the mask has an array.
     places = {path for path, _ in flatten_with_path(params, is_leaf=is_masked)}
     parents = {path[:length] for path in places for length in range(len(path))}
     for path in given:
         if not _below(path, places) and path not in parents:
-            raise ValueError(_misfit(f"params have no leaf {name(path)}", mask, params))
+            raise ValueError(
+                _misfit(f"params have no leaf {name(path)}, which it has", mask, params)
+            )
     return jax.tree.unflatten(jax.tree.structure(params), fitted)
 
 
 def _check_mask(path: Path, mask: Any, leaf: Any, of: str) -> None:
     if promoted(mask) != jnp.bool_:
-        raise TypeError(f"mask must be boolean; {name(path)} is of dtype {promoted(mask)}")
+        raise TypeError(f"mask must be boolean; {name(path)} has dtype {promoted(mask)}")
     same_shapes("mask", [(name(path), leaf, mask)], of=of)
 
 
@@ -219,6 +237,6 @@ def _below(path: Path, paths: set[Path]) -> bool:
 def _misfit(what: str, mask: PyTree, params: PyTree) -> str:
     structures: tuple[Any, Any] = jax.tree.structure(mask), jax.tree.structure(params)
     return (
-        "mask must have the structure of params, with optax.MaskedNode() for a leaf that is free; "
+        "mask must have the structure of params, with optax.MaskedNode() for a leaf without mask; "
         f"{what}; the structure of mask is {structures[0]}, that of params {structures[1]}"
     )

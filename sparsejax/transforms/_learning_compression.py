@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,34 +11,36 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jaxtyping import Array, Float, Float32, Int32, PyTree
 
 from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32, promoted
+from sparsejax._masks import apply_mask_by_path
 from sparsejax._states import fresh, replace_leaves, states_in
 from sparsejax._variables import Path, flatten_with_path
-from sparsejax._where import PyTree, Where, is_masked, mask_out, refuse_tied
+from sparsejax._where import Where, is_masked, mask_out, refuse_tied
 from sparsejax.compression import Compression
-from sparsejax.transforms._masks import held_masks, name, names, zero_outside
+from sparsejax.transforms._masks import held_masks, name, names
 
-_L_STEPS_CHECKED = 100  # how far ahead a mu schedule is looked at when it is given
+_L_STEPS_CHECKED = 100  # the number of L steps for which a mu schedule is checked
 
 
 class LearningCompressionState(NamedTuple):
-    """State of `learning_compression`. Trees hold ``optax.MaskedNode()`` for leaves not chosen."""
+    """State of `learning_compression`; trees have ``optax.MaskedNode()`` for leaves not chosen."""
 
-    l_step: jax.Array
-    """int32: how many C steps have followed an L step."""
-    steps_left: jax.Array
-    """int32: updates left in this L step."""
-    mu: jax.Array
-    """float32: the penalty's weight in this L step."""
-    theta: PyTree
-    """The compressed weights, like the parameters."""
-    multipliers: PyTree | None
-    """Estimates of the Lagrange multipliers of w = theta, float32 or wider; None for the
+    l_step: Int32[Array, ""]
+    """The number of L steps completed."""
+    steps_left: Int32[Array, ""]
+    """The number of updates left in the current L step."""
+    mu: Float32[Array, ""]
+    """The penalty's weight in the current L step."""
+    theta: PyTree[Float[Array, "..."]]
+    """The compressed weights, a tree with the structure of the parameters."""
+    multipliers: PyTree[Float[Array, "..."]] | None
+    """The multipliers lambda of the constraint w = theta, in float32 or wider; None for the
     quadratic penalty."""
-    compression: PyTree
-    """State of the C step."""
+    compression: PyTree[Array]
+    """The state of the C step."""
 
 
 def learning_compression(
@@ -48,69 +51,85 @@ def learning_compression(
     multipliers: bool = True,
     where: Where = None,
 ) -> optax.GradientTransformation:
-    r"""Train towards weights that compress without loss, alternating L steps and C steps.
+    r"""Train towards compressible weights by alternating L steps and C steps.
 
-    For  min L(w) + P(theta)  s.t.  w = theta,  the gradient of the augmented Lagrangian
+    The problem is  min L(w) + P(theta)  s.t.  w = theta. The L step is ordinary training in which
+    the gradient of the augmented Lagrangian replaces that of the loss,
 
-    .. math:: \nabla L(w) + \mu(w-\theta) - \lambda
+    .. math:: \nabla L(w) + \mu(w-\theta) - \lambda,
 
-    replaces the loss's gradient (the L step: ordinary training), and at the end of L step n
+    and the C step follows at the end of L step n:
 
     .. math:: \theta \leftarrow \arg\min_\theta \tfrac{\mu_n}{2}\|w-\lambda/\mu_n-\theta\|^2
               + P(\theta), \qquad \lambda \leftarrow \lambda - \mu_n(w-\theta), \qquad
               \mu \leftarrow \mu_{n+1}.
 
-    With ``multipliers=False`` lambda stays 0: the quadratic-penalty method. It starts by direct
-    compression: ``init`` runs a C step on the given (trained) parameters.
+    With ``multipliers=False`` lambda stays 0, which is the quadratic-penalty method. Training
+    starts from direct compression: ``init`` runs a C step on the given (trained) parameters.
 
-    Put it first in a chain, so that the optimizer sees the whole gradient::
+    Place the transformation first in a chain, so that the optimizer sees the whole gradient.
 
-        optax.chain(learning_compression(l0_ball(5324), mu, 1175), optax.sgd(0.1, momentum=0.9))
+    The last ``update`` of each L step runs the C step, on the parameters it is given and before it
+    forms its gradient. So `compressed_params` is current at the end of an L step. The C step runs
+    only then, also under ``vmap``, where members may be at different steps. As a consequence
+    ``update`` has no reverse-mode derivative.
 
-    A C step is run by an ``update``, on the parameters given there, before the gradient of that
-    update is formed: by the last update of each L step, so `compressed_params` is up to date when
-    an L step has ended. It runs only then, also under ``vmap`` (where members may be at different
-    steps); the price is that ``update`` cannot be differentiated in reverse mode.
-
-    Beside `hold_zeros` and `prune_when_accurate` pruned weights never return, neither in w nor in
-    theta. Several of these transformations in one chain each need leaves of their own (``where``).
+    In combination with `hold_zeros` and `prune_when_accurate`, pruned weights remain zero in w and
+    in theta. If a chain holds several of these transformations, each needs leaves of its own, which
+    ``where`` chooses.
 
     Args:
       compression: the C step.
-      mu_schedule: the weight of the penalty for L step ``n = 0, 1, ...``, positive and
-        non-decreasing, e.g. ``optax.exponential_decay(9e-5, 1, 1.1)``; a Python number for a
-        constant. It is read once per L step, not per update. ``optax.inject_hyperparams`` reads
-        schedules once per update, so it must not be given this one: name it in its ``static_args``,
-        or build the schedule inside of the function that is injected.
-      steps_per_l_step: updates in an L step, at least 1.
-      steps_in_first_l_step: gradient steps before the first C step, at least 0. By default
-        ``steps_per_l_step - 1``, so that the updates number ``steps_per_l_step``,
-        ``2 * steps_per_l_step`` and so on run the C steps, and theta is up to date after each.
-      multipliers: keep multipliers (augmented Lagrangian) or not (quadratic penalty).
-      where: which leaves are compressed (jointly); the gradient of the others is left alone.
+      mu_schedule: the weight mu of the penalty for L step ``n = 0, 1, ...``, in units of the loss
+        per squared unit of weight: a schedule that is positive and non-decreasing, such as
+        ``optax.exponential_decay(9e-5, 1, 1.1)``, or a Python number for a constant. It is read
+        once per L step, not per update. ``optax.inject_hyperparams`` reads schedules once per
+        update, so name this argument in its ``static_args``, or build the schedule inside the
+        injected function.
+      steps_per_l_step: the number of updates in an L step, an integer >= 1.
+      steps_in_first_l_step: the number of gradient steps before the first C step, an integer >= 0;
+        None for ``steps_per_l_step - 1``. With the default, updates ``steps_per_l_step``,
+        ``2 * steps_per_l_step`` and so on run the C steps, and theta is current after each.
+      multipliers: whether to use multipliers (augmented Lagrangian) or not (quadratic penalty).
+      where: the leaves that are compressed together; the gradients of all others are returned
+        unchanged.
 
     Returns:
-      A ``GradientTransformation``; ``update`` needs ``params``. Its state adds to each chosen leaf
-      a theta of the leaf's dtype and, with multipliers, one of float32 or wider.
+      A ``GradientTransformation`` whose ``update`` needs ``params``. For each chosen leaf its state
+      has a theta in the leaf's dtype and, with multipliers, a lambda in float32 or wider.
 
     Raises:
-      TypeError: a chosen leaf is not floating point; ``mu_schedule`` is an array, as which an
-        injected schedule arrives.
-      ValueError: ``steps_per_l_step`` or ``steps_in_first_l_step`` is not an integer in its range;
-        the schedule is not positive and non-decreasing over its first 100 L steps (a traced one is
-        not checked); in ``init``: the parameters hold NaN, one array at two places, or ``where``
-        chooses nothing; in ``update``: ``params`` is missing.
+      TypeError: ``mu_schedule`` is an array, as which an injected schedule arrives; in ``init``: a
+        chosen leaf is not floating point.
+      ValueError: ``steps_per_l_step`` or ``steps_in_first_l_step`` is not an integer in its range,
+        or the schedule is not positive and non-decreasing over its first 100 L steps (a traced one
+        is not checked); in ``init``: the parameters hold NaN or one array at several places, or
+        ``where`` chooses nothing; in ``update``: ``params`` is missing.
 
     Warns:
-      UserWarning: the schedule hardly grows over 100 L steps but does over as many times
-        ``steps_per_l_step``, as one that was written for updates does.
+      UserWarning: the schedule grows by less than 1 % over 100 L steps, but by more over
+        ``100 * steps_per_l_step``, so it was probably written for updates.
 
     References:
       Carreira-Perpinan and Idelbayev, "Learning-compression" algorithms for neural net pruning,
       CVPR 2018.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from sparsejax import compressed_params, learning_compression
+      >>> from sparsejax.compression import l0_ball
+      >>> params = {"kernel": jnp.array([[3.0, 1.0]])}
+      >>> optimizer = optax.chain(learning_compression(l0_ball(1), 0.5, 10), optax.sgd(1.0))
+      >>> state = optimizer.init(params)
+      >>> compressed_params(state, params)["kernel"]
+      Array([[3., 0.]], dtype=float32)
+      >>> updates, state = optimizer.update({"kernel": jnp.zeros((1, 2))}, state, params)
+      >>> optax.apply_updates(params, updates)["kernel"]
+      Array([[3. , 0.5]], dtype=float32)
     """
     steps = _steps("steps_per_l_step", steps_per_l_step, 1)
-    # The first C step is run by the update after the last gradient step of the first L step.
+    # The update after the last gradient step of the first L step runs the first C step.
     first = (
         steps
         if steps_in_first_l_step is None
@@ -119,10 +138,10 @@ def learning_compression(
     schedule = _schedule(mu_schedule)
     _check_mu_schedule(schedule, steps)
 
-    def mu_at(l_step) -> jax.Array:
-        return jnp.array(schedule(l_step), jnp.float32)  # a copy, which a state may keep
+    def mu_at(l_step: jax.Array) -> jax.Array:
+        return jnp.array(schedule(l_step), jnp.float32)  # a copy, so that the state may be donated
 
-    def init(params):
+    def init(params: optax.Params) -> LearningCompressionState:
         refuse_tied(params, where)
         weights = mask_out(params, where)
         mu = mu_at(jnp.asarray(0, jnp.int32))
@@ -137,7 +156,7 @@ def learning_compression(
             compression=fresh(state),
         )
 
-    def c_step(weights, state):
+    def c_step(weights: PyTree[Array], state: LearningCompressionState) -> LearningCompressionState:
         mu = state.mu
         if multipliers:
             shifted = jax.tree.map(
@@ -163,22 +182,28 @@ def learning_compression(
             compression=inner,
         )
 
-    def update(updates, state, params=None):
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, LearningCompressionState]:
         if params is None:
-            raise ValueError("params must be passed to update: the gradient depends on them")
+            raise ValueError(
+                "params must be passed to update, since learning_compression needs them"
+            )
         weights = mask_out(params, where)
         state = state._replace(steps_left=state.steps_left - 1)
-        # A loop of at most one trip, since a C step refills steps_left. `lax.cond` says the same,
+        # A loop of at most one trip, since a C step resets steps_left. `lax.cond` is equivalent,
         # but under vmap it becomes a select that runs the C step at every update.
         state = lax.while_loop(
             lambda state: state.steps_left == 0, lambda state: c_step(weights, state), state
         )
 
-        def augmented(gradient, w, theta, lam=None):
+        def augmented(
+            gradient: jax.Array, w: Any, theta: jax.Array, lam: jax.Array | None = None
+        ) -> jax.Array:
             if is_masked(w):
                 return gradient
             wide = at_least_float32(w)
-            pull = state.mu.astype(wide) * (w.astype(wide) - theta.astype(wide))
+            pull: jax.Array = state.mu.astype(wide) * (w.astype(wide) - theta.astype(wide))
             pull = pull if lam is None else pull - lam
             sum_in = promoted(wide, gradient)
             return (gradient.astype(sum_in) + pull.astype(sum_in)).astype(gradient.dtype)
@@ -189,47 +214,52 @@ def learning_compression(
     return optax.GradientTransformation(init, update)
 
 
-def compressed_params(opt_state: PyTree, params: PyTree) -> PyTree:
+def compressed_params(opt_state: PyTree, params: PyTree[Array]) -> PyTree[Array]:
     """Return ``params`` with theta in place of the compressed weights.
 
-    Weights that a `hold_zeros` in the same state holds are zero in the result.
+    Weights that a `hold_zeros` in the same state holds at zero are zero in the result.
 
     Args:
-      opt_state: any optimizer state with one or more `LearningCompressionState` in it, however
-        deeply chained, masked (by a prefix, too) or wrapped; that of a ``flax.nnx.Optimizer``, too.
-      params: the parameters that the state belongs to.
+      opt_state: an optimizer state that holds one or more `LearningCompressionState`, at any depth
+        of chains, masks and wrappers; also the state of a ``flax.nnx.Optimizer``.
+      params: pytree of arrays, the parameters that the state belongs to.
 
     Returns:
-      A tree like ``params``: theta where a leaf is compressed, the leaf itself elsewhere.
+      A tree with the structure, shapes and dtypes of ``params``: theta for compressed leaves, and
+      the leaf itself for all others.
 
     Raises:
-      ValueError: ``opt_state`` holds no state of `learning_compression`, two of them compress one
-        leaf, or they belong to other parameters.
+      ValueError: ``opt_state`` holds no `LearningCompressionState`, several of them compress the
+        same leaf, or they belong to other parameters.
     """
     found = states_in(opt_state, LearningCompressionState)
     if not found:
-        raise ValueError("opt_state holds no state of sparsejax.learning_compression")
+        raise ValueError(
+            "opt_state must hold a state of sparsejax.learning_compression; it has none"
+        )
     thetas: dict[Path, jax.Array] = {}
     for state in found:
         for path, theta in flatten_with_path(state.theta):
             if path in thetas:
                 raise ValueError(
-                    f"opt_state holds two learning_compressions of the leaf {name(path)}; give "
-                    "each leaves of its own by its where"
+                    "opt_state must hold one learning_compression for each leaf; it has two for "
+                    f"{name(path)}. Give each of them leaves of its own by where"
                 )
             thetas[path] = theta
     absent = thetas.keys() - {path for path, _ in flatten_with_path(params)}
     if absent:
         raise ValueError(
-            f"params must be like the parameters of opt_state; it has no leaf {names(absent)}"
+            "params must have the structure of the parameters of opt_state; it has no leaf "
+            f"{names(absent)}"
         )
     masks = held_masks(opt_state)
     held = {path: masks[path] for path in thetas.keys() & masks.keys()}
-    return zero_outside(replace_leaves(params, lambda path, w: thetas.get(path, w)), held)
+    compressed = replace_leaves(params, lambda path, w: thetas.get(path, w))
+    return apply_mask_by_path(compressed, held)
 
 
-def _map_leaves(function, tree: PyTree, *others: PyTree) -> PyTree:
-    """``jax.tree.map`` in which an ``optax.MaskedNode`` counts as a leaf."""
+def _map_leaves(function: Callable[..., Any], tree: PyTree, *others: PyTree) -> PyTree:
+    """Call ``jax.tree.map`` with ``optax.MaskedNode`` as a leaf."""
     return jax.tree.map(function, tree, *others, is_leaf=is_masked)
 
 
@@ -245,11 +275,12 @@ def _steps(name: str, value: Any, least: int) -> Any:
 
 def _schedule(mu_schedule: Any) -> optax.Schedule:
     if callable(mu_schedule):
-        return mu_schedule
+        schedule: optax.Schedule = mu_schedule
+        return schedule
     if isinstance(mu_schedule, (jax.Array, np.ndarray)):
         raise TypeError(
-            "mu_schedule must be a number or a function of the L step; got an array, which "
-            "optax.inject_hyperparams makes of a schedule at every update. Name mu_schedule in its "
+            "mu_schedule must be a number or a function of the L step; got an array, into which "
+            "optax.inject_hyperparams converts a schedule at every update. Name mu_schedule in its "
             "static_args, or pass optax.constant_schedule(mu) for a traced constant mu"
         )
     return optax.constant_schedule(mu_schedule)
@@ -263,7 +294,7 @@ def _check_mu_schedule(schedule: optax.Schedule, steps: Any) -> None:
             return
         if mu.shape != () or not mu > 0 or not mu >= before:
             raise ValueError(
-                "mu_schedule must be positive and non-decreasing over the L steps; it gives "
+                "mu_schedule must be positive and non-decreasing over the L steps; it is "
                 f"{mu} at L step {n}" + (f" after {before}" if n else "")
             )
         before = np.float64(mu)
@@ -273,8 +304,8 @@ def _check_mu_schedule(schedule: optax.Schedule, steps: Any) -> None:
     later = float(schedule(_L_STEPS_CHECKED * steps))
     if later > 1.01 * first:
         warnings.warn(
-            f"mu_schedule gives {first} at L step 0, {before} at L step {_L_STEPS_CHECKED - 1} and "
-            f"{later} at {_L_STEPS_CHECKED * steps}: it seems to be written for updates, but is "
-            "read once per L step",
+            f"mu_schedule is {first} at L step 0, {before} at L step {_L_STEPS_CHECKED - 1} and "
+            f"{later} at L step {_L_STEPS_CHECKED * steps}: it seems to be written for updates, "
+            "but it is read once per L step",
             stacklevel=3,
         )

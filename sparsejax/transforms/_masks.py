@@ -1,35 +1,35 @@
-"""The masks in an optimizer state, and how they are applied to trees like the parameters."""
+"""The masks of `hold_zeros` in an optimizer state, by the paths of the leaves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
-import jax.numpy as jnp
+from jaxtyping import Array, Bool, PyTree
 
-from sparsejax._states import replace_leaves, states_in
-from sparsejax._variables import Path, PyTree, flatten_with_path
+from sparsejax._states import states_in
+from sparsejax._variables import Path, flatten_with_path
 
-Masks = dict[Path, jax.Array]
-"""Boolean arrays by the path of the leaf that they belong to, False where it is held at zero."""
+Masks: TypeAlias = dict[Path, Bool[Array, "..."]]
+"""Boolean arrays by the path of their leaf, False for weights that are held at zero."""
 
 
 class HoldZerosState(NamedTuple):
     """State of `hold_zeros`."""
 
-    mask: PyTree
-    """Like the parameters: booleans, False where a weight is held at zero, or
-    ``optax.MaskedNode()`` for a leaf that is free."""
+    mask: PyTree[Bool[Array, "..."]]
+    """A tree with the structure of the parameters: boolean arrays, False for weights that are held
+    at zero, and ``optax.MaskedNode()`` for leaves without a mask."""
 
 
 def masks_of(mask: PyTree) -> Masks:
-    """A tree of masks by path; a leaf that is free has none."""
+    """Return the masks in a tree of masks by path."""
     return dict(flatten_with_path(mask))
 
 
 def held_masks(opt_state: PyTree) -> Masks:
-    """By path, what every `hold_zeros` in an optimizer state leaves free of a leaf."""
+    """Return the intersections of the masks of all `hold_zeros` in an optimizer state, by path."""
     masks: Masks = {}
     for state in states_in(opt_state, HoldZerosState):
         for path, mask in masks_of(state.mask).items():
@@ -37,22 +37,11 @@ def held_masks(opt_state: PyTree) -> Masks:
     return masks
 
 
-def zero_outside(tree: PyTree, masks: Masks) -> PyTree:
-    """``tree`` with zeros outside of the masks of its leaves."""
-
-    def cut(path: Path, leaf: jax.Array) -> jax.Array:
-        if path not in masks:
-            return leaf
-        return jnp.where(masks[path], leaf, jnp.zeros_like(leaf))
-
-    return replace_leaves(tree, cut)
-
-
 def names(paths: Iterable[Path]) -> str:
-    """Paths as a message shows them."""
+    """Format paths for a message."""
     return ", ".join(name(path) for path in paths) or "none"
 
 
 def name(path: Path) -> str:
-    """A path as a message shows it."""
+    """Format a path for a message."""
     return jax.tree_util.keystr(path) or "(the only leaf)"

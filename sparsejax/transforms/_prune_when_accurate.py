@@ -1,4 +1,4 @@
-"""Pruning that goes on while the validation accuracy holds."""
+"""Pruning during training, as long as the validation accuracy exceeds a bound."""
 
 from __future__ import annotations
 
@@ -7,98 +7,112 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from chex import Numeric
 from jax import lax
+from jaxtyping import Array, ArrayLike, Bool, Float, Int32, Integer, PyTree
 
 from sparsejax import _checks
 from sparsejax._masks import apply_mask
-from sparsejax._where import PyTree, Where, mask_out, refuse_tied
+from sparsejax._where import Where, mask_out, refuse_tied
 from sparsejax.projections import top_k_mask
 
 
 class PruningState(NamedTuple):
     """State of `prune_when_accurate`."""
 
-    mask: PyTree
-    """Like the parameters: booleans, True for the weights that survive, ``optax.MaskedNode()`` for
-    leaves that are not pruned; for `hold_zeros`."""
-    remaining: jax.Array
-    """int32: how many weights survive."""
-    prunings: jax.Array
-    """int32: how many times weights were pruned."""
-    evaluations_since_pruning: jax.Array
-    """int32: assessments since then that pruned nothing, 0 right after a pruning: it grows on a
-    plateau."""
+    mask: PyTree[Bool[Array, "..."]]
+    """A mask for `hold_zeros` with the structure of the parameters: boolean arrays, True for the
+    surviving weights, and ``optax.MaskedNode()`` for leaves that are not pruned."""
+    remaining: Int32[Array, ""]
+    """The number of surviving weights."""
+    prunings: Int32[Array, ""]
+    """The number of evaluations that pruned weights."""
+    evaluations_since_pruning: Int32[Array, ""]
+    """The number of evaluations since the last one that pruned weights."""
 
 
 class Pruner(NamedTuple):
-    """What `prune_when_accurate` returns: a pair of pure functions."""
+    """A pair of pure functions that prune parameters, as `prune_when_accurate` returns it."""
 
-    init: Callable[[PyTree], PruningState]
-    """``params -> state``: everything survives."""
-    update: Callable[[PruningState, PyTree, Numeric], tuple[PyTree, PruningState]]
-    """``(state, params, accuracy) -> (params, state)``: one assessment."""
+    init: Callable[[PyTree[Array]], PruningState]
+    """``params -> state``: the initial state, in which all weights survive."""
+    update: Callable[
+        [PruningState, PyTree[Array], Float[ArrayLike, ""]], tuple[PyTree[Array], PruningState]
+    ]
+    """``(state, params, accuracy) -> (params, state)``: one evaluation."""
 
 
 def prune_when_accurate(
-    fraction: Numeric, lower_bound: Numeric, where: Where = None, min_weights: Numeric = 0
+    fraction: Float[ArrayLike, ""],
+    lower_bound: Float[ArrayLike, ""],
+    where: Where = None,
+    min_weights: Integer[ArrayLike, ""] = 0,
 ) -> Pruner:
-    r"""Prune the smallest weights whenever the network is accurate enough.
+    r"""Prune the smallest weights at each evaluation whose accuracy exceeds a bound.
 
-    At an assessment whose accuracy is above the bound, of the n weights that survive
+    If n weights survive, an evaluation with an accuracy above the bound sets
 
     .. math:: \lceil \text{fraction} \cdot n \rceil
 
-    are set to zero: those of the smallest magnitude over all chosen leaves together, exactly that
-    many (of equal ones the later go first), or as many as leave ``min_weights``. Otherwise nothing
-    changes. Weights that were pruned stay out of the ranking, and are zero in the result whatever
-    they have become since; between assessments `hold_zeros` keeps them so::
-
-        params, pruning = pruner.update(pruning, params, accuracy)
-        opt_state = set_mask(opt_state, pruning.mask)
+    of them to zero, or fewer such that ``min_weights`` remain: exactly those with the smallest
+    magnitudes over all chosen leaves together. Ties prune the later entry. Any other evaluation
+    leaves the mask as it is. Pruned weights do not take part in the ranking, and ``update`` sets
+    them to zero if they have changed since; between evaluations `hold_zeros` holds them at zero,
+    with the mask that `set_mask` puts into the optimizer state.
 
     Args:
-      fraction: of the surviving weights, in ``(0, 1)``, may be traced. Its product with their
-        number is rounded to float32 before it is rounded up.
-      lower_bound: the accuracy to stay above, in ``[0, 1]``, may be traced.
-      where: which leaves are pruned, ranked together; pass ``lambda path, leaf: True`` to have
-        biases among them, as the published code has. Give the transformations that are to work on
-        the same leaves the same ``where``.
-      min_weights: the number of weights at which pruning ends, an integer >= 0, may be traced.
+      fraction: scalar in ``(0, 1)``, the fraction of the surviving weights to prune; may be traced.
+        Its product with their number is rounded to float32 before it is rounded up.
+      lower_bound: scalar in ``[0, 1]``, the bound on the accuracy; may be traced.
+      where: the leaves that are pruned and ranked together. Pass ``lambda path, leaf: True`` to
+        include biases, as the published code does. Pass the same ``where`` to transformations that
+        should act on the same leaves.
+      min_weights: integer scalar >= 0, the number of weights at which pruning ends; may be traced.
 
     Returns:
-      A `Pruner`. ``update`` works under ``jit`` (the ranking is skipped where nothing is pruned),
-      ``vmap`` and on sharded parameters; ``accuracy`` is a fraction in ``[0, 1]``, and under
-      ``jit``, where nothing can raise, NaN prunes nothing.
+      A `Pruner`. ``update`` takes an accuracy in ``[0, 1]``. It works under ``jit``, where the
+      ranking is skipped if nothing is pruned and an accuracy of NaN prunes nothing, under ``vmap``
+      and on sharded parameters.
 
     Raises:
-      TypeError: a chosen leaf is not floating point.
-      ValueError: ``fraction``, ``lower_bound``, ``min_weights`` or a known ``accuracy`` is NaN or
-        out of its range (a per cent value is refused, not guessed); ``where`` chooses nothing; in
-        ``init``: one array stands at two places of the parameters.
+      TypeError: an argument is not a number; in ``init``: a chosen leaf is not floating point.
+      ValueError: ``fraction``, ``lower_bound`` or ``min_weights`` is NaN or out of its range; in
+        ``init``: ``where`` chooses nothing, or an array occurs at several places of the parameters;
+        in ``update``: a concrete accuracy is NaN or not in ``[0, 1]``, such as one in per cent.
 
     References:
-      Bonetta and Cancelliere, ESANN 2022 (section 2).
+      Bonetta and Cancelliere, Lightening CNN architectures by regularization driven weights'
+      pruning, ESANN 2022 (section 2).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from sparsejax import prune_when_accurate
+      >>> params = {"kernel": jnp.array([[4.0, 1.0, 3.0, 2.0]])}
+      >>> pruner = prune_when_accurate(fraction=0.5, lower_bound=0.9)
+      >>> params, state = pruner.update(pruner.init(params), params, accuracy=0.95)
+      >>> params["kernel"]
+      Array([[4., 0., 3., 0.]], dtype=float32)
     """
     fraction = _checks.scalar("fraction", fraction, "in (0, 1)", lambda x: 0 < x < 1)
     lower_bound = _fraction_of_one("lower_bound", lower_bound)
     min_weights = _checks.scalar_count("min_weights", min_weights)
 
-    def init(params):
+    def init(params: PyTree[Array]) -> PruningState:
         refuse_tied(params, where)
         mask = jax.tree.map(lambda leaf: jnp.ones_like(leaf, bool), mask_out(params, where))
         size = sum(leaf.size for leaf in jax.tree.leaves(mask))
-        zero = lambda: jnp.asarray(0, jnp.int32)  # noqa: E731  each its own array, for donation
-        return PruningState(mask, jnp.asarray(size, jnp.int32), zero(), zero())
+        # Each count is an array of its own, so that the state may be donated.
+        return PruningState(mask, *(jnp.asarray(count, jnp.int32) for count in (size, 0, 0)))
 
-    def update(state, params, accuracy):
+    def update(
+        state: PruningState, params: PyTree[Array], accuracy: Float[ArrayLike, ""]
+    ) -> tuple[PyTree[Array], PruningState]:
         accuracy = _fraction_of_one("accuracy", accuracy)
         accurate = accuracy > lower_bound.astype(accuracy.dtype)
         prunes = accurate & (state.remaining > min_weights)
         count = jnp.ceil(fraction * state.remaining.astype(fraction.dtype)).astype(jnp.int32)
         fewer = jnp.clip(state.remaining - count, jnp.minimum(min_weights, state.remaining))
 
-        def prune(mask):
+        def prune(mask: PyTree[Bool[Array, "..."]]) -> PyTree[Bool[Array, "..."]]:
             return top_k_mask(params, fewer, mask, where)
 
         mask = lax.cond(prunes, prune, lambda mask: mask, state.mask)
@@ -113,7 +127,7 @@ def prune_when_accurate(
     return Pruner(init, update)
 
 
-def _fraction_of_one(name: str, value: Numeric) -> jax.Array:
+def _fraction_of_one(name: str, value: Float[ArrayLike, ""]) -> Float[Array, ""]:
     return _checks.scalar(
         name, value, "a fraction in [0, 1], not in per cent", lambda x: 0 <= x <= 1
     )

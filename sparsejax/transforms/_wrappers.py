@@ -1,4 +1,4 @@
-"""What optax's wrappers keep of the weights besides the parameters that they are given."""
+"""Support for wrappers in optax that keep further copies of the weights."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 import optax
+from jaxtyping import PyTree
 
+from sparsejax._masks import apply_mask_by_path
 from sparsejax._states import map_states
-from sparsejax._variables import PyTree
 from sparsejax.transforms._learning_compression import LearningCompressionState
-from sparsejax.transforms._masks import HoldZerosState, Masks, zero_outside
+from sparsejax.transforms._masks import HoldZerosState, Masks
 
 _ScheduleFree: type[Any] = optax.contrib.ScheduleFreeState
 _Lookahead: type[Any] = optax.LookaheadState
@@ -19,12 +20,12 @@ _BEHIND = (optax.contrib.MechanicState, optax.contrib.SAMState)
 
 
 def fast_weights(params: PyTree) -> PyTree:
-    """The weights that are trained: those of ``optax.lookahead`` come in pairs."""
+    """Return the weights that are trained, which are the fast ones under ``optax.lookahead``."""
     return params.fast if isinstance(params, optax.LookaheadParams) else params
 
 
 def for_each_copy(function: Callable[..., PyTree], params: PyTree, updates: PyTree) -> PyTree:
-    """``function(params, updates)``, for fast and slow weights each where there are both."""
+    """Call ``function(params, updates)``, once each for fast and slow weights if there are both."""
     if not isinstance(params, optax.LookaheadParams):
         return function(params, updates)
     return optax.LookaheadParams(
@@ -33,32 +34,35 @@ def for_each_copy(function: Callable[..., PyTree], params: PyTree, updates: PyTr
 
 
 def check_order(opt_state: PyTree, holds: Callable[[Any], bool]) -> None:
-    """Raise ValueError where a `hold_zeros` stands so that its zeros cannot last.
+    """Check that a `hold_zeros` stands where it can hold weights at zero.
 
     Args:
       opt_state: the whole optimizer state.
-      holds: whether a node of it is the state in question.
+      holds: whether a node of ``opt_state`` is the state of the `hold_zeros` in question.
+
+    Raises:
+      ValueError: the order is wrong; the message names an order that works.
     """
-    within = lambda node: any(map(holds, jax.tree.leaves(node, is_leaf=holds)))  # noqa: E731
+
+    def within(node: Any) -> bool:
+        return any(map(holds, jax.tree.leaves(node, is_leaf=holds)))
 
     def visit(node: Any) -> None:
         if isinstance(node, _Lookahead) and within(node):
             raise ValueError(
-                "hold_zeros inside of optax.lookahead cannot hold the slow weights, which are part "
-                "of the parameters; put it behind: optax.chain(optax.lookahead(...), "
-                "hold_zeros(mask))"
+                "hold_zeros must stand behind optax.lookahead, since inside of it the slow weights "
+                "do not remain zero: optax.chain(optax.lookahead(...), hold_zeros(mask))"
             )
         if isinstance(node, _BEHIND) and within(node):
             name = type(node).__name__.removesuffix("State").lower()
             raise ValueError(
-                f"hold_zeros inside of the {name} wrapper of optax.contrib cannot hold the weights "
-                "that the wrapper moves by itself; put it behind: optax.chain(wrapper, "
-                "hold_zeros(mask))"
+                f"hold_zeros must stand behind the {name} wrapper of optax.contrib, which moves "
+                "the weights itself: optax.chain(wrapper, hold_zeros(mask))"
             )
         if isinstance(node, _ScheduleFree) and not within(node):
             raise ValueError(
-                "hold_zeros behind optax.contrib.schedule_free cannot hold its iterate z, from "
-                "which the evaluated parameters are formed; put it inside: "
+                "hold_zeros must stand inside optax.contrib.schedule_free, since behind it the "
+                "iterate z, which the evaluation parameters depend on, does not remain zero: "
                 "optax.contrib.schedule_free(optax.chain(..., hold_zeros(mask)), ...)"
             )
         if type(node) is tuple:  # the state of a chain
@@ -67,8 +71,8 @@ def check_order(opt_state: PyTree, holds: Callable[[Any], bool]) -> None:
             for part in later:
                 if not _holds_zeros_alone(part):
                     raise ValueError(
-                        "hold_zeros must be the last transformation of a chain, since what follows "
-                        f"changes its updates; behind it stands one with {_kind_of(part)}"
+                        "hold_zeros must be the last transformation of a chain, since others "
+                        f"change its updates; one with {_kind_of(part)} stands behind it"
                     )
 
     for node in _nodes(opt_state):
@@ -76,23 +80,23 @@ def check_order(opt_state: PyTree, holds: Callable[[Any], bool]) -> None:
 
 
 def prune_copies(opt_state: PyTree, masks: Masks) -> PyTree:
-    """``opt_state`` with zeros outside of masks in all copies of the weights that it keeps."""
+    """Set all copies of the weights in ``opt_state`` to zero outside of masks."""
 
     def compression(state: LearningCompressionState) -> LearningCompressionState:
-        # At a weight that is held, w = 0: with lambda = 0 as well, the C step sees 0 there.
+        # The C step sees w - lambda / mu, which is 0 for a pruned weight if lambda is 0.
         return state._replace(
-            theta=zero_outside(state.theta, masks),
-            multipliers=zero_outside(state.multipliers, masks),
+            theta=apply_mask_by_path(state.theta, masks),
+            multipliers=apply_mask_by_path(state.multipliers, masks),
         )
 
     opt_state = map_states(compression, opt_state, LearningCompressionState)
     return map_states(
-        lambda state: state._replace(z=zero_outside(state.z, masks)), opt_state, _ScheduleFree
+        lambda state: state._replace(z=apply_mask_by_path(state.z, masks)), opt_state, _ScheduleFree
     )
 
 
 def _kind_of(part: Any) -> str:
-    """The type of the first state in a part of a chain's state."""
+    """Return the name of the type of the first state in a part of a chain's state."""
     for node in _nodes(part):
         if type(node) is not tuple and jax.tree.leaves(node):
             return type(node).__name__
@@ -105,7 +109,7 @@ def _holds_zeros_alone(part: Any) -> bool:
 
 
 def _nodes(tree: PyTree) -> list[Any]:
-    """All nodes of a pytree, parents first."""
+    """Return all nodes of a pytree, parents first."""
     found, rest = [], [tree]
     while rest:
         node = rest.pop(0)

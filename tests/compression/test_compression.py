@@ -155,5 +155,5 @@ def test_bad_hyperparameters_are_named(build, message):
 
 @pytest.mark.parametrize("name", CASES)
 def test_nan_weights_are_refused(name):
-    with pytest.raises(ValueError, match="weights holds NaN in 36"):
+    with pytest.raises(ValueError, match="it has NaN in 36"):
         CASES[name][0].init({"kernel": jnp.full((6, 6), jnp.nan)})

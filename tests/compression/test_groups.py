@@ -72,5 +72,5 @@ def test_what_does_not_fit_the_weights_is_named():
         blocks(7, (2, 4)).init(weights)
     with pytest.raises(ValueError, match=r"block must be a pair .*got \(0, 4\)"):
         blocks(1, (0, 4)).init(weights)
-    with pytest.raises(ValueError, match="weights holds NaN in 48 of the 48 entries"):
+    with pytest.raises(ValueError, match="it has NaN in 48 of the 48 entries"):
         blocks(1, (2, 4)).init({"a": jnp.full((6, 8), jnp.nan)})

@@ -338,5 +338,5 @@ def test_a_tree_of_gates_that_lost_what_is_tied_is_refused():
     kinds = hard_concrete(grouping=per_output)
     params = {"kernel": jnp.ones((4, 5)), "bias": jnp.ones(5)}
     z = kinds.median(kinds.init(jax.random.key(0), params))
-    with pytest.raises(ValueError, match="z has None for bias; a checkpoint that is restored"):
+    with pytest.raises(ValueError, match="it has None for bias. A checkpoint that is restored"):
         gates.apply(params, {"kernel": z["kernel"], "bias": None})

@@ -119,7 +119,7 @@ def test_gradients_flow_to_what_is_kept_and_nothing_is_sorted():
 
 def test_nan_is_loud():
     holed = jnp.ones((2, 3)).at[0, 1].set(jnp.nan)
-    with pytest.raises(ValueError, match="tree holds NaN in 1 of the 6 entries"):
+    with pytest.raises(ValueError, match="it has NaN in 1 of the 6 entries"):
         project_blocks(holed, 1, (2, 2))
     assert jnp.isnan(jax.jit(lambda t: project_blocks(t, 1, (2, 2)))(holed)).all()
 

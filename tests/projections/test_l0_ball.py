@@ -172,7 +172,7 @@ def test_a_bad_warm_start_is_named():
 
 def test_nan_is_an_error_outside_jit_and_poisons_inside():
     tree = {"kernel": jnp.ones((3, 4)).at[1, 2].set(jnp.nan), "bias": jnp.ones(4)}
-    with pytest.raises(ValueError, match=r"tree holds NaN in 1 of the 12 entries of \['kernel'\]"):
+    with pytest.raises(ValueError, match=r"it has NaN in 1 of the 12 entries of \['kernel'\]"):
         project_l0_ball(tree, 2)
     for kappa in (0, 2, 12):
         result = jax.jit(project_l0_ball)(tree, kappa)
@@ -223,7 +223,7 @@ def test_empty_trees_and_empty_leaves():
         (-1, ValueError, "kappa must be an integer from 0 to 4; got -1"),
         (5, ValueError, "kappa must be an integer from 0 to 4; got 5"),
         (1.5, ValueError, "kappa must be an integer from 0 to 4; got 1.5"),
-        (1.0, ValueError, r"got 1.0; it is a count: for a fraction of n weights pass int"),
+        (1.0, ValueError, r"got 1.0. It is a count: for a fraction of n weights pass int"),
         (np.nan, ValueError, "kappa must be an integer from 0 to 4; got nan"),
         (jnp.array([1, 2]), ValueError, "kappa must be .*got shape"),
         ("2", TypeError, "kappa must be an integer"),

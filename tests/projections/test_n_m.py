@@ -56,7 +56,7 @@ def test_gradients_flow_to_what_is_kept_and_nan_is_loud():
     gradient = jax.grad(lambda leaf: (project(leaf) ** 2).sum())(leaf)
     np.testing.assert_array_equal(gradient, [[6, 0, 0, -8]])
     holed = jnp.asarray([[jnp.nan, 1, 2, 3, 4, 5, 6, 7]])
-    with pytest.raises(ValueError, match="tree holds NaN in 1 of the 8 entries"):
+    with pytest.raises(ValueError, match="it has NaN in 1 of the 8 entries"):
         project(holed)
     found = jax.jit(project)(holed)
     np.testing.assert_array_equal(jnp.isnan(found), [[True] * 4 + [False] * 4])

@@ -67,7 +67,7 @@ def test_outside_jit_too(explicit):
     result = project_l0_ball(put(tree, mesh(explicit), SPECS["mixed"]), 300)
     np.testing.assert_array_equal(as_float64(result), top_kappa(tree, 300))
     tree[0] = tree[0].at[3, 5].set(jnp.nan)
-    with pytest.raises(ValueError, match="tree holds NaN in 1 of the 384 entries"):
+    with pytest.raises(ValueError, match="it has NaN in 1 of the 384 entries"):
         project_l0_ball(put(tree, mesh(explicit), SPECS["mixed"]), 300)
 
 

@@ -170,7 +170,7 @@ def test_gradients_flow_to_what_is_kept_and_nothing_is_sorted():
 
 def test_nan_is_loud_and_infinity_goes_first():
     holed = {"a": jnp.ones((2, 3)).at[0, 1].set(jnp.nan), "bias": jnp.ones(3)}
-    with pytest.raises(ValueError, match=r"tree holds NaN in 1 of the 6 entries of \['a'\]"):
+    with pytest.raises(ValueError, match=r"it has NaN in 1 of the 6 entries of \['a'\]"):
         project_units(holed, 1)
     found = jax.jit(project_units)(holed, 1)
     assert jnp.isnan(found["a"]).all()

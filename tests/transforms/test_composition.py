@@ -126,12 +126,12 @@ def _wrong_orders():
     mask = {"kernel": jnp.ones((8, 6), bool), "bias": FREE}
     hold, adam = sparsejax.hold_zeros(mask), optax.adam(0.1)
     free = lambda base: optax.contrib.schedule_free(base, 0.1)  # noqa: E731
-    yield optax.chain(free(adam), hold), "behind optax.contrib.schedule_free .* put it inside"
-    yield optax.lookahead(optax.chain(adam, hold), 5, 0.5), "inside of optax.lookahead .* behind"
+    yield optax.chain(free(adam), hold), "must stand inside optax.contrib.schedule_free"
+    yield optax.lookahead(optax.chain(adam, hold), 5, 0.5), "must stand behind optax.lookahead"
     yield optax.chain(hold, adam), "must be the last .* one with ScaleByAdamState"
-    yield optax.contrib.mechanize(optax.chain(adam, hold)), "inside of the mechanic .* behind"
+    yield optax.contrib.mechanize(optax.chain(adam, hold)), "must stand behind the mechanic"
     sam = optax.contrib.sam(optax.chain(optax.sgd(0.1), hold), optax.sgd(0.1))
-    yield sam, "inside of the sam wrapper .* behind"
+    yield sam, "must stand behind the sam wrapper"
     plateau = optax.contrib.reduce_on_plateau()
     yield optax.chain(optax.chain(adam, hold), plateau), "must be the last"
 
@@ -178,10 +178,10 @@ def test_two_holds_keep_their_own_leaves():
             assert int((p["a"] != 0).sum()) == int(now.remaining)
             p, now = pruner.update(now, p, 1.0)
             state = set_mask(state, now.mask)
-    with pytest.raises(ValueError, match=r"for \['a'\], \['b'\], the hold_zeros .*: \['a'\]"):
+    with pytest.raises(ValueError, match=r"for \['a'\], \['b'\], and the hold_zeros .*: \['a'\]"):
         set_mask(optax.chain(*holds).init(params), top_k_mask(params, 5))
     twice = optax.chain(holds[0], sparsejax.hold_zeros(pruning.mask))
-    with pytest.raises(ValueError, match=r"leaves \['a'\], which 2 hold_zeros"):
+    with pytest.raises(ValueError, match=r"2 in opt_state have masks for \['a'\]"):
         set_mask(twice.init(params), pruning.mask)
 
 
@@ -430,7 +430,7 @@ def test_two_compressions_of_one_leaf_are_refused():
         sparsejax.learning_compression(l0_ball(4), 0.1, 2),
         sparsejax.learning_compression(compression.l1_ball(1.0), 0.1, 2),
     )
-    with pytest.raises(ValueError, match=r"two learning_compressions of the leaf \['kernel'\]"):
+    with pytest.raises(ValueError, match=r"it has two for \['kernel'\]"):
         sparsejax.compressed_params(twice.init(start()), start())
     with pytest.raises(ValueError, match=r"it has no leaf \['kernel'\]"):
         sparsejax.compressed_params(

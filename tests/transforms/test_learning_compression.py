@@ -208,7 +208,7 @@ def test_the_state_is_found_inside_other_wrappers_and_twice():
         params = optax.apply_updates(params, updates)
     compressed = sparsejax.compressed_params(state, params)
     assert [int((compressed[name] != 0).sum()) for name in "abc"] == [1, 5, 3]
-    with pytest.raises(ValueError, match="opt_state holds no state"):
+    with pytest.raises(ValueError, match="opt_state must hold a state"):
         sparsejax.compressed_params(optax.sgd(0.1).init(params), params)
 
 
@@ -324,9 +324,9 @@ def test_sharded_parameters_give_the_same_answer_and_keep_their_sharding():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mu_schedule": lambda n: 1.0 - 0.1 * n}, "it gives 0.9 at L step 1 after 1.0"),
+        ({"mu_schedule": lambda n: 1.0 - 0.1 * n}, "it is 0.9 at L step 1 after 1.0"),
         ({"mu_schedule": 0.0}, "positive and non-decreasing over the L steps; it gives 0.0"),
-        ({"mu_schedule": lambda n: jnp.nan}, "it gives nan at L step 0"),
+        ({"mu_schedule": lambda n: jnp.nan}, "it is nan at L step 0"),
         ({"steps_per_l_step": 0}, "steps_per_l_step must be an integer >= 1; got 0"),
         ({"steps_per_l_step": 2.5}, r"steps_per_l_step must be an integer >= 1; got 2\.5"),
         ({"steps_in_first_l_step": -3}, "steps_in_first_l_step must be an integer >= 0; got -3"),
@@ -345,7 +345,7 @@ def test_bad_arguments_are_named(arguments, message):
 @pytest.mark.parametrize(
     ("params", "kappa", "where", "error", "message"),
     [
-        ({"kernel": jnp.full((2, 2), jnp.nan)}, 1, None, ValueError, "weights holds NaN in 4"),
+        ({"kernel": jnp.full((2, 2), jnp.nan)}, 1, None, ValueError, "it has NaN in 4"),
         ({"kernel": jnp.ones((2, 2))}, 5, None, ValueError, "kappa must be .* to 4; got 5"),
         ({"bias": jnp.ones(2)}, 1, None, ValueError, "chooses none of the tree's 1 leaves"),
         (

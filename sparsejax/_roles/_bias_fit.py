@@ -1,34 +1,35 @@
-"""Which axes of a kernel a bias runs along, from their shapes."""
+"""The axes of a kernel along which a bias runs, from their shapes."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
-Shape = tuple[int, ...]
-Layout = Literal["outputs last", "outputs first"]
+Shape: TypeAlias = tuple[int, ...]
+Layout: TypeAlias = Literal["outputs last", "outputs first"]
 BOTH: tuple[Layout, ...] = ("outputs last", "outputs first")
 
 
 class Fit(NamedTuple):
-    """One way in which a bias can stand beside a kernel."""
+    """One way in which the shape of a bias fits that of a kernel."""
 
     stacked: int
-    """How many leading axes of both are stacked layers."""
+    """The number of leading axes, of both, that count stacked layers."""
     layout: Layout
-    """Where a layer's kernel has its outputs: last as in Flax, Haiku and Keras ([..., in, out]), or
-    first as in PyTorch and Equinox ([out, in, ...])."""
+    """The position of the outputs in a layer's kernel: last as in Flax, Haiku and Keras
+    ([..., in, out]), or first as in PyTorch and Equinox ([out, in, ...])."""
     axes: tuple[int | None, ...]
-    """The kernel's axis for each axis of the bias, None where the bias has a 1 to broadcast."""
+    """For each axis of the bias the kernel's axis, or None for an axis of length 1 that is there
+    for broadcasting."""
 
 
 def fits(kernel: Shape, bias: Shape, layouts: tuple[Layout, ...] = BOTH) -> list[Fit]:
-    """All ways in which the shapes agree, those with fewer stacked axes first.
+    """Return all ways in which a bias fits a kernel, those with fewer stacked axes first.
 
-    After the stacked axes, which both have, the kernel has two or more dimensions of its own, and
-    the bias has some of them: with outputs last the last of them, one or more ((heads, features)
-    beside (in, heads, features)), or one with ones in place of all that come before it or with ones
-    behind it; with outputs first the first of them, perhaps with ones behind it ((out, 1, 1) of a
-    convolution).
+    Both shapes start with the stacked axes. After these the kernel has two or more dimensions. In
+    the layout with outputs last, the bias has one or more of the kernel's last dimensions, such as
+    (heads, features) beside (in, heads, features), or the last one with ones before or after it.
+    In the layout with outputs first, the bias has the kernel's first dimension, which ones may
+    follow, such as (out, 1, 1) for a convolution.
     """
     found = []
     for stacked in range(len(kernel) - 1):
@@ -43,7 +44,7 @@ def fits(kernel: Shape, bias: Shape, layouts: tuple[Layout, ...] = BOTH) -> list
 
 
 def _own_axes(kernel: Shape, bias: Shape, layout: Layout) -> tuple[int | None, ...] | None:
-    """The kernel's axis for each axis of the bias of a single layer, or None if it does not fit."""
+    """Return the kernel's axis for each axis of a layer's bias, or None if it does not fit."""
     count, last = len(bias), len(kernel) - 1
     if bias == kernel or count > len(kernel):
         return None
