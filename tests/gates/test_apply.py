@@ -161,7 +161,7 @@ def test_gates_of_another_tree_are_named():
 
 
 def test_gates_that_do_not_broadcast_are_named():
-    with pytest.raises(ValueError, match=r"gates of shape \(2, 3\) for a of shape \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"for a of shape \(2, 2\) have shape \(2, 3\)"):
         gates.apply({"a": jnp.ones((2, 2))}, {"a": jnp.ones((2, 3))})
 
 

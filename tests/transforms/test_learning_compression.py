@@ -325,7 +325,7 @@ def test_sharded_parameters_give_the_same_answer_and_keep_their_sharding():
     ("arguments", "message"),
     [
         ({"mu_schedule": lambda n: 1.0 - 0.1 * n}, "it is 0.9 at L step 1 after 1.0"),
-        ({"mu_schedule": 0.0}, "positive and non-decreasing over the L steps; it gives 0.0"),
+        ({"mu_schedule": 0.0}, "positive and non-decreasing over the L steps; it is 0.0"),
         ({"mu_schedule": lambda n: jnp.nan}, "it is nan at L step 0"),
         ({"steps_per_l_step": 0}, "steps_per_l_step must be an integer >= 1; got 0"),
         ({"steps_per_l_step": 2.5}, r"steps_per_l_step must be an integer >= 1; got 2\.5"),
