@@ -211,7 +211,8 @@ def learning_compression(
         trees = (weights, state.theta) + ((state.multipliers,) if multipliers else ())
         return _map_leaves(augmented, updates, *trees), state
 
-    return optax.GradientTransformation(init, update)
+    # optax's type of states leaves out None, which `multipliers` may be.
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 
 
 def compressed_params(opt_state: PyTree, params: PyTree[Array]) -> PyTree[Array]:
@@ -301,7 +302,7 @@ def _check_mu_schedule(schedule: optax.Schedule, steps: Any) -> None:
         first = first or before
     if not isinstance(steps, int) or before > 1.01 * first:
         return
-    later = float(schedule(_L_STEPS_CHECKED * steps))
+    later = float(np.asarray(schedule(_L_STEPS_CHECKED * steps)))
     if later > 1.01 * first:
         warnings.warn(
             f"mu_schedule is {first} at L step 0, {before} at L step {_L_STEPS_CHECKED - 1} and "
