@@ -1,10 +1,11 @@
 """Experiments as their users run them: a command in a process of its own."""
 
-import os
 import subprocess
 import sys
 
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+from tests.compilation import environment_for_commands
+
+ENVIRONMENT = environment_for_commands()
 """Without the simulated devices of the tests."""
 
 

@@ -1,0 +1,85 @@
+"""A compilation cache for a test session: compiling is most of what the tests take.
+
+Tests trace the same functions again and again. `share_programs` keeps every program in memory by
+JAX's cache key, and programs for one device in a folder besides, where the session's other
+processes find them. Programs for several simulated devices never go through the folder: on a CPU
+they crash or hang when they are read from it (JAX 0.10.2).
+
+JAX offers no hook for this, so a private function is replaced; tests/test_compilation.py fails
+if a version of JAX no longer calls it.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import jax
+from jax._src import compilation_cache, compiler
+from jax._src.lru_cache import LRUCache
+
+_VARIABLE = "SPARSEJAX_TEST_PROGRAMS"
+_MAPS = Path("/proc/self/maps")
+
+compile_or_read = compiler.compile_or_get_cached
+programs: dict[str, object] = {}
+
+
+def share_programs() -> None:
+    """Compile each program once in this process, and those for one device once in a session."""
+    if _VARIABLE not in os.environ:  # the first process; pytest's workers inherit its environment
+        os.environ[_VARIABLE] = tempfile.mkdtemp(prefix="sparsejax-tests-")
+        atexit.register(shutil.rmtree, os.environ[_VARIABLE], ignore_errors=True)
+    for option, value in _options("workers").items():
+        jax.config.update(option, value)
+    compilation_cache.get_file_cache = lambda path: (_Folder(path, max_size=-1), path)
+    compiler.compile_or_get_cached = _compile_once
+
+
+def environment_for_commands() -> dict[str, str]:
+    """This environment for a process with one device; it shares programs with its like."""
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return environment | {k.upper(): str(v) for k, v in _options("commands").items()}
+
+
+def limit_programs() -> None:
+    """Forget all programs when they take up half of the memory maps that a process may have."""
+    if _MAPS.exists() and _MAPS.read_text().count("\n") > 30_000:
+        programs.clear()
+        jax.clear_caches()
+
+
+def _options(folder: str) -> dict[str, object]:
+    return {
+        "jax_compilation_cache_dir": str(Path(os.environ[_VARIABLE]) / folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+
+
+def _compile_once(backend, module, devices, options, callbacks, executable_devices, *rest):
+    load = compiler.backend_compile_and_load
+    # A program holds on to the Python functions that it calls back.
+    key = None if callbacks else compiler._get_cache_key(options, backend, module, devices)
+    if key is None:
+        return load(backend, module, executable_devices, options, callbacks)
+    if key not in programs:
+        if devices.size > 1:
+            programs[key] = load(backend, module, executable_devices, options, callbacks)
+        else:
+            programs[key] = compile_or_read(
+                backend, module, devices, options, callbacks, executable_devices, *rest
+            )
+    return programs[key]
+
+
+class _Folder(LRUCache):
+    """A folder of programs that processes write at once: none is seen half written."""
+
+    def put(self, key: str, value: bytes) -> None:
+        """Write a file of another name and rename it."""
+        file, name = tempfile.mkstemp(dir=str(self.path))
+        with os.fdopen(file, "wb") as out:
+            out.write(value)
+        os.replace(name, f"{self.path}/{key}-cache")
