@@ -1,4 +1,4 @@
-"""Which leaves are biases, and the kernels that they belong to."""
+"""Detection of biases and of the kernels that they belong to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the name of a leaf says about its role."""
+"""Roles that the names of leaves state."""
 
 from __future__ import annotations
 

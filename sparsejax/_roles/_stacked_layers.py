@@ -1,4 +1,4 @@
-"""Which leading axes of a leaf count stacked layers, as the biases and scales around it prove."""
+"""Detection of leading axes that count stacked layers, from the biases and scales of a tree."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sparsejax._roles._neighbours import Neighbours
 
 
 class Scope(NamedTuple):
-    """What the biases and scales below a node of the tree prove about stacked layers."""
+    """The stacked layers that the biases and scales below a node of the tree prove."""
 
     lengths: Shape | None
     """The lengths of the leading axes that count stacked layers, which the biases and scales below

@@ -1,5 +1,6 @@
 """Gradient transformations that compose in an ``optax.chain``, and pruning during training."""
 
+from sparsejax.transforms._compressed_params import compressed_params
 from sparsejax.transforms._gated_weight_decay import (
     GatedWeightDecayState,
     exact_gated_decay,
@@ -10,7 +11,6 @@ from sparsejax.transforms._gated_weight_decay import (
 from sparsejax.transforms._hold_zeros import hold_zeros, masked_params, set_mask
 from sparsejax.transforms._learning_compression import (
     LearningCompressionState,
-    compressed_params,
     learning_compression,
 )
 from sparsejax.transforms._masks import HoldZerosState
