@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from sparsejax.deploy import shrink
+from tests.graph.rules.brute_force import check, check_constants, check_live, draw, network
+
+AMOUNT = st.integers(0, 2)
+
+
+@given(AMOUNT, AMOUNT, AMOUNT, AMOUNT, st.sampled_from([0.0, -1.5]), st.integers(0, 2**16))
+@settings(max_examples=6, deadline=None)
+def test_random_amounts(a, b, c, d, number, seed):
+    def operation(h):
+        return lax.pad(h, number, ((0, 0, 0), (a, b, 0), (c, d, 0)))
+
+    check_live(operation, (2, 5), seed)
+    check_constants(operation, (2, 5), seed)
+
+
+def test_in_a_file():
+    check(lambda h: lax.pad(h, 2.0, ((0, 0, 0), (1, 0, 0), (0, 2, 0))), (2, 5))
+
+
+@pytest.mark.parametrize("config", [(0, 0, 1), (-1, 0, 0)])
+def test_between_entries_and_negative_amounts_are_unsupported(config):
+    operation = lambda h: lax.pad(h, 0.0, ((0, 0, 0), config))  # noqa: E731
+    params, x = draw(np.random.default_rng(0), operation, (5,))
+    with pytest.raises(ValueError, match=r"pad \(over 5 units after"):
+        shrink(network(operation), params, x)
+    small = shrink(network(operation), params, x, keep_unsupported=True)
+    assert small.unsupported["pad"] == 5 + (9 if config[2] else 4)
