@@ -20,7 +20,7 @@ from sparsejax.graph._group_builder import (
     ReshapeEdge,
     SliceEdge,
 )
-from sparsejax.graph._indices import FixedSlice, FixedTake, Indices
+from sparsejax.graph._indices import FixedIndices, Indices
 from sparsejax.graph._live import find_live
 from sparsejax.graph._nearest import nearest_leaf
 from sparsejax.graph._onnx_builder import OPSET, OnnxBuilder, OnnxNode
@@ -50,8 +50,7 @@ __all__ = [
     "ContractionEdge",
     "DependencyGroups",
     "Equation",
-    "FixedSlice",
-    "FixedTake",
+    "FixedIndices",
     "Graph",
     "Indices",
     "OnnxBuilder",

@@ -155,16 +155,6 @@ class GroupBuilder:
         outer, inner = (self._first[value] + axis for value, axis in (reader, source))
         self._edges.append(SliceEdge(outer, start, inner, np.asarray(indices, np.int64)))
 
-    def slice_or_same(
-        self, reader: tuple[int, int], source: tuple[int, int], start: int, step: int = 1
-    ) -> None:
-        """Connect a dimension (value, axis) to a slice of another, or to all of it."""
-        length, whole = (self.graph.lengths(value)[axis] for value, axis in (reader, source))
-        if length == whole:
-            self.same(*source, *reader)
-        else:
-            self.slice(reader, source, start + step * np.arange(length[0]))
-
     def index(self, source: tuple[int, int], index: int) -> None:
         """Keep one unit of a dimension (value, axis), which the result does not have."""
         one = self._new(1)

@@ -1,4 +1,7 @@
-"""What the rules of ``gather`` and ``dynamic_slice`` have in common: they read fixed indices."""
+"""What the rules of ``slice``, ``rev``, ``split``, ``dynamic_slice`` and ``gather`` have in common.
+
+Each dimension of a result consists of fixed indices of a dimension of the operand.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,11 @@ from typing import Any
 import numpy as np
 from jax import lax
 
+from sparsejax.graph._indices import FixedIndices, Read
 from sparsejax.graph._rule import (
     AxisConstants,
     ConstantFinder,
     Equation,
-    FixedSlice,
-    FixedTake,
     Graph,
     GroupBuilder,
     OnnxBuilder,
@@ -21,120 +23,149 @@ from sparsejax.graph._rule import (
     SlicedGraph,
 )
 
-FindIndices = Callable[[Graph, Equation, Mapping[int, Any]], FixedSlice | FixedTake | None]
+
+def static_indexing(find: Callable[[Graph, Equation], list[FixedIndices]], **fields: Any) -> Rule:
+    """Return the rule of a primitive whose parameters say which indices each result reads."""
+    return _rule(lambda context, equation: find(context.graph, equation), find, **fields)
 
 
-def indexing(find_indices: FindIndices, refusal: str) -> Rule:
-    """Return the rule of a primitive that reads fixed indices.
+def dynamic_indexing(
+    find: Callable[[Graph, Equation, Mapping[int, Any]], FixedIndices | None], refusal: str
+) -> Rule:
+    """Return the rule of a primitive whose indices are operands.
 
     Args:
-      find_indices: returns the indices, given the known values; None if they are not fixed.
+      find: returns the indices, given the known values; None if they are not fixed.
       refusal: says which form of the primitive cannot be written as ONNX.
     """
 
+    def found(context: Any, equation: Equation) -> list[FixedIndices] | None:
+        indices = context.indices.get(equation.number)
+        return None if indices is None else [indices]
+
     def onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
-        indices = find_indices(builder.graph, equation, builder.known)
+        indices = find(builder.graph, equation, builder.known)
         if indices is None:
             raise builder.refusal(equation, refusal)
-        if isinstance(indices, FixedSlice):
-            return [_onnx_slice(builder, equation, indices)]
-        return [_onnx_take(builder, equation, indices)]
+        return [_write(builder, equation, equation.outs[0], indices)]
 
-    return Rule(
-        groups=_groups,
-        constants=_constants,
-        evaluate=_evaluate,
-        onnx=onnx,
-        indices=find_indices,
-        lengths="slice_sizes",
+    return _rule(found, onnx=onnx, indices=find, lengths="slice_sizes")
+
+
+def _rule(
+    found: Callable[[Any, Equation], list[FixedIndices] | None],
+    static: Callable[[Graph, Equation], list[FixedIndices]] | None = None,
+    **fields: Any,
+) -> Rule:
+    """Return the rule of a primitive, given what finds the indices in each context."""
+
+    def groups(builder: GroupBuilder, equation: Equation) -> None:
+        results = found(builder, equation)
+        if results is None:
+            builder.unsupported_equation(equation)
+            return
+        value = equation.ins[0]
+        for out, (reads, squeezed) in zip(equation.outs, results, strict=True):
+            for out_axis, read in enumerate(reads):
+                if read.indices is None:
+                    builder.same(value, read.axis, out, out_axis)
+                else:
+                    indices = read.array(builder.graph.shapes[value][read.axis])
+                    builder.slice((out, out_axis), (value, read.axis), indices)
+            for axis, index in squeezed.items():
+                builder.index((value, axis), index)
+        for other in equation.ins[1:]:
+            builder.keep_whole(other)
+
+    def constants(finder: ConstantFinder, equation: Equation) -> list[AxisConstants]:
+        results = found(finder, equation)
+        if results is None:
+            return [{}]
+        whole = finder.all_along(equation.ins[0])
+        return [
+            {
+                out_axis: whole[axis] if indices is None else whole[axis].take(indices)
+                for out_axis, (axis, indices) in enumerate(reads)
+            }
+            for reads, _ in results
+        ]
+
+    def evaluate(sliced: SlicedGraph, equation: Equation, operands: Sequence[Any]) -> list[Any]:
+        results = found(sliced, equation)
+        assert results is not None
+        return [
+            _read(sliced, equation.ins[0], out, operands[0], indices)
+            for out, indices in zip(equation.outs, results, strict=True)
+        ]
+
+    def onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
+        assert static is not None
+        return [
+            _write(builder, equation, out, indices)
+            for out, indices in zip(equation.outs, static(builder.graph, equation), strict=True)
+        ]
+
+    rules = {"groups": groups, "constants": constants, "evaluate": evaluate, "onnx": onnx}
+    return Rule(**(rules | fields))
+
+
+def _read(sliced: SlicedGraph, value: int, out: int, operand: Any, indices: FixedIndices) -> Any:
+    """Return what is kept of a result, read from what is kept of the operand."""
+    for out_axis, read in enumerate(indices.reads):
+        if read.indices is None:
+            continue
+        kept = sliced.kept(out, out_axis)
+        if kept is None and sliced.kept(value, read.axis) is None and _is_slice(read):
+            operand = _slice(operand, read)
+        else:
+            wanted = read.array(sliced.graph.shapes[value][read.axis])
+            wanted = wanted if kept is None else wanted[kept]
+            operand = sliced.take(value, operand, read.axis, wanted)
+    for axis, index in indices.squeezed.items():
+        operand = sliced.take(value, operand, axis, np.asarray([index]))
+    operand = lax.squeeze(operand, tuple(indices.squeezed))
+    order = _order(indices)
+    return operand if order == sorted(order) else lax.transpose(operand, order)
+
+
+def _is_slice(read: Read) -> bool:
+    return isinstance(read.indices, slice)
+
+
+def _slice(operand: Any, read: Read) -> Any:
+    """Slice or reverse a dimension, whose length may be symbolic."""
+    assert isinstance(read.indices, slice)
+    if read.indices.step == -1:
+        return lax.rev(operand, (read.axis,))
+    return lax.slice_in_dim(
+        operand, read.indices.start, read.indices.stop, read.indices.step or 1, read.axis
     )
 
 
-def _sources(indices: FixedSlice | FixedTake, rank: int) -> list[int]:
-    """Return the operand's dimension for each dimension of the result."""
-    if isinstance(indices, FixedSlice):
-        return [axis for axis in range(rank) if axis not in indices.squeezed]
-    order = [axis for axis in range(rank) if axis != indices.axis]
-    order.insert(indices.result_axis, indices.axis)
-    return order
+def _order(indices: FixedIndices) -> list[int]:
+    """Return which dimension of the operand, without squeezed ones, each of the result is."""
+    axes = [read.axis for read in indices.reads]
+    return [sorted(axes).index(axis) for axis in axes]
 
 
-def _groups(builder: GroupBuilder, equation: Equation) -> None:
-    value, out = equation.ins[0], equation.outs[0]
-    indices = builder.indices.get(equation.number)
-    if indices is None:
-        builder.unsupported_equation(equation)
-        return
-    for out_axis, axis in enumerate(_sources(indices, len(builder.graph.shapes[value]))):
-        if isinstance(indices, FixedSlice):
-            builder.slice_or_same((out, out_axis), (value, axis), indices.starts[axis])
-        elif axis != indices.axis:
-            builder.same(value, axis, out, out_axis)
-        else:
-            builder.slice((out, out_axis), (value, axis), indices.indices)
-    if isinstance(indices, FixedSlice):
-        for axis in indices.squeezed:
-            builder.index((value, axis), indices.starts[axis])
-    for other in equation.ins[1:]:
-        builder.keep_whole(other)
-
-
-def _constants(finder: ConstantFinder, equation: Equation) -> list[AxisConstants]:
-    value, indices = equation.ins[0], finder.indices.get(equation.number)
-    if indices is None:
-        return [{}]
-    sources = _sources(indices, len(finder.graph.shapes[value]))
-    found = finder.moved(value, sources)
-    if isinstance(indices, FixedTake):
-        taken = found[indices.result_axis].take(indices.indices)
-        return [found | {indices.result_axis: taken}]
-    sizes = equation.params["slice_sizes"]
-    cuts = [slice(indices.starts[axis], indices.starts[axis] + sizes[axis]) for axis in sources]
-    return [{out_axis: found[out_axis].take(cut) for out_axis, cut in enumerate(cuts)}]
-
-
-def _evaluate(sliced: SlicedGraph, equation: Equation, operands: Sequence[Any]) -> list[Any]:
-    value, out, operand = equation.ins[0], equation.outs[0], operands[0]
-    indices = sliced.indices[equation.number]
-    if isinstance(indices, FixedTake):
-        kept = sliced.kept(out, indices.result_axis)
-        wanted = indices.indices if kept is None else indices.indices[kept]
-        result = sliced.take(value, operand, indices.axis, wanted)
-        order = _sources(indices, result.ndim)
-        return [result if order == sorted(order) else lax.transpose(result, order)]
-    sizes = equation.params["slice_sizes"]
-    out_axes = {axis: o for o, axis in enumerate(_sources(indices, operand.ndim))}
-    for axis, start in enumerate(indices.starts):
-        source = sliced.kept(value, axis)
-        kept = sliced.kept(out, out_axes[axis]) if axis in out_axes else None
-        if kept is not None and source is kept:
-            continue  # all of the dimension
-        if source is None and kept is None:
-            operand = lax.slice_in_dim(operand, start, start + sizes[axis], axis=axis)
-        else:
-            wanted = start + (np.arange(sizes[axis]) if kept is None else kept)
-            operand = sliced.take(value, operand, axis, wanted)
-    return [lax.squeeze(operand, indices.squeezed)]
-
-
-def _onnx_slice(builder: OnnxBuilder, equation: Equation, indices: FixedSlice) -> str:
-    value, out = equation.ins[0], equation.outs[0]
-    cuts = [
-        (axis, start, start + int(size), 1)
-        for axis, (start, size) in enumerate(
-            zip(indices.starts, equation.params["slice_sizes"], strict=True)
-        )
-        if size != builder.graph.shapes[value][axis]
-    ]
-    result = builder.sliced(builder.name(value), cuts)
-    if not indices.squeezed:
-        return result
-    return builder.reshaped(result, builder.graph.shapes[out], builder.multiples[out])
-
-
-def _onnx_take(builder: OnnxBuilder, equation: Equation, indices: FixedTake) -> str:
-    value = equation.ins[0]
-    numbers = builder.integers(indices.indices.tolist())
-    taken = builder.node("Gather", builder.name(value), numbers, axis=indices.axis)
-    order = _sources(indices, len(builder.graph.shapes[value]))
-    return taken if order == sorted(order) else builder.node("Transpose", taken, perm=order)
+def _write(builder: OnnxBuilder, equation: Equation, out: int, indices: FixedIndices) -> str:
+    """Append the nodes that read a result from the operand."""
+    value, lengths = equation.ins[0], builder.graph.shapes[equation.ins[0]]
+    cuts = [(axis, index, index + 1, 1) for axis, index in indices.squeezed.items()
+            if lengths[axis] != 1]  # fmt: skip
+    for out_axis, read in enumerate(indices.reads):
+        if read.indices is not None:
+            builder.require_fixed(equation, value, read.axis)
+            builder.require_fixed(equation, out, out_axis)
+        if isinstance(read.indices, slice):
+            start, stop, step = read.indices.indices(lengths[read.axis])
+            cuts.append((read.axis, start, stop if step > 0 else -(2**31), step))
+    name = builder.sliced(builder.name(value), cuts)
+    for read in indices.reads:
+        if isinstance(read.indices, np.ndarray):
+            numbers = builder.integers(read.indices.tolist())
+            name = builder.node("Gather", name, numbers, axis=read.axis)
+    if indices.squeezed:
+        name = builder.reshaped(name, builder.graph.shapes[out], builder.multiples[out])
+    order = _order(indices)
+    return name if order == sorted(order) else builder.node("Transpose", name, perm=order)

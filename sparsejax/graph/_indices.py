@@ -1,4 +1,4 @@
-"""Fixed indices that gathers and dynamic slices read."""
+"""Fixed indices that slices, gathers and their like read."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ from typing import NamedTuple
 import numpy as np
 
 
-class FixedSlice(NamedTuple):
-    """A slice of every dimension of an operand, by a gather or a dynamic slice."""
-
-    starts: tuple[int, ...]
-    """For each dimension of the operand, the first index."""
-    squeezed: tuple[int, ...]
-    """The operand's dimensions that the result does not have; their slices have length 1."""
-
-
-class FixedTake(NamedTuple):
-    """Indices of one dimension of an operand, by a gather."""
+class Read(NamedTuple):
+    """The indices of an operand's dimension that one dimension of the result consists of."""
 
     axis: int
     """The operand's dimension."""
-    result_axis: int
-    """The result's dimension."""
-    indices: np.ndarray
-    """The indices, all within bounds."""
+    indices: slice | np.ndarray | None = None
+    """A slice, an array of indices within bounds, or None for all of the dimension."""
+
+    def array(self, length: int) -> np.ndarray:
+        """Return the indices as an array, given the length of the operand's dimension."""
+        if isinstance(self.indices, np.ndarray):
+            return self.indices
+        return np.arange(length)[self.indices or slice(None)]
 
 
-Indices = Mapping[int, FixedSlice | FixedTake]
-"""The fixed indices by the number of the equation that reads them."""
+class FixedIndices(NamedTuple):
+    """What a result reads of an operand."""
+
+    reads: tuple[Read, ...]
+    """For each dimension of the result."""
+    squeezed: dict[int, int]
+    """The operand's dimensions that the result does not have, and the index that is read."""
+
+
+Indices = Mapping[int, FixedIndices]
+"""The fixed indices of gathers and dynamic slices by the number of their equation."""

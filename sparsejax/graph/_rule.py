@@ -12,7 +12,7 @@ from sparsejax.graph._constant_finder import AxisConstants, ConstantFinder
 from sparsejax.graph._contraction import Contraction
 from sparsejax.graph._graph import Equation, Graph
 from sparsejax.graph._group_builder import GroupBuilder
-from sparsejax.graph._indices import FixedSlice, FixedTake
+from sparsejax.graph._indices import FixedIndices
 from sparsejax.graph._onnx_builder import OnnxBuilder
 from sparsejax.graph._sliced_graph import SlicedGraph
 
@@ -21,8 +21,6 @@ __all__ = [
     "ConstantFinder",
     "Contraction",
     "Equation",
-    "FixedSlice",
-    "FixedTake",
     "Graph",
     "GroupBuilder",
     "OnnxBuilder",
@@ -69,9 +67,7 @@ class Rule:
     """Return a product as a contraction, given which of both factors are known; None for others."""
     multiply_accumulates: Callable[[Graph, Equation], int] | None = None
     """Return the number of multiply-accumulates of a product."""
-    indices: (
-        Callable[[Graph, Equation, Mapping[int, Any]], FixedSlice | FixedTake | None] | None
-    ) = None
+    indices: Callable[[Graph, Equation, Mapping[int, Any]], FixedIndices | None] | None = None
     """Return the indices that are read, given the known values; None if they are not fixed."""
     moved_axes: Callable[[Graph, Equation, tuple[int, ...]], tuple[int, ...] | None] | None = None
     """Return where dimensions longer than 1 are in the result, which is the operand in another

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from sparsejax._where import PyTree
 from sparsejax.graph._batch import (
@@ -19,6 +18,14 @@ from sparsejax.graph._batch import (
     short_error,
     told_batched,
     with_batch,
+)
+from sparsejax.graph._compare import (
+    NotProportionalError,
+    merge,
+    own_numbers,
+    same_array,
+    scale,
+    structure,
 )
 from sparsejax.graph._graph import Equation, Graph, Length, abstract, trace
 from sparsejax.graph.rules import RULES
@@ -133,7 +140,7 @@ class BatchTrace:
     def _fits(self, here: Graph) -> bool:
         """Return whether a graph has the same structure, fixed lengths and fixed numbers."""
         graph = self.graph
-        if _structure(here) != _structure(graph):
+        if structure(here) != structure(graph):
             return False
         lengths = (
             (both, length)
@@ -142,10 +149,10 @@ class BatchTrace:
         )
         if any(one == other and length != one for (one, other), length in lengths):
             return False
-        found = _numbers(here)
+        found = own_numbers(here)
         return all(
-            value in graph.batch_dependent or _same(number, found[value])
-            for value, number in _numbers(graph).items()
+            value in graph.batch_dependent or same_array(number, found[value])
+            for value, number in own_numbers(graph).items()
         )
 
     def _scaled(self, shapes: Sequence[tuple[Any, ...]]) -> Graph | None:
@@ -164,20 +171,20 @@ class BatchTrace:
         try:
             return self.graph._replace(
                 shapes=[
-                    tuple(_scale(*both, sizes, batch) for both in self.graph.lengths(value))
+                    tuple(scale(*both, sizes, batch) for both in self.graph.lengths(value))
                     for value in range(len(self.graph.shapes))
                 ],
                 equations=[
                     one._replace(
                         params={
-                            name: _scale(number, other.params[name], sizes, batch)
+                            name: scale(number, other.params[name], sizes, batch)
                             for name, number in one.params.items()
                         }
                     )
                     for one, other in zip(self.graph.equations, self.other.equations, strict=True)
                 ],
             )
-        except _NotProportionalError:
+        except NotProportionalError:
             return None
 
 
@@ -219,10 +226,10 @@ def trace_batch(
             except Exception as error:  # whatever the function raises if it cannot be traced
                 reason = f"function cannot be traced for another batch size ({short_error(error)})"
                 continue
-            found = _merged(one, other)
+            found = merge(one, other)
             if isinstance(found, str):
                 reason = f"function {found}"
-            elif _structure(found) != _structure(example):
+            elif structure(found) != structure(example):
                 reason = "function computes something else for another batch size"
             else:
                 return BatchTrace(*known, tuple(chosen), found, other)
@@ -277,77 +284,6 @@ def _check_params(one: Equation, other: Equation) -> None:
     """Refuse parameters that are neither equal nor lengths in proportion to the batch."""
     for name, value in one.params.items():
         try:
-            _scale(value, other.params[name], SIZES, SIZES[0])
-        except _NotProportionalError as error:
+            scale(value, other.params[name], SIZES, SIZES[0])
+        except NotProportionalError as error:
             raise ValueError(_refusal(f"has {one.name} with another {name} for each")) from error
-
-
-def _structure(graph: Graph) -> tuple[Any, ...]:
-    """Return which equation reads what."""
-    equations = [(equation.name, equation.ins, equation.outs) for equation in graph.equations]
-    sources = graph.leaves, graph.constants, graph.inputs, list(graph.literals)
-    return equations, sources, graph.outputs, graph.dtypes, graph.tree
-
-
-def _merged(first: Graph, second: Graph) -> Graph | str:
-    """Return one graph with the shapes of both, or why they differ."""
-    if _structure(first) != _structure(second):
-        return "computes something else for different batch sizes"
-    found = first._replace(other_shapes=second.shapes)
-    for one, other in zip(first.equations, second.equations, strict=True):
-        wrong = _differing_param(found, one, other)
-        if wrong:
-            return f"has {one.name} with another {wrong} for each batch size"
-    numbers, again = _numbers(first), _numbers(second)
-    differ = (value for value, number in numbers.items() if not _same(number, again[value]))
-    return found._replace(batch_dependent=frozenset(differ))
-
-
-def _differing_param(graph: Graph, one: Equation, other: Equation) -> str:
-    """Return a parameter that differs in more than lengths of the batch; empty if there is none."""
-    rule = RULES.get(one.name)
-    if rule is None:
-        return ""
-    for name, value in one.params.items():
-        value_there = other.params[name]
-        if value is value_there or value == value_there or name == rule.lengths:
-            continue
-        if name not in rule.by_axis:
-            return name
-        for axis, (here, there) in enumerate(zip(value, value_there, strict=True)):
-            ends = (one.ins[0], one.outs[0])
-            if here != there and not any(graph.varies(end, axis) for end in ends):
-                return name
-    return ""
-
-
-def _numbers(graph: Graph) -> dict[int, Any]:
-    """Return the literals and the arrays that the function closes over, by value."""
-    return dict(graph.literals) | dict(zip(graph.constants, graph.arrays, strict=True))
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Return whether two arrays are equal to the bit; NaN equals itself."""
-    if one is other:
-        return True
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
-    if jax.dtypes.issubdtype(one.dtype, jax.dtypes.extended):
-        one, other = jax.random.key_data(one), jax.random.key_data(other)
-    return np.asarray(one).tobytes() == np.asarray(other).tobytes()
-
-
-class _NotProportionalError(Exception):
-    """A number is neither equal for both batch sizes nor in proportion to them."""
-
-
-def _scale(one: Any, other: Any, sizes: Length, batch: Any) -> Any:
-    """Return a parameter for a batch, given its values for two batch sizes."""
-    if one is other or one == other:
-        return one
-    if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
-        found = (_scale(a, b, sizes, batch) for a, b in zip(one, other, strict=True))
-        return type(one)(*found) if hasattr(one, "_fields") else tuple(found)
-    if isinstance(one, int) and isinstance(other, int) and one * sizes[1] == other * sizes[0]:
-        return one // sizes[0] * batch if one % sizes[0] == 0 else one * batch // sizes[0]
-    raise _NotProportionalError

@@ -8,44 +8,44 @@ from typing import Any
 import numpy as np
 from jax import lax
 
-from sparsejax.graph._indexing import indexing
-from sparsejax.graph._rule import Equation, FixedSlice, FixedTake, Graph
+from sparsejax.graph._indexing import dynamic_indexing
+from sparsejax.graph._indices import FixedIndices, Read
+from sparsejax.graph._rule import Equation, Graph
 
 
-def _indices(
-    graph: Graph, equation: Equation, known: Mapping[int, Any]
-) -> FixedSlice | FixedTake | None:
+def _indices(graph: Graph, equation: Equation, known: Mapping[int, Any]) -> FixedIndices | None:
     indices = equation.ins[1]
     if indices not in known or equation.params["dimension_numbers"].operand_batching_dims:
         return None
     array = np.broadcast_to(known[indices], graph.shapes[indices]).astype(np.int64)
-    if array.ndim == 1:
-        return _slice(graph, equation, array)
-    return _take(graph, equation, array)
+    find = _slice if array.ndim == 1 else _take
+    return find(graph, equation, array)
 
 
-def _slice(graph: Graph, equation: Equation, indices: np.ndarray) -> FixedSlice | None:
+def _slice(graph: Graph, equation: Equation, indices: np.ndarray) -> FixedIndices | None:
     """Return the slice of a gather at one index."""
     operand, numbers = equation.ins[0], equation.params["dimension_numbers"]
     clamped = equation.params["mode"] == lax.GatherScatterMode.CLIP
-    starts = [0] * len(graph.shapes[operand])
-    for axis, index in zip(numbers.start_index_map, indices.tolist(), strict=True):
-        starts[axis] = index
-    cut = _cut_axes(graph, equation)
-    for axis, start in enumerate(starts):
+    index_of = dict(zip(numbers.start_index_map, indices.tolist(), strict=True))
+    cut, reads, squeezed = _cut_axes(graph, equation), [], {}
+    for axis, length in enumerate(graph.shapes[operand]):
+        index, size = index_of.get(axis, 0), equation.params["slice_sizes"][axis]
         if graph.varies(operand, axis):
-            if axis in cut or (start and not clamped):
+            if axis in cut or (index and not clamped):
                 return None
-            starts[axis] = 0
+            reads.append(Read(axis))
             continue
-        last = graph.shapes[operand][axis] - equation.params["slice_sizes"][axis]
-        starts[axis] = min(max(start, 0), last)
-        if starts[axis] != start and not clamped:
+        start = min(max(index, 0), length - size)
+        if start != index and not clamped:
             return None  # out of bounds, a gather fills in numbers of its own
-    return FixedSlice(tuple(starts), tuple(map(int, numbers.collapsed_slice_dims)))
+        if axis in numbers.collapsed_slice_dims:
+            squeezed[axis] = start
+        else:
+            reads.append(Read(axis, slice(start, start + size) if axis in cut else None))
+    return FixedIndices(tuple(reads), squeezed)
 
 
-def _take(graph: Graph, equation: Equation, indices: np.ndarray) -> FixedTake | None:
+def _take(graph: Graph, equation: Equation, indices: np.ndarray) -> FixedIndices | None:
     """Return the indices of a gather along one dimension."""
     operand, numbers = equation.ins[0], equation.params["dimension_numbers"]
     if (
@@ -55,14 +55,16 @@ def _take(graph: Graph, equation: Equation, indices: np.ndarray) -> FixedTake | 
         or indices.shape[1] != 1
     ):
         return None
-    axis = int(numbers.start_index_map[0])
+    (axis,), found = numbers.start_index_map, indices[:, 0]
     if set(_cut_axes(graph, equation)) - {axis} or graph.varies(operand, axis):
         return None
-    (result_axis,) = set(range(len(graph.shapes[operand]))) - set(numbers.offset_dims)
-    found = indices[:, 0]
     if (found < 0).any() or (found >= graph.shapes[operand][axis]).any():
         return None
-    return FixedTake(axis, int(result_axis), found)
+    rank = len(graph.shapes[operand])
+    reads = [Read(other) for other in range(rank) if other != axis]
+    (out_axis,) = set(range(rank)) - set(numbers.offset_dims)
+    reads.insert(out_axis, Read(int(axis), found))
+    return FixedIndices(tuple(reads), {})
 
 
 def _cut_axes(graph: Graph, equation: Equation) -> list[int]:
@@ -78,5 +80,7 @@ def _cut_axes(graph: Graph, equation: Equation) -> list[int]:
 
 
 RULES = {
-    "gather": indexing(_indices, "other than at fixed indices, within bounds, of one dimension")
+    "gather": dynamic_indexing(
+        _indices, "other than at fixed indices, within bounds, of one dimension"
+    )
 }

@@ -1,0 +1,82 @@
+"""Graphs of one function for two batch sizes, compared with one another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from sparsejax.graph._graph import Equation, Graph, Length
+from sparsejax.graph.rules import RULES
+
+
+def structure(graph: Graph) -> tuple[Any, ...]:
+    """Return which equation reads what."""
+    equations = [(equation.name, equation.ins, equation.outs) for equation in graph.equations]
+    sources = graph.leaves, graph.constants, graph.inputs, list(graph.literals)
+    return equations, sources, graph.outputs, graph.dtypes, graph.tree
+
+
+def merge(first: Graph, second: Graph) -> Graph | str:
+    """Return one graph with the shapes of both, or why they differ."""
+    if structure(first) != structure(second):
+        return "computes something else for different batch sizes"
+    found = first._replace(other_shapes=second.shapes)
+    for one, other in zip(first.equations, second.equations, strict=True):
+        wrong = _differing_param(found, one, other)
+        if wrong:
+            return f"has {one.name} with another {wrong} for each batch size"
+    numbers, again = own_numbers(first), own_numbers(second)
+    differ = (value for value, number in numbers.items() if not same_array(number, again[value]))
+    return found._replace(batch_dependent=frozenset(differ))
+
+
+def _differing_param(graph: Graph, one: Equation, other: Equation) -> str:
+    """Return a parameter that differs in more than lengths of the batch; empty if there is none."""
+    rule = RULES.get(one.name)
+    if rule is None:
+        return ""
+    for name, value in one.params.items():
+        value_there = other.params[name]
+        if value is value_there or value == value_there or name == rule.lengths:
+            continue
+        if name not in rule.by_axis:
+            return name
+        for axis, (here, there) in enumerate(zip(value, value_there, strict=True)):
+            ends = (one.ins[0], one.outs[0])
+            if here != there and not any(graph.varies(end, axis) for end in ends):
+                return name
+    return ""
+
+
+def own_numbers(graph: Graph) -> dict[int, Any]:
+    """Return the literals and the arrays that the function closes over, by value."""
+    return dict(graph.literals) | dict(zip(graph.constants, graph.arrays, strict=True))
+
+
+def same_array(one: Any, other: Any) -> bool:
+    """Return whether two arrays are equal to the bit; NaN equals itself."""
+    if one is other:
+        return True
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    if jax.dtypes.issubdtype(one.dtype, jax.dtypes.extended):
+        one, other = jax.random.key_data(one), jax.random.key_data(other)
+    return np.asarray(one).tobytes() == np.asarray(other).tobytes()
+
+
+class NotProportionalError(Exception):
+    """A number is neither equal for both batch sizes nor in proportion to them."""
+
+
+def scale(one: Any, other: Any, sizes: Length, batch: Any) -> Any:
+    """Return a parameter for a batch, given its values for two batch sizes."""
+    if one is other or one == other:
+        return one
+    if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
+        found = (scale(a, b, sizes, batch) for a, b in zip(one, other, strict=True))
+        return type(one)(*found) if hasattr(one, "_fields") else tuple(found)
+    if isinstance(one, int) and isinstance(other, int) and one * sizes[1] == other * sizes[0]:
+        return one // sizes[0] * batch if one % sizes[0] == 0 else one * batch // sizes[0]
+    raise NotProportionalError
