@@ -15,7 +15,7 @@ import pytest
 
 import sparsejax
 
-ROOMS = ["sparsejax", "compression", "projections", "transforms"]
+ROOMS = ["sparsejax", "compression", "deploy", "projections", "transforms"]
 """The rooms whose docstrings are complete. Add a room when its names pass."""
 
 INCOMPLETE = {"PruningTrainState", "prune_state", "pruning_step"}

@@ -20,7 +20,7 @@ from sparsejax.deploy import (
     shrink,
     torch_state,
 )
-from sparsejax.deploy.sparse_programs._compile_sparse import KINDS
+from sparsejax.deploy.sparse_programs._layers import KINDS
 from sparsejax.deploy.sparse_programs._program import Program
 from sparsejax.inspection import live_units, macs
 

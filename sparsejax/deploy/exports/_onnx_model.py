@@ -54,7 +54,8 @@ def serialize(builder: OnnxBuilder, inputs: Sequence[str], outputs: Sequence[str
         raise ValueError(
             f"function has an operation on a dtype or shape that ONNX does not allow: {error}"
         ) from error
-    return model.SerializeToString()
+    data: bytes = model.SerializeToString()
+    return data
 
 
 def _node(node: OnnxNode) -> Any:

@@ -15,12 +15,10 @@ from sparsejax._dtypes import promoted
 from sparsejax._where import PyTree
 from sparsejax.deploy._network import Network, check_network
 from sparsejax.deploy.shrinking import shrink
-from sparsejax.deploy.sparse_programs._products import PRODUCTS
-from sparsejax.deploy.sparse_programs._program import CONVOLUTIONS, DENSE, Program
+from sparsejax.deploy.sparse_programs._layers import DENSE, KINDS
+from sparsejax.deploy.sparse_programs._program import Program
 from sparsejax.deploy.sparse_programs._search import Search, jit_without_params
 from sparsejax.deploy.sparse_programs._timing import Measure, median_seconds
-
-KINDS = (DENSE, *PRODUCTS, *CONVOLUTIONS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -41,6 +39,7 @@ class Compiled(Network):
     """The fastest of these three, which ``function`` computes."""
 
     has_params: ClassVar[bool] = False
+    """The parameters are constants of the function."""
 
 
 def compile_sparse(

@@ -64,7 +64,8 @@ class _Shifted:
                 place, self.dilation, self.lengths, self.strides, strict=True
             )
         ]
-        return self.images[channel][tuple(cuts)]
+        image: jax.Array = self.images[channel][tuple(cuts)]
+        return image
 
     def pieces(self, arrays: Sequence[jax.Array], dtype: Any) -> Pieces:
         """Return results [1, ..., batch] of one channel each, in the order of the output."""

@@ -8,7 +8,8 @@ from functools import partial
 import jax
 
 from sparsejax._where import PyTree
-from sparsejax.deploy.sparse_programs._program import DENSE, Program
+from sparsejax.deploy.sparse_programs._layers import DENSE
+from sparsejax.deploy.sparse_programs._program import Program
 
 _GAIN = 0.97  # A candidate must take less than this share of the best time; the rest is noise.
 

@@ -19,6 +19,7 @@ def function_of(model, shape):
     model.eval()
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
+    @jax.jit
     def function(params, images):
         return nnx.merge(graph, params, rest, copy=True)(images)
 

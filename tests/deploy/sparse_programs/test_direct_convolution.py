@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from sparsejax.deploy.sparse_programs._program import CONVOLUTIONS, DENSE
+from sparsejax.deploy.sparse_programs._layers import CONVOLUTIONS, DENSE
 from tests.deploy.shrinking.test_shrink import normal
 from tests.deploy.sparse_programs.programs import run
 

@@ -2,8 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sparsejax.deploy.sparse_programs._layers import DENSE
 from sparsejax.deploy.sparse_programs._products import PRODUCTS, usable
-from sparsejax.deploy.sparse_programs._program import DENSE
 from tests.deploy.shrinking.test_shrink import normal
 from tests.deploy.sparse_programs.programs import run
 

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from sparsejax.deploy.sparse_programs._compile_sparse import KINDS
+from sparsejax.deploy.sparse_programs._layers import KINDS
 from sparsejax.deploy.sparse_programs._program import Program
 from sparsejax.models import LeNet5, LeNet300
 from tests.deploy.shrinking.test_shrink import forward, normal, pruned
