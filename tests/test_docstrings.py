@@ -7,7 +7,6 @@ import inspect
 import itertools
 import re
 import textwrap
-import types
 import typing
 from typing import NamedTuple
 
@@ -17,9 +16,6 @@ import sparsejax
 
 ROOMS = ["sparsejax", "compression", "deploy", "projections", "transforms"]
 """The rooms whose docstrings are complete. Add a room when its names pass."""
-
-INCOMPLETE = {"PruningTrainState", "prune_state", "pruning_step"}
-"""Public names of these rooms whose docstrings are still to be completed."""
 
 EXAMPLES_FOR = {
     "Compression",
@@ -122,11 +118,11 @@ def problems(thing):
 
 
 def public_things(room):
+    """The public functions and classes of a room, without its subrooms, constants and aliases."""
     package = sparsejax if room == "sparsejax" else importlib.import_module(f"sparsejax.{room}")
     for name in package.__all__:
         thing = getattr(package, name)
-        alias = typing.get_origin(thing) is not None or isinstance(thing, (str, tuple, dict))
-        if not (isinstance(thing, types.ModuleType) or alias or name in INCOMPLETE):
+        if callable(thing) and typing.get_origin(thing) is None:
             yield name, thing
 
 
