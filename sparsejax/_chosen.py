@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 from jaxtyping import PyTree
 
+from sparsejax._roles import Roles
 from sparsejax._tree_layers import layer_leaves
 from sparsejax._where import Where, default_roles, resolve_where, tied_paths
 
@@ -121,12 +122,13 @@ def chosen(params: PyTree, where: Where = None) -> Choice:
       left out: 4 entries
         ['bias']    [4]      4  a bias
     """
-    mask = jax.tree.leaves(resolve_where(params, where))
     leaves = layer_leaves(params)
+    roles = Roles(leaves)
+    mask = jax.tree.leaves(resolve_where(params, where, roles))
     if where is None:
         reasons = [
             role.why + (" (doubtful: pass where)" if role.doubtful else "")
-            for role in default_roles(params)
+            for role in default_roles(roles)
         ]
     else:
         reasons = ["where chooses it" if m else "where leaves it out" for m in mask]

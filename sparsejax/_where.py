@@ -76,16 +76,14 @@ class Chosen(NamedTuple):
         )
 
 
-def default_roles(tree: PyTree) -> list[Role]:
+def default_roles(roles: Roles) -> list[Role]:
     """Return the role of each leaf in ``jax.tree`` order; the default ``where`` chooses weights.
 
     Warns:
-      UserWarning: once per process for a leaf whose role is doubtful.
+      UserWarning: a role is doubtful; once per process for each leaf.
     """
-    leaves = layer_leaves(tree)
-    roles = Roles(leaves)
-    found = [roles.role(number) for number in range(len(leaves))]
-    for leaf, role in zip(leaves, found, strict=True):
+    found = [roles.role(number) for number in range(len(roles.leaves))]
+    for leaf, role in zip(roles.leaves, found, strict=True):
         if role.doubtful:
             warn_once(
                 f"{leaf.label} of shape {leaf.shape} is not sparsified, since {role.why}; pass "
@@ -101,8 +99,13 @@ def warn_once(message: str) -> None:
         warnings.warn(message, UserWarning, stacklevel=3)
 
 
-def resolve_where(tree: PyTree, where: Where) -> PyTree[bool]:
+def resolve_where(tree: PyTree, where: Where, roles: Roles | None = None) -> PyTree[bool]:
     """Return a pytree of Python bools with the structure of ``tree``.
+
+    Args:
+      tree: pytree of arrays.
+      where: the choice of leaves.
+      roles: the roles of the leaves of ``tree``, if the caller has them already.
 
     Raises:
       ValueError: ``where`` is a pytree that is not a prefix of ``tree``, holds something other than
@@ -115,7 +118,8 @@ def resolve_where(tree: PyTree, where: Where) -> PyTree[bool]:
     if where is None:
         for path, leaf in flat:
             _check_array(path, leaf)
-        chosen = [role.kind == "weight" for role in default_roles(tree)]
+        roles = roles or Roles(layer_leaves(tree))
+        chosen = [role.kind == "weight" for role in default_roles(roles)]
     elif callable(where):
         chosen = [_ask(where, path, leaf) for path, leaf in flat]
     else:

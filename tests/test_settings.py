@@ -106,7 +106,7 @@ def constrained(env):
 
     def excess(gated, batch, key):
         active = gates.broadcast_gates(gated["weights"], hard.active_probability(gated["gates"]))
-        groups = constraints.parameter_groups(gated["weights"], active)
+        groups = constraints.gate_groups(gated["weights"], active)
         return constraints.density_violation(groups, 0.3)
 
     state = init_state(gated, optimizer, env.key())
@@ -232,9 +232,9 @@ TRACED = {
     "combine": combined,
     "clip_params": lambda e: updated(optax.chain(optax.sgd(0.1), gates.clip_params(-1, 1)), e),
     "next_round": lambda e: gates.next_round(e.params, 200.0, 0.1),
-    "temperature_schedule": lambda e: gates.temperature_schedule(10)(jnp.asarray(3, jnp.int32)),
+    "beta_schedule": lambda e: gates.beta_schedule(10)(jnp.asarray(3, jnp.int32)),
     "constrained_step descent_ascent nupi anneal_bound current_multipliers density_violation "
-    "parameter_groups init_state": constrained,
+    "gate_groups init_state": constrained,
     "dual_ascent": lambda e: updated(
         constraints.descent_ascent(optax.sgd(0.1), constraints.dual_ascent(0.1), scalar(0)),
         e,
@@ -412,7 +412,7 @@ def test_pure_functions(setting, name):
             params = {"kernel": put(params["kernel"], None, "b"), "bias": put(params["bias"], "b")}
             x = put(x, "a", None)
         found = traced(TRACED[name], params, x, new_key(0))
-    if name == "temperature_schedule":
+    if name == "beta_schedule":
         return  # it computes with what JAX makes of a Python float
     for leaf in jax.tree.leaves(found):
         wide = leaf.dtype in (jnp.float64, jnp.int64)

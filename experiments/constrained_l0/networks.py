@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sparsejax import gates
-from sparsejax.constraints import parameter_groups
+from sparsejax.constraints import gate_groups
 from sparsejax.inspection import macs
 from sparsejax.models import (
     LENET5_LAYERS,
@@ -97,7 +97,7 @@ class GatedNetwork:
         """By layer, the parameters behind each gate and how likely they are to stay."""
         probability = self.gates.active_probability(params["gates"])
         weights = params["weights"]
-        groups = parameter_groups(weights, gates.broadcast_gates(weights, probability))
+        groups = gate_groups(weights, gates.broadcast_gates(weights, probability))
         return {layer: groups[layer] for layer in self.kind.layers}
 
     def purged(self, params: Any) -> nnx.Module:

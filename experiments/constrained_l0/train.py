@@ -176,7 +176,7 @@ class Run(FolderRun):
             return optax.set_to_zero()
         if settings["dual"] == "nupi":
             # Said although it is the default: the results in this repository were made with it.
-            dual = nupi(rate, settings["proportional"], first_average="violation")
+            dual = nupi(rate, settings["proportional"], initial_average="violation")
         else:
             dual = dual_ascent(rate, restarts=settings["dual"] == "restarts")
         if not settings["closing"] and not settings["margin"]:

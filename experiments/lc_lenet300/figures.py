@@ -26,10 +26,10 @@ def draw(folder: Path, runs: Mapping[Row, Sequence[Run]]) -> list[Path]:
         if not is_reference(row)
     }
     drawn = [
-        figures.pixel_maps(folder / "pixels.png", networks, LENET300_LAYERS, (28, 28)),
-        figures.connectivity(folder / "connectivity.png", networks, LENET300_LAYERS),
+        figures.plot_pixel_maps(folder / "pixels.png", networks, LENET300_LAYERS, (28, 28)),
+        figures.plot_connectivity(folder / "connectivity.png", networks, LENET300_LAYERS),
     ]
     if curves:
         path = folder / "curves.png"
-        drawn.append(figures.learning_compression_curves(path, curves))
+        drawn.append(figures.plot_learning_compression(path, curves))
     return drawn

@@ -1,12 +1,19 @@
-"""How hard to push? Lagrange multipliers for any differentiable constraint."""
+"""Constrained optimisation with Lagrange multipliers, for any differentiable constraint.
+
+A dual optimizer (`dual_ascent`, `nupi`, perhaps behind `anneal_bound`) is an
+``optax.GradientTransformation`` whose parameters are the multipliers and whose updates are the
+constraint violations. `descent_ascent` pairs it with an optimizer of the parameters,
+`constrained_step` is one training step, and `density_violation` is the constraint on the expected
+density of gates.
+"""
 
 from sparsejax.constraints._anneal_bound import AnnealBoundState, anneal_bound
 from sparsejax.constraints._constrained_step import constrained_step
 from sparsejax.constraints._density import (
-    Group,
+    GateGroup,
     density_violation,
     expected_density,
-    parameter_groups,
+    gate_groups,
 )
 from sparsejax.constraints._descent_ascent import (
     DescentAscentState,
@@ -21,7 +28,7 @@ __all__ = [
     "AnnealBoundState",
     "DescentAscentState",
     "DualAscentState",
-    "Group",
+    "GateGroup",
     "NuPIState",
     "anneal_bound",
     "augmented_lagrangian",
@@ -31,7 +38,7 @@ __all__ = [
     "descent_ascent",
     "dual_ascent",
     "expected_density",
+    "gate_groups",
     "lagrangian",
     "nupi",
-    "parameter_groups",
 ]

@@ -1,4 +1,4 @@
-"""Constraints that are loosened or tightened on their way to the multipliers."""
+"""A transformation that anneals the bound of a constraint."""
 
 from __future__ import annotations
 
@@ -10,41 +10,48 @@ import jax.numpy as jnp
 import optax
 
 from sparsejax import _checks
-from sparsejax.constraints import _ascent
+from sparsejax._dtypes import at_least_float32
 
 
 class AnnealBoundState(NamedTuple):
-    """State of `anneal_bound`."""
+    """State of `anneal_bound`.
+
+    Attributes:
+      step: int32 scalar, the number of updates so far.
+    """
 
     step: jax.Array
-    """int32: updates made, where the schedule stands."""
 
 
-def anneal_bound(amount: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    r"""Let the multipliers see the violations less a slack.
+def anneal_bound(bound: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    r"""Relax or tighten the constraints g(x) <= 0 to g(x) <= b_t, with a scheduled bound b_t.
 
-    .. math:: g_t \leftarrow g(x_t) - s_t
+    .. math:: g_t \leftarrow g(x_t) - b_t
 
-    The first link of a chain of dual optimizers. A slack that falls to 0 closes in on a constraint
-    at a chosen pace, so that the multiplier need not overshoot to get there; a negative one at the
-    end is a margin, with which training ends inside the constraint rather than on it::
-
-        closing = optax.polynomial_schedule(0.6, -0.001, power=3, transition_steps=40_000)
-        dual = optax.chain(anneal_bound(closing), nupi(ki=1e-3, kp=20.0))
-        optimizer = descent_ascent(optax.adam(7e-4), dual)
+    It is the first transformation in a chain of dual optimizers. A bound that decreases to 0 leads
+    the violation down at a chosen rate, so that the multiplier does not overshoot; a bound that
+    ends below 0 is a margin, with which training ends inside the constraint and not on it.
 
     Args:
-      amount: s, in the units of the violations, the same for each; any finite scalar, may be
-        traced; or a schedule of the number of updates.
+      bound: b, in the units of the violations, the same for all of them; a finite scalar, which may
+        be traced, or a schedule of the number of updates.
 
     Returns:
       A ``GradientTransformation`` with the calling convention of `dual_ascent`: ``updates`` are the
-      violations, of float32 or wider afterwards. Its ``update`` makes no use of ``params``.
+      violations, which become float32 or wider. ``update`` does not read ``params``.
 
     Raises:
-      ValueError: ``amount`` is not a finite scalar.
+      TypeError: ``bound`` is neither a number nor a schedule.
+      ValueError: ``bound`` is not a finite scalar.
+
+    Example:
+      >>> import optax
+      >>> from sparsejax.constraints import anneal_bound, descent_ascent, nupi
+      >>> bound = optax.polynomial_schedule(0.6, -0.001, power=3, transition_steps=40_000)
+      >>> dual = optax.chain(anneal_bound(bound), nupi(ki=1e-3, kp=20.0))
+      >>> optimizer = descent_ascent(optax.adam(7e-4), dual)
     """
-    amount_at = _checks.schedule("amount", amount, "a finite number", math.isfinite)
+    bound_at = _checks.schedule("bound", bound, "a finite number", math.isfinite)
 
     def init(multipliers):
         del multipliers
@@ -52,12 +59,12 @@ def anneal_bound(amount: optax.ScalarOrSchedule) -> optax.GradientTransformation
 
     def update(violation, state, multipliers=None):
         del multipliers
-        now = amount_at(state.step)
+        current = bound_at(state.step)
 
-        def loosen(g):
-            wide = _ascent.wide_of(g)
-            return jnp.asarray(g, wide) - now.astype(wide)
+        def shift(g):
+            wide = at_least_float32(g)
+            return jnp.asarray(g, wide) - current.astype(wide)
 
-        return jax.tree.map(loosen, violation), AnnealBoundState(optax.safe_increment(state.step))
+        return jax.tree.map(shift, violation), AnnealBoundState(optax.safe_increment(state.step))
 
     return optax.GradientTransformation(init, update)

@@ -1,4 +1,4 @@
-"""Checks that several files of this room share; what is known is checked, what is traced passes."""
+"""Checks of multipliers and violations; known values are checked, traced values are not."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from sparsejax._where import PyTree
 
 
 def check_multipliers(multipliers: PyTree, equality: bool) -> None:
-    """Raise where multipliers are not floating point, not finite or of the wrong sign."""
+    """Check that multipliers are floating point, finite, and >= 0 unless ``equality``.
+
+    Raises:
+      TypeError: a multiplier is not floating point.
+      ValueError: a multiplier is not finite, or is negative and belongs to an inequality.
+    """
     for path, leaf in jax.tree_util.tree_flatten_with_path(multipliers)[0]:
         where = jax.tree_util.keystr(path) or "its leaf"
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
-                f"multipliers must be floating point; {where} is of dtype {jnp.result_type(leaf)}"
+                f"multipliers must be floating point; {where} has dtype {jnp.result_type(leaf)}"
             )
         number = _checks.known(leaf)
         if number is None:
@@ -30,7 +35,7 @@ def check_multipliers(multipliers: PyTree, equality: bool) -> None:
 
 
 def check_like_multipliers(violation: PyTree, multipliers: PyTree) -> None:
-    """Raise ValueError where violations and multipliers differ in structure or in a shape."""
+    """Raise ValueError if violations and multipliers differ in structure or in a shape."""
     structures: tuple[Any, Any] = jax.tree.structure(violation), jax.tree.structure(multipliers)
     if structures[0] != structures[1]:
         raise ValueError(
@@ -48,7 +53,7 @@ def check_like_multipliers(violation: PyTree, multipliers: PyTree) -> None:
 
 
 def check_finite(violation: PyTree) -> None:
-    """Raise ValueError naming the first leaf that is known and not finite."""
+    """Raise ValueError naming the first leaf with a known value that is not finite."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(violation)[0]:
         number = _checks.known(leaf)
         if number is not None and not np.isfinite(number).all():

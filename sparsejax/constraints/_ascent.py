@@ -1,4 +1,4 @@
-"""What every update of multipliers does: rise by some amount, stay in the dual's domain."""
+"""The projected update of multipliers that all dual optimizers have in common."""
 
 from __future__ import annotations
 
@@ -10,30 +10,26 @@ from sparsejax._where import PyTree
 from sparsejax.constraints import _arguments
 
 
-def ascend(rise: PyTree, violation: PyTree, multipliers: PyTree, equality: bool) -> PyTree:
-    """Updates that take ``multipliers`` to ``multipliers + rise``, or to 0 where that is negative.
+def ascend(step: PyTree, violation: PyTree, multipliers: PyTree, equality: bool) -> PyTree:
+    """Updates that take ``multipliers`` to ``multipliers + step``, projected to >= 0.
 
-    A multiplier whose violation is not finite becomes NaN.
+    There is no projection for equality constraints. A multiplier whose violation is not finite
+    becomes NaN.
     """
 
-    def update(step, g, multiplier):
-        wide = wide_of(multiplier)
+    def update(s, g, multiplier):
+        wide = at_least_float32(multiplier)
         old = jnp.asarray(multiplier, wide)
-        new = old + step.astype(wide)
+        new = old + s.astype(wide)
         new = new if equality else jnp.maximum(new, 0)
         return jnp.where(jnp.isfinite(g), new, jnp.nan) - old
 
-    return jax.tree.map(update, rise, violation, multipliers)
+    return jax.tree.map(update, step, violation, multipliers)
 
 
 def check(violation: PyTree, multipliers: PyTree | None) -> None:
-    """Raise ValueError where an update is not given what it needs."""
+    """Raise ValueError if ``update`` of a dual optimizer is called with invalid arguments."""
     if multipliers is None:
-        raise ValueError("params (the multipliers) must be passed to update: it projects them")
+        raise ValueError("params (the multipliers) must be passed to update, which projects them")
     _arguments.check_like_multipliers(violation, multipliers)
     _arguments.check_finite(violation)
-
-
-def wide_of(leaf) -> jnp.dtype:
-    """The dtype in which multipliers are computed: float32 or wider."""
-    return at_least_float32(leaf)

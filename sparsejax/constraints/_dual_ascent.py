@@ -10,57 +10,73 @@ import jax.numpy as jnp
 import optax
 
 from sparsejax import _checks
+from sparsejax._dtypes import at_least_float32
 from sparsejax.constraints import _arguments, _ascent
 
 
 class DualAscentState(NamedTuple):
-    """State of `dual_ascent`."""
+    """State of `dual_ascent`.
+
+    Attributes:
+      step: int32 scalar, the number of updates so far.
+    """
 
     step: jax.Array
-    """int32: updates made, where the schedule stands."""
 
 
 def dual_ascent(
     learning_rate: optax.ScalarOrSchedule, restarts: bool = True, equality: bool = False
 ) -> optax.GradientTransformation:
-    r"""Raise the multipliers of violated constraints, let go of those that are satisfied.
+    r"""Projected gradient ascent on Lagrange multipliers, with dual restarts.
 
-    For the Lagrangian  f(x) + lambda g(x)  of  min f(x)  s.t.  g(x) <= 0,
+    For  min f(x)  subject to  g(x) <= 0  with the Lagrangian  f(x) + lambda g(x),
 
     .. math:: \lambda \leftarrow \max(0,\; \lambda + \eta\, g(x)),
-              \qquad \text{with restarts}\quad \lambda \leftarrow 0 \;\text{ where }\; g(x) \le 0.
+              \qquad \text{and with restarts}\quad \lambda \leftarrow 0 \;\text{ if }\; g(x) \le 0.
 
-    The calling convention of every dual optimizer here: ``updates`` are the violations g (a pytree
-    like the multipliers, <= 0 where a constraint is satisfied), ``params`` are the multipliers, and
-    ``optax.apply_updates(multipliers, updates)`` gives the new ones. It projects, so put it last in
-    a chain; restarts look at the violation that arrives, so what precedes it should keep its sign.
+    All dual optimizers here have this calling convention: ``updates`` are the violations g, a
+    pytree like the multipliers that is <= 0 where a constraint is satisfied; ``params`` are the
+    multipliers; and ``optax.apply_updates(multipliers, updates)`` returns the new multipliers. The
+    update includes the projection, so the transformation must be the last of a chain. Restarts
+    depend on the sign of the violation, which transformations before it should not change.
 
-    Without restarts the multiplier remembers the whole time that a constraint was violated, and
-    pushes on well after it is satisfied; with them it forgets at once, so x tends to hover just
-    outside of the constraint. See `nupi` for a way between the two.
+    Without restarts the multiplier accumulates the violation from all of training and overshoots
+    after the constraint is satisfied. With restarts it is reset at once, so that x tends to hover
+    just outside of the constraint. `nupi` avoids both.
 
     Args:
       learning_rate: scalar ``eta >= 0``, may be traced; or a schedule of the number of updates.
-      restarts: whether a multiplier is reset to 0 wherever its constraint is satisfied.
-      equality: the constraints are  g(x) = 0 : multipliers of either sign, without projection or
-        restarts.
+      restarts: whether a multiplier is reset to 0 when its constraint is satisfied.
+      equality: whether the constraints are  g(x) = 0 ; their multipliers may have either sign and
+        are neither projected nor restarted.
 
     Returns:
-      A ``GradientTransformation``; ``update`` needs ``params``. Multipliers are of any shape and
-      floating dtype; the updates are of float32 or wider, and a violation that is not finite turns
-      its multiplier into NaN.
+      A ``GradientTransformation`` whose ``update`` needs ``params``. Multipliers have any shape and
+      floating-point dtype; updates are float32 or wider. A violation that is not finite makes its
+      multiplier NaN.
 
     Raises:
-      TypeError: in ``init``: a multiplier is not floating point.
+      TypeError: ``learning_rate`` is not a number; in ``init``: a multiplier is not floating point.
       ValueError: ``learning_rate`` is negative or not a finite scalar; in ``init``: a multiplier is
-        negative (of an inequality) or not finite; in ``update``: ``params`` is missing, violations
-        and multipliers differ in structure or shape, or a known violation (outside ``jit``) is not
-        finite.
+        not finite, or is negative and belongs to an inequality; in ``update``: ``params`` is
+        missing, violations and multipliers differ in structure or shape, or a known violation
+        (outside ``jit``) is not finite.
 
     References:
       Gallego-Posada, Ramirez, Erraqabi, Bengio and Lacoste-Julien, Controlled sparsity via
       constrained optimization or: how I learned to stop tuning penalties and love constraints,
       NeurIPS 2022.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from sparsejax.constraints import dual_ascent
+      >>> dual = dual_ascent(learning_rate=0.1)
+      >>> multipliers = {"size": jnp.array(1.0), "speed": jnp.array(1.0)}
+      >>> violation = {"size": jnp.array(0.5), "speed": jnp.array(-0.5)}
+      >>> updates, state = dual.update(violation, dual.init(multipliers), multipliers)
+      >>> new = optax.apply_updates(multipliers, updates)
+      >>> print(new["size"], new["speed"])
+      1.05 0.0
     """
     rate_at = _checks.schedule(
         "learning_rate", learning_rate, "a finite number >= 0", lambda x: 0 <= x < math.inf
@@ -74,15 +90,15 @@ def dual_ascent(
         _ascent.check(violation, multipliers)
         rate = rate_at(state.step)
 
-        def rise(g, multiplier):
-            wide = _ascent.wide_of(multiplier)
+        def step_of(g, multiplier):
+            wide = at_least_float32(multiplier)
             step = rate.astype(wide) * jnp.asarray(g, wide)
             if restarts and not equality:
                 step = jnp.where(jnp.asarray(g) <= 0, -jnp.asarray(multiplier, wide), step)
             return step
 
-        rises = jax.tree.map(rise, violation, multipliers)
-        updates = _ascent.ascend(rises, violation, multipliers, equality)
+        steps = jax.tree.map(step_of, violation, multipliers)
+        updates = _ascent.ascend(steps, violation, multipliers, equality)
         return updates, DualAscentState(optax.safe_increment(state.step))
 
     return optax.GradientTransformation(init, update)

@@ -16,22 +16,30 @@ from sparsejax.constraints import _arguments
 
 
 def lagrangian(loss: Numeric, violation: PyTree, multiplier: PyTree) -> jax.Array:
-    r"""The loss plus the violations, each weighted by its multiplier.
+    r"""The Lagrangian of a constrained problem.
 
     .. math:: L(x, \lambda) = f(x) + \sum_i \lambda_i\, g_i(x)
 
-    Descend it in x, ascend it in lambda (`dual_ascent`, `nupi`); its gradient in lambda is g.
+    It is minimised over x and maximised over lambda (`dual_ascent`, `nupi`); its gradient with
+    respect to lambda is g.
 
     Args:
-      loss: scalar f(x).
-      violation: a pytree of the g(x), <= 0 where a constraint is satisfied (of an equality: = 0).
-      multiplier: a pytree of the same structure and shapes.
+      loss: scalar, f(x).
+      violation: pytree of float arrays, g(x), which are <= 0 where a constraint is satisfied (= 0
+        for an equality constraint).
+      multiplier: pytree of float arrays of the same structure and shapes, lambda.
 
     Returns:
-      A scalar of the loss's dtype, or float32 where that is narrower.
+      A scalar of the dtype of the loss, at least float32.
 
     Raises:
       ValueError: ``violation`` and ``multiplier`` differ in structure or shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from sparsejax.constraints import lagrangian
+      >>> print(lagrangian(1.0, violation=jnp.array([0.5, -1.0]), multiplier=jnp.array([2.0, 0.0])))
+      2.0
     """
     return _add_terms(loss, violation, multiplier, jnp.multiply)
 
@@ -43,35 +51,43 @@ def augmented_lagrangian(
     penalty: Numeric,
     equality: bool = False,
 ) -> jax.Array:
-    r"""The Lagrangian with a quadratic penalty on what is violated.
+    r"""The augmented Lagrangian, with a quadratic penalty on violated constraints.
 
-    Powell, Hestenes and Rockafellar's form, and that of equality constraints:
+    The form of Powell, Hestenes and Rockafellar for inequality and for equality constraints is
 
     .. math:: f(x) + \frac{1}{2c}\sum_i\bigl(\max(0, \lambda_i + c\, g_i(x))^2 - \lambda_i^2\bigr),
               \qquad f(x) + \sum_i \lambda_i\, g_i(x) + \frac{c}{2}\, g_i(x)^2 .
 
-    Its gradient in x is that of the Lagrangian at the multipliers
-    :math:`\max(0, \lambda + c\, g(x))`, and setting lambda to these is the method of multipliers:
-    ``dual_ascent(penalty, restarts=False)``. In a simultaneous step smaller learning rates do, too.
-    Constraints of both kinds: give the value of one call as the ``loss`` of the other.
+    Its gradient with respect to x is that of the Lagrangian at the multipliers
+    :math:`\max(0, \lambda + c\, g(x))`. Setting lambda to these, as
+    ``dual_ascent(penalty, restarts=False)`` does, is the method of multipliers; in simultaneous
+    steps smaller dual learning rates work as well. For constraints of both kinds pass the value of
+    one call as the ``loss`` of another.
 
     Args:
-      loss: scalar f(x).
-      violation: a pytree of the g(x), as in `lagrangian`.
-      multiplier: a pytree of the same structure and shapes.
-      penalty: scalar ``c > 0``, may be traced.
-      equality: the constraints are  g(x) = 0.
+      loss: scalar, f(x).
+      violation: pytree of float arrays, g(x), as in `lagrangian`.
+      multiplier: pytree of float arrays of the same structure and shapes, lambda.
+      penalty: c, a positive scalar, may be traced.
+      equality: whether the constraints are  g(x) = 0 .
 
     Returns:
-      A scalar of the loss's dtype, or float32 where that is narrower.
+      A scalar of the dtype of the loss, at least float32.
 
     Raises:
-      ValueError: ``violation`` and ``multiplier`` differ in structure or shape; ``penalty`` is not
-        a positive, finite scalar.
+      TypeError: ``penalty`` is not a number.
+      ValueError: ``violation`` and ``multiplier`` differ in structure or shape, or ``penalty`` is
+        not a positive, finite scalar.
 
     References:
       Rockafellar, The multiplier method of Hestenes and Powell applied to convex programming,
       Journal of Optimization Theory and Applications, 1973.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from sparsejax.constraints import augmented_lagrangian
+      >>> print(augmented_lagrangian(1.0, jnp.array(0.5), jnp.array(2.0), penalty=8.0))
+      3.0
     """
     c = _checks.scalar("penalty", penalty, "a finite number > 0", lambda x: 0 < x < math.inf)
 
@@ -80,7 +96,7 @@ def augmented_lagrangian(
         inside = m * g + weight * g**2 / 2
         if equality:
             return inside
-        # The square written out, since the difference of two large squares loses small ones.
+        # The expanded square, since the difference of two large squares cancels small terms.
         return jnp.where(m + weight * g < 0, -(m**2) / (2 * weight), inside)
 
     return _add_terms(loss, violation, multiplier, term)

@@ -1,8 +1,8 @@
-"""What every kind of gate is: pure functions of gate parameters phi and a key."""
+"""The interface of all gates: pure functions of gate parameters phi and a PRNG key."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,22 +16,22 @@ from sparsejax._where import PyTree, is_masked
 
 
 class Gates(NamedTuple):
-    """Random gates z on the parameters of a network, which then computes with params * z.
+    """Pure functions for gates z on the parameters of a network that computes with params * z.
 
-    All trees have the structure of the parameters: at each gated leaf an array of gates that
-    broadcasts to it, with length 1 along the axes that share gates; at a leaf that shares these
-    gates, such as the bias of the same units, a node without leaves that says so; and
-    ``optax.MaskedNode()`` at the others.
+    All trees have the structure of the parameters. A gated leaf holds an array of gates that
+    broadcasts to the parameters, with length 1 along the axes whose weights share gates. A leaf
+    that shares the gates of another one, such as the bias of the same units, holds a static node
+    without arrays that names the other leaf. All other leaves hold ``optax.MaskedNode()``.
 
     Attributes:
-      init: ``(key, params) -> phi``: the gates' own parameters, float32 or wider.
+      init: ``(key, params) -> phi``: the parameters of the gates, float32 or wider.
       sample: ``(phi, key) -> z``: gates in [0, 1], differentiable in phi.
-      median: ``phi -> z``: the deterministic gates of evaluation.
-      active_probability: ``phi -> P(z != 0)``, differentiable in phi.
+      median: ``phi -> z``: the deterministic gates used at evaluation.
+      active_probability: ``phi -> P(z != 0)``: float arrays, differentiable in phi.
       binarize: ``phi -> bool``: which gates are open at evaluation.
-      rescale: ``params -> params``: initial weights, and the biases that share their gates,
-        divided by the gates' initial keep rate, so that the gated network starts with the
-        magnitudes of the plain one.
+      rescale: ``params -> params``: initial weights, and the biases that share their gates, divided
+        by the initial keep rate of the gates, so that the magnitudes in the gated network are those
+        of the plain network.
     """
 
     init: Callable[[jax.Array, PyTree], PyTree]
@@ -43,7 +43,7 @@ class Gates(NamedTuple):
 
 
 def divide_gated(params: PyTree, layout: PyTree, keep_rate: Numeric) -> PyTree:
-    """``params`` with each leaf that has gates, or shares those of another, divided by a number."""
+    """``params`` with every leaf that has gates, its own or shared, divided by ``keep_rate``."""
 
     def divide(leaf, node):
         if is_masked(node):
@@ -55,56 +55,78 @@ def divide_gated(params: PyTree, layout: PyTree, keep_rate: Numeric) -> PyTree:
 
 
 def combine(*gates: Gates) -> Gates:
-    """Several kinds of gates on different leaves of one network, as one.
+    """Combine several kinds of gates, on different leaves of one network, into one `Gates`.
 
-    ``phi`` is a tuple of theirs; trees of gates are joined. Give each its own ``where``.
+    Its ``phi`` is a tuple with the gate parameters of each kind; the trees of gates that it returns
+    are merged.
+
+    Args:
+      *gates: two or more `Gates`, made with values of ``where`` that do not overlap.
+
+    Returns:
+      A `Gates`.
 
     Raises:
-      ValueError: no gates; or, when they are used, two of them gate the same leaf.
+      ValueError: no gates are given; in ``init``: two kinds gate the same leaf.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from sparsejax.gates import combine, hard_concrete, per_input, per_output
+      >>> is_first = lambda path, leaf: path[0].key == "first"
+      >>> is_second = lambda path, leaf: path[0].key == "second"
+      >>> both = combine(
+      ...     hard_concrete(grouping=per_output, where=is_first),
+      ...     hard_concrete(grouping=per_input, where=is_second),
+      ... )
+      >>> params = {"first": jnp.ones((3, 4)), "second": jnp.ones((4, 2))}
+      >>> z = both.median(both.init(jax.random.key(0), params))
+      >>> z["first"].shape, z["second"].shape
+      ((1, 4), (4, 1))
     """
     if not gates:
         raise ValueError("combine needs at least one kind of gates; got none")
 
     def init(key, params):
         keys = jax.random.split(key, len(gates))
-        phi = tuple(one.init(k, params) for one, k in zip(gates, keys, strict=True))
-        _join(phi)  # raises where two gate the same leaf
+        phi = tuple(kind.init(k, params) for kind, k in zip(gates, keys, strict=True))
+        _merge(phi)  # raises if two kinds gate the same leaf
         return phi
 
     def sample(phi, key):
         keys = jax.random.split(key, len(gates))
-        return _join([one.sample(p, k) for one, p, k in zip(gates, phi, keys, strict=True)])
+        return _merge([kind.sample(p, k) for kind, p, k in zip(gates, phi, keys, strict=True)])
 
-    def each(name: str):
-        def function(phi):
-            return _join([getattr(one, name)(p) for one, p in zip(gates, phi, strict=True)])
+    def median(phi):
+        return _merge([kind.median(p) for kind, p in zip(gates, phi, strict=True)])
 
-        return function
+    def active_probability(phi):
+        return _merge([kind.active_probability(p) for kind, p in zip(gates, phi, strict=True)])
+
+    def binarize(phi):
+        return _merge([kind.binarize(p) for kind, p in zip(gates, phi, strict=True)])
 
     def rescale(params):
-        for one in gates:
-            params = one.rescale(params)
+        for kind in gates:
+            params = kind.rescale(params)
         return params
 
-    return Gates(
-        init, sample, each("median"), each("active_probability"), each("binarize"), rescale
-    )
+    return Gates(init, sample, median, active_probability, binarize, rescale)
 
 
-def _join(trees) -> PyTree:
-    """One tree with, at each place, what one of the trees has there."""
+def _merge(trees: Sequence[PyTree]) -> PyTree:
+    """One tree that holds, at each leaf, the gates of the only tree that has gates there."""
 
     def pick(path, *nodes):
         found = [node for node in nodes if not is_masked(node)]
         if len(found) > 1:
             raise ValueError(
-                f"gates were combined of which {len(found)} gate {jax.tree_util.keystr(path)}; "
-                "their where must not overlap"
+                f"the combined gates must not overlap in where; {len(found)} of them gate "
+                f"{jax.tree_util.keystr(path)}"
             )
         return found[0] if found else optax.MaskedNode()
 
-    return jax.tree_util.tree_map_with_path(pick, *trees, is_leaf=_is_place)
+    return jax.tree_util.tree_map_with_path(pick, *trees, is_leaf=_is_static_node)
 
 
-def _is_place(node: object) -> bool:
-    return isinstance(node, (optax.MaskedNode, TiedTo))
+def _is_static_node(node: object) -> bool:
+    return is_masked(node) or isinstance(node, TiedTo)

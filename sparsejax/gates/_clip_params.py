@@ -1,4 +1,4 @@
-"""A transformation that holds parameters in a range."""
+"""A gradient transformation that keeps parameters in a range."""
 
 from __future__ import annotations
 
@@ -14,25 +14,37 @@ from sparsejax.gates._hard_concrete import LOG_ALPHA_RANGE
 def clip_params(
     low: Numeric = LOG_ALPHA_RANGE[0], high: Numeric = LOG_ALPHA_RANGE[1]
 ) -> optax.GradientTransformation:
-    r"""Cut updates short so that parameters stay in ``[low, high]``; the last link of a chain.
+    r"""Shorten updates so that the updated parameters stay in ``[low, high]``.
 
     .. math:: u \leftarrow \min(\max(\phi + u, \text{low}), \text{high}) - \phi
 
-    By default the range in which the published code holds the log alpha of hard-concrete gates::
-
-        optax.chain(optax.adam(7e-4), clip_params())
+    It must be the last transformation of a chain. The default range is that in which the published
+    code of constrained L0 keeps log alpha of hard-concrete gates.
 
     Args:
       low: scalar, may be traced.
-      high: scalar, may be traced; not below ``low`` (a traced one is not checked).
+      high: scalar, may be traced; must not be smaller than ``low`` (not checked if traced).
 
     Returns:
-      A ``GradientTransformation`` without state; ``update`` needs ``params``. Its updates have the
-      dtype to which those of the update and of the parameter promote. ``optax.apply_updates`` may
-      leave the range by the rounding of its sum, one unit in the last place of the parameter.
+      A ``GradientTransformation`` without state, whose ``update`` needs ``params``. The updates
+      have the promoted dtype of update and parameter. ``optax.apply_updates`` may leave the range
+      by the rounding error of its sum, one unit in the last place of the parameter.
 
     Raises:
-      ValueError: ``low`` is above ``high``; in ``update``: ``params`` is missing.
+      ValueError: ``low`` is larger than ``high``; in ``update``: ``params`` is missing.
+
+    References:
+      Gallego-Posada et al., Controlled sparsity via constrained optimization or: how I learned to
+      stop tuning penalties and love constraints, NeurIPS 2022.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from sparsejax.gates import clip_params
+      >>> optimizer = optax.chain(optax.sgd(1.0), clip_params(low=-1.0, high=1.0))
+      >>> phi = jnp.array([0.0, 0.9])
+      >>> updates, _ = optimizer.update(jnp.array([0.5, -0.5]), optimizer.init(phi), phi)
+      >>> print(optax.apply_updates(phi, updates))
+      [-0.5  1. ]
     """
     traced = any(isinstance(bound, jax.core.Tracer) for bound in (low, high))
     if not traced and not low <= high:
@@ -40,14 +52,14 @@ def clip_params(
 
     def update(updates, state, params=None):
         if params is None:
-            raise ValueError("params must be passed to update: the range is theirs")
+            raise ValueError("params must be passed to update, which keeps them in the range")
 
-        def cut(u, p):
-            # In a narrower dtype an update could not end at a bound.
+        def shorten(u, p):
+            # In the narrower of the two dtypes the sum could not end exactly at a bound.
             dtype = promoted(p, u)
             p, u = jnp.asarray(p, dtype), jnp.asarray(u, dtype)
             return jnp.clip(p + u, jnp.asarray(low, dtype), jnp.asarray(high, dtype)) - p
 
-        return jax.tree.map(cut, updates, params), state
+        return jax.tree.map(shorten, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -1,8 +1,9 @@
-"""Hard-concrete gates: random in [0, 1], with atoms at both ends, and differentiable."""
+"""Hard-concrete gates: random in [0, 1] with probability mass at 0 and 1, and differentiable."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,13 @@ from sparsejax._where import PyTree, Where
 from sparsejax.gates._base import Gates, divide_gated
 from sparsejax.gates._grouping import Grouping, per_weight
 from sparsejax.gates._layout import Tied, gate_layout
-from sparsejax.gates._stacks import Stacked
+from sparsejax.gates._stacked_axes import StackedAxes
 
 LOG_ALPHA_RANGE = (math.log(1e-2), math.log(1e2))
-"""In which the published code holds log alpha: beyond it a gate is all but settled (see
-``optax.projections.projection_box`` and `clip_params`)."""
+"""The range of log alpha in the published code of constrained L0, beyond which a gate is almost
+always open or closed; the default of `clip_params`."""
 
-_NOISE = 0.01  # standard deviation of the initial log alpha
+_INIT_STD = 0.01  # standard deviation of the initial log alpha
 
 
 def hard_concrete(
@@ -27,9 +28,9 @@ def hard_concrete(
     grouping: Grouping = per_weight,
     where: Where = None,
     tied: Tied | None = None,
-    stacked: Stacked = None,
+    stacked_axes: StackedAxes = None,
 ) -> Gates:
-    r"""Gates with the hard-concrete distribution, by which an l0 norm gets a gradient.
+    r"""Gates with the hard-concrete distribution, which gives the l0 norm a gradient.
 
     With u uniform on (0, 1), temperature beta and stretch (gamma, zeta)
 
@@ -38,41 +39,49 @@ def hard_concrete(
 
     so that
 
-    .. math:: P(z \ne 0) = \sigma\!\left(\log\alpha - \beta\log\frac{-\gamma}{\zeta}\right)
+    .. math:: P(z \ne 0) = \sigma\!\left(\log\alpha - \beta\log\frac{-\gamma}{\zeta}\right).
 
-    and at evaluation u = 1/2: the median of z. The gates' parameters phi are log alpha; they start
-    at log((1-p)/p) + N(0, 0.01^2), p being the drop rate. They should be held in
-    ``LOG_ALPHA_RANGE`` (`clip_params`).
+    At evaluation u = 1/2, which gives the median of z. The gate parameters phi are log alpha. They
+    start at :math:`\log((1-p)/p) + \mathcal{N}(0, 0.01^2)`, where p is the drop rate, and should be
+    kept in ``LOG_ALPHA_RANGE`` by `clip_params`.
 
     Args:
-      temperature: beta, in (0, 1) for the atoms and the tails to be as published; may be any
-        positive number.
-      stretch: gamma < 0 and zeta > 1.
-      drop_rate: p in (0, 1), about the share of gates that are closed at first.
-      grouping: which weights share a gate: `per_weight`, `per_input`, `per_output`, or any function
-        from the shape of a layer's kernel to the axes along which its gates differ, such as
-        ``lambda shape: (0,)`` for the outputs of a kernel [out, in].
-      where: which leaves are gated; default: kernels and embeddings (see `sparsejax.chosen`).
-      tied: leaves that share the gates of another, besides the biases that are found: its path by
-        theirs, parts joined by ``/``, as in ``{"norm1/scale": "conv1/kernel"}`` for a
-        normalisation behind a convolution; None in place of a path for a leaf that follows no
-        gates. A bias beside a kernel with a gate for each output is found by its name and shape.
-      stacked: how many leading axes of the gated leaves are stacked layers (of ``nn.scan`` or
-        ``vmap``), each with gates of its own: an integer, a callable ``(path, leaf) -> int``, or a
-        pytree of integers (or a prefix of one). Default: the leading axes that the kernel
-        shares with its bias, or those that all leaves around it share; none for a kernel alone.
+      temperature: beta, a positive number; in (0, 1), as published, the density of z peaks at both
+        ends.
+      stretch: (gamma, zeta) with gamma < 0 and zeta > 1.
+      drop_rate: p in (0, 1), approximately the fraction of gates that are closed at the start.
+      grouping: function from the shape of a layer's kernel to the axes along which gates differ;
+        see `sparsejax.gates`.
+      where: leaves that are gated; default: kernels and embeddings (see `sparsejax.chosen`).
+      tied: mapping from the path of a leaf to the path of the leaf whose gates it shares, or to
+        None; biases are found without it. See `sparsejax.gates`.
+      stacked_axes: number of leading axes that are stacked layers; default: inferred from the other
+        leaves of the layer. See `sparsejax.gates`.
 
     Returns:
-      `Gates`, whose phi and z are float32 or wider whatever the parameters are. A log alpha of any
-      finite size is safe; an infinite one gives gates of 0 or 1, NaN gives NaN.
+      A `Gates` whose phi and z are float32 or wider for parameters of any dtype. Every finite log
+      alpha is numerically safe; an infinite one gives gates of 0 or 1, NaN gives NaN.
 
     Raises:
-      ValueError: an argument is out of range; in ``init``: the grouping does not fit a leaf,
-        or it is open which leaves share its gates or which axes are stacked layers.
+      ValueError: an argument is outside its range; in ``init``: the grouping does not fit a leaf,
+        or names and shapes do not determine which leaves share its gates or which axes are stacked.
 
     References:
       Louizos, Welling and Kingma, Learning sparse neural networks through L0 regularization, ICLR
-      2018; Gallego-Posada et al., Controlled sparsity via constrained optimization, NeurIPS 2022.
+      2018; Gallego-Posada et al., Controlled sparsity via constrained optimization or: how I
+      learned to stop tuning penalties and love constraints, NeurIPS 2022.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from sparsejax.gates import apply, hard_concrete, per_output
+      >>> params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+      >>> gates = hard_concrete(grouping=per_output)
+      >>> phi = gates.init(jax.random.key(0), params)
+      >>> phi["kernel"].shape
+      (1, 3)
+      >>> gated = apply(params, gates.sample(phi, jax.random.key(1)))  # in training
+      >>> gated = apply(params, gates.median(phi))  # at evaluation
+      >>> penalty = sum(p.sum() for p in jax.tree.leaves(gates.active_probability(phi)))
     """
     low, high = stretch
     if not temperature > 0 or not math.isfinite(temperature):
@@ -81,34 +90,35 @@ def hard_concrete(
         raise ValueError(f"stretch must be (gamma < 0, zeta > 1); got {stretch}")
     if not 0 < drop_rate < 1:
         raise ValueError(f"drop_rate must be in (0, 1); got {drop_rate}")
-    start = math.log((1 - drop_rate) / drop_rate)
+    mean = math.log((1 - drop_rate) / drop_rate)
     offset = temperature * math.log(-low / high)
 
     def layout(params: PyTree) -> PyTree:
-        return gate_layout(params, grouping, where, stacked, tied)
+        return gate_layout(params, grouping, where, stacked_axes, tied)
 
     def init(key, params):
-        def start_at(key, shape):
-            return start + _NOISE * jax.random.normal(key, shape.shape, shape.dtype)
+        def initial(key, shape):
+            return mean + _INIT_STD * jax.random.normal(key, shape.shape, shape.dtype)
 
-        return _with_keys(start_at, key, layout(params))
+        return _map_with_keys(initial, key, layout(params))
 
-    def hardened(logits: jax.Array) -> jax.Array:
+    def hard_sigmoid(logits: jax.Array) -> jax.Array:
         stretched = jax.nn.sigmoid(logits / temperature) * (high - low) + low
         return jnp.clip(stretched, 0, 1)
 
     def sample(phi, key):
-        # The logit of a uniform number has the logistic distribution.
-        def gate(key, leaf):
-            return hardened(leaf + jax.random.logistic(key, leaf.shape, leaf.dtype))
+        # The logit of a uniform random number has the logistic distribution.
+        def gate(key, log_alpha):
+            noise = jax.random.logistic(key, log_alpha.shape, log_alpha.dtype)
+            return hard_sigmoid(log_alpha + noise)
 
-        return _with_keys(gate, key, phi)
+        return _map_with_keys(gate, key, phi)
 
     def median(phi):
-        return jax.tree.map(hardened, phi)
+        return jax.tree.map(hard_sigmoid, phi)
 
     def active_probability(phi):
-        return jax.tree.map(lambda leaf: jax.nn.sigmoid(leaf - offset), phi)
+        return jax.tree.map(lambda log_alpha: jax.nn.sigmoid(log_alpha - offset), phi)
 
     def binarize(phi):
         return jax.tree.map(lambda z: z > 0, median(phi))
@@ -119,8 +129,10 @@ def hard_concrete(
     return Gates(init, sample, median, active_probability, binarize, rescale)
 
 
-def _with_keys(function, key: jax.Array, tree: PyTree) -> PyTree:
-    """``function(key, leaf)`` of each leaf, with a key of its own."""
+def _map_with_keys(
+    function: Callable[[jax.Array, jax.Array], jax.Array], key: jax.Array, tree: PyTree
+) -> PyTree:
+    """``function(key, leaf)`` of each leaf, with a different key for each."""
     structure = jax.tree.structure(tree)
     keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(jax.tree.leaves(tree)))))
     return jax.tree.map(function, keys, tree)

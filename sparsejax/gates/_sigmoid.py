@@ -1,4 +1,4 @@
-"""Sigmoid gates: soft masks that harden as their temperature parameter grows."""
+"""Sigmoid gates, and the schedule of the inverse temperature that makes them binary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparsejax._where import PyTree, Where
 from sparsejax.gates._base import Gates, divide_gated
 from sparsejax.gates._grouping import Grouping, per_weight
 from sparsejax.gates._layout import Tied, gate_layout
-from sparsejax.gates._stacks import Stacked
+from sparsejax.gates._stacked_axes import StackedAxes
 
 
 def sigmoid(
@@ -24,66 +24,73 @@ def sigmoid(
     beta: Numeric = 1.0,
     scaled: bool = True,
     tied: Tied | None = None,
-    stacked: Stacked = None,
+    stacked_axes: StackedAxes = None,
 ) -> Gates:
-    r"""Deterministic gates by which an l0 norm becomes a limit of smooth functions.
+    r"""Deterministic sigmoid gates, a continuous relaxation of the l0 norm.
 
     With gate parameters s, which start at s0, and an inverse temperature beta that training raises
-    from 1 to a large number
+    from 1 to a large number,
 
     .. math:: m = \sigma(\beta s), \qquad
               \min_{w, s}\ L(m \odot w) + \lambda\,\|m\|_1, \qquad
               m \to \mathbf{1}[s > 0] \ \text{as}\ \beta \to \infty.
 
-    ``initial`` and ``beta`` may be traced: build the gates inside the step, where the schedule is
-    known, and a population of searches is one ``vmap``::
+    ``initial`` and ``beta`` may be traced, so the gates can be made inside a jitted step in which a
+    schedule computes beta, and ``jax.vmap`` over ``initial`` trains a population::
 
         def loss(trained, batch, beta):
             soft = gates.sigmoid(initial, beta=beta)
             z = soft.sample(trained["gates"], key=None)
-            size = sum(m.sum() for m in jax.tree.leaves(soft.active_probability(trained["gates"])))
-            return data_loss(gates.apply(trained["weights"], z), batch) + penalty * size
+            l1 = sum(m.sum() for m in jax.tree.leaves(soft.active_probability(trained["gates"])))
+            return data_loss(gates.apply(trained["weights"], z), batch) + penalty * l1
 
     Args:
-      initial: s0, a finite number; smaller ones end sparser.
-      grouping: which weights share a gate: `per_weight`, `per_input`, `per_output`, or any function
-        from the shape of a layer's kernel to the axes along which its gates differ, such as
-        ``lambda shape: (0,)`` for the outputs of a kernel [out, in].
-      where: which leaves are gated; default: kernels and embeddings (see `sparsejax.chosen`).
-      tied: leaves that share the gates of another, besides the biases that are found: its path by
-        theirs, parts joined by ``/``, as in ``{"norm1/scale": "conv1/kernel"}`` for a
-        normalisation behind a convolution; None in place of a path for a leaf that follows no
-        gates. A bias beside a kernel with a gate for each output is found by its name and shape.
-      stacked: how many leading axes of the gated leaves are stacked layers (of ``nn.scan`` or
-        ``vmap``), each with gates of its own: an integer, a callable ``(path, leaf) -> int``, or a
-        pytree of integers (or a prefix of one). Default: the leading axes that the kernel
-        shares with its bias, or those that all leaves around it share; none for a kernel alone.
-      beta: the inverse temperature, > 0.
-      scaled: divide z by sigma(s0), as the published code does, so that training starts at the
-        function of the whole network, whatever s0 is.
+      initial: s0, a finite scalar; smaller values give sparser networks.
+      grouping: function from the shape of a layer's kernel to the axes along which gates differ;
+        see `sparsejax.gates`.
+      where: leaves that are gated; default: kernels and embeddings (see `sparsejax.chosen`).
+      beta: inverse temperature, a positive scalar.
+      scaled: whether z is divided by sigma(s0), as in the published code, so that training starts
+        at the function of the dense network for every s0.
+      tied: mapping from the path of a leaf to the path of the leaf whose gates it shares, or to
+        None; biases are found without it. See `sparsejax.gates`.
+      stacked_axes: number of leading axes that are stacked layers; default: inferred from the other
+        leaves of the layer. See `sparsejax.gates`.
 
     Returns:
-      `Gates`, float32 or wider, in which ``sample`` ignores its key (``None`` will do) and gives
-      m (over sigma(s0)), ``median`` gives the binary gates of evaluation (over sigma(s0)),
-      ``active_probability`` gives m, the summands of the penalty, ``binarize`` gives s > 0, and
-      ``rescale`` changes nothing where z is scaled, else divides the weights by sigma(s0).
+      A `Gates` of float32 or wider. With the divisor c = sigma(s0) if ``scaled``, else 1:
+      ``sample`` returns m / c and ignores its key, which may be None; ``median`` returns the binary
+      gates of evaluation, divided by c; ``active_probability`` returns m, the terms of the penalty;
+      ``binarize`` returns s > 0; ``rescale`` returns the parameters unchanged if ``scaled``, else
+      divided by sigma(s0).
 
     Raises:
-      ValueError: ``initial`` is not a finite scalar or ``beta`` not a positive one (traced ones are
-        not checked); in ``init``: the grouping does not fit a leaf, or it is open which leaves
-        share its gates or which axes are stacked layers.
+      ValueError: ``initial`` is not a finite scalar or ``beta`` not a positive one (traced values
+        are not checked); in ``init``: the grouping does not fit a leaf, or names and shapes do not
+        determine which leaves share its gates or which axes are stacked.
 
     References:
       Savarese, Silva and Maire, Winning the lottery with continuous sparsification, NeurIPS 2020.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from sparsejax.gates import sigmoid
+      >>> params = {"kernel": jnp.ones((2, 2))}
+      >>> soft = sigmoid(beta=2.0)
+      >>> phi = soft.init(jax.random.key(0), params)
+      >>> phi["kernel"] = jnp.array([[-1.0, 1.0], [2.0, 0.5]])
+      >>> print(soft.binarize(phi)["kernel"])
+      [[False  True]
+       [ True  True]]
     """
     start = _checks.scalar("initial", initial, "a finite number", math.isfinite)
-    steepness = _checks.scalar(
+    inverse_temperature = _checks.scalar(
         "beta", beta, "a finite number > 0", lambda x: x > 0 and math.isfinite(x)
     )
-    at_start = jax.nn.sigmoid(start)
+    keep_rate = jax.nn.sigmoid(start)
 
     def layout(params: PyTree) -> PyTree:
-        return gate_layout(params, grouping, where, stacked, tied)
+        return gate_layout(params, grouping, where, stacked_axes, tied)
 
     def init(key, params):
         del key
@@ -93,69 +100,93 @@ def sigmoid(
         )
 
     def soft(phi):
-        return jax.tree.map(lambda s: jax.nn.sigmoid(steepness.astype(s.dtype) * s), phi)
+        return jax.tree.map(lambda s: jax.nn.sigmoid(inverse_temperature.astype(s.dtype) * s), phi)
 
-    def over_start(tree):
-        return jax.tree.map(lambda m: m / at_start.astype(m.dtype), tree) if scaled else tree
+    def scale(tree):
+        return jax.tree.map(lambda m: m / keep_rate.astype(m.dtype), tree) if scaled else tree
 
     def sample(phi, key=None):
         del key
-        return over_start(soft(phi))
+        return scale(soft(phi))
 
     def median(phi):
-        return over_start(jax.tree.map(lambda s: (s > 0).astype(s.dtype), phi))
+        return scale(jax.tree.map(lambda s: (s > 0).astype(s.dtype), phi))
 
     def binarize(phi):
         return jax.tree.map(lambda s: s > 0, phi)
 
     def rescale(params: PyTree) -> PyTree:
-        return params if scaled else divide_gated(params, layout(params), at_start)
+        return params if scaled else divide_gated(params, layout(params), keep_rate)
 
     return Gates(init, sample, median, soft, binarize, rescale)
 
 
 def next_round(phi: PyTree, beta: Numeric, initial: Numeric) -> PyTree:
-    r"""The gate parameters with which the next round of a search starts.
+    r"""Return the parameters of `sigmoid` gates with which the next round of a search starts.
 
     .. math:: s \leftarrow \min(\beta s,\ s_0)
 
-    What a round has closed (s < 0) stays closed for good, since beta is large at its end; what is
-    open starts where it first did.
+    A gate that is closed at the end of the round (s < 0) stays closed, since beta is large there;
+    an open gate is reset to s0.
 
     Args:
-      phi: s at the end of a round.
-      beta: the inverse temperature there, may be traced.
-      initial: s0, may be traced.
+      phi: pytree of float arrays, s at the end of a round.
+      beta: scalar, the inverse temperature at the end of the round; may be traced.
+      initial: scalar, s0; may be traced.
+
+    Returns:
+      A tree like ``phi``.
+
+    References:
+      Savarese, Silva and Maire, Winning the lottery with continuous sparsification, NeurIPS 2020.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from sparsejax.gates import next_round
+      >>> print(next_round(jnp.array([-0.5, 0.25]), beta=200.0, initial=0.1))
+      [-100.     0.1]
     """
     return jax.tree.map(
         lambda s: jnp.minimum(jnp.asarray(beta, s.dtype) * s, jnp.asarray(initial, s.dtype)), phi
     )
 
 
-def temperature_schedule(
-    steps: int, final: Numeric = 200.0, steps_per_stair: int | None = None
+def beta_schedule(
+    steps: int, final_beta: Numeric = 200.0, steps_per_stair: int | None = None
 ) -> optax.Schedule:
-    r"""An optax schedule of beta over a round.
+    r"""Exponential schedule of the inverse temperature beta over a round.
 
     .. math:: \beta_t = \beta_T^{\,\min(t, T)/T}, \qquad T = \text{steps}
 
-    from 1 at step 0 to ``final`` at step ``steps``, and constant from there on. As a staircase of
-    n stairs, ``n = steps / steps_per_stair``:
+    It rises from 1 at step 0 to ``final_beta`` at step ``steps`` and is constant afterwards. As a
+    staircase of ``n = steps / steps_per_stair`` stairs
 
     .. math:: \beta_t = \beta_T^{\,\min(k, n - 1)/(n - 1)}, \qquad
               k = \lfloor t / \text{steps per stair} \rfloor
 
-    from 1 on the first stair to ``final`` on the whole of the last one.
+    it is 1 on the first stair and ``final_beta`` on the last one.
 
     Args:
-      steps: the length of a round.
-      final: beta_T, ``>= 1``, may be traced.
-      steps_per_stair: None for a smooth rise. The published code has a staircase with one stair per
-        epoch.
+      steps: number of steps in a round.
+      final_beta: beta_T, a scalar ``>= 1``, may be traced.
+      steps_per_stair: None for a smooth schedule. The published code uses a staircase with one
+        stair per epoch.
+
+    Returns:
+      An ``optax.Schedule``, a function from the step to beta as a float32 scalar or wider.
 
     Raises:
-      ValueError: ``steps`` is not an integer >= 1, ``final`` is not a number >= 1, or
+      ValueError: ``steps`` is not an integer >= 1, ``final_beta`` is not a finite number >= 1, or
         ``steps_per_stair`` is not an integer >= 1 that divides ``steps`` into two or more stairs.
+
+    References:
+      Savarese, Silva and Maire, Winning the lottery with continuous sparsification, NeurIPS 2020.
+
+    Example:
+      >>> from sparsejax.gates import beta_schedule
+      >>> beta = beta_schedule(steps=100, final_beta=100.0)
+      >>> [round(float(beta(step))) for step in (0, 50, 100)]
+      [1, 10, 100]
     """
     if isinstance(steps, bool) or int(steps) != steps or steps < 1:
         raise ValueError(f"steps must be an integer >= 1; got {steps!r}")
@@ -170,14 +201,16 @@ def temperature_schedule(
             f"steps_per_stair must be an integer >= 1 that divides the {steps} steps into two or "
             f"more stairs; got {steps_per_stair!r}"
         )
-    last = _checks.scalar("final", final, "a finite number >= 1", lambda x: 1 <= x < math.inf)
+    last = _checks.scalar(
+        "final_beta", final_beta, "a finite number >= 1", lambda x: 1 <= x < math.inf
+    )
 
     def schedule(step):
         if steps_per_stair is None:
-            share = jnp.minimum(step, int(steps)) / steps
+            fraction = jnp.minimum(step, int(steps)) / steps
         else:
             stairs = int(steps) // int(steps_per_stair)
-            share = jnp.minimum(step // int(steps_per_stair), stairs - 1) / (stairs - 1)
-        return last ** share.astype(last.dtype)
+            fraction = jnp.minimum(step // int(steps_per_stair), stairs - 1) / (stairs - 1)
+        return last ** fraction.astype(last.dtype)
 
     return schedule

@@ -19,7 +19,7 @@ _INK_ON_WHITE = ListedColormap(["white", _INK])
 _CELLS_ACROSS = 300  # as many columns as a panel has pixels for
 
 
-def pixel_maps(
+def plot_pixel_maps(
     path: Path, networks: Mapping[str, PyTree], layers: Sequence[str], shape: tuple[int, int]
 ) -> Path:
     """Draw, for each network, how many weights each input pixel still feeds.
@@ -50,7 +50,7 @@ def pixel_maps(
     return _save(figure, path)
 
 
-def connectivity(path: Path, networks: Mapping[str, PyTree], layers: Sequence[str]) -> Path:
+def plot_connectivity(path: Path, networks: Mapping[str, PyTree], layers: Sequence[str]) -> Path:
     """Draw the non-zero weights of every layer (columns) of every network (rows).
 
     Units are ordered by how many weights they have left, so that dead ones gather at one side.
@@ -88,7 +88,7 @@ def connectivity(path: Path, networks: Mapping[str, PyTree], layers: Sequence[st
     return _save(figure, path)
 
 
-def learning_compression_curves(
+def plot_learning_compression(
     path: Path, series: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]
 ) -> Path:
     """Draw the error of theta and the distance between w and theta after each L step.

@@ -12,7 +12,7 @@ from chex import Numeric
 from sparsejax import _checks
 from sparsejax._masks import map_searched
 from sparsejax._where import PyTree, Where
-from sparsejax.gates import Gates, hard_concrete, next_round, sigmoid, temperature_schedule
+from sparsejax.gates import Gates, beta_schedule, hard_concrete, next_round, sigmoid
 from sparsejax.tickets._mask import ones_mask, times
 from sparsejax.tickets._method import Method
 
@@ -82,7 +82,7 @@ def continuous_sparsification(
     strength = _checks.scalar_at_least_zero("penalty", penalty)
     if penalty_on not in ("mask", "scaled_mask"):
         raise ValueError(f"penalty_on must be 'mask' or 'scaled_mask'; got {penalty_on!r}")
-    beta_at = temperature_schedule(steps, final_beta, steps_per_stair)
+    beta_at = beta_schedule(steps, final_beta, steps_per_stair)
     between = beta_at(steps)
     if restart_beta is not None:
         between = _checks.scalar("restart_beta", restart_beta, "a finite number > 0", _positive)

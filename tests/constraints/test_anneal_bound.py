@@ -44,13 +44,13 @@ def test_a_traced_amount_compiles_once():
     traces = []
 
     @jax.jit
-    def loosened(amount, g):
-        traces.append(amount)
-        transform = anneal_bound(amount)
+    def loosened(bound, g):
+        traces.append(bound)
+        transform = anneal_bound(bound)
         return transform.update(g, transform.init(g))[0]
 
-    for amount in (0.1, 0.2):
-        np.testing.assert_allclose(loosened(amount, jnp.float32(1.0)), 1 - amount, rtol=1e-6)
+    for bound in (0.1, 0.2):
+        np.testing.assert_allclose(loosened(bound, jnp.float32(1.0)), 1 - bound, rtol=1e-6)
     assert len(traces) == 1
     batch = jax.vmap(loosened)(jnp.array([0.5, 0.25]), jnp.ones(2))
     np.testing.assert_allclose(batch, [0.5, 0.75])
@@ -86,7 +86,7 @@ def test_sharded_violations_stay_so():
     np.testing.assert_allclose(got, np.linspace(-1, 1, 64) - 0.25, atol=1e-6)
 
 
-@pytest.mark.parametrize("amount", [np.nan, np.inf])
-def test_a_bad_amount_is_named(amount):
-    with pytest.raises(ValueError, match="amount must be a finite number; got"):
-        anneal_bound(amount)
+@pytest.mark.parametrize("bound", [np.nan, np.inf])
+def test_a_bad_amount_is_named(bound):
+    with pytest.raises(ValueError, match="bound must be a finite number; got"):
+        anneal_bound(bound)

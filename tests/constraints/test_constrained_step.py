@@ -8,7 +8,7 @@ import pytest
 
 from sparsejax.constraints import (
     DescentAscentState,
-    Group,
+    GateGroup,
     augmented_lagrangian,
     constrained_step,
     current_multipliers,
@@ -58,7 +58,7 @@ def run(step, state, steps, batch=None):
         (dual_ascent(0.1, restarts=False), lagrangian),
         (dual_ascent(0.01), lagrangian),  # overdamped: it comes from outside, nothing to restart
         (nupi(0.1, 0.5, 0.5), lagrangian),
-        (nupi(0.2, 1.0, first_average="zero"), lagrangian),
+        (nupi(0.2, 1.0, initial_average="zero"), lagrangian),
         (dual_ascent(0.1, restarts=False), functools.partial(augmented_lagrangian, penalty=3.0)),
         (dual_ascent(0.1, restarts=False), functools.partial(augmented_lagrangian, penalty=0.1)),
     ],
@@ -305,10 +305,10 @@ def test_a_budget_of_multiply_accumulates():
     worth = {"conv": rng.uniform(0.5, 4, 10), "dense": rng.uniform(0.05, 1, 20)}
 
     def activity(params):
-        return {name: Group(jax.nn.sigmoid(params[name]), macs[name]) for name in params}
+        return {name: GateGroup(jax.nn.sigmoid(params[name]), macs[name]) for name in params}
 
     def loss(params, batch, key):
-        lost = [worth[n] @ (1 - group.probability) for n, group in activity(params).items()]
+        lost = [worth[n] @ (1 - group.active_probability) for n, group in activity(params).items()]
         return sum(lost), {"macs": expected_density(activity(params))}
 
     def budget(params, batch, key):

@@ -4,14 +4,14 @@ import numpy as np
 import optax
 import pytest
 
-from sparsejax.constraints import Group, density_violation, expected_density, parameter_groups
+from sparsejax.constraints import GateGroup, density_violation, expected_density, gate_groups
 from tests.reference import shard
 
 # The published MLP: a gate for each input of a layer, which removes a row of its kernel.
 MLP = {
-    "dense1": Group(np.full(784, 0.25), size=300, always=300),
-    "dense2": Group(np.full(300, 0.5), size=100, always=100),
-    "dense3": Group(np.full(100, 1.0), size=10, always=10),
+    "dense1": GateGroup(np.full(784, 0.25), cost_per_gate=300, ungated_cost=300),
+    "dense2": GateGroup(np.full(300, 0.5), cost_per_gate=100, ungated_cost=100),
+    "dense3": GateGroup(np.full(100, 1.0), cost_per_gate=10, ungated_cost=10),
 }
 ACTIVE = {
     "dense1": 196 * 300 + 300,
@@ -39,7 +39,7 @@ def test_a_tree_constrains_each_layer_or_block():
     violation = density_violation(blocks, {"body": 0.25, "head": 1.0})
     body = (ACTIVE["dense1"] + ACTIVE["dense2"]) / (TOTAL["dense1"] + TOTAL["dense2"])
     np.testing.assert_allclose(violation["body"], body - 0.25, rtol=1e-4)
-    same = jax.tree.map(lambda _: 0.3, MLP, is_leaf=lambda node: isinstance(node, Group))
+    same = jax.tree.map(lambda _: 0.3, MLP, is_leaf=lambda node: isinstance(node, GateGroup))
     assert same == dict.fromkeys(MLP, 0.3)
 
 
@@ -54,7 +54,10 @@ def test_sizes_may_differ_from_gate_to_gate_and_parts_be_ungated():
     p = jnp.array([[0.5, 1.0], [0.25, 0.0]])
     np.testing.assert_allclose(
         expected_density(
-            {"a": Group(p, np.array([[1.0], [4.0]])), "rest": Group(np.zeros(0), always=5)}
+            {
+                "a": GateGroup(p, np.array([[1.0], [4.0]])),
+                "rest": GateGroup(np.zeros(0), ungated_cost=5),
+            }
         ),
         (0.5 + 1 + 4 * 0.25 + 5) / (2 + 8 + 5),
         rtol=1e-6,
@@ -74,7 +77,7 @@ def test_groups_are_counted_from_the_shapes():
         "dense": {"kernel": np.full((20, 1), 0.25, np.float32), "bias": masked},
         "norm": masked,
     }
-    activity = parameter_groups(params, probability)
+    activity = gate_groups(params, probability)
     conv, dense = (608, channel.sum() * 76), (210, 50 + 10)
     np.testing.assert_allclose(
         expected_density(activity), (conv[1] + dense[1] + 1) / (conv[0] + dense[0] + 1), rtol=1e-6
@@ -82,20 +85,20 @@ def test_groups_are_counted_from_the_shapes():
     violation = density_violation(activity, {"conv": 0.3, "dense": 0.3, "norm": 1.0})
     np.testing.assert_allclose(violation["conv"], conv[1] / conv[0] - 0.3, rtol=1e-5)
     np.testing.assert_allclose(violation["dense"], dense[1] / dense[0] - 0.3, rtol=1e-5)
-    slope = jax.jit(jax.grad(lambda p: expected_density(parameter_groups(params, p))))(probability)
+    slope = jax.jit(jax.grad(lambda p: expected_density(gate_groups(params, p))))(probability)
     np.testing.assert_allclose(slope["dense"]["kernel"], 10 / 819, rtol=1e-6)
     with pytest.raises(ValueError, match=r"target\['dense'\] must be at least 0.04762, the small"):
         density_violation(activity, {"conv": 0.3, "dense": 0.04, "norm": 1.0})
     with pytest.raises(ValueError, match=r"probability\['a'\] must broadcast to .* \(2, 3\)"):
-        parameter_groups({"a": jnp.ones((2, 3))}, {"a": jnp.ones(2)})
-    with pytest.raises(ValueError, match="probability must have the structure of params"):
-        parameter_groups({"a": jnp.ones((2, 3))}, {"b": jnp.ones(3)})
+        gate_groups({"a": jnp.ones((2, 3))}, {"a": jnp.ones(2)})
+    with pytest.raises(ValueError, match="active_probability must have the structure of params"):
+        gate_groups({"a": jnp.ones((2, 3))}, {"b": jnp.ones(3)})
 
 
 def test_gradients_are_the_share_of_each_gate():
     p = np.linspace(0, 1, 7, dtype=np.float32)
     sizes = np.arange(7)
-    slope = jax.jit(jax.grad(lambda p: density_violation(Group(p, sizes, 4), 0.5)))(p)
+    slope = jax.jit(jax.grad(lambda p: density_violation(GateGroup(p, sizes, 4), 0.5)))(p)
     np.testing.assert_allclose(slope, sizes / 25, rtol=1e-6)
     plain = jax.jit(jax.grad(lambda p: expected_density({"a": p, "b": p})))(p)
     np.testing.assert_allclose(plain, np.full(7, 1 / 7), rtol=1e-6)
@@ -103,14 +106,14 @@ def test_gradients_are_the_share_of_each_gate():
 
 def test_bfloat16_probabilities_are_summed_in_float32():
     p = jnp.full(50_000, 0.5, jnp.bfloat16)
-    density = expected_density(Group(p, 3, 7))
+    density = expected_density(GateGroup(p, 3, 7))
     assert density.dtype == jnp.float32
     np.testing.assert_allclose(density, (75_000 + 7) / (150_000 + 7), rtol=1e-6)
 
 
 def test_jit_vmap_and_shards_agree_and_targets_and_sizes_may_be_traced():
     p = np.random.default_rng(0).uniform(size=(16, 8)).astype(np.float32)
-    run = lambda p, target, size, always: density_violation(Group(p, size, always), target)  # noqa: E731
+    run = lambda p, target, size, always: density_violation(GateGroup(p, size, always), target)  # noqa: E731
     expected = run(p, 0.5, 3, 20)
     np.testing.assert_allclose(jax.jit(run)(p, 0.5, 3, 20), expected, rtol=1e-5)
     np.testing.assert_allclose(run(shard(p, "a", "b"), 0.5, 3, 20), expected, rtol=1e-5)
@@ -127,7 +130,7 @@ def test_targets_that_are_no_density_are_named(target):
 
 
 def test_infeasible_targets_come_with_the_smallest_feasible_one():
-    activity = {"a": Group(jnp.full(10, 0.5), 10, 50), "b": jnp.full(50, 0.5)}
+    activity = {"a": GateGroup(jnp.full(10, 0.5), 10, 50), "b": jnp.full(50, 0.5)}
     with pytest.raises(ValueError, match="at least 0.25, the smallest .* 50 of 200 .*; got 0.2"):
         density_violation(activity, 0.2)
     with pytest.raises(ValueError, match=r"target\['a'\] must be at least 0.333334, .*; got 0.3$"):
@@ -137,29 +140,29 @@ def test_infeasible_targets_come_with_the_smallest_feasible_one():
 
     @jax.jit  # sizes are known there, too, if they are not arguments
     def violation(p):
-        return density_violation(Group(p, 10, 50), 0.3)
+        return density_violation(GateGroup(p, 10, 50), 0.3)
 
     with pytest.raises(ValueError, match=r"at least 0.333334"):
         violation(jnp.full(10, 0.5))
 
 
 @pytest.mark.parametrize(
-    ("activity", "message"),
+    ("active_probability", "message"),
     [
-        ({}, "activity must hold at least one parameter"),
-        ({"a": jnp.zeros((0, 3))}, "activity must hold at least one parameter"),
-        ({"a": jnp.array([0.5, 1.5])}, r"activity\['a'\] must hold probabilities .* it holds 1.5"),
-        ({"a": jnp.array([0.5, jnp.nan])}, "it holds nan"),
-        (Group(jnp.ones(3), -1), "activity.size must be finite and >= 0; got -1"),
-        (Group(jnp.ones(3), 1, np.inf), "activity.always must be finite and >= 0; got inf"),
-        (Group(jnp.ones(3), np.ones(2)), r"activity.size must broadcast to the shape \(3,\)"),
-        (Group(jnp.ones(3), np.ones((2, 3))), r"must broadcast .* got shape \(2, 3\)"),
-        (Group(jnp.ones(3), 1, np.ones(3)), r"activity.always must be a number; got shape \(3,\)"),
+        ({}, " must hold at least one parameter"),
+        ({"a": jnp.zeros((0, 3))}, " must hold at least one parameter"),
+        ({"a": jnp.array([0.5, 1.5])}, r"\['a'\] must hold probabilities .* it holds 1.5"),
+        ({"a": jnp.array([0.5, jnp.nan])}, r"\['a'\] must hold .* it holds nan"),
+        (GateGroup(jnp.ones(3), -1), ".cost_per_gate must be finite and >= 0; got -1"),
+        (GateGroup(jnp.ones(3), 1, np.inf), ".ungated_cost must be finite and >= 0; got inf"),
+        (GateGroup(jnp.ones(3), np.ones(2)), r".cost_per_gate must broadcast to the shape \(3,\)"),
+        (GateGroup(jnp.ones(3), np.ones((2, 3))), r" must broadcast .* got shape \(2, 3\)"),
+        (GateGroup(jnp.ones(3), 1, np.ones(3)), r".ungated_cost must be a number; .* \(3,\)"),
     ],
 )
-def test_what_cannot_be_counted_is_named(activity, message):
-    with pytest.raises(ValueError, match=message):
-        expected_density(activity)
+def test_what_cannot_be_counted_is_named(active_probability, message):
+    with pytest.raises(ValueError, match="active_probability.*" + message):
+        expected_density(active_probability)
 
 
 def test_targets_that_are_no_prefix_are_named():
@@ -169,7 +172,7 @@ def test_targets_that_are_no_prefix_are_named():
 
 def test_traced_sizes_that_are_all_zero_give_a_density_of_zero():
     def density(size, p):
-        return expected_density({"a": Group(p, size)})
+        return expected_density({"a": GateGroup(p, size)})
 
     value, slope = jax.jit(jax.value_and_grad(density, argnums=1))(jnp.zeros(()), jnp.ones(3))
     assert value == 0

@@ -162,7 +162,7 @@ def test_bad_learning_rates_are_named(value):
     [
         ({"a": -0.5}, ValueError, r"finite and >= 0 .*; \['a'\] holds -0.5"),
         (jnp.array([0.0, jnp.nan]), ValueError, "its leaf holds nan"),
-        (jnp.array([1, 2]), TypeError, "floating point; its leaf is of dtype int32"),
+        (jnp.array([1, 2]), TypeError, "floating point; its leaf has dtype int32"),
     ],
 )
 @pytest.mark.parametrize("transform", [dual_ascent(0.1), nupi(0.1, 0.0)])

@@ -11,14 +11,14 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sparsejax import constraints
-from sparsejax.constraints import Group
+from sparsejax.constraints import GateGroup
 from sparsejax.training import init_state
 
 TARGETS = {"k": 0.3, "b": 0.4}
 
 
 def activity(params):
-    return {name: Group(jax.nn.sigmoid(leaf.ravel()), 3, 2) for name, leaf in params.items()}
+    return {name: GateGroup(jax.nn.sigmoid(leaf.ravel()), 3, 2) for name, leaf in params.items()}
 
 
 def violation(params, batch, key):
@@ -56,7 +56,7 @@ def train(dtype, key, shard=lambda leaf: leaf):
             found.append([metrics["loss"], metrics["lagrangian"]])
             found.append(jax.tree.leaves(constraints.current_multipliers(state.opt_state)))
     probability = {"k": jnp.full((8, 1), 0.5, dtype), "b": optax.MaskedNode()}
-    groups = constraints.parameter_groups(start, probability)
+    groups = constraints.gate_groups(start, probability)
     found.append([constraints.expected_density(groups)] * 2)
     return np.array(found, np.float64)
 

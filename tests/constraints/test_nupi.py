@@ -37,7 +37,7 @@ def by_hand(ki, kp, nu, start, zero=True, equality=False):
 @pytest.mark.parametrize("equality", [True, False])
 def test_follows_its_recursion(nu, zero, equality):
     first = "zero" if zero else "violation"
-    transform = nupi(0.1, 0.7, nu, equality=equality, first_average=first)
+    transform = nupi(0.1, 0.7, nu, equality=equality, initial_average=first)
     expected = list(by_hand(0.1, 0.7, nu, 0.4, zero, equality))
     np.testing.assert_allclose(run(transform, 0.4), expected, rtol=1e-4, atol=1e-5)
 
@@ -48,7 +48,7 @@ def test_without_projection_it_is_proportional_plus_integral():
         average = 0.8 * average + 0.2 * g
         averages.append(average)
     expected = 3.0 + 0.5 * np.stack(averages) + 0.1 * np.cumsum(GS, axis=0)
-    transform = nupi(0.1, 0.5, 0.8, equality=True, first_average="zero")
+    transform = nupi(0.1, 0.5, 0.8, equality=True, initial_average="zero")
     np.testing.assert_allclose(run(transform, 3.0), expected, rtol=1e-4)
 
 
@@ -69,7 +69,7 @@ def test_momentum_is_a_special_case(nesterov):
     kp = -a * (b**2 if nesterov else b) / (1 - b) ** 2
     ascent = optax.chain(optax.scale(-1.0), optax.sgd(a, momentum=b, nesterov=nesterov))
     np.testing.assert_allclose(
-        run(nupi(a / (1 - b), kp, b, equality=True, first_average="zero")), run(ascent),
+        run(nupi(a / (1 - b), kp, b, equality=True, initial_average="zero")), run(ascent),
         rtol=1e-3, atol=1e-4,
     )  # fmt: skip
 
@@ -88,7 +88,7 @@ def test_by_default_the_first_update_is_that_of_dual_ascent():
     lam = jnp.zeros(())
     updates, _ = dual.update(jnp.asarray(40.6), dual.init(lam), lam)
     np.testing.assert_allclose(updates, 1e-3 * 40.0, rtol=1e-5)
-    jump, _ = nupi(1e-3, 20.0, first_average="zero").update(
+    jump, _ = nupi(1e-3, 20.0, initial_average="zero").update(
         jnp.asarray(0.5), nupi(1e-3, 20.0).init(lam), lam
     )
     np.testing.assert_allclose(jump, (1e-3 + 20) * 0.5, rtol=1e-5)
@@ -119,11 +119,11 @@ def test_it_damps_what_dual_ascent_lets_spiral():
 
     assert distance(dual_ascent(0.05, restarts=False)) > 0.7
     assert distance(nupi(0.05, 0.5)) < 1e-5
-    assert distance(nupi(0.05, 1.0, 0.5, first_average="zero")) < 1e-5
+    assert distance(nupi(0.05, 1.0, 0.5, initial_average="zero")) < 1e-5
 
 
 def test_a_bfloat16_multiplier_keeps_its_dtype_and_a_wide_average():
-    transform = nupi(0.1, 1.0, 0.99, first_average="zero")
+    transform = nupi(0.1, 1.0, 0.99, initial_average="zero")
     lam = jnp.ones(3, jnp.bfloat16)
     updates, state = transform.update(jnp.ones(3, jnp.bfloat16), transform.init(lam), lam)
     assert optax.apply_updates(lam, updates).dtype == jnp.bfloat16
@@ -139,7 +139,7 @@ def test_a_bfloat16_multiplier_keeps_its_dtype_and_a_wide_average():
         ({"kp": np.inf}, "kp must be a finite number; got inf"),
         ({"nu": 1.0}, "nu must be a number between -1 and 1; got 1.0"),
         ({"nu": np.zeros(2)}, r"nu must be a number between -1 and 1; got shape \(2,\)"),
-        ({"first_average": "ones"}, "first_average must be 'violation' or 'zero'; got 'ones'"),
+        ({"initial_average": "ones"}, "initial_average must be 'violation' or 'zero'; got 'ones'"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from sparsejax import gates
-from sparsejax.constraints import expected_density, parameter_groups
+from sparsejax.constraints import expected_density, gate_groups
 from sparsejax.gates import combine, hard_concrete, per_input, per_output
 
 IMAGES = jax.random.normal(jax.random.key(9), (4, 8, 8, 3))
@@ -94,14 +94,14 @@ def test_every_parameter_is_counted_once(net):
     """Each one is as likely to stay as its gate, and what has no gate stays for certain."""
     _, params, _ = net
     probability = KINDS.active_probability(KINDS.init(jax.random.key(2), params))
-    groups = parameter_groups(params, gates.broadcast_gates(params, probability))
+    groups = gate_groups(params, gates.broadcast_gates(params, probability))
     everything = jax.tree.map(jnp.ones_like, params)
     stays = gates.apply(everything, probability)
     expected = sum(float(leaf.sum()) for leaf in jax.tree.leaves(stays))
     total = sum(leaf.size for leaf in jax.tree.leaves(params))
     np.testing.assert_allclose(expected_density(groups), expected / total, rtol=1e-5)
     halves = jax.tree.map(lambda p: jnp.full_like(p, 0.5), probability)
-    counted = expected_density(parameter_groups(params, gates.broadcast_gates(params, halves)))
+    counted = expected_density(gate_groups(params, gates.broadcast_gates(params, halves)))
     np.testing.assert_allclose(counted, (0.5 * (total - 5) + 5) / total, rtol=1e-6)
 
 
@@ -149,7 +149,7 @@ def test_a_bias_follows_gates_of_outputs_alone(grouping, inputs):
 
 def test_combined_gates_must_not_overlap():
     both = combine(hard_concrete(), hard_concrete(grouping=per_output))
-    with pytest.raises(ValueError, match=r"2 gate \['kernel'\]; their where must not overlap"):
+    with pytest.raises(ValueError, match=r"not overlap in where; 2 of them gate \['kernel'\]"):
         both.init(jax.random.key(0), {"kernel": jnp.ones((2, 2))})
     with pytest.raises(ValueError, match="at least one kind"):
         combine()

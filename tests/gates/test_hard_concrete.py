@@ -154,7 +154,7 @@ def test_bad_arguments_are_named(arguments, message):
         (
             lambda shape: (0, 2),
             jnp.ones((4, 3)),
-            r"axes of a layer of \['w'\], which has shape \(4, 3\); got \(0, 2\)",
+            r"axes of a layer of \['w'\], of shape \(4, 3\); got \(0, 2\)",
         ),
         (lambda shape: (0.5,), jnp.ones((4, 3)), r"got \(0.5,\)"),
     ],

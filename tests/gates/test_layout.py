@@ -13,7 +13,7 @@ from flax import nnx
 
 from sparsejax import gates
 from sparsejax._where import _warned
-from sparsejax.constraints import expected_density, parameter_groups
+from sparsejax.constraints import expected_density, gate_groups
 from sparsejax.gates import combine, hard_concrete, per_input, per_output, per_weight, sigmoid
 
 KEY = jax.random.key(0)
@@ -54,7 +54,7 @@ def test_stacked_layers_have_gates_of_their_own(bias):
         gated = gates.apply(params, z)
         for number in range(3):
             layer = jax.tree.map(lambda leaf, n=number: leaf[n], params)
-            own = hard_concrete(grouping=grouping, stacked=0)
+            own = hard_concrete(grouping=grouping, stacked_axes=0)
             mine = own.init(KEY, layer)
             for name in ("Dense_0", "Dense_1"):
                 mine[name]["kernel"] = z[name]["kernel"][number]
@@ -93,7 +93,7 @@ def test_stacked_axes_can_be_told():
     shapes = lambda stacked: [  # noqa: E731
         leaf.shape
         for leaf in jax.tree.leaves(
-            hard_concrete(grouping=per_output, stacked=stacked).init(KEY, params)
+            hard_concrete(grouping=per_output, stacked_axes=stacked).init(KEY, params)
         )
     ]
     assert shapes(None) == [(1, 1, 5)] * 2
@@ -101,10 +101,10 @@ def test_stacked_axes_can_be_told():
     assert shapes({"a": True, "b": 0}) == [(3, 1, 5), (1, 1, 5)]
     assert shapes(lambda path, leaf: int(path[0].key == "b")) == [(1, 1, 5), (3, 1, 5)]
     for stacked, error, message in (
-        (1.0, TypeError, "stacked must be a number of leading axes, an integer >= 0; got 1.0"),
+        (1.0, TypeError, "stacked_axes must be a number of leading axes, an integer >= 0; got 1.0"),
         ({"a": 1}, ValueError, "a prefix of params"),
         (2, ValueError, "fewer than two dimensions"),
-        (7, ValueError, "stacked says that 7 leading axes"),
+        (7, ValueError, "stacked_axes must not exceed"),
     ):
         with pytest.raises(error, match=message):
             shapes(stacked)
@@ -123,7 +123,7 @@ def test_an_ambiguous_stack_is_decided_by_its_neighbours_or_refused():
         kinds.init(KEY, single)
     both = lambda shape: (-2, -1)  # noqa: E731
     for stacked, grouping in ((0, both), (1, per_output)):
-        phi = hard_concrete(grouping=grouping, stacked=stacked).init(KEY, {"odd": odd})
+        phi = hard_concrete(grouping=grouping, stacked_axes=stacked).init(KEY, {"odd": odd})
         gated = gates.apply({"odd": odd}, jax.tree.map(jnp.zeros_like, phi))
         np.testing.assert_array_equal(gated["odd"]["bias"], 0)
 
@@ -165,7 +165,7 @@ def z_of(z):
 
 def test_a_sibling_with_an_entry_per_gate_must_be_told():
     params = {"layer": {"w": jnp.ones((4, 3)), "shift": jnp.ones(3), "other": jnp.ones(4)}}
-    with pytest.raises(ValueError, match=r"\['shift'\] of shape \(3,\) beside .*say tied="):
+    with pytest.raises(ValueError, match=r"\['shift'\] of shape \(3,\) beside .*pass tied="):
         hard_concrete(grouping=per_output).init(KEY, params)
     hard_concrete(grouping=per_input).init(
         KEY, {"layer": {**params["layer"], "other": jnp.ones(7)}}
@@ -196,10 +196,10 @@ def test_a_bias_that_fits_nowhere_must_be_told():
 @pytest.mark.parametrize(
     ("tied", "message"),
     [
-        ({"nothing": "kernel"}, "'nothing': 'kernel', of which one is not there"),
-        ({"scale": "scale"}, "of which one is not there or has no gates"),
-        ({"kernel": "kernel"}, "of which one is gated itself"),
-        ({"long": "kernel"}, r"'long' of shape \(7,\), which has not one entry for each"),
+        ({"nothing": "kernel"}, "'nothing': 'kernel', but 'nothing' does not exist"),
+        ({"scale": "scale"}, "but 'scale' has no gates"),
+        ({"kernel": "kernel"}, "but 'kernel' has gates of its own"),
+        ({"long": "kernel"}, r"'long' of shape \(7,\), which does not have one entry for each"),
     ],
 )
 def test_bad_ties_are_named(tied, message):
@@ -298,8 +298,8 @@ def test_probabilities_count_what_follows():
     params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
     kinds = combine(hard_concrete(grouping=per_output))
     probability = kinds.active_probability(kinds.init(KEY, params))
-    once = expected_density(parameter_groups(params, gates.broadcast_gates(params, probability)))
-    assert once == expected_density(parameter_groups(params, probability))
+    once = expected_density(gate_groups(params, gates.broadcast_gates(params, probability)))
+    assert once == expected_density(gate_groups(params, probability))
     np.testing.assert_allclose(once, probability["kernel"].mean(), rtol=1e-6)
 
 
@@ -317,7 +317,7 @@ def test_combined_gates_tie_a_leaf_once():
     one = lambda name: hard_concrete(  # noqa: E731
         grouping=per_output, where=lambda path, leaf: path[0].key == name, tied={"b": name}
     )
-    with pytest.raises(ValueError, match=r"2 gate \['b'\]; their where must not overlap"):
+    with pytest.raises(ValueError, match=r"not overlap in where; 2 of them gate \['b'\]"):
         combine(one("w_i"), one("w_h")).init(KEY, params)
 
 

@@ -101,7 +101,7 @@ def test_a_round_hands_over_to_the_next():
 
 
 def test_the_schedule_is_exponential():
-    schedule = gates.temperature_schedule(50, 200.0)
+    schedule = gates.beta_schedule(50, 200.0)
     seen = np.array([schedule(t) for t in range(60)], np.float64)
     np.testing.assert_allclose(seen, 200.0 ** (np.minimum(np.arange(60), 50) / 50), rtol=1e-5)
 
@@ -113,8 +113,8 @@ def test_the_schedule_is_exponential():
         (lambda: gates.sigmoid(beta=0.0), "beta must be a finite number > 0; got 0.0"),
         (lambda: gates.sigmoid(beta=np.inf), "beta must be a finite number > 0; got inf"),
         (lambda: gates.sigmoid(jnp.ones(2)), "initial must be a finite number; got shape"),
-        (lambda: gates.temperature_schedule(0), "steps must be an integer >= 1; got 0"),
-        (lambda: gates.temperature_schedule(5, 0.5), "final must be a finite number >= 1; got 0.5"),
+        (lambda: gates.beta_schedule(0), "steps must be an integer >= 1; got 0"),
+        (lambda: gates.beta_schedule(5, 0.5), "final_beta must be a finite number >= 1; got 0.5"),
     ],
 )
 def test_bad_arguments_are_named(make, message):
@@ -124,7 +124,7 @@ def test_bad_arguments_are_named(make, message):
 
 def test_temperature_as_a_staircase():
     """One stair per epoch, the first at 1, the whole last one at the end value."""
-    schedule = gates.temperature_schedule(20, 200.0, steps_per_stair=5)
+    schedule = gates.beta_schedule(20, 200.0, steps_per_stair=5)
     wanted = 200.0 ** (np.minimum(np.arange(26) // 5, 3) / 3)
     np.testing.assert_allclose([schedule(step) for step in range(26)], wanted, rtol=1e-5)
     np.testing.assert_allclose(jax.jit(schedule)(jnp.int32(15)), 200.0, rtol=1e-5)
@@ -132,4 +132,4 @@ def test_temperature_as_a_staircase():
         with pytest.raises(
             ValueError, match=f"steps_per_stair must be .* more stairs; got {stair}"
         ):
-            gates.temperature_schedule(20, 200.0, steps_per_stair=stair)
+            gates.beta_schedule(20, 200.0, steps_per_stair=stair)

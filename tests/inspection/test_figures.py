@@ -24,14 +24,14 @@ def ink(path):
 def test_every_figure_is_drawn(networks, tmp_path):
     curves = {"l0": [[{"error": 9.0 / n, "distance": 3.0 / n} for n in range(1, 6)]] * 2}
     for path in (
-        figures.pixel_maps(tmp_path / "pixels.png", networks, LENET300_LAYERS, (28, 28)),
-        figures.connectivity(tmp_path / "connectivity.png", networks, LENET300_LAYERS),
-        figures.learning_compression_curves(tmp_path / "curves.png", curves),
+        figures.plot_pixel_maps(tmp_path / "pixels.png", networks, LENET300_LAYERS, (28, 28)),
+        figures.plot_connectivity(tmp_path / "connectivity.png", networks, LENET300_LAYERS),
+        figures.plot_learning_compression(tmp_path / "curves.png", curves),
     ):
         assert path.exists()
         assert ink(path) > 0.01
 
 
 def test_the_same_input_gives_the_same_file(networks, tmp_path):
-    draw = lambda name: figures.connectivity(tmp_path / name, networks, LENET300_LAYERS)  # noqa: E731
+    draw = lambda name: figures.plot_connectivity(tmp_path / name, networks, LENET300_LAYERS)  # noqa: E731
     assert draw("a.png").read_bytes() == draw("b.png").read_bytes()
