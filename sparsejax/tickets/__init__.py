@@ -1,4 +1,10 @@
-"""Which subnetwork? Rounds of training that find tickets: masks, and weights to rewind to."""
+"""Lottery tickets: rounds of training that find a mask and the weights to rewind to.
+
+A `Method` defines a search: `continuous_sparsification`, `magnitude_pruning`, `random_pruning`,
+`stochastic_l0`, or `fixed_mask` for training a ticket. `init_search`, `search_step`, `found_ticket`
+and `next_search` run one search round by round; their counterparts for populations run many
+searches in one program.
+"""
 
 from sparsejax._masks import apply_mask
 from sparsejax.tickets._fixed_mask import fixed_mask

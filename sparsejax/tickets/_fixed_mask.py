@@ -14,11 +14,11 @@ from sparsejax.tickets._ticket import Ticket, effective_params
 
 
 def fixed_mask(mask: PyTree, scale: Numeric = 1.0) -> Method:
-    r"""Train a ticket: a way of "searching" whose mask stays as it is.
+    r"""Method that trains a ticket: a search whose mask does not change.
 
     .. math:: \min_w\ L(c\, m \odot w)
 
-    So a ticket is trained by the same step and loop as a search, with its scale outside of the
+    A ticket is trained by the same step and loop as a search, with its scale outside of the
     weights (see `Ticket`)::
 
         method = fixed_mask(ticket.mask, ticket.scale)
@@ -26,16 +26,31 @@ def fixed_mask(mask: PyTree, scale: Numeric = 1.0) -> Method:
         state = fit(search_step(method, loss, optimizer), state, data, ...)
         network = effective_params(ticket, state.params["weights"])
 
-    The tickets of a population give theirs as hyperparameters:
+    For the tickets of a population pass masks and scales as hyperparameters:
     ``lambda hyper: fixed_mask(hyper["mask"], hyper["scale"])``.
 
     Args:
-      mask: m, booleans like the parameters, ``optax.MaskedNode()`` for leaves that are whole.
+      mask: m, pytree of boolean arrays like the parameters, with ``optax.MaskedNode()`` at leaves
+        that have no mask.
       scale: c, a positive scalar, may be traced.
 
+    Returns:
+      A `Method`.
+
     Raises:
-      ValueError: ``scale`` is not a positive finite number; in a step: the mask has not the
+      TypeError: ``scale`` is not a number.
+      ValueError: ``scale`` is not positive and finite; in a step: the mask does not have the
         structure of the parameters or the shape of a leaf.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from sparsejax.tickets import fixed_mask, init_search, search_step
+      >>> loss = lambda params, batch, key: (((params - batch) ** 2).sum(), {})
+      >>> method, optimizer = fixed_mask(jnp.array([True, False])), optax.sgd(0.5)
+      >>> state = init_search(method, jnp.array([1.0, 1.0]), optimizer, jax.random.key(0))
+      >>> state, metrics = search_step(method, loss, optimizer)(state, jnp.array([3.0, 3.0]))
+      >>> print(state.params["weights"])
+      [3. 1.]
     """
     factor = _checks.scalar("scale", scale, "a positive finite number", lambda x: 0 < x < math.inf)
 

@@ -1,4 +1,4 @@
-"""Searching with gates: continuous sparsification, and hard-concrete gates as its rival."""
+"""Searches with trained gates: continuous sparsification, and hard-concrete gates."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def continuous_sparsification(
     steps_per_stair: int | None = None,
     restart_beta: Numeric | None = None,
 ) -> Method:
-    r"""Train weights and sigmoid masks together while the masks harden.
+    r"""Continuous sparsification: weights and sigmoid gates are trained while the gates harden.
 
     .. math:: \min_{w,s}\ L\!\left(\frac{\sigma(\beta s)}{\sigma(s_0)} \odot w\right)
               + \lambda\,\|\sigma(\beta s)\|_1,
               \qquad \beta\colon 1 \to \beta_T \text{ over a round}
 
-    The mask is divided by sigma(s_0), so that training starts at the function of the whole network.
-    What stays is s > 0; a round ends with  :math:`s \leftarrow \min(\beta_T s, s_0)`  (see
-    ``sparsejax.gates.next_round``). One round is pruning, several are a ticket search; s_0 decides
-    how sparse it gets, and a population over s_0 costs one program (see `init_population`). A
-    ticket has the scale 1 / sigma(s_0) (see `Ticket`).
+    The division by sigma(s_0) makes training start at the function of the dense network. Weights
+    with s > 0 are kept, and a round ends with :math:`s \leftarrow \min(\beta_T s, s_0)` (see
+    `sparsejax.gates.next_round`). One round prunes; several rounds are a ticket search. The start
+    s_0 sets the sparsity, and one program can search a population over s_0 (see `init_population`).
+    A ticket has the scale 1 / sigma(s_0) (see `Ticket`).
 
-    The defaults are those of the paper's equations and of this project's results. The published
-    code differs from them in five ways, each of which is an option::
+    The defaults are the equations of the paper. The published code differs from them in five ways,
+    each of which is an option::
 
         method = continuous_sparsification(
             steps, initial, rewind=False, penalty_on="scaled_mask",
@@ -52,31 +52,51 @@ def continuous_sparsification(
         state = next_search(method, state, optimizer, renew_optimizer=False)
 
     Args:
-      steps: of a round, over which beta rises exponentially.
-      initial: s_0, may be traced.
-      penalty: lambda, ``>= 0``, may be traced. With a tiny one s_0 alone decides the density; the
-        sparsest tickets of LeNet300 came from a larger one and a moderate s_0, not from an s_0 far
-        below zero. Its scale goes with the gates' learning rate.
-      final_beta: beta_T, ``>= 1``, may be traced.
-      rewind: whether the next round of a search starts from the early weights. The published code
-        goes on with the trained ones and rewinds the final ticket alone: False.
-      where: which leaves are searched; default kernels and embeddings.
-      penalty_on: what lambda multiplies: the ``"mask"`` sigma(beta s), or the ``"scaled_mask"``
-        sigma(beta s) / sigma(s_0), which the published code penalises. The latter is the former
-        with a lambda 1 / sigma(s_0) times as large, 1.7 to 2.4 for s_0 in -0.3 ... 0.3.
-      steps_per_stair: None raises beta at every step. A number holds beta for so many steps and
-        lets the whole last stair have beta_T. The published code has one stair per epoch.
-      restart_beta: the factor of s between rounds, ``> 0``, may be traced. None is beta_T: a gate
-        that a round closed stays closed. The published code resets beta to 1 before it computes the
-        minimum, so its gates restart at min(s, s_0): with a number, a gate may open again in a
-        later round, and the ticket of a round is s > 0 whatever the rounds before closed.
+      steps: number of steps in a round, over which beta rises exponentially.
+      initial: s_0, a finite scalar, may be traced.
+      penalty: lambda, a scalar ``>= 0``, may be traced. If it is tiny, s_0 alone sets the density.
+        The sparsest tickets of LeNet300 come from a larger penalty with a moderate s_0, and not
+        from an s_0 far below zero. Its effect depends on the learning rate of the gates.
+      final_beta: beta_T, a scalar ``>= 1``, may be traced.
+      rewind: whether the next round starts from the weights at the rewind step. The published code
+        continues with the trained weights and rewinds only the final ticket (False).
+      where: leaves that are searched; default: kernels and embeddings (see `sparsejax.chosen`).
+      penalty_on: ``"mask"`` penalises sigma(beta s); ``"scaled_mask"`` penalises
+        sigma(beta s) / sigma(s_0), as the published code does, which is the same with a lambda
+        1 / sigma(s_0) times as large (1.7 to 2.4 for s_0 in -0.3 ... 0.3).
+      steps_per_stair: None raises beta at every step. A number keeps beta constant for that many
+        steps, with beta_T during the whole last stair; the published code has one stair per epoch.
+      restart_beta: factor of s between rounds, ``> 0``, may be traced. None is beta_T, so that
+        gates that a round closed stay closed. The published code resets beta to 1 before it takes
+        the minimum, so that gates restart at min(s, s_0): with a number, gates may open again in a
+        later round, and the ticket of a round is s > 0 regardless of the mask before.
+
+    Returns:
+      A `Method`.
 
     Raises:
-      ValueError: an argument is out of its range; in ``init``: ``where`` chooses nothing.
+      TypeError: an argument is not a number.
+      ValueError: an argument is outside its range; in ``init``: ``where`` chooses no leaf.
 
     References:
       Savarese, Silva and Maire, Winning the lottery with continuous sparsification, NeurIPS 2020;
       its code: lolemacs/continuous-sparsification on GitHub.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from sparsejax.tickets import continuous_sparsification, found_ticket, init_search
+      >>> from sparsejax.tickets import search_step
+      >>> target = jnp.array([[2.0, 0.0], [0.0, 1.0]])
+      >>> loss = lambda params, batch, key: (((params["kernel"] - target) ** 2).sum(), {})
+      >>> method = continuous_sparsification(steps=100, initial=0.0, penalty=0.1)
+      >>> optimizer = optax.sgd(0.1)
+      >>> state = init_search(method, {"kernel": target}, optimizer, jax.random.key(0))
+      >>> step = jax.jit(search_step(method, loss, optimizer))
+      >>> for _ in range(100):
+      ...     state, metrics = step(state, None)
+      >>> print(found_ticket(method, state).mask["kernel"])
+      [[ True False]
+       [False  True]]
     """
     start = _checks.scalar("initial", initial, "a finite number", math.isfinite)
     strength = _checks.scalar_at_least_zero("penalty", penalty)
@@ -123,25 +143,38 @@ def stochastic_l0(
     rewind: bool = True,
     where: Where = None,
 ) -> Method:
-    r"""The stochastic rival: hard-concrete gates under an l0 penalty.
+    r"""Search with hard-concrete gates under an l0 penalty.
 
     .. math:: \min_{w,\phi}\ \mathbf{E}_z L(z \odot w) + \lambda\,\mathbf{E}\|z\|_0
 
-    What stays are the gates open at the median. A further round goes on with the gates as they are.
+    Weights whose gate is open at the median are kept. The next round continues with the gates of
+    the round before.
 
     Args:
-      penalty: lambda, ``>= 0``, may be traced.
-      temperature: of the hard-concrete distribution.
-      drop_rate: about the share of gates that are closed at first.
-      rewind: whether the next round starts from the early weights.
-      where: which leaves are searched; default kernels and embeddings.
+      penalty: lambda, a scalar ``>= 0``, may be traced.
+      temperature: temperature of the hard-concrete distribution, a positive number.
+      drop_rate: in (0, 1), approximately the fraction of gates that are closed at the start.
+      rewind: whether the next round starts from the weights at the rewind step.
+      where: leaves that are searched; default: kernels and embeddings (see `sparsejax.chosen`).
+
+    Returns:
+      A `Method`.
 
     Raises:
-      ValueError: an argument is out of its range; in ``init``: ``where`` chooses nothing.
+      TypeError: ``penalty`` is not a number.
+      ValueError: an argument is outside its range; in ``init``: ``where`` chooses no leaf.
 
     References:
       Louizos, Welling and Kingma, Learning sparse neural networks through L0 regularization, ICLR
       2018.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from sparsejax.tickets import stochastic_l0
+      >>> method = stochastic_l0(penalty=1e-4)
+      >>> trained, mask = method.init({"kernel": jnp.ones((4, 3))}, jax.random.key(0))
+      >>> sorted(trained)
+      ['gates', 'weights']
     """
     gates = hard_concrete(temperature, drop_rate=drop_rate, where=where)
     strength = _checks.scalar_at_least_zero("penalty", penalty)
@@ -173,7 +206,7 @@ def stochastic_l0(
 
 
 def _l1(strength: jax.Array, active: PyTree) -> jax.Array:
-    """The penalty: strength times the sum of all entries."""
+    """The l1 penalty of probabilities, which are >= 0: ``strength`` times their sum."""
     total = sum(m.sum() for m in jax.tree.leaves(active))
     return strength.astype(jnp.result_type(total)) * total
 

@@ -1,4 +1,4 @@
-"""Magnitude pruning: iterative with or without rewinding, in one shot, and at random."""
+"""Magnitude pruning, iterative or in one shot, and random pruning."""
 
 from __future__ import annotations
 
@@ -17,25 +17,42 @@ from sparsejax.tickets._method import Method
 
 
 def magnitude_pruning(fraction: Numeric, rewind: bool = True, where: Where = None) -> Method:
-    r"""Prune a share of the survivors after each round, the smallest magnitudes first.
+    r"""Iterative magnitude pruning: each round prunes the smallest of the surviving weights.
 
-    Of n survivors  :math:`\lceil \text{fraction} \cdot n \rceil`  leave, ranked together over all
-    chosen leaves, exactly. Iterative magnitude pruning is this over many rounds; "continued" is the
-    same with ``rewind=False``; one-shot pruning to a density d is ``fraction = 1 - d`` in a single
-    round.
+    .. math:: n \leftarrow n - \lceil \text{fraction} \cdot n \rceil
+
+    The n survivors are ranked by magnitude over all chosen leaves together, and the count is exact.
+    With ``rewind=False`` the next round continues with the trained weights. One-shot pruning to a
+    density d is a single round with ``fraction = 1 - d``.
 
     Args:
-      fraction: in ``(0, 1)``, may be traced; its product with the number of survivors is rounded to
-        float32 (under x64 to float64) before it is rounded up.
-      rewind: whether each round starts from the early weights, or goes on with the trained ones.
-      where: which leaves are pruned; default kernels and embeddings.
+      fraction: fraction of the survivors that a round prunes, a scalar in ``(0, 1)``, may be
+        traced; its product with n is rounded to float32 (float64 under x64) before it is rounded
+        up.
+      rewind: whether each round starts from the weights at the rewind step, or from the trained
+        weights.
+      where: leaves that are pruned; default: kernels and embeddings (see `sparsejax.chosen`).
+
+    Returns:
+      A `Method`.
 
     Raises:
-      ValueError: ``fraction`` is out of its range; in ``init``: ``where`` chooses nothing.
+      TypeError: ``fraction`` is not a number.
+      ValueError: ``fraction`` is outside (0, 1); in ``init``: ``where`` chooses no leaf.
 
     References:
       Frankle and Carbin, The lottery ticket hypothesis, ICLR 2019; Frankle et al., Linear mode
       connectivity and the lottery ticket hypothesis, ICML 2020 (rewinding).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from sparsejax.tickets import magnitude_pruning
+      >>> method = magnitude_pruning(fraction=0.5)
+      >>> params = {"kernel": jnp.array([[0.1, -2.0], [0.3, 0.2]])}
+      >>> trained, mask = method.init(params, jax.random.key(0))
+      >>> print(method.mask(trained, mask, jax.random.key(1))["kernel"])
+      [[False  True]
+       [ True False]]
     """
 
     def ranked(trained, key):
@@ -46,15 +63,31 @@ def magnitude_pruning(fraction: Numeric, rewind: bool = True, where: Where = Non
 
 
 def random_pruning(fraction: Numeric, rewind: bool = True, where: Where = None) -> Method:
-    """The control: the same numbers as in `magnitude_pruning`, but chosen by lot.
+    r"""Random pruning, the control of `magnitude_pruning`: each round prunes random survivors.
+
+    .. math:: n \leftarrow n - \lceil \text{fraction} \cdot n \rceil
 
     Args:
-      fraction: in ``(0, 1)``, of the survivors that leave after each round, may be traced.
-      rewind: as there.
-      where: as there.
+      fraction: fraction of the survivors that a round prunes, a scalar in ``(0, 1)``, may be
+        traced.
+      rewind: whether each round starts from the weights at the rewind step, or from the trained
+        weights.
+      where: leaves that are pruned; default: kernels and embeddings (see `sparsejax.chosen`).
+
+    Returns:
+      A `Method`.
 
     Raises:
-      ValueError: as there.
+      TypeError: ``fraction`` is not a number.
+      ValueError: ``fraction`` is outside (0, 1); in ``init``: ``where`` chooses no leaf.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from sparsejax.tickets import num_nonzero, random_pruning
+      >>> method = random_pruning(fraction=0.75)
+      >>> trained, mask = method.init({"kernel": jnp.ones((4, 3))}, jax.random.key(0))
+      >>> print(num_nonzero(method.mask(trained, mask, jax.random.key(1))))
+      3
     """
 
     def ranked(trained, key):

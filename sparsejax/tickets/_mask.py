@@ -1,4 +1,4 @@
-"""Masks of subnetworks: which weights stay, how many, and how alike two masks are."""
+"""Masks of subnetworks, their size and their similarity."""
 
 from __future__ import annotations
 
@@ -10,31 +10,72 @@ from sparsejax._where import PyTree, Where, mask_out
 
 
 def ones_mask(params: PyTree, where: Where = None) -> PyTree:
-    """The mask under which everything stays.
+    """Return the mask that keeps all weights.
 
     Args:
-      params: of the network.
-      where: which leaves are searched; the others become ``optax.MaskedNode()``.
+      params: pytree of arrays, the parameters of a network.
+      where: leaves that the mask covers, all others become ``optax.MaskedNode()``; default: kernels
+        and embeddings (see `sparsejax.chosen`).
+
+    Returns:
+      A tree like ``params`` of boolean arrays, True everywhere.
 
     Raises:
-      TypeError, ValueError: a chosen leaf is not floating point; ``where`` chooses nothing.
+      TypeError: a chosen leaf is not floating point.
+      ValueError: ``where`` chooses no leaf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from sparsejax.tickets import num_nonzero, ones_mask
+      >>> mask = ones_mask({"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)})
+      >>> print(num_nonzero(mask))
+      12
     """
     return jax.tree.map(lambda leaf: jnp.ones_like(leaf, bool), mask_out(params, where))
 
 
 def num_nonzero(mask: PyTree) -> jax.Array:
-    """How many weights a mask lets stay, over all of its leaves together; an int32 scalar."""
+    """Count the weights that a mask keeps, over all of its leaves together.
+
+    Args:
+      mask: pytree of boolean arrays.
+
+    Returns:
+      An int32 scalar.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from sparsejax.tickets import num_nonzero
+      >>> print(num_nonzero({"kernel": jnp.array([[True, False], [True, True]])}))
+      3
+    """
     return jnp.asarray(sum(m.sum() for m in jax.tree.leaves(mask)), jnp.int32)
 
 
 def jaccard(first: PyTree, second: PyTree) -> jax.Array:
-    r"""How alike two masks are, :math:`|A \cap B| / |A \cup B|`; 1 where both are empty."""
+    r"""Jaccard similarity of two masks.
+
+    .. math:: J(A, B) = |A \cap B| \,/\, |A \cup B|
+
+    Args:
+      first: pytree of boolean arrays.
+      second: pytree of boolean arrays of the same structure and shapes.
+
+    Returns:
+      A float scalar in [0, 1]; 1 if both masks are empty.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from sparsejax.tickets import jaccard
+      >>> print(jaccard(jnp.array([True, True, False]), jnp.array([True, False, False])))
+      0.5
+    """
     both = num_nonzero(jax.tree.map(jnp.logical_and, first, second))
     either = num_nonzero(jax.tree.map(jnp.logical_or, first, second))
     return jnp.where(either == 0, 1.0, both / jnp.maximum(either, 1))
 
 
 def times(leaf: jax.Array, factor: jax.Array) -> jax.Array:
-    """Their product in the dtype of ``leaf``, rounded once."""
+    """Product in the dtype of ``leaf``, computed in float32 or wider and rounded once."""
     wide = at_least_float32(leaf.dtype)
     return (leaf.astype(wide) * jnp.asarray(factor).astype(wide)).astype(leaf.dtype)

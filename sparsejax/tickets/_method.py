@@ -1,4 +1,4 @@
-"""What a way of searching is: pure functions that a training step and its rounds call."""
+"""The interface of a search method: pure functions for the steps and the rounds of a search."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from sparsejax._where import PyTree
 
 
 class Method(NamedTuple):
-    """A way of finding subnetworks, round by round.
+    """A method that searches for subnetworks in rounds of training.
 
-    In a round the data loss of ``effective_params(trained, mask, step, key)`` plus
-    ``penalty(trained, step)`` is minimised over ``trained``. After it ``mask`` says what stays, and
-    ``next_round`` where the next round starts. Build it where its hyperparameters are known, even
-    inside a jitted step: they may be traced.
+    A round minimises the loss at ``effective_params(trained, mask, step, key)`` plus
+    ``penalty(trained, step)`` over ``trained``. At its end ``mask`` returns which weights are kept,
+    and ``next_round`` returns where the next round starts. Hyperparameters may be traced, so a
+    method can be built inside a jitted step.
 
     Attributes:
-      init: ``(params, key) -> (trained, mask)`` before the first round: what is trained, a dict
-        with the ``weights`` and perhaps ``gates``, and the mask under which everything stays.
-      effective_params: ``(trained, mask, step, key) -> params`` that the network computes with at
-        a step of the round.
-      penalty: ``(trained, step) -> scalar`` added to the loss.
-      mask: ``(trained, mask, key) -> mask`` at the end of a round; a part of the one before,
-        unless the method may open again what it closed.
+      init: ``(params, key) -> (trained, mask)`` before the first round. ``trained`` is a dict with
+        the trees ``weights`` and, for methods that have them, ``gates``; ``mask`` keeps everything.
+      effective_params: ``(trained, mask, step, key) -> params``, the parameters with which the
+        network computes at a step of the round.
+      penalty: ``(trained, step) -> scalar`` that is added to the loss.
+      mask: ``(trained, mask, key) -> mask`` at the end of a round, a subset of the mask before
+        unless the method can reopen gates.
       next_round: ``(trained, rewind_params, mask) -> trained`` for the next round;
-        ``rewind_params`` is what was trained by the step to rewind to.
-      weights: ``trained -> params``: the weights of a ticket, without its scale.
-      scale: a positive scalar, may be traced: a ticket's network computes with scale * mask *
-        weights on the leaves that are searched.
+        ``rewind_params`` is ``trained`` as it was at the step to rewind to.
+      weights: ``trained -> params``, the weights of a ticket without its scale.
+      scale: positive scalar, may be traced; the network of a ticket computes with
+        scale * mask * weights on the leaves that are searched.
     """
 
     init: Callable[[PyTree, jax.Array], tuple[dict[str, Any], PyTree]]

@@ -1,4 +1,4 @@
-"""What a search finds: which weights stay, their scale, and the values they are trained from."""
+"""Tickets: a mask, its scale, and the weights from which the subnetwork is trained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from chex import Numeric
 from jax.tree_util import Partial
 
@@ -18,7 +17,7 @@ from sparsejax._dtypes import at_least_float32
 from sparsejax._masks import apply_mask, map_searched
 from sparsejax._pairs import pairs, same_shapes
 from sparsejax._states import fresh
-from sparsejax._where import PyTree
+from sparsejax._where import PyTree, is_masked
 from sparsejax.tickets._mask import times
 
 
@@ -29,78 +28,114 @@ class Ticket(NamedTuple):
 
     .. math:: c\, m \odot w
 
-    on the leaves that were searched (mask m, scale c) and with the weights w alone on the others.
-    An optimizer trains w: the scale stays outside of the weights. `rewind` gives both halves,
-    `effective_params` is the equation, `fold_scale` multiplies the scale into the weights.
+    on the leaves that were searched (mask m, scale c) and with the weights w on all others. An
+    optimizer trains w, so the scale stays outside of the weights. `rewind` returns both parts,
+    `effective_params` is the equation, and `fold_scale` multiplies the scale into the weights.
+
+    Attributes:
+      mask: pytree of boolean arrays like the parameters, True for the weights that are kept, with
+        ``optax.MaskedNode()`` at leaves that were not searched; fits `sparsejax.hold_zeros`.
+      params: pytree of arrays, the weights w of the whole network to rewind to.
+      scale: c, a positive scalar of float32 or wider: 1 for magnitude pruning, 1 / sigma(s_0) for
+        continuous sparsification. In the tickets of a population: [members].
+      statistics: running statistics of the network at the step of ``params``, such as those of
+        batch normalisation; None if it has none.
     """
 
     mask: PyTree
-    """Like the parameters: booleans, True for the weights that stay, ``optax.MaskedNode()`` for
-    leaves that were not searched; for ``sparsejax.hold_zeros``."""
     params: PyTree
-    """The weights w of the whole network to rewind to."""
     scale: Numeric = 1.0
-    """A positive scalar c of float32 or wider: 1 for magnitude pruning, 1 / sigma(s_0) for
-    continuous sparsification. In the tickets of a population: [members]."""
     statistics: PyTree = None
-    """The running statistics of the network at the step of ``params``; None for a network without.
-    """
 
 
 def effective_params(ticket: Ticket, params: PyTree) -> PyTree:
-    r"""The parameters that a ticket's network computes with, :math:`c\, m \odot w`.
+    r"""Return the parameters with which the network of a ticket computes.
+
+    .. math:: c\, m \odot w
 
     Args:
-      ticket: gives the mask m and the scale c; its own weights are not read.
-      params: w, trained from ``ticket.params``.
+      ticket: the ticket, of which the mask m and the scale c are read, and not the weights.
+      params: pytree of arrays, w, trained from ``ticket.params``.
 
     Returns:
-      A tree like ``params``, each leaf in its dtype. Leaves that were not searched are returned as
-      they are. A gradient reaches only the weights that stay.
+      A tree like ``params``, each leaf in its dtype. Leaves that were not searched are returned
+      unchanged. Gradients flow only to weights that are kept.
 
     Raises:
-      ValueError: ``ticket.mask`` has not the structure of ``params`` or the shape of a leaf.
+      ValueError: ``ticket.mask`` does not have the structure of ``params`` or the shape of a leaf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from sparsejax.tickets import Ticket, effective_params
+      >>> ticket = Ticket(jnp.array([True, False]), jnp.array([1.0, 1.0]), scale=2.0)
+      >>> print(effective_params(ticket, jnp.array([3.0, 4.0])))
+      [6. 0.]
     """
     return _effective(ticket.mask, ticket.scale, params)
 
 
 def _effective(mask: PyTree, scale: Numeric, params: PyTree) -> PyTree:
-    def seen(leaf, m):
+    def masked(leaf, m):
         return jnp.where(m, times(leaf, jnp.asarray(scale)), jnp.zeros_like(leaf))
 
-    return map_searched(seen, params, mask)
+    return map_searched(masked, params, mask)
 
 
 def rewind(ticket: Ticket) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
-    r"""What is trained when a ticket is trained, and the function from it to what the network sees.
+    r"""Return the weights from which a ticket is trained, and the function that applies its mask.
 
-    The two are returned together since weights without the ticket's scale are another network::
+    .. math:: w_0 = m \odot w, \qquad w \mapsto c\, m \odot w
+
+    Both are returned together, since the weights without the ticket's scale are a different
+    network::
 
         params, effective = rewind(ticket)
         optimizer = optax.chain(optax.sgd(0.1, momentum=0.9), hold_zeros(ticket.mask))
         grads = jax.grad(lambda params: loss(effective(params), batch))(params)
 
-    In a population, ``jax.vmap(rewind)`` gives them with an axis of members.
+    For a population use ``jax.vmap(rewind)``.
+
+    Args:
+      ticket: the ticket.
 
     Returns:
-      ``(params, effective)``: the weights :math:`m \odot w` without the scale, as arrays of their
-      own that may be donated; and `effective_params` of this ticket as a pytree that can be called
-      (``jax.tree_util.Partial``), which holds a copy of the mask and the scale.
+      ``(params, effective)``: the masked weights :math:`m \odot w` without the scale, in buffers of
+      their own that may be donated; and `effective_params` of this ticket as a
+      ``jax.tree_util.Partial``, a callable pytree that holds copies of the mask and the scale.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from sparsejax.tickets import Ticket, rewind
+      >>> params, effective = rewind(Ticket(jnp.array([True, False]), jnp.array([3.0, 4.0]), 2.0))
+      >>> print(params, effective(params))
+      [3. 0.] [6. 0.]
     """
     params = fresh(apply_mask(ticket.params, ticket.mask))
     return params, Partial(_effective, *fresh((ticket.mask, ticket.scale)))
 
 
 def fold_scale(ticket: Ticket) -> Ticket:
-    r"""The same subnetwork with its scale multiplied into the weights: :math:`w \leftarrow c\,w`.
+    r"""Return the same subnetwork with its scale multiplied into the weights.
 
-    It computes the same function with a scale of 1. But it trains otherwise: of plain SGD, a step
-    of the same learning rate moves the effective weights :math:`c^2` times less far than with the
-    scale outside, and under batch normalisation the length of the weights sets the effective
+    .. math:: w \leftarrow c\,w, \qquad c \leftarrow 1
+
+    The function of the network does not change, but its training does: with plain SGD of the same
+    learning rate, a step moves the effective weights :math:`c^2` times less than with the scale
+    outside of the weights, and under batch normalisation the norm of the weights sets the effective
     learning rate.
 
+    Args:
+      ticket: the ticket.
+
     Returns:
-      A ticket of scale 1, whose arrays are its own.
+      A ticket of scale 1 with buffers of its own.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from sparsejax.tickets import Ticket, fold_scale
+      >>> ticket = fold_scale(Ticket(jnp.array([True, True]), jnp.array([3.0, 4.0]), scale=2.0))
+      >>> print(ticket.params, ticket.scale)
+      [6. 8.] 1.0
     """
     folded = map_searched(
         lambda leaf, m: times(leaf, jnp.asarray(ticket.scale)), ticket.params, ticket.mask
@@ -110,21 +145,28 @@ def fold_scale(ticket: Ticket) -> Ticket:
 
 
 def check_ticket(ticket: Ticket, params: PyTree) -> None:
-    """Whether a ticket is one of a network. Runs on the host.
+    """Check that a ticket fits a network. Runs on the host.
 
     Args:
-      ticket: such as one from a file.
-      params: of the network it is to be used in; shapes count alone.
+      ticket: the ticket, for example loaded from a file.
+      params: pytree of arrays or ``jax.ShapeDtypeStruct``, the parameters of the network; only
+        shapes are read.
 
     Raises:
-      ValueError: the mask or the weights have not the structure or a shape of ``params``; the scale
-        is not a positive finite scalar.
+      ValueError: the mask or the weights do not have the structure or a shape of ``params``, or the
+        scale is not a positive finite scalar.
 
     Warns:
-      RuntimeWarning: the mask empties a layer, which is named: nothing gets through it.
+      RuntimeWarning: the mask removes all weights of a layer, which the warning names.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from sparsejax.tickets import Ticket, check_ticket
+      >>> params = jnp.array([3.0, 4.0])
+      >>> check_ticket(Ticket(jnp.array([True, False]), params), params)
     """
     masks = pairs("ticket.mask", ticket.mask, params)
-    masks = [found for found in masks if not isinstance(found[2], optax.MaskedNode)]
+    masks = [found for found in masks if not is_masked(found[2])]
     same_shapes("ticket.mask", masks)
     same_shapes("ticket.params", pairs("ticket.params", ticket.params, params))
     if jnp.shape(ticket.scale) != ():
@@ -137,13 +179,12 @@ def check_ticket(ticket: Ticket, params: PyTree) -> None:
     for path, _, mask in masks:
         if not np.any(mask):
             warnings.warn(
-                f"the mask empties {path or 'its leaf'}: no weight of it is left, so nothing gets "
-                "through",
+                f"the mask empties {path or 'its leaf'}, so no signal passes through it",
                 RuntimeWarning,
                 stacklevel=2,
             )
 
 
 def scale_of(scale: Numeric) -> jax.Array:
-    """A scale as an array of float32 or wider."""
+    """``scale`` as an array of float32 or wider."""
     return jnp.asarray(scale, at_least_float32(scale))
