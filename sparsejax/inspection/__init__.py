@@ -1,4 +1,7 @@
-"""What is left? Counts, live units, sizes; ``sparsejax.inspection.figures`` draws them."""
+"""Inspection of sparse networks: non-zeros, live units, multiply-accumulates and bytes.
+
+`sparsejax.inspection.figures` draws figures of them (it needs matplotlib).
+"""
 
 from sparsejax.inspection._live_units import live_unit_masks, live_units
 from sparsejax.inspection._macs import macs

@@ -1,4 +1,4 @@
-"""How many weights are left, in all and leaf by leaf."""
+"""Numbers of non-zero weights, in total and for each leaf."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from sparsejax._where import PyTree, Where, choose
 
 
 class LeafReport(NamedTuple):
-    """Counts of one leaf."""
+    """Counts of one leaf.
+
+    Attributes:
+      path: path of the leaf, as ``jax.tree_util.keystr`` writes it.
+      size: number of entries.
+      nonzeros: number of entries that are not zero.
+    """
 
     path: str
     size: int
@@ -25,18 +31,22 @@ class LeafReport(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Counts of the chosen leaves of a tree."""
+    """Counts of the chosen leaves of a tree; ``print`` shows them as a table.
+
+    Attributes:
+      leaves: counts of each leaf, in ``jax.tree`` order.
+    """
 
     leaves: tuple[LeafReport, ...]
 
     @property
     def size(self) -> int:
-        """Entries of all leaves together."""
+        """Number of entries of all leaves together."""
         return sum(leaf.size for leaf in self.leaves)
 
     @property
     def nonzeros(self) -> int:
-        """Entries that are not zero, of all leaves together."""
+        """Number of entries that are not zero, of all leaves together."""
         return sum(leaf.nonzeros for leaf in self.leaves)
 
     @property
@@ -56,19 +66,27 @@ class Report(NamedTuple):
 
 
 def report(params: PyTree, where: Where = None) -> Report:
-    """Totals and per-leaf counts and densities of the chosen leaves. Runs on the host.
+    """Count the non-zero entries of the chosen leaves, in total and for each. Runs on the host.
 
     Args:
       params: pytree of arrays.
-      where: which leaves are counted; default: kernels and embeddings (see `sparsejax.chosen`).
+      where: leaves that are counted; default: kernels and embeddings (see `sparsejax.chosen`).
 
     Returns:
-      A `Report`; ``print`` shows it as a table. NaN counts as not zero. An array that stands at two
+      A `Report`; ``print`` shows it as a table. NaN counts as not zero. An array that occurs at two
       places of ``params`` (the same Python object) is one leaf with both paths and counts once.
 
     Raises:
       TypeError: a chosen leaf is not floating point.
-      ValueError: ``where`` chooses nothing.
+      ValueError: ``where`` chooses no leaf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from sparsejax.inspection import report
+      >>> print(report({"kernel": jnp.eye(4), "bias": jnp.zeros(4)}))
+      leaf            entries     non-zero   density
+      ['kernel']           16            4   25.000%
+      all                  16            4   25.000%
     """
     chosen = choose(params, where)
     counts = jax.device_get([(leaf != 0).sum() for leaf in chosen.leaves])
@@ -81,6 +99,19 @@ def report(params: PyTree, where: Where = None) -> Report:
 
 
 def bzip2_bytes(params: PyTree) -> int:
-    """The size in bytes of all leaves, one after another in their own dtypes, after BZIP2."""
+    """Compressed size of the parameters under BZIP2. Runs on the host.
+
+    Args:
+      params: pytree of arrays.
+
+    Returns:
+      The size in bytes of the concatenated leaves, each in its own dtype, after BZIP2.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from sparsejax.inspection import bzip2_bytes
+      >>> bzip2_bytes({"kernel": jnp.zeros((100, 100))}) < 100
+      True
+    """
     raw = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params))
     return len(bz2.compress(raw))

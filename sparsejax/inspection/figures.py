@@ -1,4 +1,4 @@
-"""Pictures of what is left. Needs matplotlib (the ``experiments`` extra)."""
+"""Figures of sparse networks; needs matplotlib (the ``experiments`` extra)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from sparsejax.inspection._live_units import layer_kernels, live_unit_masks
 
 _INK = "#1b2a41"
 _INK_ON_WHITE = ListedColormap(["white", _INK])
-_CELLS_ACROSS = 300  # as many columns as a panel has pixels for
+_CELLS_ACROSS = 300  # number of columns that a panel can resolve
 
 
 def plot_pixel_maps(
     path: Path, networks: Mapping[str, PyTree], layers: Sequence[str], shape: tuple[int, int]
 ) -> Path:
-    """Draw, for each network, how many weights each input pixel still feeds.
+    """Plot the number of weights that each network still has for each input pixel.
 
     Args:
-      path: of the PNG.
-      networks: parameters by title.
-      layers: the layers from input to output, as for `live_units`.
+      path: path of the PNG file to write.
+      networks: parameters of the networks by their titles.
+      layers: paths of the layers from input to output, as for `live_units`.
       shape: height and width of the input image.
+
+    Returns:
+      ``path``.
     """
     rows = math.ceil(len(networks) / 4)
     columns = math.ceil(len(networks) / rows)
@@ -46,14 +49,22 @@ def plot_pixel_maps(
         axis.set_title(f"{title}\n{int(live[0].sum())} of {counts.size} pixels", fontsize=10)
         axis.set_xticks([])
         axis.set_yticks([])
-        figure.colorbar(image, ax=axis, location="bottom", shrink=0.8, label="weights it feeds")
+        figure.colorbar(image, ax=axis, location="bottom", shrink=0.8, label="weights of the pixel")
     return _save(figure, path)
 
 
 def plot_connectivity(path: Path, networks: Mapping[str, PyTree], layers: Sequence[str]) -> Path:
-    """Draw the non-zero weights of every layer (columns) of every network (rows).
+    """Plot the non-zero weights of every layer (columns) of every network (rows).
 
-    Units are ordered by how many weights they have left, so that dead ones gather at one side.
+    Units are sorted by the number of their remaining weights, so that dead units are at one side.
+
+    Args:
+      path: path of the PNG file to write.
+      networks: parameters of the networks by their titles.
+      layers: paths of the layers from input to output, as for `live_units`.
+
+    Returns:
+      ``path``.
     """
     figure = Figure(figsize=(3.4 * len(layers), 2.6 * len(networks)), layout="constrained")
     grid = figure.subplots(len(networks), len(layers), squeeze=False)
@@ -74,7 +85,7 @@ def plot_connectivity(path: Path, networks: Mapping[str, PyTree], layers: Sequen
                     sorted_links, cmap=_INK_ON_WHITE, vmin=0, vmax=1, aspect="auto",
                     interpolation="nearest", extent=(0, inputs, units, 0),
                 )  # fmt: skip
-            else:  # cells are smaller than pixels: a dot each, so that lone ones are not lost
+            else:  # cells are smaller than pixels: a dot each, so that isolated ones are visible
                 rows, columns = np.nonzero(sorted_links)
                 axis.scatter(columns + 0.5, rows + 0.5, s=0.8, c=_INK, marker="s", linewidths=0)
                 axis.set_xlim(0, inputs)
@@ -91,11 +102,15 @@ def plot_connectivity(path: Path, networks: Mapping[str, PyTree], layers: Sequen
 def plot_learning_compression(
     path: Path, series: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]
 ) -> Path:
-    """Draw the error of theta and the distance between w and theta after each L step.
+    """Plot the error of theta and the distance between w and theta after each L step.
 
     Args:
-      path: of the PNG.
-      series: by title, for each seed the rows of its ``metrics.jsonl`` (``error``, ``distance``).
+      path: path of the PNG file to write.
+      series: for each title and seed the rows of its ``metrics.jsonl``, with the keys ``error``
+        (in per cent) and ``distance``.
+
+    Returns:
+      ``path``.
     """
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -1,4 +1,7 @@
-"""The networks of the papers, in Flax NNX. Needs the ``experiments`` extra."""
+"""The networks of the papers as Flax NNX modules; needs the ``experiments`` extra.
+
+All images are channels last (NHWC), all kernels [height, width, in, out] or [in, out].
+"""
 
 from sparsejax.models._lenet5 import LENET5_LAYERS, LeNet5
 from sparsejax.models._lenet300 import LENET300_LAYERS, LeNet300

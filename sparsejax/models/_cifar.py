@@ -1,4 +1,4 @@
-"""What the networks for CIFAR share."""
+"""Layers and checks that the networks for CIFAR have in common."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flax import nnx
 
 
 def conv3x3(before: int, channels: int, dtype, rngs: nnx.Rngs, stride: int = 1) -> nnx.Conv:
-    """A convolution without bias, padded by 1, He-normal; batch normalisation is to follow."""
+    """A 3x3 convolution, padded by 1 on each side, without bias, initialised He-normal."""
     return nnx.Conv(
         before, channels, (3, 3), strides=stride, padding=((1, 1), (1, 1)), use_bias=False,
         kernel_init=nnx.initializers.he_normal(), dtype=dtype, rngs=rngs,
@@ -16,7 +16,7 @@ def conv3x3(before: int, channels: int, dtype, rngs: nnx.Rngs, stride: int = 1) 
 
 
 def check_images(images: jax.Array) -> None:
-    """Raise ValueError where they are not normalised images of CIFAR's size."""
+    """Raise ValueError unless the images are [batch, 32, 32, 3] and floating point."""
     if images.ndim != 4 or images.shape[1:] != (32, 32, 3):
         raise ValueError(f"images must have shape [batch, 32, 32, 3]; got {images.shape}")
     if not jnp.issubdtype(images.dtype, jnp.floating):

@@ -1,13 +1,12 @@
-"""A 2-D convolution that trains fast on CPUs: matrix products in place of convolutions.
+"""A 2-D convolution that trains fast on CPUs: im2col and matrix products.
 
-XLA's convolution is quick on a CPU forwards, not backwards: inside ``lax.scan`` the weight gradient
-of LeNet5's first layer takes fifty times as long as its forward pass. A matrix product is quick
-everywhere. So the patches that a kernel meets are written out (im2col), and each of the three
-convolutions in a step of training is a matrix product with them.
+On a CPU, XLA's convolution is fast in the forward pass and slow in the backward pass: inside
+``lax.scan`` the weight gradient of LeNet5's first layer takes fifty times as long as its forward
+pass. Matrix products are fast in both. So the patches of the input are materialised (im2col), and
+each of the three convolutions of a training step becomes a matrix product.
 
-Inside, images lie as [channels, height, width, batch]. Then patches are cut and put back in whole
-runs of the batch, and between two such layers the compiler finds that the one's transposition
-undoes the other's.
+Internally the layout is [channels, height, width, batch] (CHWN), in which patches are copied in
+contiguous runs over the batch. Between two such layers the compiler cancels the transpositions.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from jax import lax
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
-_SHORT = 64  # entries of a patch up to which XLA's product is faster with the patches on its left
+_SHORT = 64  # up to this patch size XLA's product is faster with the patches as left operand
 
 
 def conv_general_dilated(
@@ -41,17 +40,18 @@ def conv_general_dilated(
     preferred_element_type: Any = None,
     out_sharding: Any = None,
 ) -> jax.Array:
-    """``jax.lax.conv_general_dilated``, faster to differentiate on a CPU.
+    """``jax.lax.conv_general_dilated`` with a faster gradient on CPUs.
 
-    The same arguments and the same mathematics; to be handed to ``nnx.Conv`` under this very name.
-    Faster are 2-D convolutions of images [batch, height, width, channels] with kernels [height,
-    width, in, out], floating point, at stride 1, not dilated, in one group, padded or not.
-    Everything else is lax's; so are all convolutions on other platforms than the CPU, and those
-    that nobody differentiates. The platform is the one that the program is lowered for.
+    It has the same arguments and computes the same function; pass it to ``nnx.Conv`` as
+    ``conv_general_dilated``. It is faster for floating-point 2-D convolutions of images [batch,
+    height, width, channels] with kernels [height, width, in, out] of stride 1, without dilation, in
+    one group, with any padding. All other convolutions, those on platforms other than the CPU, and
+    those that are not differentiated are lax's. The platform is that for which the program is
+    lowered.
 
-    The fast ones are differentiated in reverse (``grad``, ``vjp``, also of one another), not
-    forwards (``jvp``). For the backward pass a compiled step keeps the patches: kernel height x
-    kernel width times the memory of the images.
+    The fast convolutions support reverse-mode differentiation (``grad``, ``vjp``, also nested), and
+    not forward mode (``jvp``). A compiled training step keeps the patches for the backward pass:
+    kernel height x kernel width times the memory of the images.
     """
     if _is_covered(
         lhs, rhs, window_strides, lhs_dilation, rhs_dilation, dimension_numbers,
@@ -73,7 +73,7 @@ def conv_general_dilated(
 def _is_covered(
     lhs, rhs, strides, lhs_dilation, rhs_dilation, numbers, groups, batch_groups, dtype, sharding
 ) -> bool:
-    """Everything but the padding fits `_convolve`."""
+    """Whether `_convolve` supports all arguments; the padding is not checked."""
     if not (lhs.ndim == rhs.ndim == 4 and lhs.dtype == rhs.dtype and lhs.shape[3] == rhs.shape[2]):
         return False
     channels_last = lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NUMBERS)
@@ -90,7 +90,7 @@ def _is_covered(
 
 
 def _map_size(x: jax.Array, kernel: jax.Array, pads: Pads) -> tuple[int, int]:
-    """Height and width of what the convolution gives."""
+    """Height and width of the output of the convolution."""
     (top, bottom), (left, right) = pads
     height, width = kernel.shape[:2]
     return x.shape[1] + top + bottom - height + 1, x.shape[2] + left + right - width + 1
@@ -98,7 +98,7 @@ def _map_size(x: jax.Array, kernel: jax.Array, pads: Pads) -> tuple[int, int]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x: jax.Array, kernel: jax.Array, pads: Pads, precision: Any) -> jax.Array:
-    # Without a gradient lax's is the faster one for large batches, and needs no memory for patches.
+    # Without a gradient lax's convolution is faster for large batches, and stores no patches.
     return _convolve_lax(x, kernel, pads, precision)
 
 
@@ -112,8 +112,8 @@ def _forward(x: jax.Array, kernel: jax.Array, pads: Pads, precision: Any):
     def other(x, kernel):
         return _convolve_lax(x, kernel, pads, precision)
 
-    # The patches are asked for again in the backward pass. The compiler of a whole step finds that
-    # it has them; as residuals they would have to exist on every platform.
+    # The backward pass computes the patches again, and the compiler of a whole step merges both
+    # computations. As residuals they would have to exist on every platform.
     return lax.platform_dependent(x, kernel, cpu=cpu, default=other), (x, kernel)
 
 
@@ -127,7 +127,7 @@ def _backward(pads: Pads, precision: Any, residuals, gradient: jax.Array):
             of_kernel = lax.dot_general(patches, gradient, over_columns, precision)
         else:
             of_kernel = lax.dot_general(gradient, patches, over_columns, precision)
-            # Without the barrier the compiler swaps the factors to save this transposition.
+            # Without the barrier the compiler swaps the operands to avoid this transposition.
             of_kernel = lax.optimization_barrier(of_kernel).T
         of_patches = lax.dot(flat, gradient, precision=precision)
         return _sum_patches(of_patches, x, kernel, pads), of_kernel.reshape(kernel.shape)
@@ -153,20 +153,20 @@ def _patches(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
     height, width = _map_size(x, kernel, pads)
     rows, columns, channels, _ = kernel.shape
     x = jnp.pad(_swap_batch_and_channels(x), ((0, 0), *pads, (0, 0)))
-    # In two steps, so that most of what is copied is whole rows.
+    # In two steps, so that most copies are of contiguous rows.
     x = jnp.stack([x[:, :, left : left + width] for left in range(columns)])
     x = jnp.stack([x[:, :, top : top + height] for top in range(rows)])
     return x.reshape(rows * columns * channels, -1)
 
 
 def _sum_patches(patches: jax.Array, x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
-    """The transpose of `_patches`: to each entry of ``x`` the sum over the patches it is in."""
+    """The transpose of `_patches`: for each entry of ``x`` the sum over its patches."""
     height, width = _map_size(x, kernel, pads)
     rows, columns, channels, _ = kernel.shape
     batch = x.shape[0]
     patches = patches.reshape(rows, columns, channels, height, width, batch)
     total = jnp.zeros((channels, height + rows - 1, width + columns - 1, batch), x.dtype)
-    # Sums in place: adding up padded arrays, as autodiff would, takes several times as long.
+    # In-place sums: adding padded arrays, as autodiff would, takes several times as long.
     for at in itertools.product(range(rows), range(columns)):
         there = lax.dynamic_slice(total, (0, *at, 0), (channels, height, width, batch))
         total = lax.dynamic_update_slice(total, there + patches[at], (0, *at, 0))

@@ -19,20 +19,27 @@ LENET300_LAYERS = ("dense1", "dense2", "dense3")
 
 
 class LeNet300(nnx.Module):
-    """Three dense layers, 784-300-100-10: 266,200 kernel weights and 410 biases.
+    """LeNet300: three dense layers, 784-300-100-10, with 266,200 kernel weights and 410 biases.
 
-    Kernels start as Lecun-normal, biases as zeros.
+    The activation follows the first two layers. Kernels are initialised Lecun-normal, biases as
+    zeros, all float32.
 
     Args:
-      activation: ``"relu"`` or ``"tanh"`` (the LC toolkit's script has tanh).
-      units: of the two hidden layers; fewer make a network from which units have been purged.
-      kept_inputs: which of the 784 pixels the first layer reads, for a network from which inputs
-        have been purged; row i of its kernel belongs to ``kept_inputs[i]``. Default: all.
-      rngs: for the initial kernels.
+      activation: ``"relu"`` or ``"tanh"`` (the LC toolkit's script uses tanh).
+      units: numbers of units of the two hidden layers; smaller ones make a network from which units
+        have been removed.
+      kept_inputs: the pixels, out of 784, that the first layer reads, for a network from which
+        inputs have been removed; row i of its kernel belongs to pixel ``kept_inputs[i]``. Default:
+        all.
+      rngs: random streams for the initial kernels.
 
     Raises:
-      ValueError: ``activation``, ``units`` or ``kept_inputs`` is none of what is allowed, or an
-        input is kept twice.
+      ValueError: ``activation``, ``units`` or ``kept_inputs`` is not one of the allowed values, or
+        an input is given twice.
+
+    References:
+      LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition,
+      Proceedings of the IEEE 86, 1998.
     """
 
     def __init__(
@@ -52,7 +59,14 @@ class LeNet300(nnx.Module):
         self.dense3 = nnx.Linear(second, 10, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Logits [batch, 10] of images [batch, 784] or [batch, 28, 28, 1]."""
+        """Compute the logits.
+
+        Args:
+          images: float array [batch, 784] or [batch, 28, 28, 1].
+
+        Returns:
+          Logits [batch, 10].
+        """
         hidden = images.reshape(images.shape[0], -1)
         if self.kept_inputs is not None:
             columns = jnp.asarray(self.kept_inputs)
@@ -63,7 +77,11 @@ class LeNet300(nnx.Module):
 
 
 def activation_of(name: str) -> Callable[[jax.Array], jax.Array]:
-    """The function of that name; raises ValueError where there is none."""
+    """Return the activation function of that name.
+
+    Raises:
+      ValueError: there is none.
+    """
     if name not in _ACTIVATIONS:
         raise ValueError(f"activation must be one of {sorted(_ACTIVATIONS)}; got {name!r}")
     return _ACTIVATIONS[name]

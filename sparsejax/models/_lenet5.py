@@ -13,33 +13,35 @@ from sparsejax.models._max_pool import max_pool
 from sparsejax.models._sizes import kept_of, sizes_of
 
 _SIDE = 28  # height and width of an image
-_MAP = 4  # height and width of what the first dense layer reads
+_MAP = 4  # height and width of the map that the first dense layer reads
 
 LENET5_LAYERS = ("conv1", "conv2", "dense1", "dense2")
 """The layers from input to output, for ``sparsejax.inspection.live_units``."""
 
 
 class LeNet5(nnx.Module):
-    """Two 5x5 convolutions and two dense layers: 430,500 kernel weights and 580 biases.
+    """LeNet5, 20-50-500-10: two 5x5 convolutions and two dense layers.
 
-    Neither convolution pads; a 2x2 max-pool follows each, then ReLU. (ReLU before the pool is the
-    same function, at four times the work.) The last map of 4x4x50 is flattened in that order,
-    channels last: the first dense layer's input ``(row * 4 + column) * 50 + channel``. ReLU follows
-    that layer, too.
+    It has 430,500 kernel weights and 580 biases. The convolutions have stride 1 and no padding
+    (``VALID``); a 2x2 max-pool with stride 2 and then ReLU follow each of them, so that the maps
+    are 12x12 and 4x4. (ReLU before the pool is the same function at four times the work.) The last
+    map [batch, 4, 4, 50] is flattened channels last: input ``(row * 4 + column) * 50 + channel`` of
+    the first dense layer. ReLU follows that layer, too. Kernels are initialised Lecun-normal,
+    biases as zeros, all float32.
 
-    Kernels start as Lecun-normal, biases as zeros. Training takes reverse-mode differentiation
-    (``grad``), not ``jvp``; on a CPU it is fastest with tens of steps scanned in a call.
+    On CPUs convolutions and pooling have custom gradients, so only reverse-mode differentiation
+    (``grad``) is supported, and training is fastest with tens of steps per call.
 
     Args:
-      units: channels of the two convolutions and units of the hidden dense layer; smaller ones make
-        a network from which units have been purged.
-      kept_inputs: which of the ``16 * units[1]`` flattened inputs the first dense layer reads, for
-        a network from which single inputs have been purged; row i of its kernel belongs to
-        ``kept_inputs[i]``. Default: all. (``live_units`` understands a network that has all.)
-      rngs: for the initial kernels.
+      units: channels of the two convolutions and units of the hidden dense layer; smaller numbers
+        make a network from which units have been removed.
+      kept_inputs: the inputs, out of ``16 * units[1]`` flattened ones, that the first dense layer
+        reads, for a network from which single inputs have been removed; row i of its kernel belongs
+        to input ``kept_inputs[i]``. Default: all. (``live_units`` supports only the default.)
+      rngs: random streams for the initial kernels.
 
     Raises:
-      ValueError: ``units`` or ``kept_inputs`` is out of range, or an input is kept twice.
+      ValueError: ``units`` or ``kept_inputs`` is out of range, or an input is given twice.
 
     References:
       LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition,
@@ -63,10 +65,16 @@ class LeNet5(nnx.Module):
         self.dense2 = nnx.Linear(hidden, 10, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Logits [batch, 10] of images [batch, 28, 28, 1] or [batch, 784], floating point.
+        """Compute the logits.
+
+        Args:
+          images: float array [batch, 28, 28, 1] or [batch, 784].
+
+        Returns:
+          Logits [batch, 10].
 
         Raises:
-          ValueError: the images have another shape, or are not floating point.
+          ValueError: the images have a different shape, or are not floating point.
         """
         if images.shape[1:] not in ((_SIDE, _SIDE, 1), (_SIDE * _SIDE,)):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""A 2x2 max-pool that trains fast on CPUs: it remembers where each maximum was."""
+"""A 2x2 max-pool that trains fast on CPUs, since it saves the position of each maximum."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from jax import lax
 
 @jax.custom_vjp
 def max_pool(x: jax.Array) -> jax.Array:
-    """Maxima over 2x2 windows at stride 2: [batch, height, width, channels] to half the size.
+    """Max-pool over 2x2 windows with stride 2, without padding.
 
-    A last odd row or column is left out, as in ``nnx.max_pool(x, (2, 2), (2, 2))``. The gradient of
-    a window goes to exactly one entry, the first of its maxima row by row. (A mask ``x == maximum``
-    would count each of several, and in MNIST's blank borders all four are equal.)
+    A last odd row or column is dropped, as in ``nnx.max_pool(x, (2, 2), (2, 2))``. The gradient of
+    a window goes to exactly one entry, the first of its maxima in row-major order. (A mask
+    ``x == maximum`` would count ties more than once, and in MNIST's blank borders all four entries
+    are equal.)
 
-    On a CPU the backward pass reads the place of each maximum, one byte, instead of searching the
-    windows again. Differentiated in reverse only, as everything with a ``jax.custom_vjp``.
+    On a CPU the backward pass reads the position of each maximum, one byte, instead of searching
+    the windows again. Only reverse-mode differentiation is supported, as for every
+    ``jax.custom_vjp``.
 
     Args:
-      x: images, channels last, floating point.
+      x: float array [batch, height, width, channels].
+
+    Returns:
+      An array [batch, height // 2, width // 2, channels] of the same dtype.
     """
     return _max_pool_lax(x)
 
@@ -41,7 +46,7 @@ def _forward(x: jax.Array):
         return _max_pool_lax(x), nothing
 
     maxima, place = lax.platform_dependent(x, cpu=cpu, default=other)
-    return maxima, (x, place)  # each platform reads one of them; the compiler drops the other
+    return maxima, (x, place)  # each platform reads one of them; the compiler removes the other
 
 
 def _backward(residuals, gradient: jax.Array):
@@ -67,22 +72,22 @@ def _max_pool_lax(x: jax.Array) -> jax.Array:
 
 
 def _windows(x: jax.Array) -> jax.Array:
-    """[channels, height, 2, width, 2, batch]: maxima and places are found in runs of the batch."""
+    """Windows [channels, height, 2, width, 2, batch], contiguous along the batch."""
     batch, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2].swapaxes(0, 3)
     return x.reshape(channels, height // 2, 2, width // 2, 2, batch)
 
 
 def _spread(place: jax.Array, gradient: jax.Array, odd: tuple[int, int]) -> jax.Array:
-    """The gradient at the place of each maximum, zeros elsewhere."""
+    """The gradient at the position of each maximum, zeros elsewhere."""
     corners = jnp.arange(4, dtype=jnp.uint8).reshape(2, 1, 2, 1)
 
     def spread(piece):  # [rows, width, batch] to [rows, 2, width, 2, batch]
         place, gradient = (part[:, None, :, None] for part in piece)
         return jnp.where(place == corners, gradient, 0)
 
-    # Piece by piece, because a loop reads its inputs from memory: without one the compiler does not
-    # store `place` but finds each maximum again for each of its four entries.
+    # In pieces, because a loop reads its inputs from memory: without it the compiler does not store
+    # `place`, but searches each maximum again for each of its four entries.
     channels, height, width, batch = place.shape
     rows = channels * height
     pieces = next((n for n in range(2, rows + 1) if rows % n == 0), 1)

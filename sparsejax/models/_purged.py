@@ -1,4 +1,4 @@
-"""The smaller dense networks that are left of gated or pruned ones."""
+"""Smaller dense networks, made from gated or pruned ones by removing dead units."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ _IMAGES = jax.ShapeDtypeStruct((1, 784), jnp.float32)
 
 
 def purged_lenet300(params: PyTree, activation: Literal["relu", "tanh"] = "relu") -> LeNet300:
-    """The `LeNet300` that is left when dead units and pixels are taken out.
+    """Return the smaller `LeNet300` without dead units and pixels. Runs on the host.
 
-    It takes the whole images, reads the pixels that stayed (``kept_inputs``), and its outputs are
+    It takes whole images and reads the pixels that are left (``kept_inputs``). Its outputs equal
     those of ``params`` within rounding.
 
     Args:
-      params: of a `LeNet300`, gates multiplied in (``sparsejax.gates.apply``). Runs on the host.
-      activation: the network's.
+      params: parameters of a `LeNet300`, with gates multiplied in (`sparsejax.gates.apply`).
+      activation: the activation of that network.
+
+    Returns:
+      A `LeNet300`.
 
     Raises:
-      ValueError: ``params`` are not those of a `LeNet300`, or nothing of them is left.
+      ValueError: ``params`` are not those of a `LeNet300`, or no path from input to output is left.
     """
     activation_of(activation)
     model = functools.partial(LeNet300, activation)
@@ -41,21 +44,24 @@ def purged_lenet300(params: PyTree, activation: Literal["relu", "tanh"] = "relu"
 
 
 def purged_lenet5(params: PyTree) -> LeNet5:
-    """The `LeNet5` that is left when dead channels, units and single inputs are taken out.
+    """Return the smaller `LeNet5` without dead channels, units and inputs. Runs on the host.
 
-    Of the flattened map the first dense layer reads only the inputs that stayed (``kept_inputs``);
-    the outputs are those of ``params`` within rounding.
+    The first dense layer reads only the inputs of the flattened map that are left
+    (``kept_inputs``). The outputs equal those of ``params`` within rounding.
 
     Args:
-      params: of a `LeNet5`, gates multiplied in (``sparsejax.gates.apply``). Runs on the host.
+      params: parameters of a `LeNet5`, with gates multiplied in (`sparsejax.gates.apply`).
+
+    Returns:
+      A `LeNet5`.
 
     Raises:
-      ValueError: ``params`` are not those of a `LeNet5`, or nothing of them is left.
+      ValueError: ``params`` are not those of a `LeNet5`, or no path from input to output is left.
     """
     small = _shrunk(LeNet5, LENET5_LAYERS, params)
     channels = _stayed(small, params, "conv2/kernel", 3)
     inputs = _stayed(small, params, "dense1/kernel", 0)
-    # Counted among the channels that stayed; channels are the fastest.
+    # Renumbered among the remaining channels, which are the last axis of the flattened map.
     position, channel = np.divmod(inputs, leaves_by_name(params)["conv2/kernel"].shape[3])
     inputs = position * len(channels) + np.searchsorted(channels, channel)
     return _with(small.params, LeNet5, LENET5_LAYERS, inputs)
@@ -79,7 +85,7 @@ def _with(
     layers: Sequence[str],
     kept_inputs: np.ndarray | None = None,
 ) -> Any:
-    """The model that has these parameters, and as many units as their kernels."""
+    """The model with these parameters and with as many units as their kernels have."""
     leaves = leaves_by_name(params)
     units = [leaves[f"{layer}/kernel"].shape[-1] for layer in layers[:-1]]
     kept = None if kept_inputs is None else kept_inputs.tolist()

@@ -14,28 +14,31 @@ _STAGES = (16, 32, 64)
 
 
 class ResNet20(nnx.Module):
-    """A 3x3 convolution, nine residual blocks of two, and a dense layer: 269,722 parameters.
+    """ResNet-20 for CIFAR: a 3x3 convolution, nine residual blocks of two and a dense layer.
 
-    Three stages of 16, 32 and 64 channels; the first convolution of the second and of the third
-    halves the map with stride 2 (padded by 1 on each side, as in PyTorch; Flax's ``SAME`` would pad
-    below and to the right alone). The shortcut has no parameters: where the map shrinks it takes
-    every other pixel and fills the new channels with zeros (the paper's option A). Batch
-    normalisation follows each convolution, ReLU each normalisation, in a block the last after the
-    sum; then the mean over the map.
+    It has 269,722 parameters in three stages of 16, 32 and 64 channels. All convolutions are 3x3,
+    padded by 1 on each side; the first convolution of the second and of the third stage has stride
+    2. (PyTorch pads alike; Flax's ``SAME`` would pad only below and to the right at stride 2.) The
+    shortcut has no parameters: at stride 2 it takes every second pixel and pads the new channels
+    with zeros (option A of the paper). Batch normalisation follows each convolution and ReLU each
+    normalisation, except that the second ReLU of a block follows the sum. The last map, 8x8, is
+    averaged.
 
-    Running statistics are ``nnx.BatchStat``, so training is functional where they are split off::
+    Running statistics are ``nnx.BatchStat``. To train with pure functions, split them off::
 
         graph, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
-        model = nnx.merge(graph, params, statistics, copy=True)  # else changed in place
+        model = nnx.merge(graph, params, statistics, copy=True)  # otherwise modified in place
         logits, statistics = model(images), nnx.state(model, nnx.BatchStat)
 
-    A new model normalises by the batch; ``model.eval()`` makes it use the running statistics.
+    A new model normalises with the statistics of the batch; after ``model.eval()`` it uses the
+    running statistics.
 
     Args:
-      classes: units of the last layer.
-      width: multiplier of all channels (rounded, at least 1).
-      dtype: of the computation, such as ``jnp.bfloat16``; parameters and statistics are float32.
-      rngs: for the initial kernels (He-normal).
+      classes: number of classes, units of the last layer.
+      width: factor of all numbers of channels (rounded, at least 1).
+      dtype: dtype of the computation, such as ``jnp.bfloat16``; parameters and statistics are
+        float32.
+      rngs: random streams for the initial kernels (He-normal).
 
     Raises:
       ValueError: ``width`` is not positive.
@@ -65,10 +68,16 @@ class ResNet20(nnx.Module):
         self.dense = nnx.Linear(before, classes, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Float32 logits [batch, classes] of images [batch, 32, 32, 3], floating point.
+        """Compute the logits.
+
+        Args:
+          images: float array [batch, 32, 32, 3], normalised.
+
+        Returns:
+          Logits [batch, classes], float32.
 
         Raises:
-          ValueError: the images have another shape, or are not floating point.
+          ValueError: the images have a different shape, or are not floating point.
         """
         check_images(images)
         hidden = jax.nn.relu(self.norm(self.conv(images)))
@@ -78,7 +87,7 @@ class ResNet20(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """Two convolutions beside a shortcut."""
+    """A residual block: two convolutions and a shortcut without parameters."""
 
     def __init__(self, before: int, channels: int, stride: int, dtype, rngs: nnx.Rngs):
         self.conv1 = conv3x3(before, channels, dtype, rngs, stride)
@@ -90,7 +99,7 @@ class _Block(nnx.Module):
     def __call__(self, inputs: jax.Array) -> jax.Array:
         hidden = jax.nn.relu(self.norm1(self.conv1(inputs)))
         hidden = self.norm2(self.conv2(hidden))
-        # Not by indexing, which is a gather where the batch size is symbolic.
+        # Not by indexing, which becomes a gather if the batch size is symbolic.
         steps = (1, self.stride, self.stride, 1)
         shortcut = lax.slice(inputs, (0, 0, 0, 0), inputs.shape, steps)
         lower = self.new // 2

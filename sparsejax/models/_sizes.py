@@ -1,4 +1,4 @@
-"""The arguments that make a model smaller than its paper's: read and checked."""
+"""Checks of the arguments that make a model smaller than that of its paper."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def sizes_of(units: Sequence[int], layers: int) -> tuple[int, ...]:
     """``units`` as integers, one for each of ``layers``.
 
     Raises:
-      ValueError: there are more or fewer, or one is no integer >= 1.
+      ValueError: the number of units is not ``layers``, or one is not an integer >= 1.
     """
     number = {2: "two", 3: "three"}[layers]
     message = f"units must be {number} integers >= 1; got {units!r}"
@@ -24,7 +24,7 @@ def sizes_of(units: Sequence[int], layers: int) -> tuple[int, ...]:
 
 
 def scaled(units: int, width: float) -> int:
-    """``units`` times ``width``, rounded, at least 1.
+    """``units * width``, rounded, at least 1.
 
     Raises:
       ValueError: ``width`` is not a positive number.
@@ -38,7 +38,7 @@ def kept_of(kept_inputs: Sequence[int], inputs: int) -> tuple[int, ...]:
     """``kept_inputs`` as integers.
 
     Raises:
-      ValueError: they are not one or more different integers below ``inputs``.
+      ValueError: they are not one or more distinct integers in [0, inputs).
     """
     try:
         kept = tuple(operator.index(n) for n in kept_inputs)

@@ -10,7 +10,7 @@ from sparsejax.models._sizes import scaled
 
 _BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions
 _HIDDEN = 4096
-_MAP = 7  # height and width of what the first dense layer reads
+_MAP = 7  # height and width of the map that the first dense layer reads
 
 _CONVOLUTIONS = tuple(
     tuple(f"conv{block}_{number}" for number in range(1, depth + 1))
@@ -21,20 +21,21 @@ VGG16_LAYERS = (*(name for block in _CONVOLUTIONS for name in block), "fc6", "fc
 
 
 class VGG16(nnx.Module):
-    """Thirteen 3x3 convolutions in five blocks and three dense layers: 138,357,544 parameters.
+    """VGG-16 for ImageNet: thirteen 3x3 convolutions in five blocks and three dense layers.
 
-    Each convolution pads by 1, each block ends with a 2x2 max-pool, and ReLU follows every layer
-    but the last. The map of 7x7x512 is flattened in that order (channels last; published weights
-    have channels first, see `load_vgg16_weights`). Dropout of 0.5 follows fc6 and fc7: it is off
-    until ``model.train()`` and off again after ``model.eval()``.
+    It has 138,357,544 parameters. Each convolution is padded by 1 on each side, each block ends
+    with a 2x2 max-pool of stride 2, and ReLU follows every layer but the last. The map [batch, 7,
+    7, 512] is flattened channels last (published weights are channels first, see
+    `load_vgg16_weights`). Dropout of 0.5 follows fc6 and fc7 after ``model.train()``; it is off in
+    a new model and after ``model.eval()``.
 
-    Kernels start as He-normal, biases as zeros. Parameters are float32; to have the network
-    without allocating them, build it in ``nnx.eval_shape``.
+    Kernels are initialised He-normal, biases as zeros, all float32. Construct the model inside
+    ``nnx.eval_shape`` to have it without allocating parameters.
 
     Args:
-      classes: units of the last layer.
-      width: multiplier of all channels and hidden units (rounded, at least 1); 1 is VGG-16.
-      rngs: for the initial kernels and, as stream ``dropout``, for the dropped units.
+      classes: number of classes, units of the last layer.
+      width: factor of all numbers of channels and hidden units (rounded, at least 1).
+      rngs: random streams for the initial kernels and, as the stream ``dropout``, for dropout.
 
     Raises:
       ValueError: ``classes`` or ``width`` is out of range.
@@ -65,19 +66,23 @@ class VGG16(nnx.Module):
         self.dropout = nnx.Dropout(0.5, deterministic=True, rngs=rngs)
 
     def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Logits [batch, classes] of images [batch, height, width, 3], normalised, floating point.
+        """Compute the logits.
 
-        224 is the published height and width. The map after the last block is averaged to 7x7 over
-        equal windows, so its height and width (the image's over 32, rounded down) must be multiples
-        of 7.
+        The published image size is 224 x 224. The map after the last block is averaged to 7x7 over
+        equal windows, so its height and width (those of the image divided by 32, rounded down) must
+        be multiples of 7.
 
         Args:
-          images: NHWC, minus the mean and over the standard deviation of each channel.
-          rngs: in training, the stream ``dropout`` in place of the model's own: a loss without side
-            effects passes ``nnx.Rngs(dropout=key)``.
+          images: float array [batch, height, width, 3], normalised by the mean and standard
+            deviation of each channel.
+          rngs: in training, the stream ``dropout`` to use instead of the model's own; a pure loss
+            function passes ``nnx.Rngs(dropout=key)``.
+
+        Returns:
+          Logits [batch, classes].
 
         Raises:
-          ValueError: the images have another shape, or are not floating point.
+          ValueError: the images have a different shape, or are not floating point.
         """
         _check_images(images)
         hidden = images
@@ -105,7 +110,7 @@ def _check_images(images: jax.Array) -> None:
 
 
 def _average_to_map(hidden: jax.Array) -> jax.Array:
-    """Means over equal windows: [batch, 7 a, 7 b, channels] to [batch, 7, 7, channels]."""
+    """Average equal windows: [batch, 7 a, 7 b, channels] to [batch, 7, 7, channels]."""
     batch, height, width, channels = hidden.shape
     if height == width == _MAP:
         return hidden

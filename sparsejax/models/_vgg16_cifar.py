@@ -1,4 +1,4 @@
-"""VGG-16 in its CIFAR form: batch normalisation, and one dense layer."""
+"""VGG-16 in its CIFAR form, with batch normalisation and one dense layer."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ _BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolu
 
 
 class VGG16Cifar(nnx.Module):
-    """Thirteen 3x3 convolutions in five blocks and a dense layer: 14,724,042 parameters.
+    """VGG-16 for CIFAR: thirteen 3x3 convolutions in five blocks and one dense layer.
 
-    Each convolution pads by 1 and has no bias; batch normalisation and ReLU follow it; each block
-    ends with a 2x2 max-pool, so that 512 numbers are left of an image of 32 x 32.
-
-    Running statistics and modes as in `ResNet20`.
+    It has 14,724,042 parameters. Each convolution is padded by 1 on each side and has no bias;
+    batch normalisation and ReLU follow it. Each block ends with a 2x2 max-pool, which leaves a map
+    of 1x1x512 for the dense layer. Running statistics and modes are as in `ResNet20`.
 
     Args:
-      classes: units of the last layer.
-      width: multiplier of all channels (rounded, at least 1).
-      dtype: of the computation, such as ``jnp.bfloat16``; parameters and statistics are float32.
-      rngs: for the initial kernels (He-normal).
+      classes: number of classes, units of the last layer.
+      width: factor of all numbers of channels (rounded, at least 1).
+      dtype: dtype of the computation, such as ``jnp.bfloat16``; parameters and statistics are
+        float32.
+      rngs: random streams for the initial kernels (He-normal).
 
     Raises:
       ValueError: ``width`` is not positive.
 
     References:
       Simonyan and Zisserman, Very deep convolutional networks for large-scale image recognition,
-      ICLR 2015; with batch normalisation and a single dense layer as is usual for CIFAR-10.
+      ICLR 2015; with batch normalisation and one dense layer, as is usual for CIFAR-10.
     """
 
     def __init__(
@@ -53,10 +53,16 @@ class VGG16Cifar(nnx.Module):
         self.dense = nnx.Linear(before, classes, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Float32 logits [batch, classes] of images [batch, 32, 32, 3], floating point.
+        """Compute the logits.
+
+        Args:
+          images: float array [batch, 32, 32, 3], normalised.
+
+        Returns:
+          Logits [batch, classes], float32.
 
         Raises:
-          ValueError: the images have another shape, or are not floating point.
+          ValueError: the images have a different shape, or are not floating point.
         """
         check_images(images)
         hidden, number = images, 0

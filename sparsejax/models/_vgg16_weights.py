@@ -23,33 +23,35 @@ _CHUNK = 2**20  # entries read at once
 
 
 def load_vgg16_weights(params: PyTree, path: str | os.PathLike[str]) -> PyTree:
-    """The parameters of a `VGG16` from a safetensors file of published weights.
+    """Load the parameters of a `VGG16` from a safetensors file of published weights.
 
-    Two sets of names are known: timm's (``vgg16.tv_in1k``: ``features.0.weight`` to
-    ``features.28.bias``, ``pre_logits.fc1``, ``pre_logits.fc2``, ``head.fc``) and torchvision's
-    (``classifier.0``, ``classifier.3`` and ``classifier.6`` in their places). Kernels there are
-    [out, in, height, width] or [out, in] and become [height, width, in, out] or [in, out]; the
-    inputs of the first dense layer are put from channels first into channels last.
+    Two naming schemes are known: that of timm (``vgg16.tv_in1k``: ``features.0.weight`` to
+    ``features.28.bias``, ``pre_logits.fc1``, ``pre_logits.fc2``, ``head.fc``) and that of
+    torchvision (``classifier.0``, ``classifier.3`` and ``classifier.6`` instead of the last three).
+    Kernels [out, in, height, width] or [out, in] of the file become [height, width, in, out] or
+    [in, out], and the inputs of the first dense layer are permuted from channels first to channels
+    last.
 
-    The file is memory-mapped and read in pieces of about 4 MiB (in float32), so memory holds the
-    new parameters and little more. Every name and shape is checked before anything is read::
+    The file is memory-mapped and read in pieces of about 4 MiB (in float32), so the peak memory is
+    little more than that of the new parameters. All names and shapes are checked before reading::
 
         model = nnx.eval_shape(lambda: VGG16(rngs=nnx.Rngs(0)))  # allocates nothing
         graph, params, rest = nnx.split(model, nnx.Param, ...)
         params = load_vgg16_weights(params, "model.safetensors")
 
     Args:
-      params: of a `VGG16` of the file's width and classes, as ``nnx.split`` gives them; only their
-        shapes and dtypes count, so they may be abstract.
-      path: of the file; its tensors may be float64, float32, float16 or bfloat16.
+      params: parameters of a `VGG16` with the width and classes of the file, as ``nnx.split``
+        returns them; only shapes and dtypes are read, so they may be abstract.
+      path: path of the file; its tensors may be float64, float32, float16 or bfloat16.
 
     Returns:
-      A tree like ``params``, in their dtypes.
+      A tree like ``params`` with its dtypes.
 
     Raises:
-      ValueError: ``params`` are no VGG16's; the file is not in safetensors form; tensors are
-        missing, unknown, of another shape, or not floating point (all of them are named).
-      FileNotFoundError: there is no such file.
+      ValueError: ``params`` are not those of a VGG16; the file is not a safetensors file; or
+        tensors are missing, unknown, of the wrong shape, or not floating point (the message names
+        all of them).
+      FileNotFoundError: the file does not exist.
     """
     leaves = leaves_by_name(params)
     expected = {f"{layer}/{part}" for layer in VGG16_LAYERS for part in ("kernel", "bias")}
@@ -70,25 +72,30 @@ def load_vgg16_weights(params: PyTree, path: str | os.PathLike[str]) -> PyTree:
 
 
 class _Source(NamedTuple):
-    """Where a leaf comes from: a tensor, and the form it has there."""
+    """The tensor of the file from which a leaf is read.
+
+    Attributes:
+      tensor: name of the tensor.
+      shape: shape of the tensor.
+      leaf: leaf of the model, for its shape and dtype.
+      window: height and width of the window that each output reads.
+    """
 
     tensor: str
     shape: tuple[int, ...]
     leaf: Any
-    """Of the model, for its shape and dtype."""
     window: tuple[int, int]
-    """Height and width of what each output reads."""
 
 
 def _sources(leaves: dict[str, Any], torchvision: bool) -> dict[str, _Source]:
-    """Of each leaf, by its name in the model."""
+    """The source of each leaf, by the name of the leaf in the model."""
     found = {}
     for layer, tensor in zip(VGG16_LAYERS, _TORCHVISION if torchvision else _TIMM, strict=True):
         kernel, bias = leaves[f"{layer}/kernel"], leaves[f"{layer}/bias"]
         window = {"fc6": (7, 7), "fc7": (1, 1), "fc8": (1, 1)}.get(layer, (3, 3))
         outputs = kernel.shape[-1]
         inputs = kernel.size // outputs // (window[0] * window[1])
-        # timm writes the two hidden dense layers as convolutions, torchvision all as matrices.
+        # timm stores the two hidden dense layers as convolutions, torchvision all as matrices.
         matrix = layer == "fc8" or (torchvision and layer in ("fc6", "fc7"))
         shape = (outputs, kernel.size // outputs) if matrix else (outputs, inputs, *window)
         found[f"{layer}/kernel"] = _Source(f"{tensor}.weight", shape, kernel, window)
@@ -99,7 +106,7 @@ def _sources(leaves: dict[str, Any], torchvision: bool) -> dict[str, _Source]:
 def _check(
     file: Any, names: set[str], sources: dict[str, _Source], path: str | os.PathLike[str]
 ) -> None:
-    """Raise ValueError naming every tensor that is missing, unknown, or of the wrong kind."""
+    """Raise ValueError with all tensors that are missing, unknown or of a wrong shape or dtype."""
     wanted = {source.tensor for source in sources.values()}
     wrong = [f"{name} is missing" for name in sorted(wanted - names)]
     wrong += [f"{name} is unknown" for name in sorted(names - wanted)]
@@ -117,14 +124,14 @@ def _check(
 
 
 def _load(file: Any, source: _Source) -> jax.Array:
-    """A leaf; one too large to be read at once is filled in place, some outputs at a time."""
+    """Read a leaf; a large one is filled in place, some outputs at a time."""
     tensor = file.get_slice(source.tensor)
     shape, dtype = source.leaf.shape, source.leaf.dtype
 
     def piece(start: int, stop: int) -> jax.Array:
         rows = np.asarray(tensor[start:stop]).astype(dtype, copy=False)
         if len(source.shape) > 1:
-            # [out, in, height, width] -> [height, width, in, out], whatever is joined in the leaf
+            # [out, in, height, width] -> [height, width, in, out]; then axes are merged
             rows = rows.reshape(len(rows), -1, *source.window).transpose(2, 3, 1, 0)
         return jnp.asarray(rows.reshape(*shape[:-1], -1))
 
@@ -134,7 +141,7 @@ def _load(file: Any, source: _Source) -> jax.Array:
         return piece(0, outputs)
     leaf = jnp.zeros(shape, dtype)
     for start in range(0, outputs, most):
-        # Waiting keeps the pieces from queueing up in memory.
+        # Without waiting, pieces would queue up in memory.
         leaf = _fill(leaf, piece(start, min(start + most, outputs)), start).block_until_ready()
     return leaf
 
