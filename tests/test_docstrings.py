@@ -14,7 +14,18 @@ import pytest
 
 import sparsejax
 
-ROOMS = ["sparsejax", "compression", "deploy", "projections", "transforms"]
+ROOMS = [
+    "sparsejax",
+    "compression",
+    "constraints",
+    "deploy",
+    "gates",
+    "inspection",
+    "models",
+    "projections",
+    "tickets",
+    "transforms",
+]
 """The rooms whose docstrings are complete. Add a room when its names pass."""
 
 EXAMPLES_FOR = {

@@ -26,7 +26,7 @@ MakeMethod = Method | Callable[[Any], Method]
 
 
 class SearchState(NamedTuple):
-    """What a search carries beside the training: the ``search`` of a ``TrainState``.
+    """State of a search beside that of training: the ``search`` of a ``TrainState``.
 
     In such a state ``step`` counts the steps of the present round, ``params`` is a dict of
     ``weights`` and perhaps ``gates``, and ``key`` is the PRNG key of the round. In a population
