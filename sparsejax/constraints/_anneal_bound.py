@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Int32
 
 from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
@@ -20,7 +21,7 @@ class AnnealBoundState(NamedTuple):
       step: int32 scalar, the number of updates so far.
     """
 
-    step: jax.Array
+    step: Int32[Array, ""]
 
 
 def anneal_bound(bound: optax.ScalarOrSchedule) -> optax.GradientTransformation:
@@ -53,18 +54,22 @@ def anneal_bound(bound: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     """
     bound_at = _checks.schedule("bound", bound, "a finite number", math.isfinite)
 
-    def init(multipliers):
-        del multipliers
+    def init(params: optax.Params) -> AnnealBoundState:
+        del params
         return AnnealBoundState(jnp.asarray(0, jnp.int32))
 
-    def update(violation, state, multipliers=None):
-        del multipliers
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, AnnealBoundState]:
+        del params
         current = bound_at(state.step)
 
-        def shift(g):
+        def shift(g: Array) -> Array:
             wide = at_least_float32(g)
             return jnp.asarray(g, wide) - current.astype(wide)
 
-        return jax.tree.map(shift, violation), AnnealBoundState(optax.safe_increment(state.step))
+        return jax.tree.map(shift, updates), AnnealBoundState(
+            jnp.asarray(optax.safe_increment(state.step))
+        )
 
     return optax.GradientTransformation(init, update)

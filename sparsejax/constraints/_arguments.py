@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, PyTree
 
 from sparsejax import _checks
-from sparsejax._where import PyTree
 
 
-def check_multipliers(multipliers: PyTree, equality: bool) -> None:
+def check_multipliers(multipliers: PyTree[Array], equality: bool) -> None:
     """Check that multipliers are floating point, finite, and >= 0 unless ``equality``.
 
     Raises:
@@ -34,7 +34,7 @@ def check_multipliers(multipliers: PyTree, equality: bool) -> None:
             raise ValueError(f"multipliers must be {allowed}; {where} holds {number[bad].flat[0]}")
 
 
-def check_like_multipliers(violation: PyTree, multipliers: PyTree) -> None:
+def check_like_multipliers(violation: PyTree[Array], multipliers: PyTree[Array]) -> None:
     """Raise ValueError if violations and multipliers differ in structure or in a shape."""
     structures: tuple[Any, Any] = jax.tree.structure(violation), jax.tree.structure(multipliers)
     if structures[0] != structures[1]:
@@ -52,7 +52,7 @@ def check_like_multipliers(violation: PyTree, multipliers: PyTree) -> None:
             )
 
 
-def check_finite(violation: PyTree) -> None:
+def check_finite(violation: PyTree[Array]) -> None:
     """Raise ValueError naming the first leaf with a known value that is not finite."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(violation)[0]:
         number = _checks.known(leaf)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, PyTree
 
 from sparsejax._dtypes import at_least_float32
-from sparsejax._where import PyTree
 from sparsejax.constraints import _arguments
 
 
-def ascend(step: PyTree, violation: PyTree, multipliers: PyTree, equality: bool) -> PyTree:
+def ascend(
+    step: PyTree[Array], violation: PyTree[Array], multipliers: PyTree[Array], equality: bool
+) -> PyTree[Array]:
     """Updates that take ``multipliers`` to ``multipliers + step``, projected to >= 0.
 
     There is no projection for equality constraints. A multiplier whose violation is not finite
     becomes NaN.
     """
 
-    def update(s, g, multiplier):
+    def update(s: Array, g: Array, multiplier: Array) -> Array:
         wide = at_least_float32(multiplier)
         old = jnp.asarray(multiplier, wide)
         new = old + s.astype(wide)
@@ -27,7 +29,7 @@ def ascend(step: PyTree, violation: PyTree, multipliers: PyTree, equality: bool)
     return jax.tree.map(update, step, violation, multipliers)
 
 
-def check(violation: PyTree, multipliers: PyTree | None) -> None:
+def check(violation: PyTree[Array], multipliers: PyTree[Array] | None) -> None:
     """Raise ValueError if ``update`` of a dual optimizer is called with invalid arguments."""
     if multipliers is None:
         raise ValueError("params (the multipliers) must be passed to update, which projects them")

@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from chex import Numeric
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
 from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
 from sparsejax._pairs import pairs
 from sparsejax._tied_gates import TiedTo, broadcast_gates
-from sparsejax._where import PyTree, is_masked
+from sparsejax._where import is_masked
 
 
 class GateGroup(NamedTuple):
@@ -36,20 +35,22 @@ class GateGroup(NamedTuple):
         remove, such as ungated biases.
     """
 
-    active_probability: ArrayLike
-    cost_per_gate: Numeric = 1
-    ungated_cost: Numeric = 0
+    active_probability: Float[ArrayLike, "*shape"]
+    cost_per_gate: Real[ArrayLike, "*#shape"] = 1
+    ungated_cost: Real[ArrayLike, ""] = 0
 
 
 class _Count(NamedTuple):
     """Costs; ``total`` and ``ungated`` are NumPy scalars if known, so that targets are checked."""
 
-    active: jax.Array
+    active: Float[Array, ""]
     total: Any
     ungated: Any
 
 
-def gate_groups(params: PyTree, active_probability: PyTree) -> PyTree:
+def gate_groups(
+    params: PyTree[Array], active_probability: PyTree[Float[Array, "..."]]
+) -> PyTree[GateGroup]:
     r"""Count the parameters behind each gate from the shapes.
 
     A gate multiplies the parameters that it broadcasts to: in a leaf of n parameters with m gates
@@ -84,7 +85,9 @@ def gate_groups(params: PyTree, active_probability: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(params), groups)
 
 
-def expected_density(active_probability: PyTree) -> jax.Array:
+def expected_density(
+    active_probability: PyTree[GateGroup | Float[Array, "..."]],
+) -> Float[Array, ""]:
     r"""Expected fraction of the parameters that the gates leave active.
 
     .. math:: \mathbb{E}\|\theta\|_0 \,/\, |\theta|
@@ -111,7 +114,10 @@ def expected_density(active_probability: PyTree) -> jax.Array:
     return _density(_count(active_probability, ""))
 
 
-def density_violation(active_probability: PyTree, target: PyTree) -> PyTree:
+def density_violation(
+    active_probability: PyTree[GateGroup | Float[Array, "..."]],
+    target: PyTree[Float[ArrayLike, ""]],
+) -> PyTree[Float[Array, ""]]:
     r"""Amount by which the expected density exceeds a target.
 
     .. math:: g = \mathbb{E}\|\theta\|_0 \,/\, |\theta| - \epsilon
@@ -176,7 +182,7 @@ def _group_of(shape: tuple[int, ...], p: Any, path: str) -> GateGroup:
     return GateGroup(p, cost_per_gate=math.prod(shape) // max(1, jnp.size(p)))
 
 
-def _violation(part: PyTree, target: Numeric, path: str) -> jax.Array:
+def _violation(part: PyTree, target: Float[ArrayLike, ""], path: str) -> Float[Array, ""]:
     name = f"target{path}"
     _checks.scalar(name, target, "a density in (0, 1]", lambda x: 0 < x <= 1)
     count = _count(part, path)
@@ -194,7 +200,7 @@ def _violation(part: PyTree, target: Numeric, path: str) -> jax.Array:
     return density - jnp.asarray(target, density.dtype)
 
 
-def _density(count: _Count) -> jax.Array:
+def _density(count: _Count) -> Float[Array, ""]:
     """The active fraction; 0 where a traced total turns out to be 0."""
     total = jnp.asarray(count.total, count.active.dtype)
     return count.active / jnp.where(total > 0, total, jnp.ones_like(total))
@@ -214,7 +220,7 @@ def _count(active_probability: PyTree, path: str) -> _Count:
     return _Count(active, total, sum(count.ungated for count in counts))
 
 
-def _count_group(group: GateGroup | jax.Array, path: str) -> _Count:
+def _count_group(group: GateGroup | Float[Array, "..."], path: str) -> _Count:
     group = group if isinstance(group, GateGroup) else GateGroup(group)
     name = f"active_probability{path}"
     p = jnp.asarray(group.active_probability)
@@ -238,7 +244,7 @@ def _count_group(group: GateGroup | jax.Array, path: str) -> _Count:
     return _Count(active, total, ungated)
 
 
-def _cost(name: str, value: Numeric) -> np.ndarray | jax.Array:
+def _cost(name: str, value: Real[ArrayLike, "..."]) -> np.ndarray | Array:
     """A cost as a float64 NumPy array if its value is known, else as a traced array."""
     number = _checks.known(value)
     if number is None:

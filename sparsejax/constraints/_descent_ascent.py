@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from sparsejax._extra_args import accepting_extra_args
 from sparsejax._states import fresh, states_in
-from sparsejax._where import PyTree
 
 
 class DescentAscentState(NamedTuple):
@@ -22,7 +22,7 @@ class DescentAscentState(NamedTuple):
       dual: state of the optimizer of the multipliers.
     """
 
-    multipliers: PyTree
+    multipliers: PyTree[Float[Array, "..."]]
     primal: PyTree
     dual: PyTree
 
@@ -30,7 +30,7 @@ class DescentAscentState(NamedTuple):
 def descent_ascent(
     primal: optax.GradientTransformation,
     dual: optax.GradientTransformation,
-    multipliers: PyTree = 0.0,
+    multipliers: PyTree[ArrayLike] = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Simultaneous gradient descent on the parameters and ascent on the multipliers.
 
@@ -82,12 +82,22 @@ def descent_ascent(
     """
     primal, dual = accepting_extra_args(primal), accepting_extra_args(dual)
 
-    def init(params):
+    def init(params: optax.Params) -> DescentAscentState:
         start = jax.tree.map(_as_float, multipliers)
         # Copies, so that donating this state does not delete the given multipliers.
-        return fresh(DescentAscentState(start, primal.init(params), dual.init(start)))
+        state: DescentAscentState = fresh(
+            DescentAscentState(start, primal.init(params), dual.init(start))
+        )
+        return state
 
-    def update(updates, state, params=None, *, violation=None, **extra):
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        *,
+        violation: PyTree[Float[Array, "..."]] | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, DescentAscentState]:
         if violation is None:
             raise ValueError("violation must be passed to update, for the multipliers")
         updates, primal_state = primal.update(updates, state.primal, params, **extra)
@@ -101,7 +111,7 @@ def descent_ascent(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def current_multipliers(opt_state: PyTree) -> PyTree:
+def current_multipliers(opt_state: PyTree) -> PyTree[Float[Array, "..."]]:
     """Return the multipliers in the state of `descent_ascent`.
 
     Args:
@@ -123,6 +133,6 @@ def current_multipliers(opt_state: PyTree) -> PyTree:
     return found[0].multipliers
 
 
-def _as_float(value) -> jax.Array:
+def _as_float(value: ArrayLike) -> Float[Array, "..."]:
     dtype = jnp.result_type(value)
     return jnp.asarray(value, dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float32)

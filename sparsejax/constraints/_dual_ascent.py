@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Int32
 
 from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
@@ -21,7 +22,7 @@ class DualAscentState(NamedTuple):
       step: int32 scalar, the number of updates so far.
     """
 
-    step: jax.Array
+    step: Int32[Array, ""]
 
 
 def dual_ascent(
@@ -82,15 +83,18 @@ def dual_ascent(
         "learning_rate", learning_rate, "a finite number >= 0", lambda x: 0 <= x < math.inf
     )
 
-    def init(multipliers):
-        _arguments.check_multipliers(multipliers, equality)
+    def init(params: optax.Params) -> DualAscentState:
+        _arguments.check_multipliers(params, equality)
         return DualAscentState(jnp.asarray(0, jnp.int32))
 
-    def update(violation, state, multipliers=None):
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, DualAscentState]:
+        violation, multipliers = updates, params
         _ascent.check(violation, multipliers)
         rate = rate_at(state.step)
 
-        def step_of(g, multiplier):
+        def step_of(g: Array, multiplier: Array) -> Array:
             wide = at_least_float32(multiplier)
             step = rate.astype(wide) * jnp.asarray(g, wide)
             if restarts and not equality:
@@ -98,7 +102,7 @@ def dual_ascent(
             return step
 
         steps = jax.tree.map(step_of, violation, multipliers)
-        updates = _ascent.ascend(steps, violation, multipliers, equality)
-        return updates, DualAscentState(optax.safe_increment(state.step))
+        ascent = _ascent.ascend(steps, violation, multipliers, equality)
+        return ascent, DualAscentState(jnp.asarray(optax.safe_increment(state.step)))
 
     return optax.GradientTransformation(init, update)

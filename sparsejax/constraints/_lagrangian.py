@@ -7,15 +7,18 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from chex import Numeric
+from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
 from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
-from sparsejax._where import PyTree
 from sparsejax.constraints import _arguments
 
 
-def lagrangian(loss: Numeric, violation: PyTree, multiplier: PyTree) -> jax.Array:
+def lagrangian(
+    loss: Float[ArrayLike, ""],
+    violation: PyTree[Float[Array, "..."]],
+    multiplier: PyTree[Float[Array, "..."]],
+) -> Float[Array, ""]:
     r"""The Lagrangian of a constrained problem.
 
     .. math:: L(x, \lambda) = f(x) + \sum_i \lambda_i\, g_i(x)
@@ -45,12 +48,12 @@ def lagrangian(loss: Numeric, violation: PyTree, multiplier: PyTree) -> jax.Arra
 
 
 def augmented_lagrangian(
-    loss: Numeric,
-    violation: PyTree,
-    multiplier: PyTree,
-    penalty: Numeric,
+    loss: Float[ArrayLike, ""],
+    violation: PyTree[Float[Array, "..."]],
+    multiplier: PyTree[Float[Array, "..."]],
+    penalty: Real[ArrayLike, ""],
     equality: bool = False,
-) -> jax.Array:
+) -> Float[Array, ""]:
     r"""The augmented Lagrangian, with a quadratic penalty on violated constraints.
 
     The form of Powell, Hestenes and Rockafellar for inequality and for equality constraints is
@@ -91,7 +94,7 @@ def augmented_lagrangian(
     """
     c = _checks.scalar("penalty", penalty, "a finite number > 0", lambda x: 0 < x < math.inf)
 
-    def term(m: jax.Array, g: jax.Array) -> jax.Array:
+    def term(m: Array, g: Array) -> Array:
         weight = c.astype(m.dtype)
         inside = m * g + weight * g**2 / 2
         if equality:
@@ -103,11 +106,11 @@ def augmented_lagrangian(
 
 
 def _add_terms(
-    loss: Numeric,
-    violation: PyTree,
-    multiplier: PyTree,
-    term: Callable[[jax.Array, jax.Array], jax.Array],
-) -> jax.Array:
+    loss: Float[ArrayLike, ""],
+    violation: PyTree[Float[Array, "..."]],
+    multiplier: PyTree[Float[Array, "..."]],
+    term: Callable[[Array, Array], Array],
+) -> Float[Array, ""]:
     _arguments.check_like_multipliers(violation, multiplier)
     total = jnp.asarray(loss, at_least_float32(loss))
     pairs = zip(jax.tree.leaves(multiplier), jax.tree.leaves(violation), strict=True)

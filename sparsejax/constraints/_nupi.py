@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from chex import Numeric
+from jaxtyping import Array, ArrayLike, Float, Int32, PyTree, Real
 
 from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
-from sparsejax._where import PyTree
 from sparsejax.constraints import _arguments, _ascent
 
 
@@ -25,14 +24,14 @@ class NuPIState(NamedTuple):
         the violations.
     """
 
-    step: jax.Array
-    average: PyTree
+    step: Int32[Array, ""]
+    average: PyTree[Float[Array, "..."]]
 
 
 def nupi(
     ki: optax.ScalarOrSchedule,
     kp: optax.ScalarOrSchedule,
-    nu: Numeric = 0.0,
+    nu: Real[ArrayLike, ""] = 0.0,
     equality: bool = False,
     initial_average: Literal["violation", "zero"] = "violation",
 ) -> optax.GradientTransformation:
@@ -103,12 +102,15 @@ def nupi(
     if initial_average not in ("violation", "zero"):
         raise ValueError(f"initial_average must be 'violation' or 'zero'; got {initial_average!r}")
 
-    def init(multipliers):
-        _arguments.check_multipliers(multipliers, equality)
-        zeros = jax.tree.map(lambda m: jnp.zeros_like(m, at_least_float32(m)), multipliers)
+    def init(params: optax.Params) -> NuPIState:
+        _arguments.check_multipliers(params, equality)
+        zeros = jax.tree.map(lambda m: jnp.zeros_like(m, at_least_float32(m)), params)
         return NuPIState(jnp.asarray(0, jnp.int32), zeros)
 
-    def update(violation, state, multipliers=None):
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, NuPIState]:
+        violation, multipliers = updates, params
         _ascent.check(violation, multipliers)
         wide = jax.tree.map(lambda g, xi: jnp.asarray(g, xi.dtype), violation, state.average)
         before = state.average
@@ -121,8 +123,8 @@ def nupi(
             lambda g, d: integral.astype(g.dtype) * g + proportional.astype(g.dtype) * d,
             wide, change,
         )  # fmt: skip
-        updates = _ascent.ascend(steps, violation, multipliers, equality)
+        ascent = _ascent.ascend(steps, violation, multipliers, equality)
         average = jax.tree.map(jnp.add, before, change)
-        return updates, NuPIState(optax.safe_increment(state.step), average)
+        return ascent, NuPIState(jnp.asarray(optax.safe_increment(state.step)), average)
 
     return optax.GradientTransformation(init, update)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
 
 from sparsejax._dtypes import promoted
 from sparsejax._tied_gates import broadcast_gates
-from sparsejax._where import PyTree, is_masked
+from sparsejax._where import is_masked
 
 
-def apply(params: PyTree, z: PyTree) -> PyTree:
+def apply(params: PyTree[Array], z: PyTree[Float[Array, "..."]]) -> PyTree[Array]:
     r"""Return the gated parameters, :math:`\theta \odot z`, with gates broadcast over their groups.
 
     Which leaves share gates was decided when the gates were initialised and is part of the
@@ -41,7 +44,7 @@ def apply(params: PyTree, z: PyTree) -> PyTree:
        [1. 0.]]
     """
 
-    def gated(leaf, gate):
+    def gated(leaf: Array, gate: Any) -> Array:
         if is_masked(gate):
             return leaf
         wide = promoted(leaf, gate)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from chex import Numeric
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree
 
 from sparsejax._dtypes import at_least_float32
 from sparsejax._tied_gates import TiedTo
-from sparsejax._where import PyTree, is_masked
+from sparsejax._where import is_masked
 
 
 class Gates(NamedTuple):
@@ -34,18 +34,20 @@ class Gates(NamedTuple):
         of the plain network.
     """
 
-    init: Callable[[jax.Array, PyTree], PyTree]
-    sample: Callable[[PyTree, jax.Array], PyTree]
-    median: Callable[[PyTree], PyTree]
-    active_probability: Callable[[PyTree], PyTree]
-    binarize: Callable[[PyTree], PyTree]
-    rescale: Callable[[PyTree], PyTree]
+    init: Callable[[PRNGKeyArray, PyTree[Array]], PyTree[Float[Array, "..."]]]
+    sample: Callable[[PyTree[Float[Array, "..."]], PRNGKeyArray], PyTree[Float[Array, "..."]]]
+    median: Callable[[PyTree[Float[Array, "..."]]], PyTree[Float[Array, "..."]]]
+    active_probability: Callable[[PyTree[Float[Array, "..."]]], PyTree[Float[Array, "..."]]]
+    binarize: Callable[[PyTree[Float[Array, "..."]]], PyTree[Bool[Array, "..."]]]
+    rescale: Callable[[PyTree[Array]], PyTree[Array]]
 
 
-def divide_gated(params: PyTree, layout: PyTree, keep_rate: Numeric) -> PyTree:
+def divide_gated(
+    params: PyTree[Array], layout: PyTree, keep_rate: Float[ArrayLike, ""]
+) -> PyTree[Array]:
     """``params`` with every leaf that has gates, its own or shared, divided by ``keep_rate``."""
 
-    def divide(leaf, node):
+    def divide(leaf: Array, node: Any) -> Array:
         if is_masked(node):
             return leaf
         wide = at_least_float32(leaf)
@@ -86,26 +88,26 @@ def combine(*gates: Gates) -> Gates:
     if not gates:
         raise ValueError("combine needs at least one kind of gates; got none")
 
-    def init(key, params):
+    def init(key: PRNGKeyArray, params: PyTree[Array]) -> PyTree[Float[Array, "..."]]:
         keys = jax.random.split(key, len(gates))
         phi = tuple(kind.init(k, params) for kind, k in zip(gates, keys, strict=True))
         _merge(phi)  # raises if two kinds gate the same leaf
         return phi
 
-    def sample(phi, key):
+    def sample(phi: PyTree[Float[Array, "..."]], key: PRNGKeyArray) -> PyTree[Float[Array, "..."]]:
         keys = jax.random.split(key, len(gates))
         return _merge([kind.sample(p, k) for kind, p, k in zip(gates, phi, keys, strict=True)])
 
-    def median(phi):
+    def median(phi: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
         return _merge([kind.median(p) for kind, p in zip(gates, phi, strict=True)])
 
-    def active_probability(phi):
+    def active_probability(phi: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
         return _merge([kind.active_probability(p) for kind, p in zip(gates, phi, strict=True)])
 
-    def binarize(phi):
+    def binarize(phi: PyTree[Float[Array, "..."]]) -> PyTree[Bool[Array, "..."]]:
         return _merge([kind.binarize(p) for kind, p in zip(gates, phi, strict=True)])
 
-    def rescale(params):
+    def rescale(params: PyTree[Array]) -> PyTree[Array]:
         for kind in gates:
             params = kind.rescale(params)
         return params
@@ -116,7 +118,7 @@ def combine(*gates: Gates) -> Gates:
 def _merge(trees: Sequence[PyTree]) -> PyTree:
     """One tree that holds, at each leaf, the gates of the only tree that has gates there."""
 
-    def pick(path, *nodes):
+    def pick(path: tuple[Any, ...], *nodes: Any) -> Any:
         found = [node for node in nodes if not is_masked(node)]
         if len(found) > 1:
             raise ValueError(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import optax
-from chex import Numeric
+from jaxtyping import Array, ArrayLike, Real
 
+from sparsejax import _checks
 from sparsejax._dtypes import promoted
 from sparsejax.gates._hard_concrete import LOG_ALPHA_RANGE
 
 
 def clip_params(
-    low: Numeric = LOG_ALPHA_RANGE[0], high: Numeric = LOG_ALPHA_RANGE[1]
+    low: Real[ArrayLike, ""] = LOG_ALPHA_RANGE[0], high: Real[ArrayLike, ""] = LOG_ALPHA_RANGE[1]
 ) -> optax.GradientTransformation:
     r"""Shorten updates so that the updated parameters stay in ``[low, high]``.
 
@@ -46,15 +47,17 @@ def clip_params(
       >>> print(optax.apply_updates(phi, updates))
       [-0.5  1. ]
     """
-    traced = any(isinstance(bound, jax.core.Tracer) for bound in (low, high))
-    if not traced and not low <= high:
+    known_low, known_high = _checks.known(low), _checks.known(high)
+    if known_low is not None and known_high is not None and not known_low <= known_high:
         raise ValueError(f"low must not be above high; got {low} and {high}")
 
-    def update(updates, state, params=None):
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
         if params is None:
             raise ValueError("params must be passed to update, which keeps them in the range")
 
-        def shorten(u, p):
+        def shorten(u: Array, p: Array) -> Array:
             # In the narrower of the two dtypes the sum could not end exactly at a bound.
             dtype = promoted(p, u)
             p, u = jnp.asarray(p, dtype), jnp.asarray(u, dtype)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from sparsejax._where import PyTree, Where
+from sparsejax._where import Where
 from sparsejax.gates._base import Gates, divide_gated
 from sparsejax.gates._grouping import Grouping, per_weight
 from sparsejax.gates._layout import Tied, gate_layout
@@ -93,44 +95,44 @@ def hard_concrete(
     mean = math.log((1 - drop_rate) / drop_rate)
     offset = temperature * math.log(-low / high)
 
-    def layout(params: PyTree) -> PyTree:
+    def layout(params: PyTree[Array]) -> PyTree:
         return gate_layout(params, grouping, where, stacked_axes, tied)
 
-    def init(key, params):
-        def initial(key, shape):
+    def init(key: PRNGKeyArray, params: PyTree[Array]) -> PyTree[Float[Array, "..."]]:
+        def initial(key: PRNGKeyArray, shape: jax.ShapeDtypeStruct) -> Float[Array, "..."]:
             return mean + _INIT_STD * jax.random.normal(key, shape.shape, shape.dtype)
 
         return _map_with_keys(initial, key, layout(params))
 
-    def hard_sigmoid(logits: jax.Array) -> jax.Array:
+    def hard_sigmoid(logits: Float[Array, "..."]) -> Float[Array, "..."]:
         stretched = jax.nn.sigmoid(logits / temperature) * (high - low) + low
         return jnp.clip(stretched, 0, 1)
 
-    def sample(phi, key):
+    def sample(phi: PyTree[Float[Array, "..."]], key: PRNGKeyArray) -> PyTree[Float[Array, "..."]]:
         # The logit of a uniform random number has the logistic distribution.
-        def gate(key, log_alpha):
+        def gate(key: PRNGKeyArray, log_alpha: Float[Array, "..."]) -> Float[Array, "..."]:
             noise = jax.random.logistic(key, log_alpha.shape, log_alpha.dtype)
             return hard_sigmoid(log_alpha + noise)
 
         return _map_with_keys(gate, key, phi)
 
-    def median(phi):
+    def median(phi: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
         return jax.tree.map(hard_sigmoid, phi)
 
-    def active_probability(phi):
+    def active_probability(phi: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
         return jax.tree.map(lambda log_alpha: jax.nn.sigmoid(log_alpha - offset), phi)
 
-    def binarize(phi):
+    def binarize(phi: PyTree[Float[Array, "..."]]) -> PyTree[Bool[Array, "..."]]:
         return jax.tree.map(lambda z: z > 0, median(phi))
 
-    def rescale(params: PyTree) -> PyTree:
+    def rescale(params: PyTree[Array]) -> PyTree[Array]:
         return divide_gated(params, layout(params), 1 - drop_rate)
 
     return Gates(init, sample, median, active_probability, binarize, rescale)
 
 
 def _map_with_keys(
-    function: Callable[[jax.Array, jax.Array], jax.Array], key: jax.Array, tree: PyTree
+    function: Callable[[PRNGKeyArray, Any], Array], key: PRNGKeyArray, tree: PyTree
 ) -> PyTree:
     """``function(key, leaf)`` of each leaf, with a different key for each."""
     structure = jax.tree.structure(tree)

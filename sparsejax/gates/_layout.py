@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
+from jaxtyping import Array, PyTree
 
 from sparsejax._dtypes import at_least_float32
 from sparsejax._names import name_of
 from sparsejax._roles import Fit, Roles
 from sparsejax._tied_gates import TiedTo
 from sparsejax._tree_layers import Leaf, layer_leaves
-from sparsejax._where import PyTree, Where, resolve_where, warn_once
+from sparsejax._where import Where, resolve_where, warn_once
 from sparsejax.gates._grouping import Grouping, per_input, per_output, per_weight
 from sparsejax.gates._stacked_axes import StackedAxes, given_stacked_axes, infer_stacked_axes
 
@@ -52,7 +53,11 @@ class Gated(NamedTuple):
 
 
 def gate_layout(
-    params: PyTree, grouping: Grouping, where: Where, stacked_axes: StackedAxes, tied: Tied | None
+    params: PyTree[Array],
+    grouping: Grouping,
+    where: Where,
+    stacked_axes: StackedAxes,
+    tied: Tied | None,
 ) -> PyTree:
     """A tree with the shape and dtype of the gates of each leaf, a `TiedTo`, or a ``MaskedNode``.
 

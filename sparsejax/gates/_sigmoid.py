@@ -7,10 +7,10 @@ import math
 import jax
 import jax.numpy as jnp
 import optax
-from chex import Numeric
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree, Real
 
 from sparsejax import _checks
-from sparsejax._where import PyTree, Where
+from sparsejax._where import Where
 from sparsejax.gates._base import Gates, divide_gated
 from sparsejax.gates._grouping import Grouping, per_weight
 from sparsejax.gates._layout import Tied, gate_layout
@@ -18,10 +18,10 @@ from sparsejax.gates._stacked_axes import StackedAxes
 
 
 def sigmoid(
-    initial: Numeric = 0.0,
+    initial: Real[ArrayLike, ""] = 0.0,
     grouping: Grouping = per_weight,
     where: Where = None,
-    beta: Numeric = 1.0,
+    beta: Real[ArrayLike, ""] = 1.0,
     scaled: bool = True,
     tied: Tied | None = None,
     stacked_axes: StackedAxes = None,
@@ -89,39 +89,43 @@ def sigmoid(
     )
     keep_rate = jax.nn.sigmoid(start)
 
-    def layout(params: PyTree) -> PyTree:
+    def layout(params: PyTree[Array]) -> PyTree:
         return gate_layout(params, grouping, where, stacked_axes, tied)
 
-    def init(key, params):
+    def init(key: PRNGKeyArray | None, params: PyTree[Array]) -> PyTree[Float[Array, "..."]]:
         del key
         return jax.tree.map(
             lambda shape: jnp.full(shape.shape, start, shape.dtype),
             layout(params),
         )
 
-    def soft(phi):
+    def soft(phi: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
         return jax.tree.map(lambda s: jax.nn.sigmoid(inverse_temperature.astype(s.dtype) * s), phi)
 
-    def scale(tree):
+    def scale(tree: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
         return jax.tree.map(lambda m: m / keep_rate.astype(m.dtype), tree) if scaled else tree
 
-    def sample(phi, key=None):
+    def sample(
+        phi: PyTree[Float[Array, "..."]], key: PRNGKeyArray | None = None
+    ) -> PyTree[Float[Array, "..."]]:
         del key
         return scale(soft(phi))
 
-    def median(phi):
+    def median(phi: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
         return scale(jax.tree.map(lambda s: (s > 0).astype(s.dtype), phi))
 
-    def binarize(phi):
+    def binarize(phi: PyTree[Float[Array, "..."]]) -> PyTree[Bool[Array, "..."]]:
         return jax.tree.map(lambda s: s > 0, phi)
 
-    def rescale(params: PyTree) -> PyTree:
+    def rescale(params: PyTree[Array]) -> PyTree[Array]:
         return params if scaled else divide_gated(params, layout(params), keep_rate)
 
     return Gates(init, sample, median, soft, binarize, rescale)
 
 
-def next_round(phi: PyTree, beta: Numeric, initial: Numeric) -> PyTree:
+def next_round(
+    phi: PyTree[Float[Array, "..."]], beta: Real[ArrayLike, ""], initial: Real[ArrayLike, ""]
+) -> PyTree[Float[Array, "..."]]:
     r"""Return the parameters of `sigmoid` gates with which the next round of a search starts.
 
     .. math:: s \leftarrow \min(\beta s,\ s_0)
@@ -152,7 +156,7 @@ def next_round(phi: PyTree, beta: Numeric, initial: Numeric) -> PyTree:
 
 
 def beta_schedule(
-    steps: int, final_beta: Numeric = 200.0, steps_per_stair: int | None = None
+    steps: int, final_beta: Real[ArrayLike, ""] = 200.0, steps_per_stair: int | None = None
 ) -> optax.Schedule:
     r"""Exponential schedule of the inverse temperature beta over a round.
 
@@ -205,12 +209,13 @@ def beta_schedule(
         "final_beta", final_beta, "a finite number >= 1", lambda x: 1 <= x < math.inf
     )
 
-    def schedule(step):
+    def schedule(step: ArrayLike) -> Float[Array, ""]:
         if steps_per_stair is None:
             fraction = jnp.minimum(step, int(steps)) / steps
         else:
             stairs = int(steps) // int(steps_per_stair)
-            fraction = jnp.minimum(step // int(steps_per_stair), stairs - 1) / (stairs - 1)
+            stair = jnp.floor_divide(step, int(steps_per_stair))
+            fraction = jnp.minimum(stair, stairs - 1) / (stairs - 1)
         return last ** fraction.astype(last.dtype)
 
     return schedule

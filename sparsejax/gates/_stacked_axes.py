@@ -6,16 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jaxtyping import Array, PyTree
 
 from sparsejax._roles import Roles
-from sparsejax._where import PyTree, warn_once
+from sparsejax._where import warn_once
 
-StackedAxes = int | Callable[[tuple[Any, ...], Any], int] | PyTree | None
+StackedAxes = int | Callable[[tuple[Any, ...], Any], int] | Any | None
 """The number of leading axes that are stacked layers: one number for all gated leaves, a callable
 ``(path, leaf) -> int``, a pytree of numbers (or a prefix of one), or None to infer it."""
 
 
-def given_stacked_axes(params: PyTree, stacked_axes: StackedAxes) -> list[int | None]:
+def given_stacked_axes(params: PyTree[Array], stacked_axes: StackedAxes) -> list[int | None]:
     """The number that ``stacked_axes`` gives for each leaf, in ``jax.tree`` order.
 
     Raises:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike, Bool, PyTree
 
 from sparsejax._names import leaves_by_name
-from sparsejax._where import PyTree
 from sparsejax.graph import (
     find_bias_foldings,
     find_constants,
@@ -19,7 +19,7 @@ from sparsejax.graph import (
 )
 
 
-def live_units(params: PyTree, layers: Sequence[str]) -> list[int]:
+def live_units(params: PyTree[ArrayLike], layers: Sequence[str]) -> list[int]:
     """Count the units left in each layer after dead ones are removed to a fixed point.
 
     A unit is dead if no live unit reads it, or if it reads no live unit: then its output is a
@@ -47,7 +47,9 @@ def live_units(params: PyTree, layers: Sequence[str]) -> list[int]:
     return [int(mask.sum()) for mask in live_unit_masks(params, layers)]
 
 
-def live_unit_masks(params: PyTree, layers: Sequence[str]) -> list[np.ndarray]:
+def live_unit_masks(
+    params: PyTree[ArrayLike], layers: Sequence[str]
+) -> list[Bool[np.ndarray, " units"]]:
     """Return the masks that `live_units` counts: booleans for the inputs, then for each layer.
 
     Args:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jaxtyping import Array, PyTree
 
-from sparsejax._where import PyTree
 from sparsejax.graph import (
     RULES,
     Equation,
@@ -25,11 +25,11 @@ COUNTS = ("products", "published")
 
 
 def macs(
-    function: Callable[..., PyTree],
-    params: PyTree,
-    *inputs: PyTree,
+    function: Callable[..., PyTree[Array]],
+    params: PyTree[Array],
+    *inputs: PyTree[Array],
     count: Literal["products", "published"] = "products",
-    batched: PyTree = None,
+    batched: PyTree[bool] | None = None,
 ) -> int:
     r"""Count the multiply-accumulates of one example's forward pass in the function's jaxpr.
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Array, PyTree
 
-from sparsejax._where import PyTree, Where, choose
+from sparsejax._where import Where, choose
 
 
 class LeafReport(NamedTuple):
@@ -65,7 +66,7 @@ class Report(NamedTuple):
         return "\n".join(lines)
 
 
-def report(params: PyTree, where: Where = None) -> Report:
+def report(params: PyTree[Array], where: Where = None) -> Report:
     """Count the non-zero entries of the chosen leaves, in total and for each. Runs on the host.
 
     Args:
@@ -98,7 +99,7 @@ def report(params: PyTree, where: Where = None) -> Report:
     )
 
 
-def bzip2_bytes(params: PyTree) -> int:
+def bzip2_bytes(params: PyTree[Array]) -> int:
     """Compressed size of the parameters under BZIP2. Runs on the host.
 
     Args:

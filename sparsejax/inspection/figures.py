@@ -8,10 +8,10 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from jaxtyping import Array, PyTree
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from sparsejax._where import PyTree
 from sparsejax.inspection._live_units import layer_kernels, live_unit_masks
 
 _INK = "#1b2a41"
@@ -20,7 +20,7 @@ _CELLS_ACROSS = 300  # number of columns that a panel can resolve
 
 
 def plot_pixel_maps(
-    path: Path, networks: Mapping[str, PyTree], layers: Sequence[str], shape: tuple[int, int]
+    path: Path, networks: Mapping[str, PyTree[Array]], layers: Sequence[str], shape: tuple[int, int]
 ) -> Path:
     """Plot the number of weights that each network still has for each input pixel.
 
@@ -53,7 +53,9 @@ def plot_pixel_maps(
     return _save(figure, path)
 
 
-def plot_connectivity(path: Path, networks: Mapping[str, PyTree], layers: Sequence[str]) -> Path:
+def plot_connectivity(
+    path: Path, networks: Mapping[str, PyTree[Array]], layers: Sequence[str]
+) -> Path:
     """Plot the non-zero weights of every layer (columns) of every network (rows).
 
     Units are sorted by the number of their remaining weights, so that dead units are at one side.

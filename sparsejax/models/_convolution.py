@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Shaped
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -27,8 +28,8 @@ _SHORT = 64  # up to this patch size XLA's product is faster with the patches as
 
 
 def conv_general_dilated(
-    lhs: jax.Array,
-    rhs: jax.Array,
+    lhs: Shaped[Array, "batch ..."],
+    rhs: Shaped[Array, "..."],
     window_strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
     lhs_dilation: Sequence[int] | None = None,
@@ -39,7 +40,7 @@ def conv_general_dilated(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-) -> jax.Array:
+) -> Shaped[Array, "batch ..."]:
     """``jax.lax.conv_general_dilated`` with a faster gradient on CPUs.
 
     It has the same arguments and computes the same function; pass it to ``nnx.Conv`` as
@@ -71,7 +72,16 @@ def conv_general_dilated(
 
 
 def _is_covered(
-    lhs, rhs, strides, lhs_dilation, rhs_dilation, numbers, groups, batch_groups, dtype, sharding
+    lhs: Array,
+    rhs: Array,
+    strides: Sequence[int],
+    lhs_dilation: Sequence[int] | None,
+    rhs_dilation: Sequence[int] | None,
+    numbers: Any,
+    groups: int,
+    batch_groups: int,
+    dtype: Any,
+    sharding: Any,
 ) -> bool:
     """Whether `_convolve` supports all arguments; the padding is not checked."""
     if not (lhs.ndim == rhs.ndim == 4 and lhs.dtype == rhs.dtype and lhs.shape[3] == rhs.shape[2]):
@@ -89,7 +99,7 @@ def _is_covered(
     )
 
 
-def _map_size(x: jax.Array, kernel: jax.Array, pads: Pads) -> tuple[int, int]:
+def _map_size(x: Array, kernel: Array, pads: Pads) -> tuple[int, int]:
     """Height and width of the output of the convolution."""
     (top, bottom), (left, right) = pads
     height, width = kernel.shape[:2]
@@ -97,19 +107,21 @@ def _map_size(x: jax.Array, kernel: jax.Array, pads: Pads) -> tuple[int, int]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve(x: jax.Array, kernel: jax.Array, pads: Pads, precision: Any) -> jax.Array:
+def _convolve(x: Array, kernel: Array, pads: Pads, precision: Any) -> Array:
     # Without a gradient lax's convolution is faster for large batches, and stores no patches.
     return _convolve_lax(x, kernel, pads, precision)
 
 
-def _forward(x: jax.Array, kernel: jax.Array, pads: Pads, precision: Any):
-    def cpu(x, kernel):
+def _forward(
+    x: Array, kernel: Array, pads: Pads, precision: Any
+) -> tuple[Array, tuple[Array, Array]]:
+    def cpu(x: Array, kernel: Array) -> Array:
         height, width = _map_size(x, kernel, pads)
         flat = kernel.reshape(-1, kernel.shape[3])
         y = lax.dot_general(flat, _patches(x, kernel, pads), (((0,), (0,)), ((), ())), precision)
         return _swap_batch_and_channels(y.reshape(-1, height, width, x.shape[0]))
 
-    def other(x, kernel):
+    def other(x: Array, kernel: Array) -> Array:
         return _convolve_lax(x, kernel, pads, precision)
 
     # The backward pass computes the patches again, and the compiler of a whole step merges both
@@ -117,8 +129,10 @@ def _forward(x: jax.Array, kernel: jax.Array, pads: Pads, precision: Any):
     return lax.platform_dependent(x, kernel, cpu=cpu, default=other), (x, kernel)
 
 
-def _backward(pads: Pads, precision: Any, residuals, gradient: jax.Array):
-    def cpu(x, kernel, gradient):
+def _backward(
+    pads: Pads, precision: Any, residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    def cpu(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
         flat = kernel.reshape(-1, kernel.shape[3])
         gradient = _swap_batch_and_channels(gradient).reshape(kernel.shape[3], -1)
         patches = _patches(x, kernel, pads)
@@ -132,23 +146,25 @@ def _backward(pads: Pads, precision: Any, residuals, gradient: jax.Array):
         of_patches = lax.dot(flat, gradient, precision=precision)
         return _sum_patches(of_patches, x, kernel, pads), of_kernel.reshape(kernel.shape)
 
-    def other(x, kernel, gradient):
+    def other(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
         convolve = functools.partial(_convolve_lax, pads=pads, precision=precision)
-        return jax.vjp(convolve, x, kernel)[1](gradient)
+        gradients: tuple[Array, Array] = jax.vjp(convolve, x, kernel)[1](gradient)
+        return gradients
 
-    return lax.platform_dependent(*residuals, gradient, cpu=cpu, default=other)
+    both: tuple[Array, Array] = lax.platform_dependent(*residuals, gradient, cpu=cpu, default=other)
+    return both
 
 
 _convolve.defvjp(_forward, _backward)
 
 
-def _convolve_lax(x: jax.Array, kernel: jax.Array, pads: Pads, precision: Any) -> jax.Array:
+def _convolve_lax(x: Array, kernel: Array, pads: Pads, precision: Any) -> Array:
     return lax.conv_general_dilated(
         x, kernel, (1, 1), pads, dimension_numbers=_NUMBERS, precision=precision
     )
 
 
-def _patches(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+def _patches(x: Array, kernel: Array, pads: Pads) -> Array:
     """[kernel height * kernel width * channels, height * width * batch]."""
     height, width = _map_size(x, kernel, pads)
     rows, columns, channels, _ = kernel.shape
@@ -159,7 +175,7 @@ def _patches(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
     return x.reshape(rows * columns * channels, -1)
 
 
-def _sum_patches(patches: jax.Array, x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+def _sum_patches(patches: Array, x: Array, kernel: Array, pads: Pads) -> Array:
     """The transpose of `_patches`: for each entry of ``x`` the sum over its patches."""
     height, width = _map_size(x, kernel, pads)
     rows, columns, channels, _ = kernel.shape
@@ -175,5 +191,5 @@ def _sum_patches(patches: jax.Array, x: jax.Array, kernel: jax.Array, pads: Pads
     return _swap_batch_and_channels(total)
 
 
-def _swap_batch_and_channels(x: jax.Array) -> jax.Array:
+def _swap_batch_and_channels(x: Array) -> Array:
     return jnp.swapaxes(x, 0, 3)

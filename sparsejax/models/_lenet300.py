@@ -8,6 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
 from sparsejax.models._sizes import kept_of, sizes_of
 
@@ -58,7 +59,7 @@ class LeNet300(nnx.Module):
         self.dense2 = nnx.Linear(first, second, rngs=rngs)
         self.dense3 = nnx.Linear(second, 10, rngs=rngs)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Float[Array, "batch ..."]) -> Float[Array, "batch 10"]:
         """Compute the logits.
 
         Args:
@@ -73,7 +74,8 @@ class LeNet300(nnx.Module):
             hidden = hidden.at[:, columns].get(mode="promise_in_bounds", unique_indices=True)
         hidden = self.activation(self.dense1(hidden))
         hidden = self.activation(self.dense2(hidden))
-        return self.dense3(hidden)
+        logits: jax.Array = self.dense3(hidden)
+        return logits
 
 
 def activation_of(name: str) -> Callable[[jax.Array], jax.Array]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
 from sparsejax.models._convolution import conv_general_dilated
 from sparsejax.models._max_pool import max_pool
@@ -64,7 +65,7 @@ class LeNet5(nnx.Module):
         self.dense1 = nnx.Linear(inputs, hidden, rngs=rngs)
         self.dense2 = nnx.Linear(hidden, 10, rngs=rngs)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Float[Array, "batch ..."]) -> Float[Array, "batch 10"]:
         """Compute the logits.
 
         Args:
@@ -89,7 +90,8 @@ class LeNet5(nnx.Module):
         if self.kept_inputs is not None:
             columns = jnp.asarray(self.kept_inputs)
             hidden = hidden.at[:, columns].get(mode="promise_in_bounds", unique_indices=True)
-        return self.dense2(jax.nn.relu(self.dense1(hidden)))
+        logits: jax.Array = self.dense2(jax.nn.relu(self.dense1(hidden)))
+        return logits
 
 
 def _conv(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Conv:

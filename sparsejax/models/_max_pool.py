@@ -5,10 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
 
 @jax.custom_vjp
-def max_pool(x: jax.Array) -> jax.Array:
+def max_pool(
+    x: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch height//2 width//2 channels"]:
     """Max-pool over 2x2 windows with stride 2, without padding.
 
     A last odd row or column is dropped, as in ``nnx.max_pool(x, (2, 2), (2, 2))``. The gradient of
@@ -29,8 +32,8 @@ def max_pool(x: jax.Array) -> jax.Array:
     return _max_pool_lax(x)
 
 
-def _forward(x: jax.Array):
-    def cpu(x):
+def _forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
+    def cpu(x: Array) -> tuple[Array, Array]:
         windows = _windows(x)
         first, second = windows[:, :, 0, :, 0], windows[:, :, 0, :, 1]
         third, fourth = windows[:, :, 1, :, 0], windows[:, :, 1, :, 1]
@@ -40,7 +43,7 @@ def _forward(x: jax.Array):
         place = jnp.where(fourth > jnp.maximum(upper, third), jnp.uint8(3), place)
         return jnp.max(windows, axis=(2, 4)).swapaxes(0, 3), place
 
-    def other(x):
+    def other(x: Array) -> tuple[Array, Array]:
         batch, height, width, channels = x.shape
         nothing = jnp.zeros((channels, height // 2, width // 2, batch), jnp.uint8)
         return _max_pool_lax(x), nothing
@@ -49,14 +52,15 @@ def _forward(x: jax.Array):
     return maxima, (x, place)  # each platform reads one of them; the compiler removes the other
 
 
-def _backward(residuals, gradient: jax.Array):
-    def cpu(x, place, gradient):
+def _backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array]:
+    def cpu(x: Array, place: Array, gradient: Array) -> Array:
         del x
-        return _spread(place, gradient, odd)
+        return _scatter(place, gradient, odd)
 
-    def other(x, place, gradient):
+    def other(x: Array, place: Array, gradient: Array) -> Array:
         del place
-        return jax.vjp(_max_pool_lax, x)[1](gradient)[0]
+        of_x: Array = jax.vjp(_max_pool_lax, x)[1](gradient)[0]
+        return of_x
 
     x, place = residuals
     odd = x.shape[1] % 2, x.shape[2] % 2
@@ -66,23 +70,27 @@ def _backward(residuals, gradient: jax.Array):
 max_pool.defvjp(_forward, _backward)
 
 
-def _max_pool_lax(x: jax.Array) -> jax.Array:
+def _max_pool_lax(x: Array) -> Array:
     window = (1, 2, 2, 1)
-    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
+    pooled: Array = lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
+    return pooled
 
 
-def _windows(x: jax.Array) -> jax.Array:
+def _windows(x: Array) -> Float[Array, "channels height//2 2 width//2 2 batch"]:
     """Windows [channels, height, 2, width, 2, batch], contiguous along the batch."""
     batch, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2].swapaxes(0, 3)
     return x.reshape(channels, height // 2, 2, width // 2, 2, batch)
 
 
-def _spread(place: jax.Array, gradient: jax.Array, odd: tuple[int, int]) -> jax.Array:
+def _scatter(
+    place: Array, gradient: Array, odd: tuple[int, int]
+) -> Float[Array, "batch height width channels"]:
     """The gradient at the position of each maximum, zeros elsewhere."""
     corners = jnp.arange(4, dtype=jnp.uint8).reshape(2, 1, 2, 1)
 
-    def spread(piece):  # [rows, width, batch] to [rows, 2, width, 2, batch]
+    def scatter(piece: tuple[Array, Array]) -> Array:
+        # [rows, width, batch] to [rows, 2, width, 2, batch]
         place, gradient = (part[:, None, :, None] for part in piece)
         return jnp.where(place == corners, gradient, 0)
 
@@ -92,6 +100,6 @@ def _spread(place: jax.Array, gradient: jax.Array, odd: tuple[int, int]) -> jax.
     rows = channels * height
     pieces = next((n for n in range(2, rows + 1) if rows % n == 0), 1)
     shape = (pieces, rows // pieces, width, batch)
-    spreads = lax.map(spread, (place.reshape(shape), gradient.swapaxes(0, 3).reshape(shape)))
-    x = spreads.reshape(channels, 2 * height, 2 * width, batch).swapaxes(0, 3)
+    windows = lax.map(scatter, (place.reshape(shape), gradient.swapaxes(0, 3).reshape(shape)))
+    x = windows.reshape(channels, 2 * height, 2 * width, batch).swapaxes(0, 3)
     return jnp.pad(x, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)))

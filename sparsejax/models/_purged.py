@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, PyTree
 
 from sparsejax._names import leaves_by_name
-from sparsejax._where import PyTree
 from sparsejax.deploy import Network, Shrunk, shrink
 from sparsejax.inspection import live_units
 from sparsejax.models._lenet5 import LENET5_LAYERS, LeNet5
 from sparsejax.models._lenet300 import LENET300_LAYERS, LeNet300, activation_of
 
+Model = TypeVar("Model")
+
 _IMAGES = jax.ShapeDtypeStruct((1, 784), jnp.float32)
 
 
-def purged_lenet300(params: PyTree, activation: Literal["relu", "tanh"] = "relu") -> LeNet300:
+def purged_lenet300(
+    params: PyTree[Array], activation: Literal["relu", "tanh"] = "relu"
+) -> LeNet300:
     """Return the smaller `LeNet300` without dead units and pixels. Runs on the host.
 
     It takes whole images and reads the pixels that are left (``kept_inputs``). Its outputs equal
@@ -43,7 +47,7 @@ def purged_lenet300(params: PyTree, activation: Literal["relu", "tanh"] = "relu"
     return _with(small.params, model, LENET300_LAYERS, _stayed(small, params, "dense1/kernel", 0))
 
 
-def purged_lenet5(params: PyTree) -> LeNet5:
+def purged_lenet5(params: PyTree[Array]) -> LeNet5:
     """Return the smaller `LeNet5` without dead channels, units and inputs. Runs on the host.
 
     The first dense layer reads only the inputs of the flattened map that are left
@@ -81,13 +85,14 @@ def _stayed(small: Shrunk, params: PyTree, name: str, axis: int) -> np.ndarray:
 
 def _with(
     params: PyTree,
-    model: Callable[..., Any],
+    model: Callable[..., Model],
     layers: Sequence[str],
     kept_inputs: np.ndarray | None = None,
-) -> Any:
+) -> Model:
     """The model with these parameters and with as many units as their kernels have."""
     leaves = leaves_by_name(params)
     units = [leaves[f"{layer}/kernel"].shape[-1] for layer in layers[:-1]]
     kept = None if kept_inputs is None else kept_inputs.tolist()
     whole = nnx.eval_shape(lambda: model(units=units, kept_inputs=kept, rngs=nnx.Rngs(0)))
-    return nnx.merge(nnx.split(whole)[0], jax.tree.map(jnp.asarray, params))
+    merged: Model = nnx.merge(nnx.split(whole)[0], jax.tree.map(jnp.asarray, params))
+    return merged

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32
 
 from sparsejax.models._cifar import check_images, conv3x3
 from sparsejax.models._sizes import scaled
@@ -51,7 +53,7 @@ class ResNet20(nnx.Module):
         self,
         classes: int = 10,
         width: float = 1.0,
-        dtype: jnp.dtype | type = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         *,
         rngs: nnx.Rngs,
     ):
@@ -67,7 +69,7 @@ class ResNet20(nnx.Module):
         self.blocks = nnx.List(blocks)
         self.dense = nnx.Linear(before, classes, dtype=dtype, rngs=rngs)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Float[Array, "batch 32 32 3"]) -> Float32[Array, "batch classes"]:
         """Compute the logits.
 
         Args:
@@ -83,20 +85,23 @@ class ResNet20(nnx.Module):
         hidden = jax.nn.relu(self.norm(self.conv(images)))
         for block in self.blocks:
             hidden = block(hidden)
-        return self.dense(hidden.mean(axis=(1, 2))).astype(jnp.float32)
+        logits: jax.Array = self.dense(hidden.mean(axis=(1, 2)))
+        return logits.astype(jnp.float32)
 
 
 class _Block(nnx.Module):
     """A residual block: two convolutions and a shortcut without parameters."""
 
-    def __init__(self, before: int, channels: int, stride: int, dtype, rngs: nnx.Rngs):
-        self.conv1 = conv3x3(before, channels, dtype, rngs, stride)
+    def __init__(self, inputs: int, channels: int, stride: int, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.conv1 = conv3x3(inputs, channels, dtype, rngs, stride)
         self.norm1 = nnx.BatchNorm(channels, momentum=0.9, dtype=dtype, rngs=rngs)
         self.conv2 = conv3x3(channels, channels, dtype, rngs)
         self.norm2 = nnx.BatchNorm(channels, momentum=0.9, dtype=dtype, rngs=rngs)
-        self.stride, self.new = stride, channels - before
+        self.stride, self.new = stride, channels - inputs
 
-    def __call__(self, inputs: jax.Array) -> jax.Array:
+    def __call__(
+        self, inputs: Float[Array, "batch height width inputs"]
+    ) -> Float[Array, "batch new_height new_width channels"]:
         hidden = jax.nn.relu(self.norm1(self.conv1(inputs)))
         hidden = self.norm2(self.conv2(hidden))
         # Not by indexing, which becomes a gather if the batch size is symbolic.

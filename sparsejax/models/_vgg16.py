@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
 from sparsejax.models._sizes import scaled
 
@@ -65,7 +66,9 @@ class VGG16(nnx.Module):
         self.fc8 = nnx.Linear(hidden, classes, kernel_init=kernel_init, rngs=rngs)
         self.dropout = nnx.Dropout(0.5, deterministic=True, rngs=rngs)
 
-    def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], *, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "batch classes"]:
         """Compute the logits.
 
         The published image size is 224 x 224. The map after the last block is averaged to 7x7 over
@@ -93,10 +96,11 @@ class VGG16(nnx.Module):
         hidden = _average_to_map(hidden).reshape(hidden.shape[0], -1)
         hidden = self.dropout(jax.nn.relu(self.fc6(hidden)), rngs=rngs)
         hidden = self.dropout(jax.nn.relu(self.fc7(hidden)), rngs=rngs)
-        return self.fc8(hidden)
+        logits: jax.Array = self.fc8(hidden)
+        return logits
 
 
-def _check_images(images: jax.Array) -> None:
+def _check_images(images: Float[Array, "batch height width 3"]) -> None:
     shape = images.shape
     if len(shape) != 4 or shape[3] != 3:
         raise ValueError(f"images must have shape [batch, height, width, 3]; got {shape}")
@@ -109,7 +113,9 @@ def _check_images(images: jax.Array) -> None:
         raise ValueError(f"images must be floating point, normalised; got {images.dtype}")
 
 
-def _average_to_map(hidden: jax.Array) -> jax.Array:
+def _average_to_map(
+    hidden: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch 7 7 channels"]:
     """Average equal windows: [batch, 7 a, 7 b, channels] to [batch, 7, 7, channels]."""
     batch, height, width, channels = hidden.shape
     if height == width == _MAP:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32
 
 from sparsejax.models._cifar import check_images, conv3x3
 from sparsejax.models._sizes import scaled
@@ -38,7 +40,7 @@ class VGG16Cifar(nnx.Module):
         self,
         classes: int = 10,
         width: float = 1.0,
-        dtype: jnp.dtype | type = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         *,
         rngs: nnx.Rngs,
     ):
@@ -52,7 +54,7 @@ class VGG16Cifar(nnx.Module):
         self.convolutions, self.norms = nnx.List(convolutions), nnx.List(norms)
         self.dense = nnx.Linear(before, classes, dtype=dtype, rngs=rngs)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Float[Array, "batch 32 32 3"]) -> Float32[Array, "batch classes"]:
         """Compute the logits.
 
         Args:
@@ -72,4 +74,5 @@ class VGG16Cifar(nnx.Module):
                 hidden = jax.nn.relu(self.norms[number](hidden))
                 number += 1
             hidden = nnx.max_pool(hidden, (2, 2), strides=(2, 2))
-        return self.dense(hidden.reshape(hidden.shape[0], -1)).astype(jnp.float32)
+        logits: jax.Array = self.dense(hidden.reshape(hidden.shape[0], -1))
+        return logits.astype(jnp.float32)

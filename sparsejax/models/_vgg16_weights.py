@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, PyTree
 from safetensors import SafetensorError, safe_open
 
 from sparsejax._names import leaves_by_name
-from sparsejax._where import PyTree
 from sparsejax.models._vgg16 import VGG16_LAYERS
 
 _FEATURES = tuple(f"features.{n}" for n in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28))
@@ -22,7 +22,7 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 _CHUNK = 2**20  # entries read at once
 
 
-def load_vgg16_weights(params: PyTree, path: str | os.PathLike[str]) -> PyTree:
+def load_vgg16_weights(params: PyTree[Array], path: str | os.PathLike[str]) -> PyTree[Array]:
     """Load the parameters of a `VGG16` from a safetensors file of published weights.
 
     Two naming schemes are known: that of timm (``vgg16.tv_in1k``: ``features.0.weight`` to

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 
 import jax.numpy as jnp
-from chex import Numeric
+from jaxtyping import Array, ArrayLike, Bool, Float, Int32, PRNGKeyArray, PyTree
 
 from sparsejax import _checks
-from sparsejax._where import PyTree
-from sparsejax.tickets._method import Method
+from sparsejax.tickets._method import Method, Trained
 from sparsejax.tickets._ticket import Ticket, effective_params
 
 
-def fixed_mask(mask: PyTree, scale: Numeric = 1.0) -> Method:
+def fixed_mask(mask: PyTree[Bool[Array, "..."]], scale: Float[ArrayLike, ""] = 1.0) -> Method:
     r"""Method that trains a ticket: a search whose mask does not change.
 
     .. math:: \min_w\ L(c\, m \odot w)
@@ -54,23 +53,32 @@ def fixed_mask(mask: PyTree, scale: Numeric = 1.0) -> Method:
     """
     factor = _checks.scalar("scale", scale, "a positive finite number", lambda x: 0 < x < math.inf)
 
-    def init(params, key):
+    def init(
+        params: PyTree[Array], key: PRNGKeyArray
+    ) -> tuple[Trained, PyTree[Bool[Array, "..."]]]:
         del key
         return {"weights": params}, mask
 
-    def effective(trained, mask, step, key):
+    def effective(
+        trained: Trained,
+        mask: PyTree[Bool[Array, "..."]],
+        step: Int32[Array, ""],
+        key: PRNGKeyArray,
+    ) -> PyTree[Array]:
         del step, key
         return effective_params(Ticket(mask, None, factor), trained["weights"])
 
-    def penalty(trained, step):
+    def penalty(trained: Trained, step: Int32[Array, ""]) -> Float[Array, ""]:
         del trained, step
         return jnp.zeros(())
 
-    def following(trained, rewind_params, mask):
+    def next_start(
+        trained: Trained, rewind_params: Trained, mask: PyTree[Bool[Array, "..."]]
+    ) -> Trained:
         del trained, mask
         return rewind_params
 
     return Method(
-        init, effective, penalty, lambda trained, mask, key: mask, following,
+        init, effective, penalty, lambda trained, mask, key: mask, next_start,
         lambda trained: trained["weights"], factor,
     )  # fmt: skip

@@ -7,28 +7,28 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from chex import Numeric
+from jaxtyping import Array, ArrayLike, Bool, Float, Int32, PRNGKeyArray, PyTree, Real
 
 from sparsejax import _checks
 from sparsejax._masks import map_searched
-from sparsejax._where import PyTree, Where
+from sparsejax._where import Where
 from sparsejax.gates import Gates, beta_schedule, hard_concrete, next_round, sigmoid
 from sparsejax.tickets._mask import ones_mask, times
-from sparsejax.tickets._method import Method
+from sparsejax.tickets._method import Method, Trained
 
 PenaltyOn = Literal["mask", "scaled_mask"]
 
 
 def continuous_sparsification(
     steps: int,
-    initial: Numeric = 0.0,
-    penalty: Numeric = 1e-8,
-    final_beta: Numeric = 200.0,
+    initial: Real[ArrayLike, ""] = 0.0,
+    penalty: Real[ArrayLike, ""] = 1e-8,
+    final_beta: Real[ArrayLike, ""] = 200.0,
     rewind: bool = True,
     where: Where = None,
     penalty_on: PenaltyOn = "mask",
     steps_per_stair: int | None = None,
-    restart_beta: Numeric | None = None,
+    restart_beta: Real[ArrayLike, ""] | None = None,
 ) -> Method:
     r"""Continuous sparsification: weights and sigmoid gates are trained while the gates harden.
 
@@ -103,41 +103,54 @@ def continuous_sparsification(
     if penalty_on not in ("mask", "scaled_mask"):
         raise ValueError(f"penalty_on must be 'mask' or 'scaled_mask'; got {penalty_on!r}")
     beta_at = beta_schedule(steps, final_beta, steps_per_stair)
-    between = beta_at(steps)
+    between = jnp.asarray(beta_at(steps))
     if restart_beta is not None:
         between = _checks.scalar("restart_beta", restart_beta, "a finite number > 0", _positive)
     scale = 1 / jax.nn.sigmoid(start)
 
-    def at(step) -> Gates:
-        return sigmoid(initial, where=where, beta=beta_at(step))
+    def at(step: ArrayLike) -> Gates:
+        return sigmoid(initial, where=where, beta=jnp.asarray(beta_at(step)))
 
-    def init(params, key):
+    def init(
+        params: PyTree[Array], key: PRNGKeyArray
+    ) -> tuple[Trained, PyTree[Bool[Array, "..."]]]:
         return {"weights": params, "gates": at(0).init(key, params)}, ones_mask(params, where)
 
-    def effective(trained, mask, step, key):
+    def effective(
+        trained: Trained,
+        mask: PyTree[Bool[Array, "..."]],
+        step: Int32[Array, ""],
+        key: PRNGKeyArray,
+    ) -> PyTree[Array]:
         del mask
         return map_searched(times, trained["weights"], at(step).sample(trained["gates"], key))
 
-    def cost(trained, step):
+    def cost(trained: Trained, step: Int32[Array, ""]) -> Float[Array, ""]:
         factor = strength if penalty_on == "mask" else strength * scale.astype(strength.dtype)
         return _l1(factor, at(step).active_probability(trained["gates"]))
 
-    def mask(trained, mask, key):
+    def mask(
+        trained: Trained, mask: PyTree[Bool[Array, "..."]], key: PRNGKeyArray
+    ) -> PyTree[Bool[Array, "..."]]:
         del key
         left = at(0).binarize(trained["gates"])
         return left if restart_beta is not None else jax.tree.map(jnp.logical_and, mask, left)
 
-    def following(trained, rewind_params, mask):
+    def next_start(
+        trained: Trained, rewind_params: Trained, mask: PyTree[Bool[Array, "..."]]
+    ) -> Trained:
         del mask
         source = rewind_params if rewind else trained
         gates = next_round(trained["gates"], between, initial)
         return {"weights": source["weights"], "gates": gates}
 
-    return Method(init, effective, cost, mask, following, lambda trained: trained["weights"], scale)
+    return Method(
+        init, effective, cost, mask, next_start, lambda trained: trained["weights"], scale
+    )
 
 
 def stochastic_l0(
-    penalty: Numeric,
+    penalty: Real[ArrayLike, ""],
     temperature: float = 2 / 3,
     drop_rate: float = 0.5,
     rewind: bool = True,
@@ -179,35 +192,46 @@ def stochastic_l0(
     gates = hard_concrete(temperature, drop_rate=drop_rate, where=where)
     strength = _checks.scalar_at_least_zero("penalty", penalty)
 
-    def init(params, key):
+    def init(
+        params: PyTree[Array], key: PRNGKeyArray
+    ) -> tuple[Trained, PyTree[Bool[Array, "..."]]]:
         whole = ones_mask(params, where)
         keep = jnp.asarray(1 / (1 - drop_rate), jnp.float32)
         weights = map_searched(lambda leaf, _: times(leaf, keep), params, whole)
         return {"weights": weights, "gates": gates.init(key, params)}, whole
 
-    def effective(trained, mask, step, key):
+    def effective(
+        trained: Trained,
+        mask: PyTree[Bool[Array, "..."]],
+        step: Int32[Array, ""],
+        key: PRNGKeyArray,
+    ) -> PyTree[Array]:
         del mask, step
         return map_searched(times, trained["weights"], gates.sample(trained["gates"], key))
 
-    def cost(trained, step):
+    def cost(trained: Trained, step: Int32[Array, ""]) -> Float[Array, ""]:
         del step
         return _l1(strength, gates.active_probability(trained["gates"]))
 
-    def mask(trained, mask, key):
+    def mask(
+        trained: Trained, mask: PyTree[Bool[Array, "..."]], key: PRNGKeyArray
+    ) -> PyTree[Bool[Array, "..."]]:
         del key
         return jax.tree.map(jnp.logical_and, mask, gates.binarize(trained["gates"]))
 
-    def following(trained, rewind_params, mask):
+    def next_start(
+        trained: Trained, rewind_params: Trained, mask: PyTree[Bool[Array, "..."]]
+    ) -> Trained:
         del mask
         source = rewind_params if rewind else trained
         return {"weights": source["weights"], "gates": trained["gates"]}
 
-    return Method(init, effective, cost, mask, following, lambda trained: trained["weights"])
+    return Method(init, effective, cost, mask, next_start, lambda trained: trained["weights"])
 
 
-def _l1(strength: jax.Array, active: PyTree) -> jax.Array:
+def _l1(strength: Float[Array, ""], active: PyTree[Array]) -> Float[Array, ""]:
     """The l1 penalty of probabilities, which are >= 0: ``strength`` times their sum."""
-    total = sum(m.sum() for m in jax.tree.leaves(active))
+    total = jnp.asarray(sum(m.sum() for m in jax.tree.leaves(active)))
     return strength.astype(jnp.result_type(total)) * total
 
 

@@ -6,17 +6,19 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from chex import Numeric
+from jaxtyping import Array, ArrayLike, Bool, Float, Int32, PRNGKeyArray, PyTree, Real
 
 from sparsejax import _checks
 from sparsejax._masks import apply_mask
-from sparsejax._where import PyTree, Where, is_masked
+from sparsejax._where import Where, is_masked
 from sparsejax.projections import top_k_mask
 from sparsejax.tickets._mask import num_nonzero, ones_mask
-from sparsejax.tickets._method import Method
+from sparsejax.tickets._method import Method, Trained
 
 
-def magnitude_pruning(fraction: Numeric, rewind: bool = True, where: Where = None) -> Method:
+def magnitude_pruning(
+    fraction: Real[ArrayLike, ""], rewind: bool = True, where: Where = None
+) -> Method:
     r"""Iterative magnitude pruning: each round prunes the smallest of the surviving weights.
 
     .. math:: n \leftarrow n - \lceil \text{fraction} \cdot n \rceil
@@ -55,14 +57,16 @@ def magnitude_pruning(fraction: Numeric, rewind: bool = True, where: Where = Non
        [ True False]]
     """
 
-    def ranked(trained, key):
+    def ranked(trained: Trained, key: PRNGKeyArray) -> PyTree[Array]:
         del key
         return trained["weights"]
 
     return _pruning(fraction, ranked, rewind, where)
 
 
-def random_pruning(fraction: Numeric, rewind: bool = True, where: Where = None) -> Method:
+def random_pruning(
+    fraction: Real[ArrayLike, ""], rewind: bool = True, where: Where = None
+) -> Method:
     r"""Random pruning, the control of `magnitude_pruning`: each round prunes random survivors.
 
     .. math:: n \leftarrow n - \lceil \text{fraction} \cdot n \rceil
@@ -90,7 +94,7 @@ def random_pruning(fraction: Numeric, rewind: bool = True, where: Where = None) 
       3
     """
 
-    def ranked(trained, key):
+    def ranked(trained: Trained, key: PRNGKeyArray) -> PyTree[Array]:
         weights = trained["weights"]
         keys = jax.random.split(key, len(jax.tree.leaves(weights)))
         keys = jax.tree.unflatten(jax.tree.structure(weights), list(keys))
@@ -100,30 +104,44 @@ def random_pruning(fraction: Numeric, rewind: bool = True, where: Where = None) 
 
 
 def _pruning(
-    fraction: Numeric, ranked: Callable[..., PyTree], rewind: bool, where: Where
+    fraction: Real[ArrayLike, ""],
+    ranked: Callable[[Trained, PRNGKeyArray], PyTree[Array]],
+    rewind: bool,
+    where: Where,
 ) -> Method:
     share = _checks.scalar("fraction", fraction, "in (0, 1)", lambda x: 0 < x < 1)
 
-    def init(params, key):
+    def init(
+        params: PyTree[Array], key: PRNGKeyArray
+    ) -> tuple[Trained, PyTree[Bool[Array, "..."]]]:
         del key
         return {"weights": params}, ones_mask(params, where)
 
-    def effective(trained, mask, step, key):
+    def effective(
+        trained: Trained,
+        mask: PyTree[Bool[Array, "..."]],
+        step: Int32[Array, ""],
+        key: PRNGKeyArray,
+    ) -> PyTree[Array]:
         del step, key
         return apply_mask(trained["weights"], mask)
 
-    def penalty(trained, step):
+    def penalty(trained: Trained, step: Int32[Array, ""]) -> Float[Array, ""]:
         del trained, step
         return jnp.zeros(())
 
-    def mask(trained, mask, key):
+    def mask(
+        trained: Trained, mask: PyTree[Bool[Array, "..."]], key: PRNGKeyArray
+    ) -> PyTree[Bool[Array, "..."]]:
         survivors = num_nonzero(mask)
         leaving = jnp.ceil(share * survivors.astype(share.dtype)).astype(jnp.int32)
         searched = jax.tree.map(lambda m: not is_masked(m), mask, is_leaf=is_masked)
         return top_k_mask(ranked(trained, key), survivors - leaving, mask, searched)
 
-    def following(trained, rewind_params, mask):
+    def next_start(
+        trained: Trained, rewind_params: Trained, mask: PyTree[Bool[Array, "..."]]
+    ) -> Trained:
         del mask
         return rewind_params if rewind else trained
 
-    return Method(init, effective, penalty, mask, following, lambda trained: trained["weights"])
+    return Method(init, effective, penalty, mask, next_start, lambda trained: trained["weights"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Int32, PyTree
 
 from sparsejax._dtypes import at_least_float32
-from sparsejax._where import PyTree, Where, mask_out
+from sparsejax._where import Where, mask_out
 
 
-def ones_mask(params: PyTree, where: Where = None) -> PyTree:
+def ones_mask(params: PyTree[Array], where: Where = None) -> PyTree[Bool[Array, "..."]]:
     """Return the mask that keeps all weights.
 
     Args:
@@ -34,7 +35,7 @@ def ones_mask(params: PyTree, where: Where = None) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.ones_like(leaf, bool), mask_out(params, where))
 
 
-def num_nonzero(mask: PyTree) -> jax.Array:
+def num_nonzero(mask: PyTree[Bool[Array, "..."]]) -> Int32[Array, ""]:
     """Count the weights that a mask keeps, over all of its leaves together.
 
     Args:
@@ -52,7 +53,9 @@ def num_nonzero(mask: PyTree) -> jax.Array:
     return jnp.asarray(sum(m.sum() for m in jax.tree.leaves(mask)), jnp.int32)
 
 
-def jaccard(first: PyTree, second: PyTree) -> jax.Array:
+def jaccard(
+    first: PyTree[Bool[Array, "..."]], second: PyTree[Bool[Array, "..."]]
+) -> Float[Array, ""]:
     r"""Jaccard similarity of two masks.
 
     .. math:: J(A, B) = |A \cap B| \,/\, |A \cup B|
@@ -75,7 +78,7 @@ def jaccard(first: PyTree, second: PyTree) -> jax.Array:
     return jnp.where(either == 0, 1.0, both / jnp.maximum(either, 1))
 
 
-def times(leaf: jax.Array, factor: jax.Array) -> jax.Array:
+def times(leaf: Array, factor: ArrayLike) -> Array:
     """Product in the dtype of ``leaf``, computed in float32 or wider and rounded once."""
     wide = at_least_float32(leaf.dtype)
     return (leaf.astype(wide) * jnp.asarray(factor).astype(wide)).astype(leaf.dtype)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-from chex import Numeric
+from jaxtyping import Array, ArrayLike, Bool, Float, Int32, PRNGKeyArray, PyTree
 
-from sparsejax._where import PyTree
+Trained = dict[str, PyTree[Array]]
+"""What a search trains: a dict of ``weights`` and, for methods that have them, ``gates``."""
 
 
 class Method(NamedTuple):
@@ -34,10 +34,12 @@ class Method(NamedTuple):
         scale * mask * weights on the leaves that are searched.
     """
 
-    init: Callable[[PyTree, jax.Array], tuple[dict[str, Any], PyTree]]
-    effective_params: Callable[[dict[str, Any], PyTree, jax.Array, jax.Array], PyTree]
-    penalty: Callable[[dict[str, Any], jax.Array], jax.Array]
-    mask: Callable[[dict[str, Any], PyTree, jax.Array], PyTree]
-    next_round: Callable[[dict[str, Any], dict[str, Any], PyTree], dict[str, Any]]
-    weights: Callable[[dict[str, Any]], PyTree]
-    scale: Numeric = 1.0
+    init: Callable[[PyTree[Array], PRNGKeyArray], tuple[Trained, PyTree[Bool[Array, "..."]]]]
+    effective_params: Callable[
+        [Trained, PyTree[Bool[Array, "..."]], Int32[Array, ""], PRNGKeyArray], PyTree[Array]
+    ]
+    penalty: Callable[[Trained, Int32[Array, ""]], Float[Array, ""]]
+    mask: Callable[[Trained, PyTree[Bool[Array, "..."]], PRNGKeyArray], PyTree[Bool[Array, "..."]]]
+    next_round: Callable[[Trained, Trained, PyTree[Bool[Array, "..."]]], Trained]
+    weights: Callable[[Trained], PyTree[Array]]
+    scale: Float[ArrayLike, ""] = 1.0

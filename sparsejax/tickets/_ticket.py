@@ -7,17 +7,16 @@ import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from chex import Numeric
 from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from sparsejax._dtypes import at_least_float32
 from sparsejax._masks import apply_mask, map_searched
 from sparsejax._pairs import pairs, same_shapes
 from sparsejax._states import fresh
-from sparsejax._where import PyTree, is_masked
+from sparsejax._where import is_masked
 from sparsejax.tickets._mask import times
 
 
@@ -42,13 +41,13 @@ class Ticket(NamedTuple):
         batch normalisation; None if it has none.
     """
 
-    mask: PyTree
-    params: PyTree
-    scale: Numeric = 1.0
-    statistics: PyTree = None
+    mask: PyTree[Bool[Array, "..."]]
+    params: PyTree[Array]
+    scale: Float[ArrayLike, "*members"] = 1.0
+    statistics: PyTree[Array] | None = None
 
 
-def effective_params(ticket: Ticket, params: PyTree) -> PyTree:
+def effective_params(ticket: Ticket, params: PyTree[Array]) -> PyTree[Array]:
     r"""Return the parameters with which the network of a ticket computes.
 
     .. math:: c\, m \odot w
@@ -74,14 +73,16 @@ def effective_params(ticket: Ticket, params: PyTree) -> PyTree:
     return _effective(ticket.mask, ticket.scale, params)
 
 
-def _effective(mask: PyTree, scale: Numeric, params: PyTree) -> PyTree:
-    def masked(leaf, m):
+def _effective(
+    mask: PyTree[Bool[Array, "..."]], scale: Float[ArrayLike, ""], params: PyTree[Array]
+) -> PyTree[Array]:
+    def masked(leaf: Array, m: Array) -> Array:
         return jnp.where(m, times(leaf, jnp.asarray(scale)), jnp.zeros_like(leaf))
 
     return map_searched(masked, params, mask)
 
 
-def rewind(ticket: Ticket) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+def rewind(ticket: Ticket) -> tuple[PyTree[Array], Callable[[PyTree[Array]], PyTree[Array]]]:
     r"""Return the weights from which a ticket is trained, and the function that applies its mask.
 
     .. math:: w_0 = m \odot w, \qquad w \mapsto c\, m \odot w
@@ -141,10 +142,11 @@ def fold_scale(ticket: Ticket) -> Ticket:
         lambda leaf, m: times(leaf, jnp.asarray(ticket.scale)), ticket.params, ticket.mask
     )
     one = jnp.ones_like(jnp.asarray(ticket.scale))
-    return fresh(ticket._replace(params=folded, scale=one))
+    result: Ticket = fresh(ticket._replace(params=folded, scale=one))
+    return result
 
 
-def check_ticket(ticket: Ticket, params: PyTree) -> None:
+def check_ticket(ticket: Ticket, params: PyTree[Array]) -> None:
     """Check that a ticket fits a network. Runs on the host.
 
     Args:
@@ -169,12 +171,12 @@ def check_ticket(ticket: Ticket, params: PyTree) -> None:
     masks = [found for found in masks if not is_masked(found[2])]
     same_shapes("ticket.mask", masks)
     same_shapes("ticket.params", pairs("ticket.params", ticket.params, params))
-    if jnp.shape(ticket.scale) != ():
+    scale = np.asarray(ticket.scale)
+    if scale.shape != ():
         raise ValueError(
-            "ticket.scale must be a positive finite scalar; got an array of shape "
-            f"{jnp.shape(ticket.scale)}"
+            f"ticket.scale must be a positive finite scalar; got an array of shape {scale.shape}"
         )
-    if not 0 < float(ticket.scale) < math.inf:
+    if not 0 < float(scale) < math.inf:
         raise ValueError(f"ticket.scale must be a positive finite scalar; got {ticket.scale}")
     for path, _, mask in masks:
         if not np.any(mask):
@@ -185,6 +187,6 @@ def check_ticket(ticket: Ticket, params: PyTree) -> None:
             )
 
 
-def scale_of(scale: Numeric) -> jax.Array:
+def scale_of(scale: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """``scale`` as an array of float32 or wider."""
     return jnp.asarray(scale, at_least_float32(scale))
