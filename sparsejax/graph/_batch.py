@@ -99,13 +99,11 @@ def with_batch(inputs: Sequence[PyTree], batched: Iterable[bool], size: Any) -> 
     """Return shapes and dtypes of the inputs for another batch size, or one for each leaf."""
     leaves, treedef = jax.tree.flatten(abstract(list(inputs)))
     sizes = size if isinstance(size, list) else [size] * len(leaves)
-    return jax.tree.unflatten(
-        treedef,
-        [
-            jax.ShapeDtypeStruct((n, *leaf.shape[1:]), leaf.dtype) if has else leaf
-            for leaf, has, n in zip(leaves, batched, sizes, strict=True)
-        ],
-    )
+    shapes = [
+        jax.ShapeDtypeStruct((n, *leaf.shape[1:]), leaf.dtype) if has else leaf
+        for leaf, has, n in zip(leaves, batched, sizes, strict=True)
+    ]
+    return list(jax.tree.unflatten(treedef, shapes))
 
 
 def batch_sizes(leaves: Sequence[Any], batched: Sequence[bool]) -> list[tuple[Any, Any]]:

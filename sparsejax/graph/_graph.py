@@ -70,7 +70,7 @@ class Equation(NamedTuple):
     @property
     def name(self) -> str:
         """The name of the primitive."""
-        return self.primitive.name
+        return str(self.primitive.name)
 
     def apply(self, operands: Sequence[Any], **changed: Any) -> list[Any]:
         """Return the results for the given operands, with some parameters replaced."""
@@ -210,7 +210,7 @@ class _Writer:
 
     def write(self, jaxpr: Any, constants: Sequence[int], arguments: Sequence[int]) -> list[int]:
         """Append the equations of a jaxpr and return the values of its results."""
-        value_of = dict(zip(jaxpr.constvars, constants, strict=True))
+        value_of: dict[Any, int] = dict(zip(jaxpr.constvars, constants, strict=True))
         value_of |= dict(zip(jaxpr.invars, arguments, strict=True))
 
         def read(atom: Any) -> int:

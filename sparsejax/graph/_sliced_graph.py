@@ -81,4 +81,5 @@ class SlicedGraph:
         """Return the units of merged groups that remain if each group has lost its own."""
         lengths = [self.groups.sizes[group] for group in factors]
         left = [self._kept.get(g, np.arange(n)) for g, n in zip(factors, lengths, strict=True)]
-        return np.arange(math.prod(lengths)).reshape(lengths)[np.ix_(*left)].ravel()
+        units = np.arange(math.prod(lengths)).reshape(lengths)
+        return np.ravel(units[np.ix_(*left)])

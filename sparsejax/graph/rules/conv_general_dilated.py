@@ -49,8 +49,9 @@ def _constants(finder: ConstantFinder, equation: Equation) -> list[AxisConstants
 
 def _multiply_accumulates(graph: Graph, equation: Equation) -> int:
     weights = graph.shapes[equation.ins[1]]
-    each = math.prod(weights) // weights[equation.params["dimension_numbers"].rhs_spec[0]]
-    return math.prod(graph.shapes[equation.outs[0]]) * each
+    units = equation.params["dimension_numbers"].rhs_spec[0]
+    each = (length for axis, length in enumerate(weights) if axis != units)
+    return math.prod((*graph.shapes[equation.outs[0]], *each))
 
 
 def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:

@@ -55,8 +55,8 @@ def _constants(finder: ConstantFinder, equation: Equation) -> list[AxisConstants
 
 def _multiply_accumulates(graph: Graph, equation: Equation) -> int:
     summed = equation.params["dimension_numbers"][0][0]
-    each = math.prod(graph.shapes[equation.ins[0]][axis] for axis in summed)
-    return math.prod(graph.shapes[equation.outs[0]]) * each
+    each = (graph.shapes[equation.ins[0]][axis] for axis in summed)
+    return math.prod((*graph.shapes[equation.outs[0]], *each))
 
 
 def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:

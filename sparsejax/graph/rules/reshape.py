@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from sparsejax.graph._constant_finder import ConstantUnits
-from sparsejax.graph._reshape import Regrouping, regroup
+from sparsejax.graph._reshape import Regrouping, regroup, unchanged
 from sparsejax.graph._rule import (
     AxisConstants,
     ConstantFinder,
@@ -25,9 +25,13 @@ from sparsejax.graph._sliced_graph import take
 
 def _regroupings(graph: Graph, equation: Equation) -> list[Regrouping] | None:
     """Return how dimensions are split and merged; None if entries change their order."""
-    if equation.params["dimensions"] is not None:
+    lengths, dimensions = graph.lengths(equation.ins[0]), equation.params["dimensions"]
+    if equation.name == "squeeze":
+        left = [axis for axis in range(len(lengths)) if axis not in dimensions]
+        return unchanged([(axis, out_axis) for out_axis, axis in enumerate(left)], lengths)
+    if dimensions is not None:
         return None
-    return regroup(graph.lengths(equation.ins[0]), graph.lengths(equation.outs[0]))
+    return regroup(lengths, graph.lengths(equation.outs[0]))
 
 
 def _groups(builder: GroupBuilder, equation: Equation) -> None:
@@ -85,9 +89,9 @@ def _compute(finder: ConstantFinder, equation: Equation) -> list[np.ndarray]:
     value, shape = equation.ins[0], finder.graph.shapes[equation.outs[0]]
     if finder.known[value].size == 1:
         return [finder.known[value].reshape((1,) * len(shape))]
-    if equation.params["dimensions"] is None:
-        return [finder.whole(value).reshape(shape)]
-    return equation.compute([finder.whole(value)])
+    if _regroupings(finder.graph, equation) is None:
+        return equation.compute([finder.whole(value)])
+    return [finder.whole(value).reshape(shape)]
 
 
 def _evaluate(sliced: SlicedGraph, equation: Equation, operands: Sequence[Any]) -> list[Any]:
@@ -108,7 +112,7 @@ def _evaluate(sliced: SlicedGraph, equation: Equation, operands: Sequence[Any]) 
 
 
 def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
-    if equation.params["dimensions"] is not None:
+    if _regroupings(builder.graph, equation) is None:
         raise builder.refusal(equation, "with dimensions")
     (value,), (out,) = equation.ins, equation.outs
     shape, multiples = builder.graph.shapes[out], builder.multiples[out]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.deploy import export_onnx, shrink
+from sparsejax.deploy import Network, export_onnx, shrink
 from sparsejax.graph import find_constants, trace_batch
 
 BATCH = 3
@@ -31,8 +31,10 @@ def head(operation, params, h):
     return sum(rest, first + params["c"])
 
 
-def network(operation):
-    return lambda params, x: head(operation, params, jnp.tanh(x @ params["w"] + params["b"]))
+def network(operation, params):
+    return Network(
+        lambda params, x: head(operation, params, jnp.tanh(x @ params["w"] + params["b"])), params
+    )
 
 
 def draw(rng, operation, shape, *, constants=False, share=0.6):
@@ -80,7 +82,7 @@ def check_live(operation, shape, seed, whole=()):
     """
     rng = np.random.default_rng(seed)
     params, x = draw(rng, operation, shape)
-    small = shrink(network(operation), params, x[:2])
+    small = shrink(network(operation, params), x[:2])
     kept = [*small.kept_inputs["0"][1:-1], small.kept["w"][1]]
     expected = alive(rng, operation, params, shape)
     for axis, (indices, mask) in enumerate(zip(kept, expected, strict=True), 1):
@@ -89,9 +91,7 @@ def check_live(operation, shape, seed, whole=()):
             assert found.all()
         elif expected[-1].any():
             np.testing.assert_array_equal(found, mask, err_msg=f"axis {axis} of h")
-    np.testing.assert_allclose(
-        small.function(small.params, x), network(operation)(params, x), rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(small(x), network(operation, params)(x), rtol=1e-4, atol=1e-4)
 
 
 def check_constants(operation, shape, seed, complete=True):
@@ -102,10 +102,8 @@ def check_constants(operation, shape, seed, complete=True):
     """
     rng = np.random.default_rng(seed)
     params, x = draw(rng, operation, shape, constants=True, share=1)
-    small = shrink(network(operation), params, x[:2])
-    np.testing.assert_allclose(
-        small.function(small.params, x), network(operation)(params, x), rtol=1e-4, atol=1e-4
-    )
+    small = shrink(network(operation, params), x[:2])
+    np.testing.assert_allclose(small(x), network(operation, params)(x), rtol=1e-4, atol=1e-4)
 
     def only(params, x):
         return jax.tree.leaves(operation(jnp.tanh(x @ params["w"] + params["b"])))
@@ -148,14 +146,14 @@ def check_onnx(operation, shape, seed):
 
     rng = np.random.default_rng(seed)
     params, x = draw(rng, operation, shape)
-    small = shrink(network(operation), params, x)
-    for function, numbers in ((network(operation), params), (small.function, small.params)):
+    small = shrink(network(operation, params), x)
+    for written in (network(operation, params), small):
         session = onnxruntime.InferenceSession(
-            export_onnx(function, numbers, x), providers=["CPUExecutionProvider"]
+            export_onnx(written, x), providers=["CPUExecutionProvider"]
         )
         for size in (1, BATCH):
             (found,) = session.run(None, {"input0": x[:size]})
-            expected = network(operation)(params, x[:size])
+            expected = network(operation, params)(x[:size])
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 

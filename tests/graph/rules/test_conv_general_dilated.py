@@ -47,4 +47,4 @@ def test_groups_are_unsupported():
     operation = lambda h: convolve(h, kernel=kernel, feature_group_count=2)  # noqa: E731
     params, x = draw(np.random.default_rng(0), operation, (2, 2, 4))
     with pytest.raises(ValueError, match=r"conv_general_dilated \(over 4 units after"):
-        shrink(network(operation), params, x)
+        shrink(network(operation, params), x)

@@ -52,11 +52,9 @@ def test_weights_over_positions():
 def test_other_products_are_unsupported(operation):
     params, x = draw(np.random.default_rng(0), operation, (2, 5))
     with pytest.raises(ValueError, match=r"dot_general \(over"):
-        shrink(network(operation), params, x)
-    small = shrink(network(operation), params, x, keep_unsupported=True)
-    np.testing.assert_allclose(
-        small.function(small.params, x), network(operation)(params, x), rtol=1e-5, atol=1e-5
-    )
+        shrink(network(operation, params), x)
+    small = shrink(network(operation, params), x, keep_unsupported=True)
+    np.testing.assert_allclose(small(x), network(operation, params)(x), rtol=1e-5, atol=1e-5)
 
 
 def test_a_contraction_says_where_its_weights_are():

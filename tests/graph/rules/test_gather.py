@@ -26,4 +26,4 @@ def test_out_of_bounds_is_unsupported():
     operation = lambda h: h[:, jnp.asarray([1, 7])]  # noqa: E731
     params, x = draw(np.random.default_rng(0), operation, (5,))
     with pytest.raises(ValueError, match=r"gather \(over 5 units after"):
-        shrink(network(operation), params, x)
+        shrink(network(operation, params), x)

@@ -29,6 +29,6 @@ def test_between_entries_and_negative_amounts_are_unsupported(config):
     operation = lambda h: lax.pad(h, 0.0, ((0, 0, 0), config))  # noqa: E731
     params, x = draw(np.random.default_rng(0), operation, (5,))
     with pytest.raises(ValueError, match=r"pad \(over 5 units after"):
-        shrink(network(operation), params, x)
-    small = shrink(network(operation), params, x, keep_unsupported=True)
+        shrink(network(operation, params), x)
+    small = shrink(network(operation, params), x, keep_unsupported=True)
     assert small.unsupported["pad"] == 5 + (9 if config[2] else 4)

@@ -17,4 +17,4 @@ def test_over_units_is_unsupported():
     operation = lambda h: h.sum(2)  # noqa: E731
     params, x = draw(np.random.default_rng(0), operation, (3, 5))
     with pytest.raises(ValueError, match=r"reduce_sum \(over 5 units after"):
-        shrink(network(operation), params, x)
+        shrink(network(operation, params), x)

@@ -31,4 +31,4 @@ def test_lengths_without_common_factors_are_unsupported():
     operation = lambda h: 2 * h.reshape(len(h), 3, 8)  # noqa: E731
     params, x = draw(np.random.default_rng(0), operation, (4, 6))
     with pytest.raises(ValueError, match=r"reshape \(over"):
-        shrink(network(operation), params, x)
+        shrink(network(operation, params), x)

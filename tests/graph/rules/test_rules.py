@@ -6,7 +6,7 @@ import pytest
 from jax import lax
 
 import sparsejax
-from sparsejax.deploy import export_onnx, shrink
+from sparsejax.deploy import Network, export_onnx, shrink
 from sparsejax.graph import RULES
 
 ROOT = pathlib.Path(sparsejax.__file__).parents[1]
@@ -33,12 +33,12 @@ def test_each_rule_is_of_a_primitive():
 def test_without_a_rule_all_units_are_kept_and_nothing_is_written():
     """As for ``sort``; the name of the primitive stands in the error."""
     params = {"w": np.eye(4, 6, dtype=np.float32), "o": np.ones((6, 2), np.float32)}
-    function = lambda p, x: lax.sort(x @ p["w"]) @ p["o"]  # noqa: E731
+    network = Network(lambda p, x: lax.sort(x @ p["w"]) @ p["o"], params)
     x = np.ones((2, 4), np.float32)
     assert "sort" not in RULES
     with pytest.raises(ValueError, match=r"sort \(over 6 units after w\)"):
-        shrink(function, params, x)
-    small = shrink(function, params, x, keep_unsupported=True)
+        shrink(network, x)
+    small = shrink(network, x, keep_unsupported=True)
     assert small.unsupported == {"sort": 6 + 6}
     with pytest.raises(ValueError, match="the operation sort, which"):
-        export_onnx(function, params, x)
+        export_onnx(network, x)
