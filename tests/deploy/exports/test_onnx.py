@@ -14,27 +14,13 @@ from jax import lax
 
 from sparsejax.deploy import Network, export_onnx, shrink
 from sparsejax.models import LeNet5, LeNet300, ResNet20, VGG16Cifar
+from tests.deploy.exports.networks import network
 
 RNG = np.random.default_rng(0)
 
 
 def normal(*shape):
     return RNG.normal(size=shape).astype(np.float32)
-
-
-def network(make):
-    """A pure function of parameters and images, and parameters; all numbers drawn at random."""
-    model = nnx.eval_shape(make)
-    model.eval()
-    graph, *states = nnx.split(model, nnx.Param, ...)
-
-    def draw(path, leaf):
-        scale = max(1, np.prod(leaf.shape[:-1])) ** -0.5
-        numbers = normal(*leaf.shape) * np.float32(scale)
-        return abs(numbers) + 1 if "var" in jax.tree_util.keystr(path) else numbers
-
-    params, rest = (jax.tree_util.tree_map_with_path(draw, state) for state in states)
-    return lambda params, images: nnx.merge(graph, params, rest, copy=True)(images), params
 
 
 def computed(data, *inputs):
@@ -87,7 +73,7 @@ def without_units(params, rng):
     ids=["lenet300", "lenet5", "resnet20", "vgg16_cifar"],
 )
 def test_networks_whole_and_shrunk(make, shape):
-    function, params = network(lambda: make(rngs=nnx.Rngs(0)))
+    function, params = network(lambda: make(rngs=nnx.Rngs(0)), RNG)
     images = normal(5, *shape)
     sparse = without_units(params, RNG)
     small = shrink(Network(function, sparse), images[:2])
@@ -104,7 +90,7 @@ def test_networks_whole_and_shrunk(make, shape):
 
 
 def test_the_file_holds_the_parameters_by_name_and_an_open_batch():
-    function, params = network(lambda: LeNet5((4, 5, 6), rngs=nnx.Rngs(0)))
+    function, params = network(lambda: LeNet5((4, 5, 6), rngs=nnx.Rngs(0)), RNG)
     data = export_onnx(Network(function, params), jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32))
     graph = onnx.load_from_string(data).graph
     stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}

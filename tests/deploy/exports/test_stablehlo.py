@@ -11,20 +11,14 @@ from flax import nnx
 
 from sparsejax.deploy import Network, export_stablehlo, load_stablehlo, shrink
 from sparsejax.models import LeNet5, LeNet300, ResNet20, VGG16Cifar
+from tests.deploy.exports.networks import network
 
 RNG = np.random.default_rng(0)
 
 
-def function_of(model, shape):
-    model.eval()
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-
-    @jax.jit
-    def function(params, images):
-        return nnx.merge(graph, params, rest, copy=True)(images)
-
-    images = RNG.normal(size=(5, *shape)).astype(np.float32)
-    return function, params, images
+def function_of(make, shape):
+    function, params = network(make, RNG)
+    return jax.jit(function), params, RNG.normal(size=(5, *shape)).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +31,7 @@ def function_of(model, shape):
     ],
 )
 def test_reads_back_to_the_same_function(make, shape):
-    function, params, images = function_of(make(rngs=nnx.Rngs(0)), shape)
+    function, params, images = function_of(lambda: make(rngs=nnx.Rngs(0)), shape)
     again = load_stablehlo(export_stablehlo(Network(function, params), images[:2]))
     for batch in (images, images[:1]):
         wanted = function(params, batch)
@@ -45,7 +39,7 @@ def test_reads_back_to_the_same_function(make, shape):
 
 
 def test_a_shrunk_network_and_a_process_without_its_code(tmp_path):
-    function, params, images = function_of(LeNet300(rngs=nnx.Rngs(0)), (28, 28, 1))
+    function, params, images = function_of(lambda: LeNet300(rngs=nnx.Rngs(0)), (28, 28, 1))
     keep = jnp.arange(300) < 20
     params["dense1"]["kernel"][...] = params["dense1"]["kernel"][...] * keep
     small = shrink(Network(function, params), images)
@@ -70,8 +64,12 @@ def test_a_shrunk_network_and_a_process_without_its_code(tmp_path):
 
 
 def test_a_shrunk_residual_network():
-    function, params, images = function_of(ResNet20(width=0.25, rngs=nnx.Rngs(0)), (32, 32, 3))
-    params["blocks"][4]["conv1"]["kernel"][...] = 0
+    function, params, images = function_of(
+        lambda: ResNet20(width=0.25, rngs=nnx.Rngs(0)), (32, 32, 3)
+    )
+    block = params["blocks"][4]
+    for layer, leaf in (("conv1", "kernel"), ("norm1", "scale"), ("norm1", "bias")):
+        block[layer][leaf][...] = 0
     small = shrink(Network(function, params), images)
     assert small.params["blocks"][4]["conv1"]["kernel"][...].shape[-1] == 1
     again = load_stablehlo(export_stablehlo(small, images[:2]))
