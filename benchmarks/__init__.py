@@ -1,1 +1,1 @@
-"""What a user would pick instead, measured beside ours in one run."""
+"""Benchmarks: speed and memory relative to what a user would choose instead, in one run."""

@@ -1,16 +1,15 @@
-"""An epoch of constrained L0 on the MLP against PyTorch: ``python -m benchmarks.gated_mlp``.
+"""An epoch of constrained L0 compared with PyTorch: ``python -m benchmarks.gated_mlp``.
 
-One epoch of MNIST (60,000 images, batch 128) of the MLP 784-300-100-10 under hard-concrete gates
-and a constraint on its density: Adam for weights and gates, ascent for the multiplier. Ours, ours
-without the gates, and the loop that a PyTorch user writes, measured in turn in one process. Where
-torch is not installed its ratios are left out. Best run while nothing else is.
+An epoch of MNIST (60,000 images, batch size 128) with the MLP 784-300-100-10 under hard-concrete
+gates and a density constraint; Adam for weights and gates, dual ascent for the multiplier. The
+benchmark times sparsejax, sparsejax without gates, and the training loop of a PyTorch user,
+interleaved in one process. PyTorch is left out if it is not installed. Run it on an idle machine.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,13 @@ import numpy as np
 import optax
 import tyro
 
-from benchmarks.contest import TORCH_IS_MISSING, by_turns, torch_slices, write
+from benchmarks.timing import (
+    TORCH_IS_MISSING,
+    interleaved,
+    print_ratios,
+    torch_slices,
+    write,
+)
 from experiments.constrained_l0.networks import GatedNetwork
 from experiments.data import load
 from sparsejax.constraints import constrained_step, density_violation, descent_ascent, dual_ascent
@@ -32,44 +37,40 @@ _BATCH, _RATE, _DUAL_RATE, _TARGET = 128, 7e-4, 1e-3, 0.33
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Speed of training a gated MLP against PyTorch, and against no gates."""
+    """Training speed of a gated MLP relative to PyTorch and to the MLP without gates."""
 
-    epochs: int = 7
-    """Epochs of each, in turn."""
+    repeats: int = 7
+    """Timed epochs of each; the median counts."""
     output: Path | None = None
-    """A JSON file for the figures; default none."""
+    """JSON file to write; default: none."""
     data_dir: Path | None = None
-    """Folder of the datasets."""
+    """Folder of the data sets."""
 
 
 def main(config: Config) -> None:
-    """Measure, print, and perhaps write."""
-    if config.epochs < 1:
-        raise SystemExit(f"--epochs must be at least 1; got {config.epochs}")
+    """Measure, print, and write the JSON file if one is given."""
+    if config.repeats < 1:
+        raise SystemExit(f"--repeats must be at least 1; got {config.repeats}")
     dataset = load("mnist", config.data_dir, validation_size=0)
     images, labels = dataset.train
-    contestants = {
+    functions = {
         "sparsejax": _ours(images, labels, gated=True),
         "sparsejax without gates": _ours(images, labels, gated=False),
     }
-    contestants |= _torch(images, labels)
-    seconds = by_turns(contestants, config.epochs)
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"{'one epoch, 60,000 images':<40}{'median s':>10}{'min':>8}{'max':>8}{'ratio':>8}")
-    for name, value in median.items():
-        spread = f"{min(seconds[name]):>8.3f}{max(seconds[name]):>8.3f}"
-        print(f"{name:<40}{value:>10.3f}{spread}{value / median['sparsejax']:>7.2f}x")
-    if len(contestants) == 2:
+    functions |= _torch(images, labels)
+    seconds = interleaved(functions, config.repeats)
+    median = print_ratios("one epoch, 60,000 images", seconds, 40)
+    if len(functions) == 2:
         print(TORCH_IS_MISSING)
-    figures = {
+    results = {
         "epoch_seconds": seconds,
         "ratio_to_sparsejax": {k: v / median["sparsejax"] for k, v in median.items()},
     }
-    write(config.output, "gated_mlp", figures)
+    write(config.output, "gated_mlp", results)
 
 
 def _ours(images, labels, gated: bool) -> Callable[[], None]:
-    """Trains on by an epoch at each call."""
+    """A function that trains for one more epoch at each call."""
     network = GatedNetwork("mlp", (0.2, 0.5), seed=0)
 
     def loss(params, batch, key):
@@ -107,7 +108,7 @@ def _ours(images, labels, gated: bool) -> Callable[[], None]:
 
 
 def _torch(images, labels) -> dict[str, Callable[[], None]]:
-    """The same in PyTorch: one sample of the gates a step, fed by a loader and by slices."""
+    """The same epoch in PyTorch with one gate sample per step, by a DataLoader or slices."""
     try:
         import torch
     except ImportError:

@@ -1,8 +1,8 @@
-"""An L step of LeNet300, ours against PyTorch's: ``python -m benchmarks.lenet300``.
+"""An L step of LeNet300 compared with PyTorch: ``python -m benchmarks.lenet300``.
 
-An epoch of learning-compression (60,000 MNIST images, batch 256) in our loop, and the same
-mathematics in the loop that a PyTorch user writes, measured in turn in one process. Where torch is
-not installed the ratio is left out.
+An epoch of learning-compression (60,000 MNIST images, batch size 256) in sparsejax and in the
+training loop of a PyTorch user, interleaved in one process; then a C step and the compilation.
+PyTorch is left out if it is not installed. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ import tyro
 from flax import nnx
 
 import sparsejax
-from benchmarks.contest import TORCH_IS_MISSING, by_turns, torch_slices, write
+from benchmarks.timing import (
+    TORCH_IS_MISSING,
+    interleaved,
+    print_ratios,
+    torch_slices,
+    write,
+)
 from experiments.data import load
 from sparsejax import compression
 from sparsejax.models import LeNet300
@@ -32,54 +38,47 @@ _BATCH, _KAPPA, _MU = 256, 5324, 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Speed of an L step of LeNet300 against PyTorch."""
+    """Speed of an L step of LeNet300 relative to PyTorch."""
 
-    rounds: int = 7
-    """Epochs of each, in turn; the median counts."""
+    repeats: int = 7
+    """Timed epochs of each; the median counts."""
     l_step_epochs: int = 5
-    """Epochs of an L step, to which a C step is compared."""
+    """Number of epochs in an L step, with which a C step is compared."""
     output: Path | None = None
-    """A JSON file for the figures; default none."""
+    """JSON file to write; default: none."""
     data_dir: Path | None = None
-    """Folder of the datasets."""
+    """Folder of the data sets."""
 
 
 def main(config: Config) -> None:
-    """Measure, print, and perhaps write."""
+    """Measure, print, and write the JSON file if one is given."""
     dataset = load("mnist", config.data_dir, validation_size=0)
     images, labels = dataset.train
     ours, compile_seconds, c_step = _ours(images, labels)
-    contestants: dict[str, Callable[[], None]] = {"sparsejax": ours}
-    contestants |= _torch(images, labels)
-    seconds = by_turns(contestants, config.rounds)
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    c_seconds = statistics.median(by_turns({"C step": c_step}, 50)["C step"])
-    l_seconds = config.l_step_epochs * median["sparsejax"]
-    print(
-        f"{'one L-step epoch, 60,000 images':<44}{'median s':>10}{'min':>8}{'max':>8}{'ratio':>8}"
-    )
-    for name, value in median.items():
-        spread = f"{min(seconds[name]):>8.3f}{max(seconds[name]):>8.3f}"
-        print(f"{name:<44}{value:>10.3f}{spread}{value / median['sparsejax']:>7.2f}x")
-    if len(contestants) == 1:
+    functions: dict[str, Callable[[], None]] = {"sparsejax": ours}
+    functions |= _torch(images, labels)
+    seconds = interleaved(functions, config.repeats)
+    median = print_ratios("one L-step epoch, 60,000 images", seconds, 44)
+    if len(functions) == 1:
         print(TORCH_IS_MISSING)
-    share = c_seconds / l_seconds
+    c_seconds = statistics.median(interleaved({"C step": c_step}, 50)["C step"])
+    fraction = c_seconds / (config.l_step_epochs * median["sparsejax"])
     l_step = f"an L step of {config.l_step_epochs} epochs"
-    print(f"C step {1e3 * c_seconds:.2f} ms: {share:.2%} of {l_step}")
+    print(f"C step {1e3 * c_seconds:.2f} ms: {fraction:.2%} of {l_step}")
     print(f"compilation {compile_seconds:.2f} s")
-    figures = {
+    results = {
         "epoch_seconds": seconds,
         "ratio_to_sparsejax": {k: v / median["sparsejax"] for k, v in median.items()},
         "c_step_seconds": c_seconds,
-        "c_step_share_of_l_step": share,
+        "c_step_share_of_l_step": fraction,
         "l_step_epochs": config.l_step_epochs,
         "compile_seconds": compile_seconds,
     }
-    write(config.output, "lenet300", figures)
+    write(config.output, "lenet300", results)
 
 
 def _ours(images, labels) -> tuple[Callable[[], None], float, Callable[[], None]]:
-    """Our epoch and our C step, and the seconds of compilation."""
+    """A function that trains for one epoch, the seconds of its compilation, and a C step."""
     graph, params, rest = nnx.split(LeNet300(rngs=nnx.Rngs(0)), nnx.Param, ...)
     step_count = len(labels) // _BATCH
     compress = compression.l0_ball(_KAPPA)
@@ -110,7 +109,7 @@ def _ours(images, labels) -> tuple[Callable[[], None], float, Callable[[], None]
     start = time.perf_counter()
     epoch()
     first = time.perf_counter() - start
-    later = min(by_turns({"epoch": epoch}, 3)["epoch"])
+    later = min(interleaved({"epoch": epoch}, 3)["epoch"])
     return epoch, first - later, c_step
 
 

@@ -1,11 +1,10 @@
-"""An epoch of LeNet5, ours against Flax's and PyTorch's: ``python -m benchmarks.lenet5``.
+"""Training steps of LeNet5 compared with Flax and PyTorch: ``python -m benchmarks.lenet5``.
 
-One epoch of MNIST (60,000 images, batch 128, Adam) in our loop with our network, in our loop with
-the network that a Flax user writes (XLA's convolutions and max-pool, a step per call), and in the
-loop that a PyTorch user writes; then with gated weight decay: ours, and in PyTorch with the second
-backward pass that the published code makes. The epoch is cut into pieces that are measured in turn
-in one process. Where torch is not installed its ratio is left out. Best run while nothing else is:
-PyTorch above all is slow on cores that it shares.
+MNIST, batch size 128, Adam: `sparsejax.models.LeNet5`, the LeNet5 of a Flax user (``lax.conv`` and
+``nnx.max_pool``, one step per call), and the training loop of a PyTorch user; then with gated
+weight decay, in PyTorch with the second backward pass of the published code. Segments of an epoch
+are interleaved in one process. PyTorch is left out if it is not installed. Run it on an idle
+machine: PyTorch slows down most on shared cores.
 """
 
 from __future__ import annotations
@@ -23,29 +22,29 @@ import optax
 import tyro
 from flax import nnx
 
-from benchmarks.contest import TORCH_IS_MISSING, by_turns, torch_slices, write
+from benchmarks.timing import TORCH_IS_MISSING, interleaved, torch_slices, write
 from experiments.data import load
 from sparsejax import gated_weight_decay
 from sparsejax.models import LeNet5
 from sparsejax.training import Batches, fit, init_state, make_step
 
 _BATCH, _RATE, _DECAY = 128, 7e-4, 1e-3
-_PIECE = 52  # steps: a ninth of an epoch
+_SEGMENT = 52  # steps, a ninth of an epoch
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Speed of training LeNet5 against Flax and PyTorch."""
+    """Training speed of LeNet5 relative to Flax and PyTorch."""
 
-    pieces: int = 9
-    """Pieces of 52 steps of each, in turn; nine are an epoch."""
+    repeats: int = 9
+    """Timed segments of 52 steps of each; nine are an epoch."""
     output: Path | None = None
-    """A JSON file for the figures; default none."""
+    """JSON file to write; default: none."""
     data_dir: Path | None = None
-    """Folder of the datasets."""
+    """Folder of the data sets."""
 
 
-class _NaturalLeNet5(nnx.Module):
+class _PlainLeNet5(nnx.Module):
     def __init__(self, *, rngs: nnx.Rngs):
         self.conv1 = nnx.Conv(1, 20, (5, 5), padding="VALID", rngs=rngs)
         self.conv2 = nnx.Conv(20, 50, (5, 5), padding="VALID", rngs=rngs)
@@ -60,46 +59,46 @@ class _NaturalLeNet5(nnx.Module):
 
 
 def main(config: Config) -> None:
-    """Measure, print, and perhaps write."""
-    if config.pieces < 1:
-        raise SystemExit(f"--pieces must be at least 1; got {config.pieces}")
+    """Measure, print, and write the JSON file if one is given."""
+    if config.repeats < 1:
+        raise SystemExit(f"--repeats must be at least 1; got {config.repeats}")
     dataset = load("mnist", config.data_dir, validation_size=0)
     images, labels = dataset.train
-    contestants: dict[str, Callable[[], None]] = {
-        "sparsejax": _flax(LeNet5(rngs=nnx.Rngs(0)), images, labels, _PIECE),
+    functions: dict[str, Callable[[], None]] = {
+        "sparsejax": _flax(LeNet5(rngs=nnx.Rngs(0)), images, labels, _SEGMENT),
         "sparsejax, gated weight decay": _flax(
-            LeNet5(rngs=nnx.Rngs(0)), images, labels, _PIECE, gated_weight_decay(_DECAY)
+            LeNet5(rngs=nnx.Rngs(0)), images, labels, _SEGMENT, gated_weight_decay(_DECAY)
         ),
         "Flax, lax.conv and nnx.max_pool": _flax(
-            _NaturalLeNet5(rngs=nnx.Rngs(0)), images, labels, block=1
+            _PlainLeNet5(rngs=nnx.Rngs(0)), images, labels, block=1
         ),
     }
-    contestants |= _torch(images, labels)
-    seconds = by_turns(contestants, config.pieces)
-    step_ms = {name: [1e3 * s / _PIECE for s in values] for name, values in seconds.items()}
+    functions |= _torch(images, labels)
+    seconds = interleaved(functions, config.repeats)
+    step_ms = {name: [1e3 * s / _SEGMENT for s in values] for name, values in seconds.items()}
     median = {name: statistics.median(values) for name, values in step_ms.items()}
     epoch = {name: len(labels) // _BATCH * value / 1e3 for name, value in median.items()}
-    title = f"a step of {_BATCH} images, {config.pieces} x {_PIECE} steps"
+    title = f"a step of {_BATCH} images, {config.repeats} x {_SEGMENT} steps"
     print(f"{title:<44}{'median ms':>10}{'min':>8}{'max':>8}{'ratio':>8}{'epoch s':>9}")
     for name, value in median.items():
-        spread = f"{min(step_ms[name]):>8.2f}{max(step_ms[name]):>8.2f}"
+        extremes = f"{min(step_ms[name]):>8.2f}{max(step_ms[name]):>8.2f}"
         ratio = f"{value / median['sparsejax']:>7.2f}x"
-        print(f"{name:<44}{value:>10.2f}{spread}{ratio}{epoch[name]:>9.2f}")
+        print(f"{name:<44}{value:>10.2f}{extremes}{ratio}{epoch[name]:>9.2f}")
     gated = median["sparsejax, gated weight decay"]
     print(f"gated weight decay: {gated / median['sparsejax']:.2f} times the plain step")
-    for name in contestants:
+    for name in functions:
         if name.startswith("PyTorch") and "gated" in name:
             print(f"{name}: {median[name] / gated:.2f} times ours")
-    if not any(name.startswith("PyTorch") for name in contestants):
+    if not any(name.startswith("PyTorch") for name in functions):
         print(TORCH_IS_MISSING)
-    figures = {
+    results = {
         "batch": _BATCH,
-        "steps_a_piece": _PIECE,
+        "steps_a_piece": _SEGMENT,
         "step_ms": step_ms,
         "epoch_seconds": epoch,
         "ratio_to_sparsejax": {k: v / median["sparsejax"] for k, v in median.items()},
     }
-    write(config.output, "lenet5", figures)
+    write(config.output, "lenet5", results)
 
 
 def _flax(
@@ -109,7 +108,7 @@ def _flax(
     block: int,
     regulariser: optax.GradientTransformation | None = None,
 ) -> Callable[[], None]:
-    """Trains a model on by a piece of an epoch at each call."""
+    """A function that trains a model for one more segment at each call."""
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     optimizer = optax.chain(regulariser or optax.identity(), optax.adam(_RATE))
 
@@ -122,19 +121,19 @@ def _flax(
     data = Batches(jax.device_put({"image": images, "label": labels}), _BATCH)
     state = init_state(params, optimizer, jax.random.key(0))
 
-    def piece() -> None:
+    def segment() -> None:
         nonlocal state
-        steps = int(state.step) + _PIECE
+        steps = int(state.step) + _SEGMENT
         state = fit(step, state, data, steps=steps, steps_per_call=block)
         jax.block_until_ready(state)
 
-    return piece
+    return segment
 
 
 def _torch(images, labels) -> dict[str, Callable[[], None]]:
-    """The same in PyTorch, on slices of a shuffled tensor; with all its threads, and with one.
+    """The same in PyTorch, on slices of a shuffled tensor, with all threads and with one.
 
-    Where other programs use the machine, its threads wait for each other and one is the faster.
+    If other programs use the machine, PyTorch's threads wait for each other, and one is faster.
     """
     try:
         import torch
@@ -158,9 +157,9 @@ def _torch(images, labels) -> dict[str, Callable[[], None]]:
 
     parameters = list(model.parameters())
 
-    def piece(threads: int, gated: bool) -> None:
+    def segment(threads: int, gated: bool) -> None:
         torch.set_num_threads(threads)
-        for _ in range(_PIECE):
+        for _ in range(_SEGMENT):
             image, label = next(source)
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(image), label)
@@ -171,12 +170,12 @@ def _torch(images, labels) -> dict[str, Callable[[], None]]:
             loss.backward()
             optimizer.step()
 
-    every = torch.get_num_threads()
+    all_threads = torch.get_num_threads()
     return {
-        "PyTorch": functools.partial(piece, every, False),
-        "PyTorch, one thread": functools.partial(piece, 1, False),
-        "PyTorch, gated weight decay": functools.partial(piece, every, True),
-        "PyTorch, one thread, gated weight decay": functools.partial(piece, 1, True),
+        "PyTorch": functools.partial(segment, all_threads, False),
+        "PyTorch, one thread": functools.partial(segment, 1, False),
+        "PyTorch, gated weight decay": functools.partial(segment, all_threads, True),
+        "PyTorch, one thread, gated weight decay": functools.partial(segment, 1, True),
     }
 
 

@@ -1,9 +1,9 @@
-"""Exact top-kappa, ours against what one would pick instead: ``python -m benchmarks.projection``.
+"""Exact top-kappa projection compared with alternatives: ``python -m benchmarks.projection``.
 
-Every contestant takes weights and kappa and gives the projected weights. They take turns in one
-process, PyTorch's after the others: its threads go on spinning after a call. Times are also stated
-as multiples of a copy, ``jit(lambda x: 2 * x)``, of the same weights. What would take minutes is
-left out and said to be; so is PyTorch where it is missing.
+All functions take weights and kappa and return the projected weights. They are interleaved in one
+process, those of PyTorch after the others, since its threads keep spinning after a call. Times are
+also given as multiples of a copy, ``jit(lambda x: 2 * x)``, of the same weights. Functions that
+would take minutes are left out and listed, as is PyTorch if it is not installed.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ import numpy as np
 import tyro
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks.contest import write
-from benchmarks.projection_figure import draw
+from benchmarks.projection_figure import plot
+from benchmarks.timing import write
 from sparsejax.projections import project_l0_ball
 
-Contestants = Mapping[str, Callable[[int], Any]]
+Projections = Mapping[str, Callable[[int], Any]]
 COPY, COLD, WARM = "a copy", "sparsejax, cold", "sparsejax, warm"
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
-_MOST_HUGE = 200_000_000  # weights: enough to show it
+_MAX_HUGE = 200_000_000  # weights; larger sizes would take longer and show the same
 _EVERYTHING = lambda path, leaf: True  # noqa: E731
 
 
@@ -43,37 +43,35 @@ class Config:
     """Speed and memory of the projection onto the l0 ball."""
 
     sizes: tuple[int, ...] = (266_200, 431_080, 15_000_000, 138_357_544, 1_000_000_000)
-    """Numbers of float32 weights: LeNet300, LeNet5, a middling network, VGG-16, a large one."""
-    shares: tuple[float, ...] = (0.001, 0.02, 0.5)
-    """Of the weights to be kept."""
-    rounds: int = 7
-    """Times that each contestant is measured; the median counts."""
-    patience: float = 30.0
-    """Seconds that one call may take (extrapolated from the size before); slower ones are left
-    out."""
+    """Numbers of float32 weights: LeNet300, LeNet5, a medium network, VGG-16, a large network."""
+    densities: tuple[float, ...] = (0.001, 0.02, 0.5)
+    """Fractions of the weights that are kept."""
+    repeats: int = 7
+    """Timed calls of each function; the median counts."""
+    max_seconds: float = 30.0
+    """Functions whose call takes longer (extrapolated from a smaller size) are left out."""
     device_counts: tuple[int, ...] = (1, 2, 4, 8)
-    """Simulated devices over which the middle size is sharded, in a process of its own."""
+    """Numbers of simulated devices over which the medium size is sharded, in another process."""
     output: Path | None = None
-    """A folder for projection.json and projection.png; default none."""
+    """Folder for projection.json and projection.png; default: none."""
     part: Literal["all", "devices", "huge_pages"] = "all"
-    """Only measure this part and print it as JSON (what the other processes do)."""
+    """Measure only this part and print it as JSON, for the separate processes."""
 
 
 def main(config: Config) -> None:
-    """Measure, print, and perhaps write."""
+    """Measure, print, and write the JSON file if one is given."""
     if config.part != "all":
-        print(json.dumps(_sharded(config) if config.part == "devices" else _alone(config)))
+        print(json.dumps(_sharded(config) if config.part == "devices" else _huge_pages(config)))
         return
     rows: list[dict[str, Any]] = []
     for size in config.sizes:
         if size * 4 * 3.5 > _free_memory():
-            print(
-                f"\n{size:,} weights are left out: they need {size * 4 * 3.5 / 2**30:.0f} GiB free"
-            )
+            needed = size * 4 * 3.5 / 2**30
+            print(f"\n{size:,} weights are left out, since they need {needed:.0f} GiB free")
             continue
         weights = jax.random.normal(jax.random.key(0), (size,))
-        for share in config.shares:
-            rows.append(_measure(weights, share, config, rows))
+        for density in config.densities:
+            rows.append(_measure(weights, density, config, rows))
             _print_row(rows[-1])
         del weights
     measured = [size for size in config.sizes if any(row["size"] == size for row in rows)]
@@ -83,38 +81,38 @@ def main(config: Config) -> None:
     _print_huge_pages(huge_pages)
     if config.output:
         settings = dataclasses.asdict(config) | {"output": str(config.output)}
-        figures = {"config": settings, "rows": rows, "devices": devices, "huge_pages": huge_pages}
-        write(config.output / "projection.json", "projection", figures)
-        draw(rows, devices, config.output / "projection.png")
+        results = {"config": settings, "rows": rows, "devices": devices, "huge_pages": huge_pages}
+        write(config.output / "projection.json", "projection", results)
+        plot(rows, devices, config.output / "projection.png")
         print(f"wrote {config.output / 'projection.png'}")
 
 
 def _measure(
-    weights: jax.Array, share: float, config: Config, before: list[dict[str, Any]]
+    weights: jax.Array, density: float, config: Config, before: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """One row: seconds of every contestant at one size and one kappa."""
-    size, kappa = weights.size, int(share * weights.size)
+    """Time all functions at one size and one density."""
+    size, kappa = weights.size, int(density * weights.size)
     left_out: dict[str, str] = {}
     seconds: dict[str, list[float]] = {}
     for group in (_ours(weights, kappa) | _jax(weights) | _numpy(weights), _torch(weights)):
-        contestants = dict(group)
+        functions = dict(group)
         for name in group:
-            earlier = [row for row in before if row["share"] == share]
+            earlier = [row for row in before if row["share"] == density]
             expected = _expected(name, size, earlier[-1]) if earlier else 0.0
             needed = 4 * size * _COPIES_NEEDED.get(name, 2)
-            if expected > config.patience:
-                seconds_a_call = f"about {expected:.0f} s a call"
+            if expected > config.max_seconds:
+                per_call = f"about {expected:.0f} s per call"
                 slow = expected < float("inf")
-                left_out[name] = seconds_a_call if slow else "too slow at a smaller size already"
+                left_out[name] = per_call if slow else "too slow at a smaller size already"
             elif needed > _free_memory():
                 left_out[name] = f"needs {needed / 2**30:.0f} GiB"
             if name in left_out:
-                del contestants[name]
-        seconds |= _take_turns(contestants, kappa, config)
+                del functions[name]
+        seconds |= _interleaved(functions, kappa, config)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "size": size,
-        "share": share,
+        "share": density,
         "kappa": kappa,
         "seconds": seconds,
         "median": median,
@@ -124,15 +122,15 @@ def _measure(
     }
 
 
-def _take_turns(contestants: Contestants, kappa: int, config: Config) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(config.rounds + 1):
-        for name, contestant in contestants.items():
-            if number > 1 and max(seconds[name]) > config.patience / config.rounds:
-                continue  # a slow one has been measured once
+def _interleaved(functions: Projections, kappa: int, config: Config) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for repeat in range(config.repeats + 1):
+        for name, function in functions.items():
+            if repeat > 1 and max(seconds[name]) > config.max_seconds / config.repeats:
+                continue  # slow functions are timed once
             start = time.perf_counter()
-            jax.block_until_ready(contestant(kappa))
-            if number:  # the first call compiles and warms up
+            jax.block_until_ready(function(kappa))
+            if repeat:  # the first call compiles and warms up
                 seconds[name].append(time.perf_counter() - start)
     return seconds
 
@@ -145,7 +143,7 @@ def _ours(weights: jax.Array, kappa: int) -> dict[str, Callable[[int], Any]]:
         lambda w, k, warm_start: project_l0_ball(w, k, _EVERYTHING, warm_start=warm_start)
     )
     _, threshold = project_l0_ball(weights, kappa, _EVERYTHING, with_threshold=True)
-    # Where the search would begin after an L step that moved the threshold by a thousandth.
+    # The threshold after an L step that moved it by a thousandth.
     warm_start = 1.001 * threshold
     return {
         "one read": lambda kappa: total(weights),
@@ -199,23 +197,23 @@ def _torch(weights: jax.Array) -> dict[str, Callable[[int], Any]]:
     return {"torch.topk": topk, "torch.kthvalue": kthvalue}
 
 
-_MAPPED = 2**26  # bytes from which on freed memory goes back to the system, so peaks can be seen
+_MAPPED = 2**26  # bytes; larger buffers are returned to the system, so that peaks are visible
 
-# Working memory in copies of the weights (indices are 64-bit), so that none is run out of memory.
+# Working memory in copies of the weights (indices have 64 bits), to avoid running out of memory.
 _COPIES_NEEDED = {
     "jax.lax.top_k": 6, "jnp.sort": 5, "np.partition": 4, "torch.topk": 8, "torch.kthvalue": 6,
 }  # fmt: skip
 
 
 def _expected(name: str, size: int, earlier: Mapping[str, Any]) -> float:
-    """Seconds of a call by proportion; infinite where it was left out at a smaller size."""
+    """Estimated seconds per call, proportional to size; infinite if left out at a smaller size."""
     if name in earlier["left_out"]:
         return float("inf")
     return earlier["median"].get(name, 0.0) * size / earlier["size"]
 
 
 def _extra_memory(weights: jax.Array, kappa: int) -> dict[str, float | None]:
-    """What a projection needs beyond its result, as a share of the weights."""
+    """Temporary memory of a projection, as a fraction of that of the weights."""
     project = jax.jit(lambda w, k: project_l0_ball(w, k, _EVERYTHING)).lower(weights, kappa)
     compiled = project.compile()
     planned: Any = compiled.memory_analysis()
@@ -226,7 +224,7 @@ def _extra_memory(weights: jax.Array, kappa: int) -> dict[str, float | None]:
     if weights.nbytes < _MAPPED or not Path("/proc/self/clear_refs").exists():
         return found
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
     jax.block_until_ready(compiled(weights, jnp.asarray(kappa)))
     found["measured"] = (_status("VmHWM") - before - weights.nbytes) / weights.nbytes
@@ -246,10 +244,10 @@ def _free_memory() -> int:
 def _in_another_process(
     part: str, size: int, config: Config, environment: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What a part measures where ``environment`` must be set before the process starts."""
+    """Measure a part in a process that starts with ``environment``."""
     counts = [str(count) for count in config.device_counts]
     command = [sys.executable, "-m", "benchmarks.projection", "--part", part]
-    options = ["--sizes", str(size), "--rounds", str(config.rounds), "--device-counts", *counts]
+    options = ["--sizes", str(size), "--repeats", str(config.repeats), "--device-counts", *counts]
     done = subprocess.run(
         [*command, *options], env=os.environ | environment, stdout=subprocess.PIPE, check=True
     )
@@ -257,28 +255,28 @@ def _in_another_process(
 
 
 def _on_devices(config: Config, size: int) -> dict[str, Any]:
-    """Times on several simulated devices: their number must be set before JAX starts."""
+    """Times on simulated devices, whose number must be set before JAX starts."""
     flag = f"--xla_force_host_platform_device_count={max(config.device_counts)}"
     flags = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
     return _in_another_process("devices", size, config, {"XLA_FLAGS": flags})
 
 
 def _with_huge_pages(config: Config, sizes: Sequence[int]) -> dict[str, Any]:
-    """The two that come nearest, with huge pages for both.
+    """Times of the projection and of its fastest alternative, with huge pages for both.
 
-    Most of a copy's time is the system handing out its pages. NumPy asks for huge ones, and gets
-    them as luck will have it; XLA does not ask. With this setting the C library asks for all.
+    Most of the time of a copy is spent on page faults. NumPy requests huge pages, which the system
+    grants or not; XLA does not request them. With this setting the C library does so for both.
     """
-    large = [size for size in sizes if size <= _MOST_HUGE]
+    large = [size for size in sizes if size <= _MAX_HUGE]
     return _in_another_process("huge_pages", large[-1], config, {"GLIBC_TUNABLES": _HUGE_PAGES})
 
 
-def _alone(config: Config) -> dict[str, Any]:
+def _huge_pages(config: Config) -> dict[str, Any]:
     (size,) = config.sizes
     weights = jax.random.normal(jax.random.key(0), (size,))
     kappa = size // 50
     ours = {name: run for name, run in _ours(weights, kappa).items() if name in (COPY, COLD)}
-    seconds = _take_turns(ours | _numpy(weights), kappa, config)
+    seconds = _interleaved(ours | _numpy(weights), kappa, config)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     settings = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "")}
     return {
@@ -291,7 +289,7 @@ def _alone(config: Config) -> dict[str, Any]:
 
 
 def _sharded(config: Config) -> dict[str, Any]:
-    """Seconds of a copy and of a projection of one array cut over 1, 2, ... devices."""
+    """Seconds of a copy and of a projection of an array that is sharded over 1, 2, ... devices."""
     (size,) = config.sizes
     kappa, found = size // 50, {}
     copy = jax.jit(lambda w: 2 * w)
@@ -301,11 +299,11 @@ def _sharded(config: Config) -> dict[str, Any]:
         sharding = NamedSharding(mesh, PartitionSpec("weights"))
         usable = size // (128 * count) * 128 * count
         weights = jax.device_put(jax.random.normal(jax.random.key(0), (usable,)), sharding)
-        turns: Contestants = {
+        functions: Projections = {
             COPY: functools.partial(lambda w, kappa: copy(w), weights),
             COLD: functools.partial(cold, weights),
         }
-        seconds = _take_turns(turns, kappa, config)
+        seconds = _interleaved(functions, kappa, config)
         found[str(count)] = {name: statistics.median(values) for name, values in seconds.items()}
     return {"size": size, "kappa": kappa, "seconds": found}
 
@@ -314,9 +312,9 @@ def _print_row(row: Mapping[str, Any]) -> None:
     print(f"\n{row['size']:,} weights, {row['share']:.1%} kept")
     print(f"  {'':<20}{'median ms':>11}{'min':>10}{'max':>10}{'copies':>9}")
     for name, values in row["seconds"].items():
-        spread = f"{1e3 * min(values):>10.2f}{1e3 * max(values):>10.2f}"
+        extremes = f"{1e3 * min(values):>10.2f}{1e3 * max(values):>10.2f}"
         ratio = f"{row['copies'][name]:>9.2f}"
-        print(f"  {name:<20}{1e3 * row['median'][name]:>11.2f}{spread}{ratio}")
+        print(f"  {name:<20}{1e3 * row['median'][name]:>11.2f}{extremes}{ratio}")
     for name, why in row["left_out"].items():
         print(f"  {name:<20}  left out: {why}")
     memory = row["extra_memory"]
@@ -327,12 +325,10 @@ def _print_row(row: Mapping[str, Any]) -> None:
 
 
 def _print_devices(devices: Mapping[str, Any]) -> None:
-    print(
-        f"\n{devices['size']:,} weights, 2.0% kept, sharded over simulated devices of these cores"
-    )
+    print(f"\n{devices['size']:,} weights, 2.0% kept, sharded over simulated devices (same cores)")
     for count, seconds in devices["seconds"].items():
         copy, ours = 1e3 * seconds[COPY], 1e3 * seconds[COLD]
-        print(f"  {count:>2} devices: copy {copy:.2f} ms, ours {ours:.2f} ms")
+        print(f"  {count:>2} devices: copy {copy:.2f} ms, sparsejax {ours:.2f} ms")
 
 
 def _print_huge_pages(found: Mapping[str, Any]) -> None:

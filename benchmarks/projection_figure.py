@@ -1,4 +1,4 @@
-"""The picture of `benchmarks.projection`: cost against size, and against the number of devices."""
+"""The figure of `benchmarks.projection`: time by size, and by number of devices."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _COLORS = {
 _SHARE = 0.02
 
 
-def draw(rows: Sequence[Mapping[str, Any]], devices: Mapping[str, Any], path: Path) -> None:
-    """Draw all rows that keep 2 % of the weights, and the simulated devices, as a PNG."""
+def plot(rows: Sequence[Mapping[str, Any]], devices: Mapping[str, Any], path: Path) -> None:
+    """Plot the rows that keep 2 % of the weights, and the simulated devices, as a PNG file."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     _sizes(left, [row for row in rows if row["share"] == _SHARE] or rows)

@@ -1,13 +1,13 @@
-"""What is gained by taking dead units out: ``python -m benchmarks.shrink``.
+"""Speed of shrunk networks, and of shrinking: ``python -m benchmarks.shrink``.
 
-ResNet-20 pruned by channels to half of its multiply-accumulates: the images a second of the whole
-network, of what `shrink` leaves and of `compile_sparse` on it, which does not compute constants, by
-turns in one process; and that they agree. XLA's convolutions on a CPU take as long for one output
-channel as for sixteen (with AVX-512), so channels go where that counts: from inside the first
-stage's blocks all, of which the shortcuts stay, and from inside the second's half, 16 of 32. The
-same number taken evenly, for comparison. And VGG-16 at full size (138 million parameters, half of
-its channels and hidden units pruned): seconds and peak memory of `shrink`, in a process of its own.
-Weights are random: no time depends on their values. Best run while nothing else is.
+ResNet-20 with channels pruned to half of its multiply-accumulates: throughput of the whole network,
+of the result of `shrink`, and of `compile_sparse`, which does not compute constants; interleaved in
+one process, with a comparison of their outputs. XLA's convolutions on a CPU (AVX-512) take as long
+for one output channel as for sixteen, so one variant prunes where this saves time: all inner
+channels of the first stage's blocks, whose shortcuts remain, and 16 of 32 in the second stage. The
+other variant prunes all stages evenly. For VGG-16 at full size (138 million parameters, half of the
+channels and hidden units pruned) the time and peak memory of `shrink` are measured in a process of
+its own. Weights are random, since no time depends on their values. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ import numpy as np
 import tyro
 from flax import nnx
 
-from benchmarks.contest import write
+from benchmarks.timing import write
 from experiments.deploy.timing import by_turns
 from sparsejax.deploy import Network, compile_sparse, shrink
 from sparsejax.inspection import macs
 from sparsejax.models import VGG16, ResNet20
 
 _KEPT = {"where it counts": (0, 16, 64), "evenly": (8, 16, 32)}
-"""Inner channels of ResNet-20's blocks that stay, of 16, 32 and 64."""
+"""Numbers of inner channels that are kept in the blocks of each stage, of 16, 32 and 64."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,19 +44,19 @@ class Config:
     """Speed of shrunk networks, and of shrinking."""
 
     batch_size: int = 256
-    """Images a call of ResNet-20."""
-    rounds: int = 11
-    """How often both are timed, by turns."""
+    """Batch size of ResNet-20."""
+    repeats: int = 11
+    """Timed calls of each; the median counts."""
     vgg16_width: float = 1.0
-    """Multiplier of VGG-16's channels; 1 is VGG-16."""
+    """Factor of VGG-16's numbers of channels; 1 is VGG-16."""
     part: Literal["all", "vgg16"] = "all"
-    """vgg16: only that, its figures on the last line; this is how the process of its own runs."""
+    """``vgg16`` measures only VGG-16 and prints JSON on the last line, for the separate process."""
     output: Path | None = None
-    """A JSON file for the figures; default none."""
+    """JSON file to write; default: none."""
 
 
 def main(config: Config) -> None:
-    """Measure, print, and perhaps write."""
+    """Measure, print, and write the JSON file if one is given."""
     if config.part == "vgg16":
         print(json.dumps(_vgg16(config.vgg16_width)))
         return
@@ -64,7 +64,7 @@ def main(config: Config) -> None:
     for name, ratio in network["throughput_speedup"].items():
         share = network["macs_share"][name]
         print(
-            f"ResNet-20, channels taken {name}: {share:.1%} of the multiply-accumulates, "
+            f"ResNet-20, channels pruned {name}: {share:.1%} of the multiply-accumulates, "
             f"{ratio:.2f} times the images a second, logits within "
             f"{network['difference'][name]:.0e} of the largest"
         )
@@ -114,7 +114,7 @@ def _resnet20(config: Config) -> dict[str, Any]:
         name: functools.partial(lambda f: jax.block_until_ready(f(x)), call)
         for name, call in calls.items()
     }
-    seconds = by_turns(ready, config.rounds)
+    seconds = by_turns(ready, config.repeats)
     return {
         "batch_size": config.batch_size,
         "macs": whole,
@@ -128,7 +128,7 @@ def _resnet20(config: Config) -> dict[str, Any]:
 
 
 def _pruned(params: Any, stages: Sequence[int]) -> Any:
-    """Of every block only the inner channels of the greatest norm, so many for each stage."""
+    """Keep the inner channels of the largest norms in every block, a given number in each stage."""
     params = jax.tree.map(lambda leaf: leaf, params)
     for number, block in params["blocks"].items():
         kernel = block["conv1"]["kernel"]
@@ -165,8 +165,8 @@ def _vgg16(width: float) -> dict[str, Any]:
     gc.collect()
     cleared = Path("/proc/self/clear_refs")
     if cleared.exists():
-        cleared.write_text("5")  # the peak begins anew from here
-        before = _memory("VmRSS") - weights  # Python and JAX themselves
+        cleared.write_text("5")  # resets the peak
+        before = _memory("VmRSS") - weights  # the memory of Python and JAX
     start = time.perf_counter()
     small = shrink(Network(function, params), example)
     seconds = time.perf_counter() - start

@@ -1,11 +1,11 @@
-"""Eight searches in one program against eight in sequence: ``python -m benchmarks.tickets``.
+"""Eight ticket searches in one program or in sequence: ``python -m benchmarks.tickets``.
 
-Continuous sparsification on LeNet300 and MNIST, batch 128, members that differ in where their gates
-start. One program trains all eight, dealt out over the devices (of a CPU: over its cores); in
-sequence each has its own state and the whole machine, and the step is compiled once. Beside them
-the naive program (``vmap`` of the step) and the floor: the matrix products of the same steps and
-nothing else. Each contestant lives in a process of its own, since a CPU is cut into devices for the
-first alone; they take turns. Best run while nothing else is.
+Continuous sparsification with LeNet300 on MNIST, batch size 128, for a population of eight starts
+s_0. One program trains all members, sharded over the devices (on a CPU, over its cores). In
+sequence each search has its own state and the whole machine, and the step is compiled once. For
+comparison: ``vmap`` of the step, and as a lower bound the matrix products of the same steps alone.
+Each method runs in a process of its own, since only the first splits the CPU into devices; their
+segments are interleaved. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from benchmarks.contest import write
+from benchmarks.timing import write
 from experiments.data import load
 from sparsejax import tickets
 from sparsejax.models import LENET300_LAYERS, LeNet300
@@ -37,53 +37,53 @@ from sparsejax.training import ArrayData, Batches, fit
 
 _BATCH, _STEPS, _ROUND = 128, 100, 36_000
 _STARTS = np.linspace(-0.3, 0.3, 8).astype(np.float32)
-_TOGETHER, _SEQUENCE, _FLOOR = "one program", "in sequence", "matrix products alone"
+_TOGETHER, _SEQUENCE, _LOWER_BOUND = "one program", "in sequence", "matrix products alone"
 _VMAP = "one program, vmap of the step"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Speed of eight ticket searches at once against one after another."""
+    """Speed of eight ticket searches in one program relative to one after another."""
 
     repeats: int = 7
-    """Pieces of 100 steps of each, in turn."""
+    """Timed segments of 100 steps of each."""
     output: Path | None = None
-    """A JSON file for the figures; default none."""
+    """JSON file to write; default: none."""
     data_dir: Path | None = None
-    """Folder of the datasets."""
+    """Folder of the data sets."""
 
 
 def main(config: Config) -> None:
-    """Measure, print, and perhaps write."""
+    """Measure, print, and write the JSON file if one is given."""
     if config.repeats < 1:
         raise SystemExit(f"--repeats must be at least 1; got {config.repeats}")
-    # The contestants share an accelerator's memory, of which each would take three quarters.
+    # The processes share an accelerator's memory, of which each would preallocate three quarters.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     spawn = multiprocessing.get_context("spawn")
-    pipes = {name: spawn.Pipe() for name in _CONTESTANTS}
+    pipes = {name: spawn.Pipe() for name in _METHODS}
     workers = [
         spawn.Process(target=_work, args=(name, config.data_dir, theirs), daemon=True)
         for name, (_, theirs) in pipes.items()
     ]
     for worker in workers:
         worker.start()
-    seconds: dict[str, list[float]] = {name: [] for name in _CONTESTANTS}
+    seconds: dict[str, list[float]] = {name: [] for name in _METHODS}
     devices: dict[str, int] = {}
     for number in range(config.repeats + 1):
         for name, (ours, _) in pipes.items():
-            ours.send("on")
+            ours.send("continue")
             took, devices[name] = ours.recv()
             if number:  # the first compiles and warms up
                 seconds[name].append(took)
     for worker, (ours, _) in zip(workers, pipes.values(), strict=True):
-        ours.send("off")
+        ours.send("stop")
         worker.join()
     median = {name: statistics.median(values) for name, values in seconds.items()}
     print(f"{f'{_STEPS} steps of {len(_STARTS)} searches':<36}{'median s':>10}{'min':>8}{'max':>8}")
     for name, value in median.items():
         print(f"{name:<36}{value:>10.3f}{min(seconds[name]):>8.3f}{max(seconds[name]):>8.3f}")
     speedup = median[_SEQUENCE] / median[_TOGETHER]
-    floor = median[_TOGETHER] / median[_FLOOR]
+    floor = median[_TOGETHER] / median[_LOWER_BOUND]
     print(f"one program is {speedup:.2f} times as fast, and takes {floor:.2f} times the products")
     row = {
         "name": f"parallel_speedup_{len(_STARTS)}",
@@ -100,54 +100,54 @@ def main(config: Config) -> None:
 
 
 def _work(name: str, data_dir: Path | None, pipe: Connection) -> None:
-    """A contestant's process: a piece of training whenever it is told to go on."""
+    """Process of a method: trains for one segment at each request."""
     if name == _TOGETHER:
         jax.config.update("jax_num_cpu_devices", min(len(_STARTS), os.cpu_count() or 1))
     images, labels = load("mnist", data_dir, validation_size=0).train
-    piece = _CONTESTANTS[name]({"image": images, "label": labels})
-    while pipe.recv() == "on":
+    segment = _METHODS[name]({"image": images, "label": labels})
+    while pipe.recv() == "continue":
         start = time.perf_counter()
-        piece()
+        segment()
         pipe.send((time.perf_counter() - start, len(_mesh().devices)))
 
 
 def _together(data: ArrayData) -> Callable[[], None]:
-    """All in one program, dealt out over the devices."""
+    """All searches in one program, sharded over the devices."""
     step, population, _ = _searches()
     mesh = _mesh()
     state = tickets.shard_population(population, mesh)
     data = jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
-    return _piece(data, step, [state], loop=tickets.population_scan(mesh), batch_axes=())
+    return _segment(data, step, [state], loop=tickets.population_scan(mesh), batch_axes=())
 
 
 def _sequence(data: ArrayData) -> Callable[[], None]:
-    """One after another."""
+    """One search after another."""
     step, _, states = _searches()
-    return _piece(jax.device_put(data), step, states)
+    return _segment(jax.device_put(data), step, states)
 
 
 def _vmapped(data: ArrayData) -> Callable[[], None]:
-    """All in one program, each step of all of them together."""
+    """All searches in one program, by ``vmap`` of the step."""
     step, population, _ = _searches()
-    return _piece(jax.device_put(data), tickets.population_step(step), [population])
+    return _segment(jax.device_put(data), tickets.population_step(step), [population])
 
 
-def _piece(data: ArrayData, step: Any, states: list[Any], **how: Any) -> Callable[[], None]:
-    """Trains each of ``states`` on by some steps at every call."""
+def _segment(data: ArrayData, step: Any, states: list[Any], **how: Any) -> Callable[[], None]:
+    """A function that trains each of ``states`` for one more segment at each call."""
 
-    def onwards(state):
+    def advance(state):
         steps = int(state.step) + _STEPS
         state = fit(step, state, Batches(data, _BATCH), steps=steps, **how)
         return jax.block_until_ready(state)
 
-    def piece() -> None:
-        states[:] = [onwards(state) for state in states]
+    def segment() -> None:
+        states[:] = [advance(state) for state in states]
 
-    return piece
+    return segment
 
 
 def _searches() -> tuple[Any, Any, list[Any]]:
-    """The step of one search, the population, and its members by themselves."""
+    """The step of a search, the population, and its members as separate searches."""
     graph, params, rest = nnx.split(LeNet300(rngs=nnx.Rngs(0)), nnx.Param, ...)
     optimizer = optax.sgd(0.1, momentum=0.9, nesterov=True)
     keys = jax.random.split(jax.random.key(0), len(_STARTS))
@@ -171,14 +171,14 @@ def _searches() -> tuple[Any, Any, list[Any]]:
 
 
 def _mesh() -> jax.sharding.Mesh:
-    """As many devices as deal the searches out evenly."""
+    """A mesh of the largest number of devices that divides the number of searches."""
     count = max(n for n in range(1, len(jax.devices()) + 1) if len(_STARTS) % n == 0)
     axes, devices = (AxisType.Auto,), jax.devices()[:count]
     return jax.make_mesh((count,), ("members",), axis_types=axes, devices=devices)
 
 
-def _floor(data: ArrayData) -> Callable[[], None]:
-    """The products of as many steps: forwards, and for the gradients of weights and inputs."""
+def _lower_bound(data: ArrayData) -> Callable[[], None]:
+    """The matrix products of the same steps: forward pass, gradients of weights and of inputs."""
     del data
     _, params, _ = nnx.split(LeNet300(rngs=nnx.Rngs(0)), nnx.Param, ...)
     members = len(_STARTS)
@@ -199,11 +199,11 @@ def _floor(data: ArrayData) -> Callable[[], None]:
     return lambda: jax.block_until_ready(run(kernels)) and None
 
 
-_CONTESTANTS: Mapping[str, Callable[[ArrayData], Callable[[], None]]] = {
+_METHODS: Mapping[str, Callable[[ArrayData], Callable[[], None]]] = {
     _TOGETHER: _together,
     _SEQUENCE: _sequence,
     _VMAP: _vmapped,
-    _FLOOR: _floor,
+    _LOWER_BOUND: _lower_bound,
 }
 
 
