@@ -128,12 +128,12 @@ def batch_candidates(
     Subsets are only tried if ``function`` cannot be traced with ``first``.
     """
     yield list(first)
-    able = [place for place, has in enumerate(first) if has]
+    able = [index for index, has in enumerate(first) if has]
     if not 1 < len(able) <= _MOST or _traceable(function, params, inputs, first):
         return
     for count in range(len(able) - 1, 0, -1):
         subsets = (
-            [place in some for place in range(len(first))]
+            [index in some for index in range(len(first))]
             for some in itertools.combinations(able, count)
         )
         found = [chosen for chosen in subsets if _traceable(function, params, inputs, chosen)]

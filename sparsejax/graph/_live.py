@@ -45,12 +45,12 @@ def find_live(
     live = {group: np.full(size, group in whole, bool) for group, size in groups.sizes.items()}
     links: Links = {}
     last: dict[int, int] = {}
-    for place, edge in enumerate(groups.edges):
+    for position, edge in enumerate(groups.edges):
         if isinstance(edge, ContractionEdge):
             needed = ~removable_units(edge, constants, foldings).mask
             nonzero = constants.weights[edge.equation].nonzero
             links[edge.equation] = nonzero, needed
-            last |= dict.fromkeys((edge.read, *edge.written), place)
+            last |= dict.fromkeys((edge.read, *edge.written), position)
     _to_fixed_point(live, groups.edges, links)
     if not at_least_one:
         return live

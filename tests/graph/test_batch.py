@@ -1,38 +1,12 @@
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from sparsejax.graph import batched_inputs, trace_batch
-from sparsejax.graph._batch import SIZES
 
 
 def example(*shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def test_lengths_are_those_of_two_batch_sizes_whatever_the_example():
-    function = lambda p, x: (x @ p).reshape(-1)  # noqa: E731
-    found = [trace_batch(function, example(4, 5), [example(n, 4)]) for n in (1, 2, 5, 12)]
-    for traced in found:
-        (out,) = traced.graph.outputs
-        assert traced.graph.lengths(out) == [(5 * SIZES[0], 5 * SIZES[1])]
-        assert traced.graph.varying(traced.graph.leaves[0]) == []
-        assert traced.graph.equations == found[0].graph.equations
-        assert traced.at([np.ones((7, 4), np.float32)], "shrink").shapes[out] == (35,)
-
-
-def test_numbers_that_depend_on_the_batch_are_marked():
-    def function(p, x):
-        places = np.linspace(0, 1, len(x), dtype=np.float32)[:, None]
-        return x * p / len(x) + places + np.ones(3, np.float32)
-
-    graph = trace_batch(function, example(3), [example(2, 3)]).graph
-    unsure = [graph.literals[v] for v in graph.batch_dependent if v in graph.literals]
-    assert unsure == [SIZES[0]]
-    assert [graph.shapes[v] for v in graph.constants if v in graph.batch_dependent] == [
-        (SIZES[0], 1)
-    ]
 
 
 @pytest.mark.parametrize(
