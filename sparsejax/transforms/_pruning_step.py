@@ -6,18 +6,17 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from chex import Numeric
 from jax import lax
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from sparsejax._states import states_in
 from sparsejax._train_state import TrainState
-from sparsejax._where import PyTree
 from sparsejax.transforms._gated_weight_decay import GatedWeightDecayState, reset_decay_schedule
 from sparsejax.transforms._hold_zeros import set_mask
 from sparsejax.transforms._prune_when_accurate import Pruner
 
 
-def prune_state(state: TrainState, pruner: Pruner, accuracy: Numeric) -> TrainState:
+def prune_state(state: TrainState, pruner: Pruner, accuracy: Float[ArrayLike, ""]) -> TrainState:
     """Assess a training state once: prune it, and update its optimizer.
 
     The pruner is asked; the new mask goes to the optimizer's `hold_zeros`, and where weights were
@@ -49,7 +48,7 @@ def prune_state(state: TrainState, pruner: Pruner, accuracy: Numeric) -> TrainSt
 def pruning_step(
     step: Callable[[TrainState, Any], tuple[TrainState, Any]],
     pruner: Pruner,
-    accuracy: Callable[[PyTree], Numeric],
+    accuracy: Callable[[PyTree[Array]], Float[ArrayLike, ""]],
     every: int,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
     """Build a step that assesses and prunes after every ``every`` steps, in the same program.
