@@ -18,8 +18,8 @@ def write(path: str | os.PathLike[str], parts: Mapping[str, bytes]) -> int:
     """Write a file atomically: another process sees all of it or nothing.
 
     Args:
-      path: Path of the file, which is replaced if it exists.
-      parts: Contents by name.
+      path: path of the file, which is replaced if it exists.
+      parts: contents by name.
 
     Returns:
       Size of the file in bytes.

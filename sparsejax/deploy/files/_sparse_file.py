@@ -43,13 +43,13 @@ def save_sparse(
     is written atomically: no other process sees a part of it. The same tree gives the same bytes.
 
     Args:
-      path: Path of the file, which is replaced if it exists.
-      tree: Pytree of arrays or numbers of any shapes. Dicts with string or integer keys, lists,
+      path: path of the file, which is replaced if it exists.
+      tree: pytree of arrays or numbers of any shapes. Dicts with string or integer keys, lists,
         tuples and ``None`` are stored, too. A wrapper around an array, such as a Flax variable, is
         stored as its array, any other node as a dict by name.
-      dtype: Rounds floating-point leaves of more bits to this dtype, which halves the file; they
+      dtype: rounds floating-point leaves of more bits to this dtype, which halves the file; they
         are restored in their own dtype. Default: exact.
-      keep_negative_zeros: Whether to store -0.0 as a value instead of as a zero.
+      keep_negative_zeros: whether to store -0.0 as a value instead of as a zero.
 
     Returns:
       Size of the file in bytes.
@@ -84,8 +84,8 @@ def load_sparse(path: str | os.PathLike[str], like: PyTree = None) -> PyTree:
     """Read a pytree that `save_sparse` wrote.
 
     Args:
-      path: Path of the file.
-      like: Pytree of arrays or ``jax.ShapeDtypeStruct`` whose structure the result gets; its leaves
+      path: path of the file.
+      like: pytree of arrays or ``jax.ShapeDtypeStruct`` whose structure the result gets; its leaves
         must have the paths, shapes and dtypes of those in the file. Default: the dicts, lists and
         tuples that were written.
 

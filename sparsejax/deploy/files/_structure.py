@@ -39,8 +39,8 @@ def describe(tree: PyTree, path: Path = ()) -> Any:
     around an array, such as a Flax variable, counts as its array.
 
     Args:
-      tree: The tree, or a part of one.
-      path: Path of that part, for error messages.
+      tree: the tree, or a part of one.
+      path: path of that part, for error messages.
 
     Raises:
       ValueError: a key of a dict is neither a string nor an integer.
