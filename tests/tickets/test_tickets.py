@@ -250,7 +250,7 @@ def test_weights_of_half_precision_stay_so(method):
     later = next_search(method, end, optimizer)
     same = jax.tree.map(lambda a, b: a.dtype == b.dtype, later.params, end.params)
     assert all(jax.tree.leaves(same))
-    assert 0 <= int(num_nonzero(later.mask)) <= 100
+    assert 0 <= int(num_nonzero(later.search.mask)) <= 100
 
 
 @pytest.mark.parametrize(
