@@ -17,6 +17,7 @@ from jaxtyping import PyTree
 from sparsejax._variables import Path, flatten_with_path, unwrap
 
 State = TypeVar("State")
+Tree = TypeVar("Tree")
 
 
 def states_in(opt_state: PyTree, kind: type[State]) -> list[State]:
@@ -50,10 +51,11 @@ def replace_leaves(tree: PyTree, function: Callable[[Path, Any], Any]) -> PyTree
     return jax.tree.unflatten(jax.tree.structure(tree), new)
 
 
-def fresh(tree: PyTree) -> PyTree:
+def fresh(tree: Tree) -> Tree:
     """Copy a tree, each leaf into a buffer of its own.
 
     Donating an array (``jax.jit(..., donate_argnums=...)``) deletes its buffer. So a state must not
     hold a buffer twice, nor one that its caller still holds.
     """
-    return jax.tree.map(jnp.copy, tree)
+    copy: Tree = jax.tree.map(jnp.copy, tree)
+    return copy

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
+from jaxtyping import Int
 
 from sparsejax._where import PyTree
 
@@ -30,7 +31,7 @@ class TrainState(NamedTuple):
       search: what a search for tickets carries (``sparsejax.tickets.SearchState``).
     """
 
-    step: jax.Array
+    step: Int[jax.Array, ""]
     params: PyTree
     opt_state: PyTree
     key: jax.Array

@@ -1,4 +1,4 @@
-"""Which examples a step sees: a shuffle per epoch that depends on the seed and the epoch alone."""
+"""The examples of a step: a shuffle per epoch that depends on the seed and the epoch alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 ArrayData = Mapping[str, np.ndarray]
 Block = tuple[Mapping[str, Any], jax.Array | None]
@@ -32,7 +33,9 @@ class BatchSource(Protocol):
     batch_size: int
     steps_per_epoch: int
 
-    def block(self, step: int, count: int) -> Block: ...
+    def block(self, step: int, count: int) -> Block:
+        """Return the batches of ``count`` steps from ``step`` on, all of one epoch."""
+        ...
 
 
 class Batches:
@@ -74,8 +77,8 @@ class Batches:
         self._seed = seed
         self._epoch, self._order = -1, np.empty(0, np.int32)
 
-    def indices(self, step: int, count: int) -> np.ndarray:
-        """The examples of ``count`` steps from ``step`` on, all of one epoch, as int32."""
+    def indices(self, step: int, count: int) -> Int[np.ndarray, "count batch_size"]:
+        """Return int32 indices [count, batch_size] of the examples of steps in one epoch."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             order = np.random.default_rng([self._seed, epoch]).permutation(self.examples)
@@ -84,7 +87,7 @@ class Batches:
         return self._order[position * self.batch_size : stop].reshape(count, self.batch_size)
 
     def block(self, step: int, count: int) -> Block:
-        """The batches of ``count`` steps from ``step`` on, as a `BatchSource` gives them."""
+        """Return the batches of ``count`` steps from ``step`` on, as a `BatchSource` does."""
         indices = self.indices(step, count)
         return {name: np.asarray(array)[indices] for name, array in self.data.items()}, None
 
@@ -131,14 +134,14 @@ class HostBatches:
 
 def placed(batches: Batches | BatchSource, sharding: NamedSharding | None) -> BatchSource:
     """The batches on the devices; ``sharding`` says how the examples of a batch are sharded."""
-    on_device = isinstance(batches, Batches) and batches.fits_on_device
-    if on_device and (sharding is None or jax.process_count() == 1):
+    alone = sharding is None or jax.process_count() == 1
+    if isinstance(batches, Batches) and batches.fits_on_device and alone:
         return DeviceBatches(batches, sharding)
     return HostBatches(batches, sharding)
 
 
 def _sent(array: np.ndarray, indices: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    def rows(part: Any) -> np.ndarray:
+    def rows(part: Any) -> Any:
         return array[indices[part[:2]]]
 
     return jax.make_array_from_callback((*indices.shape, *array.shape[1:]), sharding, rows)

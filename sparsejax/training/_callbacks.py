@@ -1,4 +1,4 @@
-"""What happens between steps: callbacks with periods of their own, and early stopping."""
+"""Callbacks between steps, with periods of their own, and early stopping."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class StopWhen(NamedTuple):
 
 
 class Writer(Protocol):
-    """What `report` writes to: `MetricLog`, `ProgressBar`, or one of your own."""
+    """The protocol of what `report` writes to, such as `MetricLog` and `ProgressBar`."""
 
     def write(self, row: Row, /) -> None:
         """Write the numbers of a step, by name; ``row["step"]`` is the number of the step."""

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: Orbax's files, with a checksum for each."""
+"""Checkpoints that are complete or do not count: Orbax's files, with a checksum for each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sparsejax._where import PyTree
 from sparsejax.training._processes import barrier, broadcast_from_main, is_main_process
 
 _KEPT = 3
-_DIGITS = 5  # before the path of a leaf, its place in the tree
+_DIGITS = 5  # of the place of a leaf in the tree, which precedes its path
 
 
 class CheckpointError(RuntimeError):
@@ -27,7 +27,13 @@ class CheckpointError(RuntimeError):
 
 
 class Restored(NamedTuple):
-    """A checkpoint read back."""
+    """A checkpoint read back.
+
+    Attributes:
+      step: the step after which it was written.
+      state: the state.
+      extra: the JSON values that were saved beside it.
+    """
 
     step: int
     state: PyTree
@@ -35,17 +41,17 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run, newest last.
+    """The checkpoints of one run in a folder.
 
-    Orbax writes each to a temporary folder that it renames when complete; a file of SHA-256 sums
-    follows. A checkpoint counts only if its sums are there and match, so one cut short by a crash
-    at any moment, or damaged later, is passed over for the one before it. Of several processes
-    every one writes and reads its own part, and the main one sees to the sums; all call the same
-    methods in the same order, and the folder is one that all of them can reach.
+    Orbax writes each checkpoint to a temporary folder that it renames when complete; a file of
+    SHA-256 sums follows. A checkpoint counts only if its sums are there and match; one that a crash
+    interrupted at any moment, or that was damaged later, is passed over for the one before it. Of
+    several processes each writes and reads its own part, and the main one writes the sums; all call
+    the same methods in the same order, on a folder that all of them can reach.
 
     Args:
-      folder: where they live; made if missing.
-      keep: how many of the newest are kept.
+      folder: the folder, which is made if missing.
+      keep: how many of the newest checkpoints are kept.
       every: steps between two checkpoints that `fit` writes; None is 10 epochs.
     """
 
@@ -82,11 +88,16 @@ class Checkpoints:
             self._opened = None
 
     def steps(self) -> list[int]:
-        """The steps for which a checkpoint claims to be complete, oldest first."""
+        """List the steps for which there is a checkpoint with its sums, oldest first."""
         return [s for s in sorted(self._manager.all_steps()) if self._sum_file(s).exists()]
 
     def save(self, step: int, state: PyTree, extra: dict[str, Any]) -> None:
-        """Write ``state`` (a pytree of arrays) and ``extra`` (JSON) as the checkpoint of ``step``.
+        """Write the checkpoint of a step.
+
+        Args:
+          step: the number of steps taken.
+          state: a pytree of arrays.
+          extra: JSON values, kept beside the state.
 
         Raises:
           CheckpointError: the files could not be written (a full disk, say). Earlier checkpoints
@@ -119,10 +130,13 @@ class Checkpoints:
                 file.unlink()
 
     def restore(self, like: PyTree) -> Restored | None:
-        """The newest undamaged checkpoint, or None where there is none.
+        """Read the newest undamaged checkpoint.
 
         Args:
-          like: a state of the same structure, shapes, dtypes and shardings.
+          like: a state of the structure, shapes, dtypes and shardings to read it with.
+
+        Returns:
+          The checkpoint, or None where there is none.
 
         Raises:
           CheckpointError: every checkpoint is damaged, or one holds another kind of state.
@@ -134,10 +148,13 @@ class Checkpoints:
         return self._read(step, like)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The leaves of the newest undamaged checkpoint by path, without the code that made them.
+        """Read the leaves of the newest undamaged checkpoint, without the code that made them.
 
-        In tree order, paths as in ``jax.tree_util.keystr``; PRNG keys are their raw bits. Empty
-        where there is no checkpoint. For one process.
+        This is for a single process.
+
+        Returns:
+          The leaves by their paths (as ``jax.tree_util.keystr`` writes them) in the order of the
+          tree, PRNG keys as their raw bits; empty where there is no checkpoint.
 
         Raises:
           CheckpointError: every checkpoint is damaged.
@@ -155,7 +172,7 @@ class Checkpoints:
         return {name[_DIGITS:]: np.asarray(read[name]) for name in sorted(read)}
 
     def _newest_undamaged(self) -> int:
-        """Its step, or -1 where there is no checkpoint."""
+        """The step of the newest undamaged checkpoint, or -1 where there is none."""
         steps = self.steps()
         for step in reversed(steps):
             damage = self._damage(step)
@@ -195,7 +212,7 @@ class Checkpoints:
         return Restored(step, jax.tree.unflatten(treedef, restored), read["extra"])
 
     def _damage(self, step: int) -> str | None:
-        """What is wrong with the files of a checkpoint, or None."""
+        """The damage to the files of a checkpoint, in words, or None."""
         try:
             expected = json.loads(self._sum_file(step).read_text())
         except (OSError, ValueError):
@@ -225,7 +242,12 @@ class Checkpoints:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that is there whole or not at all, even after a crash."""
+    """Write a JSON file atomically: after a crash it is complete or not there.
+
+    Args:
+      path: the file; its folder is made if missing.
+      value: JSON values.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with open(partial, "w") as file:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from sparsejax._states import fresh
@@ -157,7 +158,7 @@ def fit(
             metrics |= {"step": now, "epoch": now / epoch}
             metrics["seconds"] = time.perf_counter() - start
             if learning_rate:
-                metrics["learning_rate"] = float(learning_rate(now - 1))
+                metrics["learning_rate"] = float(np.asarray(learning_rate(now - 1)))
             new = callback.function(now, state, metrics)
             # A copy, since the next call donates it and arrays in it may be shared.
             return state if new is None else fresh(new)
@@ -211,7 +212,9 @@ def _all_finite(tree: Any) -> jax.Array:
 def _diverged(
     what: str, step: int, checkpoints: Checkpoints | None, learning_rate: optax.Schedule | None
 ) -> str:
-    rate = f" with learning rate {float(learning_rate(step)):.6g}" if learning_rate else ""
+    rate = (
+        f" with learning rate {float(np.asarray(learning_rate(step))):.6g}" if learning_rate else ""
+    )
     last = "no checkpoint was written yet"
     if checkpoints and (saved := checkpoints.steps()):
         last = f"the last good checkpoint is that of step {saved[-1]} in {checkpoints.folder}"

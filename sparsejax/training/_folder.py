@@ -13,15 +13,17 @@ from sparsejax.training._processes import broadcast_from_main
 
 
 def init_run_dir(folder: str | os.PathLike[str], config: Mapping[str, Any], resume: bool) -> Path:
-    """Make ``folder`` the run folder of ``config``, or check that it already is.
+    """Make a folder the run folder of a configuration, or check that it is.
+
+    Of several processes the main one does this for all.
 
     Args:
-      folder: made if missing.
+      folder: the folder, which is made if missing.
       config: what defines the run, as JSON values; kept in ``config.json``.
       resume: whether a run that is already there is to be continued.
 
     Returns:
-      The folder's path. Of several processes the main one does this for all.
+      The path of the folder.
 
     Raises:
       ValueError: the folder belongs to another configuration (the message names what differs), or

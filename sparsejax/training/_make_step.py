@@ -18,7 +18,7 @@ Batch = Mapping[str, jax.Array]
 
 
 class State(Protocol):
-    """What `fit` reads of a state, a pytree of arrays: a `TrainState`, or one of your own."""
+    """The part of a state that `fit` reads: a `TrainState`, or a pytree of arrays of your own."""
 
     @property
     def step(self) -> jax.Array:

@@ -1,4 +1,4 @@
-"""How a training state lies on a mesh of devices."""
+"""The sharding of a training state over a mesh of devices."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from sparsejax._where import PyTree
 def fsdp_specs(
     params: PyTree, mesh: Mesh, axes: str | Sequence[str] | None = None, smallest: int = 2**14
 ) -> PyTree:
-    """Specs that cut every large leaf along one dimension: fully sharded data parallelism.
+    """Choose specs that shard every large leaf along one dimension (FSDP).
 
-    Each leaf is cut along its longest dimension that the devices divide; leaves of which none does,
-    and those with fewer than ``smallest`` entries, are held whole by every device.
+    Each leaf is sharded along its longest dimension that the number of devices divides. Leaves
+    without such a dimension, and those with fewer than ``smallest`` entries, are replicated.
 
     Args:
-      params: arrays, or anything with a shape.
+      params: a pytree of arrays, or of anything with a shape.
       mesh: the devices.
-      axes: the mesh axes over which to cut; default all of them.
-      smallest: entries of a leaf from which on cutting it is worth it.
+      axes: the mesh axes over which to shard; default all of them.
+      smallest: the number of entries from which on a leaf is sharded.
 
     Returns:
       A pytree of ``PartitionSpec`` with the structure of ``params``.
@@ -49,11 +49,11 @@ def fsdp_specs(
 
 
 def specs_like(tree: PyTree, params: PyTree, specs: PyTree) -> PyTree:
-    """Specs for an optimizer state: those of the parameters for whatever is shaped like them.
+    """The specs of an optimizer state: those of the parameters for leaves that belong to them.
 
     Momentum, theta, multipliers and the like are trees with the structure of the parameters
-    somewhere inside the state: a leaf whose path ends with that of a parameter of the same shape
-    lies as that parameter does; any other (a count, say) is held whole by every device.
+    somewhere inside the state: a leaf whose path ends with that of a parameter of the same shape is
+    sharded like it. Any other leaf (a count, say) is replicated.
 
     Args:
       tree: an optimizer state, or its shapes.
@@ -78,23 +78,24 @@ def specs_like(tree: PyTree, params: PyTree, specs: PyTree) -> PyTree:
 
 
 def place(tree: PyTree, mesh: Mesh, specs: PyTree) -> PyTree:
-    """``tree`` on the devices of ``mesh``, cut as ``specs`` (a prefix of it) say.
+    """Put ``tree`` on the devices of ``mesh``, sharded as ``specs`` (a prefix of it) say.
 
-    Every process must hold the same values; each device gets its own part of them.
+    Every process must hold the same values; each device receives its own part of them.
 
     Raises:
-      ValueError: a dimension is not divisible by the devices over which it is cut.
+      ValueError: a dimension is not divisible by the number of devices over which it is sharded.
     """
     mesh = automatic(mesh)
 
-    def put(path: tuple[Any, ...], leaf: Any, spec: PartitionSpec) -> jax.Array:
+    def put(path: tuple[Any, ...], leaf: Any, spec: PartitionSpec) -> Any:
         sharding = NamedSharding(mesh, spec)
         try:
             sharding.shard_shape(jnp.shape(leaf))
         except ValueError as error:
             raise ValueError(
-                f"specs cuts {jax.tree_util.keystr(path)} of shape {jnp.shape(leaf)} as {spec} on "
-                f"a mesh of {dict(mesh.shape)}; its devices must divide each dimension they cut"
+                f"specs shards {jax.tree_util.keystr(path)} of shape {jnp.shape(leaf)} as {spec} "
+                f"on a mesh of {dict(mesh.shape)}; the number of devices must divide each "
+                "dimension that is sharded over them"
             ) from error
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             return jax.device_put(leaf, sharding)
@@ -110,14 +111,14 @@ def place(tree: PyTree, mesh: Mesh, specs: PyTree) -> PyTree:
 def automatic(mesh: Mesh) -> Mesh:
     """The same devices with axes that the compiler partitions by itself.
 
-    ``jax.make_mesh`` makes axes of the explicit kind, under which a model must say of every product
-    of cut matrices how it is to be cut.
+    ``jax.make_mesh`` makes axes of the explicit kind, under which a model must give the sharding of
+    every product of sharded matrices.
     """
     return Mesh(mesh.devices, mesh.axis_names)
 
 
 def mesh_of(state: PyTree) -> Mesh | None:
-    """The mesh that the leaves of a state lie on, or None where they lie on no mesh."""
+    """The mesh that the leaves of a state are placed on, or None without one."""
     for leaf in jax.tree.leaves(state):
         sharding = getattr(leaf, "sharding", None)
         if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
@@ -128,9 +129,9 @@ def mesh_of(state: PyTree) -> Mesh | None:
 def batch_sharding(
     mesh: Mesh | None, axes: str | Sequence[str] | None, batch_size: int
 ) -> NamedSharding | None:
-    """How the examples of a batch are dealt out: over ``axes`` of the mesh, default all of them.
+    """The sharding of a batch: its examples over ``axes`` of the mesh, default all of them.
 
-    None where there is no mesh.
+    It is None where there is no mesh.
 
     Raises:
       ValueError: ``axes`` are not axes of ``mesh``, or do not divide ``batch_size``.

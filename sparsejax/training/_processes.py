@@ -1,4 +1,4 @@
-"""Several processes that run the same program: start them, let them wait and agree."""
+"""Several processes that run the same program: initialisation, barriers, broadcasts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from jax.experimental import multihost_utils
 
 
 def initialize_distributed() -> tuple[int, int]:
-    """Join the other processes of this run, if the environment says that there are any.
+    """Join the other processes of this run, if the environment names them.
 
-    Call it before anything else of JAX. ``JAX_COORDINATOR_ADDRESS`` (host:port of process 0),
-    ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` name them; with the address alone, JAX asks the
-    cluster (Slurm, Open MPI, Kubernetes, Cloud TPU) for the rest. What else
-    ``jax.distributed.initialize`` reads, such as ``JAX_COORDINATOR_BIND_ADDRESS``, counts as ever.
+    Call it before anything else of JAX. The variables ``JAX_COORDINATOR_ADDRESS`` (host:port of
+    process 0), ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` name the processes; with the address
+    alone, JAX asks the cluster (Slurm, Open MPI, Kubernetes, Cloud TPU) for the rest. Other
+    variables that ``jax.distributed.initialize`` reads, such as
+    ``JAX_COORDINATOR_BIND_ADDRESS``, have their usual effect.
 
     Returns:
-      This process's number and how many there are: ``(0, 1)`` where there is one.
+      ``(index, count)``: the index of this process and the number of processes; ``(0, 1)`` where
+      there is one.
 
     Raises:
-      ValueError: one of the three variables is missing or no number.
+      ValueError: one of the three variables is missing or not an integer.
     """
     names = ["JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"]
     given = {name: os.environ[name] for name in names if os.environ.get(name)}
@@ -38,21 +40,21 @@ def initialize_distributed() -> tuple[int, int]:
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that writes what is written once."""
+    """Whether this is the main process, which writes what is written once."""
     return jax.process_index() == 0
 
 
 def barrier(what: str) -> None:
-    """Go on when every process has come here; ``what`` must be the same in all."""
+    """Wait until every process has reached this point; ``what`` must be the same in all."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
 
 def broadcast_from_main(decide: Callable[[], int]) -> int:
-    """What ``decide`` returns in the main process, known to all of them.
+    """Call ``decide`` in the main process and return its result in all processes.
 
     Raises:
-      RuntimeError: in the others, where it raised in the main process (which raises that error).
+      RuntimeError: in the other processes, if it raised in the main one (which raises that error).
     """
     if jax.process_count() == 1:
         return decide()

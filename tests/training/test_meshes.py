@@ -192,7 +192,7 @@ def test_bad_arguments_are_named():
     )
     with pytest.raises(ValueError, match="specs are of no use without a mesh"):
         start({"a": jnp.ones(2)}, specs=P())
-    with pytest.raises(ValueError, match=r"specs cuts \['a'\] of shape \(6, 2\)"):
+    with pytest.raises(ValueError, match=r"specs shards \['a'\] of shape \(6, 2\)"):
         start({"a": jnp.ones((6, 2))}, mesh(), P("data"))
     with pytest.raises(ValueError, match="batch_size must be a multiple of 8, .*; got 60"):
         batch_sharding(mesh(), None, 60)
