@@ -1,7 +1,7 @@
-"""One of two processes that `test_processes` starts: ``run_process.py DATA FOLDER STEPS DIE``.
+"""One of two processes that `test_processes` starts: ``run_process.py FOLDER STEPS DIE``.
 
-It trains LeNet300 with learning-compression, fully sharded over the devices of all processes. At
-step DIE (if it is not 0) process 1 kills itself as ``kill -9`` would.
+It trains a small network with learning-compression, fully sharded over the devices of all
+processes. After step DIE (if it is not 0) process 1 kills itself as ``kill -9`` would.
 """
 
 import os
@@ -23,14 +23,12 @@ from sparsejax.training import (
     initialize_distributed,
     report,
 )
-from tests.training.lenet300 import build
+from tests.training.mlp import arrays, build
 
 
-def main(data: str, folder: str, steps: int, die: int) -> None:
+def main(folder: str, steps: int, die: int) -> None:
     number, count = initialize_distributed()
     assert (count, jax.device_count(), jax.local_device_count()) == (2, 8, 4)
-    with np.load(data) as file:
-        arrays = dict(file)
 
     def evaluate(state):
         if number == 1 and int(state.step) == die:
@@ -39,12 +37,12 @@ def main(data: str, folder: str, steps: int, die: int) -> None:
 
     step, params, optimizer = build()
     mesh = Mesh(np.array(jax.devices()), ("data",))
-    specs = fsdp_specs(params, mesh, smallest=500)
+    specs = fsdp_specs(params, mesh, smallest=240)
     path = init_run_dir(folder, {}, resume=True)
     fit(
         step,
         init_state(params, optimizer, jax.random.key(3), mesh, specs),
-        Batches(arrays, 64),
+        Batches(arrays(1000), 64),
         steps=steps,
         callbacks=[report(MetricLog(path), evaluate=evaluate, every=1)],
         checkpoints=Checkpoints(path / "checkpoints", every=7),
@@ -53,4 +51,4 @@ def main(data: str, folder: str, steps: int, die: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
