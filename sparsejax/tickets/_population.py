@@ -26,9 +26,15 @@ from sparsejax.tickets._ticket import Ticket
 
 # The members take their steps together: they share the counters of steps and rounds, so that what
 # happens at one step of a round (keeping the weights to rewind to) costs nothing at the others.
-_AXES: Any = TrainState(
-    step=None, params=0, opt_state=0, key=0, statistics=0, search=SearchState(0, 0, 0, None, 0)
-)  # fmt: skip
+_SEARCH_AXES: Any = {
+    "mask": 0,
+    "rewind_params": 0,
+    "rewind_statistics": 0,
+    "round": None,
+    "hyper": 0,
+}
+_STATE_AXES: Any = {"step": None, "params": 0, "opt_state": 0, "key": 0, "statistics": 0}
+_AXES = TrainState(**_STATE_AXES, search=SearchState(**_SEARCH_AXES))
 
 Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
@@ -104,7 +110,10 @@ def shard_population(state: TrainState, mesh: Mesh) -> TrainState:
     specs = (replicated if leaf.ndim == 0 else sharded for leaf in jax.tree.leaves(state))
     shardings = [NamedSharding(devices, spec) for spec in specs]
     # A copy first: `device_put` does not copy what is in its place already.
-    return jax.device_put(fresh(state), jax.tree.unflatten(jax.tree.structure(state), shardings))
+    there: TrainState = jax.device_put(
+        fresh(state), jax.tree.unflatten(jax.tree.structure(state), shardings)
+    )
+    return there
 
 
 def _automatic(mesh: Mesh) -> Mesh:
@@ -174,16 +183,14 @@ def population_scan(
     mesh = mesh and _automatic(mesh)
 
     def loop(take: Any, state: TrainState, arrays: Any, rows: Any) -> tuple[TrainState, Metrics]:
-        def on_device(
-            own: TrainState, counters: Any, arrays: Any, rows: Any
-        ) -> tuple[TrainState, Metrics]:
+        def on_device(own: TrainState, counters: Any, arrays: Any, rows: Any) -> Any:
             """All steps of the members of a device; every leaf has an axis of members."""
             members = jax.tree.leaves(own)[0].shape[0]
             count = vmap_size or (1 if jax.default_backend() == "cpu" else members)
             if members % count:
                 raise ValueError(f"vmap_size must divide {members} members; got {count}")
 
-            def run(own: TrainState) -> tuple[TrainState, Metrics]:
+            def run(own: TrainState) -> Any:
                 follow = lambda state, row: take(state, arrays, row)  # noqa: E731
                 return (_unrolled if unroll else lax.scan)(follow, _joined(own, *counters), rows)
 
