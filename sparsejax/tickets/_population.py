@@ -284,12 +284,11 @@ def next_population(
     Returns:
       The population before the first step of the next round.
     """
-    turn = jax.vmap(
-        lambda one: next_search(method, one, optimizer, renew_optimizer),
-        in_axes=(_AXES,),
-        out_axes=_AXES,
-    )
-    return turn(state)
+
+    def turn(one: TrainState) -> TrainState:
+        return next_search(method, one, optimizer, renew_optimizer)
+
+    return jax.vmap(turn, in_axes=(_AXES,), out_axes=_AXES)(state)
 
 
 def member(state: TrainState, number: int) -> TrainState:

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from sparsejax._where import PyTree
 from sparsejax.training._processes import barrier, broadcast_from_main, is_main_process
 
 _KEPT = 3

@@ -12,7 +12,6 @@ from jax import lax
 from sparsejax._extra_args import accepting_extra_args
 from sparsejax._step import LossFunction, Metrics, call_loss, gradient_step
 from sparsejax._train_state import TrainState
-from sparsejax._where import PyTree
 
 Batch = Mapping[str, jax.Array]
 

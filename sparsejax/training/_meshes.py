@@ -11,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sparsejax._where import PyTree
-
 
 def fsdp_specs(
     params: PyTree, mesh: Mesh, axes: str | Sequence[str] | None = None, smallest: int = 2**14

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from sparsejax._states import fresh
 from sparsejax._train_state import TrainState
-from sparsejax._where import PyTree
 from sparsejax.training._meshes import automatic, place, specs_like
 
 
