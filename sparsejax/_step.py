@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import optax
 from jax import lax
+from jaxtyping import PyTree
 
 from sparsejax._train_state import TrainState
-from sparsejax._where import PyTree
 
 Metrics = Mapping[str, jax.Array]
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
-from jaxtyping import Int
-
-from sparsejax._where import PyTree
+from jaxtyping import Int, PyTree
 
 
 class TrainState(NamedTuple):

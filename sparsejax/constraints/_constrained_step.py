@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import PyTree
 
 from sparsejax._extra_args import accepting_extra_args
 from sparsejax._step import LossFunction, Metrics, call_loss, gradient_step
 from sparsejax._train_state import TrainState
-from sparsejax._where import PyTree
 from sparsejax.constraints._descent_ascent import current_multipliers
 from sparsejax.constraints._lagrangian import lagrangian as plain_lagrangian
 

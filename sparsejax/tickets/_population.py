@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from sparsejax._states import fresh
 from sparsejax._step import Metrics
 from sparsejax._train_state import TrainState
-from sparsejax._where import PyTree
 from sparsejax.tickets._search import (
     MakeMethod,
     SearchState,

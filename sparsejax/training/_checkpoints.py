@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 
 from sparsejax.training._processes import barrier, broadcast_from_main, is_main_process
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 import jax
 import optax
 from jax import lax
+from jaxtyping import PyTree
 
 from sparsejax._extra_args import accepting_extra_args
 from sparsejax._step import LossFunction, Metrics, call_loss, gradient_step
