@@ -63,9 +63,13 @@ class Equation(NamedTuple):
     number: int
     """The equation's index in ``Graph.equations``."""
     primitive: Any
+    """The primitive of JAX."""
     ins: tuple[int, ...]
+    """The values of its operands."""
     outs: tuple[int, ...]
+    """The values of its results."""
     params: dict[str, Any]
+    """Its parameters, as in the jaxpr."""
 
     @property
     def name(self) -> str:

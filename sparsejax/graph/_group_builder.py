@@ -24,16 +24,22 @@ class SliceEdge(NamedTuple):
     """Units ``start``, ``start + 1``, ... of ``reader`` are the units ``indices`` of ``source``."""
 
     reader: int
+    """The group that reads."""
     start: int
+    """The first unit of ``reader`` that this edge is about."""
     source: int
+    """The group that is read."""
     indices: np.ndarray
+    """A unit of ``source`` for each unit of ``reader`` from ``start`` on."""
 
 
 class ReshapeEdge(NamedTuple):
     """The units of ``merged`` are the tuples of units of ``factors``, in row-major order."""
 
     merged: int
+    """The group of the merged dimension."""
     factors: tuple[int, ...]
+    """The groups of its factors, in order."""
     grid: bool
     """Whether the kept units must be all tuples of kept units of the factors (a dimension that is
     split)."""
@@ -43,9 +49,13 @@ class ContractionEdge(NamedTuple):
     """The units of ``written`` are weighted sums of those of ``read``."""
 
     equation: int
+    """The number of the equation."""
     contraction: Contraction
+    """The product."""
     read: int
+    """The group that is summed over."""
     written: tuple[int, ...]
+    """The groups of the result's dimensions that are dimensions of the weights."""
 
 
 Edge = SliceEdge | ReshapeEdge | ContractionEdge

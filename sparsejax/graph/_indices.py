@@ -24,7 +24,7 @@ class Read(NamedTuple):
 
 
 class FixedIndices(NamedTuple):
-    """What a result reads of an operand."""
+    """The indices of an operand that a result consists of."""
 
     reads: tuple[Read, ...]
     """For each dimension of the result."""

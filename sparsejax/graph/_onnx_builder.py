@@ -19,8 +19,11 @@ class OnnxNode(NamedTuple):
     """An operator of ONNX applied to named operands."""
 
     operator: str
+    """The name of the operator, as ``MatMul``."""
     operands: tuple[str, ...]
+    """The names of its operands."""
     result: str
+    """The name of its result."""
     attributes: dict[str, Any]
     """A ``np.dtype`` stands for ONNX's number of that dtype."""
 
