@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import gc
 import json
 import os
 import statistics
@@ -27,6 +26,8 @@ import numpy as np
 import tyro
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from benchmarks.memory import free_memory, peak, reset_peak
+from benchmarks.projection_alternatives import COPIES_NEEDED, with_jax, with_numpy, with_torch
 from benchmarks.projection_figure import plot
 from benchmarks.timing import write
 from sparsejax.projections import project_l0_ball
@@ -65,7 +66,7 @@ def main(config: Config) -> None:
         return
     rows: list[dict[str, Any]] = []
     for size in config.sizes:
-        if size * 4 * 3.5 > _free_memory():
+        if size * 4 * 3.5 > free_memory():
             needed = size * 4 * 3.5 / 2**30
             print(f"\n{size:,} weights are left out, since they need {needed:.0f} GiB free")
             continue
@@ -94,17 +95,20 @@ def _measure(
     size, kappa = weights.size, int(density * weights.size)
     left_out: dict[str, str] = {}
     seconds: dict[str, list[float]] = {}
-    for group in (_ours(weights, kappa) | _jax(weights) | _numpy(weights), _torch(weights)):
+    for group in (
+        _ours(weights, kappa) | with_jax(weights) | with_numpy(weights),
+        with_torch(weights),
+    ):
         functions = dict(group)
         for name in group:
             earlier = [row for row in before if row["share"] == density]
             expected = _expected(name, size, earlier[-1]) if earlier else 0.0
-            needed = 4 * size * _COPIES_NEEDED.get(name, 2)
+            needed = 4 * size * COPIES_NEEDED.get(name, 2)
             if expected > config.max_seconds:
                 per_call = f"about {expected:.0f} s per call"
                 slow = expected < float("inf")
                 left_out[name] = per_call if slow else "too slow at a smaller size already"
-            elif needed > _free_memory():
+            elif needed > free_memory():
                 left_out[name] = f"needs {needed / 2**30:.0f} GiB"
             if name in left_out:
                 del functions[name]
@@ -153,56 +157,7 @@ def _ours(weights: jax.Array, kappa: int) -> dict[str, Callable[[int], Any]]:
     }
 
 
-def _jax(weights: jax.Array) -> dict[str, Callable[[int], Any]]:
-    def above(threshold):
-        return jnp.where(jnp.abs(weights) >= threshold, weights, 0)
-
-    top = jax.jit(lambda w, k: jax.lax.top_k(jnp.abs(w), k)[0][-1], static_argnums=1)
-    order = jax.jit(lambda w: jnp.sort(jnp.abs(w)))
-    return {
-        "jax.lax.top_k": lambda kappa: above(top(weights, kappa)),
-        "jnp.sort": lambda kappa: above(order(weights)[-kappa]),
-    }
-
-
-def _numpy(weights: jax.Array) -> dict[str, Callable[[int], Any]]:
-    array = np.asarray(weights)
-
-    def partition(kappa: int) -> np.ndarray:
-        magnitudes = np.abs(array)
-        threshold = np.partition(magnitudes, len(array) - kappa)[len(array) - kappa]
-        return np.where(magnitudes >= threshold, array, np.float32(0))
-
-    return {"np.partition": partition}
-
-
-def _torch(weights: jax.Array) -> dict[str, Callable[[int], Any]]:
-    try:
-        import torch
-    except ImportError:
-        return {}
-    tensor = torch.from_dlpack(weights)
-
-    def topk(kappa: int) -> Any:
-        chosen = torch.topk(tensor.abs(), kappa, sorted=False).indices
-        result = torch.zeros_like(tensor)
-        result[chosen] = tensor[chosen]
-        return result.numpy()
-
-    def kthvalue(kappa: int) -> Any:
-        magnitudes = tensor.abs()
-        threshold = torch.kthvalue(magnitudes, len(tensor) - kappa + 1).values
-        return torch.where(magnitudes >= threshold, tensor, 0).numpy()
-
-    return {"torch.topk": topk, "torch.kthvalue": kthvalue}
-
-
 _MAPPED = 2**26  # bytes; larger buffers are returned to the system, so that peaks are visible
-
-# Working memory in copies of the weights (indices have 64 bits), to avoid running out of memory.
-_COPIES_NEEDED = {
-    "jax.lax.top_k": 6, "jnp.sort": 5, "np.partition": 4, "torch.topk": 8, "torch.kthvalue": 6,
-}  # fmt: skip
 
 
 def _expected(name: str, size: int, earlier: Mapping[str, Any]) -> float:
@@ -221,24 +176,11 @@ def _extra_memory(weights: jax.Array, kappa: int) -> dict[str, float | None]:
         "planned": planned.temp_size_in_bytes / weights.nbytes,
         "measured": None,
     }
-    if weights.nbytes < _MAPPED or not Path("/proc/self/clear_refs").exists():
-        return found
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = _status("VmRSS")
-    jax.block_until_ready(compiled(weights, jnp.asarray(kappa)))
-    found["measured"] = (_status("VmHWM") - before - weights.nbytes) / weights.nbytes
+    before = None if weights.nbytes < _MAPPED else reset_peak()
+    if before is not None:
+        jax.block_until_ready(compiled(weights, jnp.asarray(kappa)))
+        found["measured"] = (peak() - before - weights.nbytes) / weights.nbytes
     return found
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
-
-
-def _free_memory() -> int:
-    gc.collect()
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 def _in_another_process(
@@ -276,7 +218,7 @@ def _huge_pages(config: Config) -> dict[str, Any]:
     weights = jax.random.normal(jax.random.key(0), (size,))
     kappa = size // 50
     ours = {name: run for name, run in _ours(weights, kappa).items() if name in (COPY, COLD)}
-    seconds = _interleaved(ours | _numpy(weights), kappa, config)
+    seconds = _interleaved(ours | with_numpy(weights), kappa, config)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     settings = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "")}
     return {

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import gc
 import json
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import numpy as np
 import tyro
 from flax import nnx
 
+from benchmarks.memory import peak, reset_peak
 from benchmarks.timing import write
 from experiments.deploy.timing import by_turns
 from sparsejax.deploy import Network, compile_sparse, shrink
@@ -162,27 +162,18 @@ def _vgg16(width: float) -> dict[str, Any]:
     leaves = jax.tree.leaves(params)
     weights = sum(leaf.nbytes for leaf in leaves)
     example = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    gc.collect()
-    cleared = Path("/proc/self/clear_refs")
-    if cleared.exists():
-        cleared.write_text("5")  # resets the peak
-        before = _memory("VmRSS") - weights  # the memory of Python and JAX
+    before = reset_peak()
     start = time.perf_counter()
     small = shrink(Network(function, params), example)
     seconds = time.perf_counter() - start
+    # Excludes the memory of Python and JAX, the only other resident memory before the call.
+    used = None if before is None else (peak() - before) / weights + 1
     return {
         "parameters": sum(leaf.size for leaf in leaves),
         "left": sum(leaf.size for leaf in jax.tree.leaves(small.params)),
         "seconds": seconds,
-        "peak_memory_over_weights": (
-            (_memory("VmHWM") - before) / weights if cleared.exists() else None
-        ),
+        "peak_memory_over_weights": used,
     }
-
-
-def _memory(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
 if __name__ == "__main__":
