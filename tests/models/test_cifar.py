@@ -1,5 +1,7 @@
 """ResNet-20 and VGG-16 in their CIFAR form against the same written out in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,29 +78,42 @@ def vgg16(params, statistics, x, norm):
     return x.reshape(batch, -1) @ np.asarray(dense["kernel"][...], np.float64) + dense["bias"][...]
 
 
-def drawn(model):
-    """Parameters and statistics that are not those of the start."""
-    _, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
-    noise = lambda leaf: leaf + jnp.asarray(RNG.normal(0, 0.05, leaf.shape), jnp.float32)  # noqa: E731
-    lift = lambda leaf: leaf + jnp.asarray(RNG.uniform(0, 0.2, leaf.shape), jnp.float32)  # noqa: E731
-    return jax.tree.map(noise, params), jax.tree.map(lift, statistics)
+def abstract(kind, **options):
+    return nnx.eval_shape(lambda: kind(width=WIDTH, rngs=nnx.Rngs(0), **options))
 
 
-@pytest.mark.parametrize(("kind", "reference"), [(ResNet20, resnet20), (VGG16Cifar, vgg16)])
-@pytest.mark.parametrize("running", [False, True])
-def test_computes_what_the_papers_say(kind, reference, running):
-    model = kind(width=WIDTH, rngs=nnx.Rngs(0))
-    params, statistics = drawn(model)
+@functools.cache  # so that each of the four networks is compiled once
+def compiled(kind, running=False, dtype=jnp.float32):
+    """The network as a function, and parameters and statistics that are not those of the start."""
+    model = abstract(kind, dtype=dtype)
     if running:
         model.eval()
-    graph = nnx.graphdef(model)
-    before = jax.tree.map(np.asarray, statistics)
+    graph, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        name, shape = jax.tree_util.keystr(path), leaf.shape
+        if "kernel" in name:
+            drawn = rng.normal(0, (2 * shape[-1] / leaf.size) ** 0.5, shape)
+        elif "scale" in name or "var" in name:
+            drawn = rng.uniform(0.9, 1.2, shape)
+        else:
+            drawn = rng.normal(0, 0.05, shape)
+        return jnp.asarray(drawn, leaf.dtype)
 
     @jax.jit
     def run(params, statistics, images):
         model = nnx.merge(graph, params, statistics, copy=True)
         return model(images), nnx.state(model, nnx.BatchStat)
 
+    return run, *(jax.tree_util.tree_map_with_path(draw, tree) for tree in (params, statistics))
+
+
+@pytest.mark.parametrize(("kind", "reference"), [(ResNet20, resnet20), (VGG16Cifar, vgg16)])
+@pytest.mark.parametrize("running", [False, True])
+def test_computes_what_the_papers_say(kind, reference, running):
+    run, params, statistics = compiled(kind, running)
+    before = jax.tree.map(np.asarray, statistics)
     logits, after = run(params, statistics, IMAGES.astype(np.float32))
     norm = Normalisation(running)
     wanted = reference(params, statistics, IMAGES, norm)
@@ -121,22 +136,20 @@ def test_has_the_published_sizes():
 
 @pytest.mark.parametrize("kind", [ResNet20, VGG16Cifar])
 def test_bfloat16_is_close_and_gives_float32(kind):
-    images = IMAGES.astype(np.float32)
-    full, half = (
-        kind(width=WIDTH, dtype=dtype, rngs=nnx.Rngs(0))(images)
-        for dtype in (jnp.float32, jnp.bfloat16)
-    )
+    images, (run, *state) = IMAGES.astype(np.float32), compiled(kind)
+    full, half = run(*state, images)[0], compiled(kind, dtype=jnp.bfloat16)[0](*state, images)[0]
     assert half.dtype == jnp.float32
+    assert not np.array_equal(half, full)
     np.testing.assert_allclose(half, full, atol=0.15 * float(jnp.abs(full).max()))
-    model = kind(width=WIDTH, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
-    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype(jnp.float32)}
+    leaves = jax.tree.leaves(nnx.state(abstract(kind, dtype=jnp.bfloat16)))
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype(jnp.float32)}
 
 
 @pytest.mark.parametrize("kind", [ResNet20, VGG16Cifar])
 def test_bad_arguments_are_named(kind):
     with pytest.raises(ValueError, match=r"width must be a positive number; got 0"):
         kind(width=0, rngs=nnx.Rngs(0))
-    model = kind(width=WIDTH, rngs=nnx.Rngs(0))
+    model = abstract(kind)
     with pytest.raises(ValueError, match=r"images must have shape \[batch, 32, 32, 3\]"):
         model(jnp.zeros((1, 28, 28, 1)))
     with pytest.raises(ValueError, match="images must be floating point, normalised; got uint8"):
