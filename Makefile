@@ -1,22 +1,30 @@
 # Each target does all of its own set-up: a virtual environment, the pinned packages, the data.
-# Nothing but make and Python 3.11 or newer (with its venv module) need be there before.
+# Nothing but make and Python 3.11 or newer (with its venv module) need be there before; of several
+# the newest is taken.
 
-PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
-    command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-    && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3; do \
+    command -v $$p >/dev/null && $$p -c 'import ensurepip, sys, venv; v = sys.version_info; \
+    v < (3, 11) or print(v[1], "'$$p'")' 2>/dev/null; done | sort -rn | head -n 1 | cut -d " " -f 2)
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: demo test lint benchmark results docs clean
+# A test that hangs inside XLA ends its process; worksteal then starts another one in its place.
+PYTEST := python -m pytest -n 2 --dist worksteal --timeout 600 --timeout-method thread --durations 25
+OLDEST := .venv-oldest
+
+.PHONY: demo test test-oldest lint benchmark results docs clean
 
 demo: $(VENV)/installed-experiments  ## train LeNet300, compress it to 2 %, print the paper's table beside ours
 	$(BIN)/python -m experiments.lc_lenet300 --preset quick --methods reference l0 l0_l2 --seeds 0 --output $(RUN) --resume
 
 test: $(VENV)/installed-test $(VENV)/installed-torch lint  ## lint, type-check and test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 25
+	$(BIN)/$(PYTEST)
 
-lint: $(VENV)/installed-test
+test-oldest: $(OLDEST)/installed-test  ## the library's tests under the oldest packages that pyproject.toml allows
+	$(OLDEST)/bin/$(PYTEST) $(addprefix tests/,projections transforms gates constraints training deploy test_versions.py)
+
+lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -68,10 +76,15 @@ $(VENV)/installed-%: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
 	@touch $@
 
+$(OLDEST)/installed-test: pyproject.toml constraints-oldest.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[test]'
+	@touch $@
+
 # Few tests need PyTorch. Its CPU build is not in every package index, and no other build will do.
 $(VENV)/installed-torch: $(VENV)/installed-test
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[torch]' \
 	    && touch $@ || echo "pip found no CPU build of PyTorch: the tests that need it are skipped"
 
 clean:
-	rm -rf $(VENV) runs docs/reference .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) runs docs/reference .mypy_cache .pytest_cache .ruff_cache
