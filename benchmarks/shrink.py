@@ -30,7 +30,7 @@ from flax import nnx
 
 from benchmarks.memory import peak, reset_peak
 from benchmarks.timing import write
-from experiments.deploy.timing import by_turns
+from experiments.deploy.timing import interleaved
 from sparsejax.deploy import Network, compile_sparse, shrink
 from sparsejax.inspection import macs
 from sparsejax.models import VGG16, ResNet20
@@ -114,7 +114,7 @@ def _resnet20(config: Config) -> dict[str, Any]:
         name: functools.partial(lambda f: jax.block_until_ready(f(x)), call)
         for name, call in calls.items()
     }
-    seconds = by_turns(ready, config.repeats)
+    seconds = interleaved(ready, config.repeats)
     return {
         "batch_size": config.batch_size,
         "macs": whole,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.common.results import origin
+from experiments.common.report import origin
 from sparsejax.training import write_json
 
 TORCH_IS_MISSING = "PyTorch is not installed, so it is not compared"

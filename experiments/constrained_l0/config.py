@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from experiments.common.runner import Config as CommonConfig
 
 Row = Literal[
     "mlp_33", "mlp_layerwise_30", "mlp_penalized", "lenet5_10", "lenet5_penalized",
     "controllability", "mlp_33_restarts", "mlp_33_ascent", "mlp_33_published", "bisection",
 ]  # fmt: skip
-ROWS: tuple[Row, ...] = (
-    "mlp_33", "mlp_layerwise_30", "mlp_penalized", "lenet5_10", "lenet5_penalized",
-    "controllability", "mlp_33_restarts", "mlp_33_ascent", "mlp_33_published", "bisection",
-)  # fmt: skip
+ROWS: tuple[Row, ...] = get_args(Row)
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How long: what a preset fixes."""
+    """The lengths that a preset fixes."""
 
     epochs: int
     controllability_epochs: int
-    """Of each run of the row controllability, of which there are five for each seed."""
+    """Epochs of each run of the row controllability, of which there are five for each seed."""
     checkpoint_epochs: int
     bisection_runs: int
-    """At most so many penalised runs in search of one density."""
+    """The most penalised runs in search of one density."""
 
 
 PRESETS = {
@@ -39,7 +38,7 @@ PRESETS = {
     ),
 }
 
-# Shared by every row; BUILD_NOTES.md has the search for ours.
+# Shared by every row; results/constrained_l0/tuning.md has the search for ours.
 _SHARED: Mapping[str, Any] = {
     "batch_size": 128,
     "initialisation": "fan_out",
@@ -51,27 +50,27 @@ _SHARED: Mapping[str, Any] = {
     "log_alpha_high": 1.4,
     "dual": "nupi",
     "dual_rate": 0.1,
-    "proportional": 300.0,
-    "closing": 0.5,
+    "proportional_gain": 300.0,
+    "anneal_fraction": 0.5,
     "margin": 1e-3,
 }
 _MLP = {"network": "mlp", "first_drop_rate": 0.2, "drop_rate": 0.5}
 _LENET5 = {
     "network": "lenet5", "first_drop_rate": 0.5, "drop_rate": 0.5, "gate_learning_rate": 3e-3,
-    "log_alpha_high": [2.0, 2.0, 2.0, 0.7], "closing": 0.6,
+    "log_alpha_high": [2.0, 2.0, 2.0, 0.7], "anneal_fraction": 0.6,
 }  # fmt: skip
 # The published defaults on MNIST: constant rates, log alpha in the code's range, dual ascent with
 # restarts at a rate of 1e-4 and nothing that eases the multiplier.
 _PUBLISHED_WAY = {
     "initialisation": "published", "weight_decay": 0.0, "gate_learning_rate": 7e-4,
     "rate_decay": "none", "log_alpha_low": -4.6, "log_alpha_high": 4.6, "dual": "restarts",
-    "dual_rate": 1e-4, "proportional": 0.0, "closing": 0.0, "margin": 0.0,
+    "dual_rate": 1e-4, "proportional_gain": 0.0, "anneal_fraction": 0.0, "margin": 0.0,
 }  # fmt: skip
 # The same with ten times the dual rate and our initialisation, which only differs in the biases:
 # so were the rows made that compare ways of moving the multiplier.
 _FASTER_DUAL = _PUBLISHED_WAY | {"initialisation": "fan_out", "dual_rate": 1e-3}
 # lambda = 0.1 / N on each expected parameter, N = 60,000 images; here per unit of density.
-_FIXED = {"dual": "fixed", "closing": 0.0, "margin": 0.0}
+_FIXED = {"dual": "fixed", "anneal_fraction": 0.0, "margin": 0.0}
 
 DEFAULTS: Mapping[Row, dict[str, Any]] = {
     "mlp_33": _MLP | {"target": 0.33},
@@ -130,9 +129,11 @@ lowest of any seed and epoch; the penalised rows are of Louizos et al. (ICLR 201
 multiply-accumulates count biases, ReLU and pooling too."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(CommonConfig):
     """Sparse MLP and LeNet5 on MNIST by constrained L0 regularisation."""
+
+    experiment = "constrained_l0"
 
     row: tuple[Literal["all"] | Row, ...] = ("all",)
     """Rows of the table to make."""
@@ -141,53 +142,45 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run for each (of rows that show one run's course: the first)."""
     epochs: int | None = None
-    """In place of the preset's."""
+    """Epochs of a run; default the preset's."""
     target: tuple[float, ...] | None = None
     """Densities in place of the rows': one for the whole network, or one for each layer. For the
     row controllability: the densities to try."""
     penalty: float | None = None
     """Weight of the expected density in the penalised rows."""
     initialisation: Literal["fan_out", "published"] | None = None
-    """How kernels and biases start: normal of variance 2 / fan-out, biases zero; or as in the
+    """Initial kernels and biases: normal of variance 2 / fan-out, biases zero; or as in the
     published code, where convolutions go by their fan-in and biases are random."""
     learning_rate: float | None = None
-    """Of Adam for the weights."""
+    """Learning rate of Adam for the weights."""
     weight_decay: float | None = None
     """Decoupled decay of the kernels (AdamW); the published runs have none."""
     gate_learning_rate: float | None = None
-    """Of Adam for log alpha."""
+    """Learning rate of Adam for log alpha."""
     rate_decay: Literal["cosine", "none"] | None = None
-    """Of both rates, to 0 over the run."""
+    """Decay of both learning rates to 0 over the run."""
     first_drop_rate: float | None = None
     """Initial share of closed gates in the first layer."""
     drop_rate: float | None = None
-    """The same in the others."""
+    """Initial share of closed gates in the other layers."""
     log_alpha_low: tuple[float, ...] | None = None
-    """Lower end of the range in which log alpha is held: one for all layers, or one for each."""
+    """Lower end of the range that log alpha is clipped to: one for all layers, or one for each."""
     log_alpha_high: tuple[float, ...] | None = None
-    """Upper end; the lower it is, the more noise open gates keep."""
+    """Upper end of that range; the lower it is, the more noise open gates keep."""
     dual: Literal["nupi", "ascent", "restarts"] | None = None
-    """How constrained rows move the multiplier."""
+    """Dual optimizer of the constrained rows: nuPI, or ascent without or with restarts."""
     dual_rate: float | None = None
     """Learning rate of the ascent, or integral gain of nuPI."""
-    proportional: float | None = None
+    proportional_gain: float | None = None
     """Proportional gain of nuPI."""
-    closing: float | None = None
-    """Share of the run over which the density allowed falls from 1 to the target; 0: at once."""
+    anneal_fraction: float | None = None
+    """Share of the run over which the bound on the density falls from 1 to the target; 0: none."""
     margin: float | None = None
-    """By how much the density is pushed below the target."""
+    """Distance below the target that the density is pushed to."""
     batch_size: int | None = None
     """Images a step."""
     whole_training_set: bool = False
     """Train on all 60,000 images, as published; the validation images are then among them."""
-    output: Path = Path("runs/constrained_l0")
-    """Folder of the runs: configuration, metrics, checkpoints, networks."""
-    results: Path | None = None
-    """Folder of the report and the figures; default OUTPUT/results."""
-    data_dir: Path | None = None
-    """Folder of the datasets; default $SPARSEJAX_DATA_DIR, else the user's cache folder."""
-    resume: bool = False
-    """Continue what is already in OUTPUT; runs that ended are not run again."""
 
     def rows(self) -> tuple[Row, ...]:
         """The rows asked for, in the table's order."""
@@ -195,16 +188,13 @@ class Config:
 
     def settings(self, row: Row, **varied: Any) -> dict[str, Any]:
         """What defines a run of ``row``, as JSON values: the row's, the flags', then ``varied``."""
-        chosen = dict(_SHARED) | DEFAULTS[row]
-        for name in chosen:
-            given = getattr(self, name, None)
-            if given is None:
-                continue
-            if name == "dual" and chosen["dual"] == "fixed":
-                continue
-            if isinstance(given, tuple):
-                given = given[0] if len(given) == 1 else list(given)
-            chosen[name] = given
+        defaults = {**_SHARED, **DEFAULTS[row]}
+        chosen = self.overridden(defaults)
+        for name, value in chosen.items():
+            if isinstance(value, tuple):
+                chosen[name] = value[0] if len(value) == 1 else list(value)
+        if defaults["dual"] == "fixed":
+            chosen["dual"] = "fixed"
         schedule = PRESETS[self.preset]
         epochs = schedule.epochs
         if row == "controllability":
@@ -225,14 +215,12 @@ class Config:
         """The targets of the row ``controllability``."""
         return self.target or CONTROLLED
 
-
-def check(config: Config) -> None:
-    """Raise ValueError where a flag is out of its range; the library checks the others."""
-    for name in ("learning_rate", "gate_learning_rate", "batch_size", "epochs"):
-        given = getattr(config, name)
-        if given is not None and not given > 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be positive; got {given}")
-    if config.penalty is not None and not 0 <= config.penalty < float("inf"):
-        raise ValueError(f"--penalty must be finite and >= 0; got {config.penalty}")
-    if config.closing is not None and not 0 <= config.closing <= 1:
-        raise ValueError(f"--closing must be in [0, 1]; got {config.closing}")
+    def check(self) -> None:
+        """See `experiments.common.runner.Config`."""
+        self.require(
+            "positive",
+            lambda x: x > 0,
+            "learning_rate", "gate_learning_rate", "batch_size", "epochs",
+        )  # fmt: skip
+        self.require("finite and >= 0", lambda x: 0 <= x < math.inf, "penalty")
+        self.require("in [0, 1]", lambda x: 0 <= x <= 1, "anneal_fraction")

@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.constrained_l0.config import Row
-from experiments.constrained_l0.train import Run
+from experiments.common.report import Row
+from experiments.common.runner import Picture
 
 _COLORS = matplotlib.color_sequences["tab10"]
 _LABELS: Mapping[str, str] = {
-    "mlp_33": "nuPI, closing slowly (ours)",
+    "mlp_33": "nuPI with an annealed bound (ours)",
     "mlp_33_restarts": "dual ascent with restarts, rate 1e-3",
     "mlp_33_ascent": "dual ascent without restarts, rate 1e-3",
     "mlp_33_published": "dual ascent with restarts, rate 1e-4 (published)",
 }
 
 
-def draw(folder: Path, ended: Mapping[Row, Sequence[Run]]) -> list[Path]:
-    """Draw what the rows that ended allow; return the PNGs."""
-    drawn = []
-    moving: dict[Row, Sequence[Run]] = {row: ended[row] for row in ended if row in _LABELS}
+def figures(rows: Sequence[Row], ended: Mapping[str, Sequence[Any]]) -> dict[str, Picture]:
+    """The figures that the rows that ended allow."""
+    del rows
+    drawn: dict[str, Picture] = {}
+    moving = {row: runs for row, runs in ended.items() if row in _LABELS}
     if moving:
-        drawn.append(dynamics(folder / "dynamics.png", moving))
+        drawn["dynamics.png"] = dynamics(moving)
     if "controllability" in ended:
-        drawn.append(controllability(folder / "controllability.png", ended["controllability"]))
-    settled = {row: ended[row][0] for row in ended if row not in ("controllability", "bisection")}
-    if settled:
-        drawn.append(gate_histograms(folder / "gates.png", settled))
+        drawn["controllability.png"] = controllability(ended["controllability"])
+    single = {row: ended[row][0] for row in ended if row not in ("controllability", "bisection")}
+    if single:
+        drawn["gates.png"] = gate_histograms(single)
     return drawn
 
 
-def dynamics(path: Path, rows: Mapping[Row, Sequence[Run]]) -> Path:
+def dynamics(rows: Mapping[str, Sequence[Any]]) -> Figure:
     """Density, multiplier and error against the step, a line for each seed."""
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     axes = figure.subplots(1, 3)
@@ -64,11 +65,11 @@ def dynamics(path: Path, rows: Mapping[Row, Sequence[Run]]) -> Path:
         axis.set_xlabel("step")
         axis.grid(True, alpha=0.3)
     axes[0].legend(frameon=False, fontsize=8, loc="upper right")
-    return _save(figure, path)
+    return figure
 
 
-def controllability(path: Path, runs: Sequence[Run]) -> Path:
-    """Achieved against requested density, and the error at each."""
+def controllability(runs: Sequence[Any]) -> Figure:
+    """Reached against requested density, and the error at each."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     results = [run.result() for run in runs]
@@ -76,8 +77,8 @@ def controllability(path: Path, runs: Sequence[Run]) -> Path:
     reached = np.array([100 * result["expected_density"] for result in results])
     purged = np.array([100 * result["density"] for result in results])
     ends = [0, 100]
-    left.plot(ends, ends, color="black", linewidth=0.8, linestyle="--", label="as asked")
-    left.scatter(targets, purged, s=28, color=_COLORS[1], marker="x", label="left after purging")
+    left.plot(ends, ends, color="black", linewidth=0.8, linestyle="--", label="as requested")
+    left.scatter(targets, purged, s=28, color=_COLORS[1], marker="x", label="after purging")
     left.scatter(targets, reached, s=22, color=_COLORS[0], label="expected density", zorder=3)
     left.set_xlim(0, 100)
     left.set_ylim(0, 100)
@@ -90,12 +91,12 @@ def controllability(path: Path, runs: Sequence[Run]) -> Path:
     right.set_ylabel("test error at the end, %")
     right.set_ylim(0, 1.15 * errors.max())
     for axis in (left, right):
-        axis.set_xlabel("density asked for, %")
+        axis.set_xlabel("requested density, %")
         axis.grid(True, alpha=0.3)
-    return _save(figure, path)
+    return figure
 
 
-def gate_histograms(path: Path, rows: Mapping[Row, Run]) -> Path:
+def gate_histograms(rows: Mapping[str, Any]) -> Figure:
     """Log alpha of every gate at the end, a row for each run, a column for each layer."""
     layers = {row: run.log_alpha() for row, run in rows.items()}
     columns = max(map(len, layers.values()))
@@ -113,9 +114,4 @@ def gate_histograms(path: Path, rows: Mapping[Row, Run]) -> Path:
             axis.tick_params(labelsize=7)
         for axis in axes[len(gates) :]:
             axis.set_visible(False)
-    return _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=130, metadata={"Software": None})
-    return path
+    return figure

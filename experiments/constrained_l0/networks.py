@@ -1,15 +1,12 @@
-"""The gated networks: which gates they have, how they start, what is left of them.
+"""Gated networks: their gates, their initialisation, and what is left after purging.
 
-Kernels and biases start in one of two ways. In both, kernels are then divided by the initial keep
-rate 1 - p of their gates. Fan-in is the number of inputs of a layer, fan-out that of its outputs,
-both times the area of the kernel in a convolution.
+There are two initialisations. Both divide kernels by the initial keep rate 1 - p of their gates.
 
-- ``"fan_out"``, that of the results in this repository: kernels are normal of variance 2 / fan-out,
-  biases are zero. With p = 0.5 the convolutions of LeNet5 have standard deviations of 0.126 and
-  0.080 after the division.
-- ``"published"``, that of the published code: kernels of dense layers start alike, those of
-  convolutions are normal of variance 2 / fan-in (0.566 and 0.126). Biases are normal of standard
-  deviation 0.01; those of convolutions, which gates multiply, are divided by 1 - p as well.
+- ``"fan_out"`` (the results in this repository): kernels are normal of variance 2 / fan-out, biases
+  are zero. With p = 0.5 the convolutions of LeNet5 have standard deviations of 0.126 and 0.080.
+- ``"published"`` (the published code): kernels of dense layers are the same, those of convolutions
+  are normal of variance 2 / fan-in (0.566 and 0.126). Biases are normal of standard deviation 0.01;
+  those of convolutions, which gates multiply, are divided by 1 - p as well.
 """
 
 from __future__ import annotations
@@ -22,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from experiments.common.networks import mnist_classifier, pure
 from sparsejax import gates
 from sparsejax.constraints import gate_groups
 from sparsejax.inspection import macs
@@ -71,7 +69,7 @@ class GatedNetwork:
         """``drop_rates`` are the initial ones of the first layer and of the others."""
         self.kind = KINDS[name]
         model = self.kind.model(rngs=nnx.Rngs(seed))
-        self._graph, weights, self._rest = nnx.split(model, nnx.Param, ...)
+        self._logits, weights = mnist_classifier(model)
         rates = {layer: drop_rates[min(number, 1)] for number, layer in enumerate(self.kind.layers)}
         self.gates = _gates(rates)
         key = jax.random.key(seed)
@@ -82,14 +80,14 @@ class GatedNetwork:
         self.initial = {"weights": weights, "gates": phi}
 
     def logits(self, weights: Any, images: jax.Array) -> jax.Array:
-        """Of uint8 images, under gates that are already multiplied in."""
-        return nnx.merge(self._graph, weights, self._rest)(images.astype(jnp.float32) / 255)
+        """Logits of uint8 images; the gates are already multiplied into the weights."""
+        return self._logits(weights, images)
 
     def sampled(self, params: Any, key: jax.Array) -> Any:
         """Weights under random gates."""
         return gates.apply(params["weights"], self.gates.sample(params["gates"], key))
 
-    def settled(self, params: Any) -> Any:
+    def evaluated(self, params: Any) -> Any:
         """Weights under the gates of evaluation."""
         return gates.apply(params["weights"], self.gates.median(params["gates"]))
 
@@ -102,13 +100,13 @@ class GatedNetwork:
 
     def purged(self, params: Any) -> nnx.Module:
         """The smaller dense network."""
-        return self.kind.purged(self.settled(params))
+        return self.kind.purged(self.evaluated(params))
 
 
 def architecture(model: LeNet300 | LeNet5) -> list[int]:
-    """Of a network, purged or not: what each layer reads, or a convolution makes.
+    """Units in the notation of the paper, such as 784-300-100 or 20-50-800-500.
 
-    As the paper writes it: 198-233-100 of 784-300-100, 20-21-34-407 of 20-50-800-500.
+    They are the inputs of a dense layer and the output channels of a convolution.
     """
     if isinstance(model, LeNet300):
         return [len(getattr(model, layer).kernel[...]) for layer in LENET300_LAYERS]
@@ -117,17 +115,15 @@ def architecture(model: LeNet300 | LeNet5) -> list[int]:
 
 
 def multiply_accumulates(model: LeNet300 | LeNet5) -> int:
-    """Of one image's forward pass."""
-    graph, weights, rest = nnx.split(model, nnx.Param, ...)
-    image = jax.ShapeDtypeStruct((1, 784), jnp.float32)
-    return macs(lambda weights, x: nnx.merge(graph, weights, rest)(x), weights, image)
+    """Multiply-accumulates of the forward pass of one image."""
+    return macs(*pure(model), jax.ShapeDtypeStruct((1, 784), jnp.float32))
 
 
 def published_macs(units: Sequence[int]) -> int:
-    """The same as the published figures count it, from the numbers of units (see `architecture`).
+    """Multiply-accumulates as the published figures count them, from the `architecture`.
 
-    One more for each entry that a bias is added to, that ReLU is applied to (in LeNet5 before the
-    pooling) and that pooling puts out: 267,010 and 2,327,130 for the dense networks.
+    Each entry that a bias is added to, that ReLU is applied to (in LeNet5 before the pooling) or
+    that pooling returns counts as one more: 267,010 and 2,327,130 for the dense networks.
     """
     if len(units) == len(LENET300_LAYERS):
         convolutions, dense, pooled = [], [*units, _CLASSES], 0
@@ -143,7 +139,7 @@ def published_macs(units: Sequence[int]) -> int:
 
 
 def parameters(model: nnx.Module) -> int:
-    """Kernel weights and biases."""
+    """Number of kernel weights and biases."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 

@@ -1,8 +1,9 @@
-"""The forms in which a network can leave, each as something to call and something to ship."""
+"""The forms in which a finished network can be deployed, each a function and perhaps a file."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +13,64 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from experiments.common import runs
-from experiments.deploy.finished import Finished
+from experiments.common import networks
+from experiments.data import Dataset, load
 from sparsejax import deploy
 
 DENSE = "dense"
 """The form that all others are compared with: the masked network, jitted, its weights constants."""
+
+
+class Finished(NamedTuple):
+    """A finished network."""
+
+    result: dict[str, Any]
+    dataset: Dataset
+    network: deploy.Network
+    """Logits of images in evaluation mode. The parameters are zero where pruned; statistics of
+    batch normalisation are among them."""
+    prepare: Callable[[np.ndarray], np.ndarray]
+    """From uint8 images to the float32 ones that the function takes."""
+
+    @property
+    def name(self) -> str:
+        """The name of its row."""
+        return self.result["name"]
+
+    @property
+    def flattened(self) -> dict[str, tuple[int, int]]:
+        """The dense layers that read a flattened map, with its sides."""
+        return {"dense1": (4, 4)} if self.result["model"] == "lenet5" else {}
+
+
+def read(folder: Path, data_dir: Path | None, round: int | None, member: int) -> Finished:
+    """Read the folder of a run, or of a population of tickets.
+
+    Raises:
+      ValueError: it is no finished run, or the population has no such round or member.
+    """
+    if not (folder / "result.json").exists():
+        raise ValueError(f"RUNS must be folders of finished runs; {folder} has no result.json")
+    result = json.loads((folder / "result.json").read_text())
+    if "rows" in result:  # a population
+        number = result["rows"][-1]["round"] if round is None else round
+        members = len(result["settings"]["members"])
+        if not 0 <= member < members:
+            raise ValueError(f"--member must be in 0 to {members - 1} for {folder}; got {member}")
+        ticket = folder / f"round_{number}" / f"member_{member}"
+        if not ticket.exists():
+            raise ValueError(f"--round must be one of {folder}; it has none for {number}")
+        return read(ticket, data_dir, None, 0)
+    if not {"network", "dataset"} <= result.keys():
+        raise ValueError(f"RUNS must be runs of experiments of this project; {folder} is of none")
+    model = result["network"]["model"]
+    if model not in {**networks.MNIST_MODELS, **networks.CIFAR_MODELS}:
+        raise ValueError(f"RUNS must be of networks on small images; {folder} is of {model}")
+    dataset = load(result["dataset"], data_dir)
+    function, like, prepare = networks.evaluation(result["network"], dataset)
+    loaded = deploy.load_sparse(folder / "network.safetensors", like=like)
+    network = deploy.Network(function, jax.tree.map(jnp.asarray, loaded))
+    return Finished(result, dataset, network, prepare)
 
 
 class Form(NamedTuple):
@@ -30,81 +83,78 @@ class Form(NamedTuple):
     file: Path | None = None
     """What would be shipped; None where that is the weights' file and code."""
     kinds: dict[str, str] | None = None
-    """Of the compiled sparse form: how each layer is computed."""
+    """The kind of product of each layer of the sparse form."""
 
 
 def forms(
-    network: Finished, batch: int, folder: Path, kinds: Sequence[str] | None = None
+    finished: Finished, batch: int, folder: Path, kinds: Sequence[str] | None = None
 ) -> tuple[dict[str, Form], list[str]]:
     """All forms for a batch size, and what is missing and why.
 
     Args:
-      network: what is deployed.
+      finished: what is deployed.
       batch: the batch size that `sparsejax.deploy.compile_sparse` chooses for.
       folder: where files are written.
-      kinds: the ways that it tries.
+      kinds: the kinds that it tries.
     """
-    function, params = network.function, network.params
-    images = network.prepare(network.dataset.test.images[:batch])
+    images = finished.prepare(finished.dataset.test.images[:batch])
     example = jax.ShapeDtypeStruct(images.shape, images.dtype)
-    whole = deploy.Network(function, params)
-    small = deploy.shrink(whole, example, keep_unsupported=True)
-    fast = deploy.compile_sparse(whole, example, kinds=kinds)
-    found = {
-        DENSE: _jax(jax.jit(whole)),
-        "shrunk": _jax(jax.jit(small)),
-        "sparse": _jax(fast)._replace(kinds=dict(fast.kinds)),
-    }
+    small = deploy.shrink(finished.network, example, keep_unsupported=True)
+    fast = deploy.compile_sparse(finished.network, example, kinds=kinds)
     exported = deploy.export_stablehlo(small, example)
     file = folder / "shrunk.stablehlo"
     file.write_bytes(exported)
-    loaded = deploy.load_stablehlo(exported)
-    found["StableHLO, shrunk"] = _jax(loaded)._replace(file=file)
+    found = {
+        DENSE: _jax(jax.jit(finished.network)),
+        "shrunk": _jax(jax.jit(small)),
+        "sparse": _jax(fast)._replace(kinds=dict(fast.kinds)),
+        "StableHLO, shrunk": _jax(deploy.load_stablehlo(exported))._replace(file=file),
+    }
     missing = []
     for name, package, make in (("ONNX", "onnxruntime", _onnx), ("PyTorch", "torch", _torch)):
         if importlib.util.find_spec(package) is None:
             missing.append(f"{name}: the package {package} is not installed")
-            continue
-        found |= make(network, small, example, folder)
+        else:
+            found |= make(finished, small, example, folder)
     return found, missing
 
 
-def files(network: Finished, folder: Path) -> dict[str, tuple[Path, Any]]:
+def files(finished: Finished, folder: Path) -> dict[str, tuple[Path, Any]]:
     """The weights as files, and the parameters that are read back from each."""
-    params = network.params
+    params = finished.network.params
     path = folder / "dense.safetensors"
-    state = deploy.torch_state(params, network.flattened, kinds="conv")
+    state = deploy.torch_state(params, finished.flattened, kinds="conv")
     safetensors.numpy.save_file(state, path)
     found = {"dense, PyTorch's names": (path, params)}
     for dtype in (None, "float16", "bfloat16"):
         path = folder / f"sparse{f'_{dtype}' if dtype else ''}.safetensors"
         deploy.save_sparse(path, params, dtype)
-        read = jax.tree.map(jnp.asarray, deploy.load_sparse(path, like=params))
-        found[f"sparse, {dtype or 'exact float32'}"] = path, read
+        loaded = jax.tree.map(jnp.asarray, deploy.load_sparse(path, like=params))
+        found[f"sparse, {dtype or 'exact float32'}"] = path, loaded
     return found
 
 
-def error(network: Finished, logits: Callable[[np.ndarray], Any]) -> float:
+def error(finished: Finished, logits: Callable[[np.ndarray], Any]) -> float:
     """Misclassified test images in per cent."""
 
     def mistakes(params: None, images: np.ndarray, labels: np.ndarray) -> int:
         del params  # in ``logits``
-        found = np.asarray(logits(network.prepare(images)))
+        found = np.asarray(logits(finished.prepare(images)))
         return int((found.argmax(-1) != labels).sum())
 
-    return runs.error(mistakes, None, network.dataset.test)
+    return networks.error(mistakes, None, finished.dataset.test)
 
 
 def _jax(function: Callable[..., Any]) -> Form:
     return Form(lambda x: jax.block_until_ready(function(x)), jax.device_put)
 
 
-def _onnx(network: Finished, small: deploy.Shrunk, example: Any, folder: Path) -> dict[str, Form]:
+def _onnx(finished: Finished, small: deploy.Network, example: Any, folder: Path) -> dict[str, Form]:
     import onnxruntime
 
-    def form(name: str, function: Any, params: Any) -> Form:
+    def form(name: str, network: deploy.Network) -> Form:
         path = folder / f"{name}.onnx"
-        path.write_bytes(deploy.export_onnx(deploy.Network(function, params), example))
+        path.write_bytes(deploy.export_onnx(network, example))
         options = onnxruntime.SessionOptions()
         # Its threads would wait for the next call at full speed, while others are timed.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -113,44 +163,38 @@ def _onnx(network: Finished, small: deploy.Shrunk, example: Any, folder: Path) -
         return Form(lambda x: session.run(None, {given.name: x})[0], np.ascontiguousarray, path)
 
     return {
-        "onnxruntime, dense": form("dense", network.function, network.params),
-        "onnxruntime, shrunk": form("shrunk", small.function, small.params),
+        "onnxruntime, dense": form("dense", finished.network),
+        "onnxruntime, shrunk": form("shrunk", small),
     }
 
 
-def _torch(network: Finished, small: deploy.Shrunk, example: Any, folder: Path) -> dict[str, Form]:
-    """PyTorch's own layers, on our weights: the dense LeNets."""
+def _torch(finished: Finished, small: Any, example: Any, folder: Path) -> dict[str, Form]:
+    """PyTorch's own layers with our weights: the dense LeNets."""
     del small, example, folder
     import torch
     from torch import nn
 
-    if network.model not in ("lenet300", "lenet5"):
+    model_name = finished.result["model"]
+    if model_name not in networks.MNIST_MODELS:
         return {}
-    state = {
-        name: torch.tensor(array)
-        for name, array in deploy.torch_state(network.params, network.flattened, "conv").items()
-    }
+    arrays = deploy.torch_state(finished.network.params, finished.flattened, "conv")
+    state = {name: torch.tensor(array) for name, array in arrays.items()}
 
-    def linear(name: str) -> Any:
-        layer = nn.Linear(*reversed(state[f"{name}.weight"].shape))
-        layer.load_state_dict({part: state[f"{name}.{part}"] for part in ("weight", "bias")})
-        return layer
-
-    def conv(name: str) -> Any:
+    def layer(name: str) -> Any:
         out, inputs, *sides = state[f"{name}.weight"].shape
-        layer = nn.Conv2d(inputs, out, sides)
-        layer.load_state_dict({part: state[f"{name}.{part}"] for part in ("weight", "bias")})
-        return layer
+        made = nn.Conv2d(inputs, out, sides) if sides else nn.Linear(inputs, out)
+        made.load_state_dict({part: state[f"{name}.{part}"] for part in ("weight", "bias")})
+        return made
 
-    if network.model == "lenet5":
+    if model_name == "lenet5":
         model = nn.Sequential(
-            conv("conv1"), nn.MaxPool2d(2), nn.ReLU(), conv("conv2"), nn.MaxPool2d(2), nn.ReLU(),
-            nn.Flatten(), linear("dense1"), nn.ReLU(), linear("dense2"),
+            layer("conv1"), nn.MaxPool2d(2), nn.ReLU(), layer("conv2"), nn.MaxPool2d(2), nn.ReLU(),
+            nn.Flatten(), layer("dense1"), nn.ReLU(), layer("dense2"),
         )  # fmt: skip
     else:
-        phi = nn.Tanh if network.activation == "tanh" else nn.ReLU
+        phi = nn.Tanh if finished.result["network"].get("activation") == "tanh" else nn.ReLU
         model = nn.Sequential(
-            nn.Flatten(), linear("dense1"), phi(), linear("dense2"), phi(), linear("dense3")
+            nn.Flatten(), layer("dense1"), phi(), layer("dense2"), phi(), layer("dense3")
         )
     model.eval()
 
@@ -158,7 +202,4 @@ def _torch(network: Finished, small: deploy.Shrunk, example: Any, folder: Path) 
         with torch.inference_mode():
             return model(x)
 
-    def place(images: np.ndarray) -> Any:
-        return torch.tensor(images.reshape(len(images), 1, 28, 28))
-
-    return {"PyTorch, dense": Form(run, place)}
+    return {"PyTorch, dense": Form(run, lambda x: torch.tensor(x.reshape(len(x), 1, 28, 28)))}

@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from experiments.gated_decay.config import CITED, PHASES, Row
-from experiments.gated_decay.train import Run
+from experiments.common.report import Row
+from experiments.common.runner import Picture
+from experiments.gated_decay.config import CITED, PHASES
+from sparsejax.models import LENET5_LAYERS, VGG16_LAYERS
 
 _ACROSS = 4  # histograms
 _FILTERS = 20
+_LAYERS = {"lenet5": LENET5_LAYERS, "vgg16": VGG16_LAYERS}
 _COLORS = matplotlib.color_sequences["tab10"]
 
 
-def draw(folder: Path, ended: Mapping[str, Sequence[Run]]) -> list[Path]:
-    """Draw the first seed of each row; return the PNGs."""
-    first = {row: runs[0] for row, runs in ended.items()}
-    return [
-        frontier(folder / "frontier.png", ended),
-        curves(folder / "curves.png", first),
-        weights(folder / "weights.png", first),
-        filters(folder / "filters.png", first),
-    ]
+def figures(rows: Sequence[Row], ended: Mapping[str, Sequence[Any]]) -> dict[str, Picture]:
+    """Accuracy against size for all seeds, and the first seed of each row in detail."""
+    del rows
+    if not ended:
+        return {}
+    first = {name: runs[0] for name, runs in ended.items()}
+    return {
+        "frontier.png": frontier(ended),
+        "curves.png": curves(first),
+        "weights.png": weights(first),
+        "filters.png": filters(first),
+    }
 
 
-def frontier(path: Path, ended: Mapping[str, Sequence[Run]]) -> Path:
+def frontier(ended: Mapping[str, Sequence[Any]]) -> Figure:
     """Test accuracy against parameters left, every seed, beside the published figures."""
-    by_dataset: dict[Row, list[tuple[str, Sequence[Run]]]] = {}
+    by_dataset: dict[Any, list[tuple[str, Sequence[Any]]]] = {}
     for name, runs in ended.items():
         by_dataset.setdefault(runs[0].settings["row"], []).append((name, runs))
     figure = Figure(figsize=(6 * len(by_dataset), 4.5), layout="constrained")
@@ -59,10 +65,10 @@ def frontier(path: Path, ended: Mapping[str, Sequence[Run]]) -> Path:
         axis.margins(x=0.1)
         axis.grid(True, alpha=0.3)
         axis.legend(frameon=False, fontsize=8, title="ours, a point a seed", title_fontsize=8)
-    return _save(figure, path)
+    return figure
 
 
-def curves(path: Path, runs: Mapping[str, Run]) -> Path:
+def curves(runs: Mapping[str, Any]) -> Figure:
     """Density and validation error over all phases, epochs that pruned marked."""
     figure = Figure(figsize=(11, 3.4 * len(runs)), layout="constrained")
     grid = figure.subplots(len(runs), 2, squeeze=False)
@@ -94,30 +100,35 @@ def curves(path: Path, runs: Mapping[str, Run]) -> Path:
             axis.set_xlabel("epoch")
             axis.grid(True, alpha=0.3)
             axis.legend(frameon=False, fontsize=8)
-    return _save(figure, path)
+    return figure
 
 
-def weights(path: Path, runs: Mapping[str, Run]) -> Path:
+def weights(runs: Mapping[str, Any]) -> Figure:
     """Histograms of the weights of each layer that are left."""
-    panels = [(row, run, layer) for row, run in runs.items() for layer in run.task.layers]
+    panels = [
+        (f"{row}: {layer}", network[layer]["kernel"])
+        for row, run in runs.items()
+        for network in [run.network()]
+        for layer in _LAYERS[run.result()["model"]]
+    ]
     lines = -(-len(panels) // _ACROSS)
     figure = Figure(figsize=(12, 2.4 * lines), layout="constrained")
     axes = figure.subplots(lines, _ACROSS, squeeze=False).flat
-    for axis, (row, run, layer) in zip(axes, panels, strict=False):
-        kernel = run.network()[f"{layer}/kernel"]
+    for axis, (title, kernel) in zip(axes, panels, strict=False):
         left = kernel[kernel != 0]
         axis.hist(left, bins=41, color=_COLORS[0])
-        axis.set_title(f"{row}: {layer}, {left.size:,} of {kernel.size:,}", fontsize=9)
+        axis.set_title(f"{title}, {left.size:,} of {kernel.size:,}", fontsize=9)
         axis.tick_params(labelsize=7)
-    return _save(figure, path)
+    return figure
 
 
-def filters(path: Path, runs: Mapping[str, Run]) -> Path:
+def filters(runs: Mapping[str, Any]) -> Figure:
     """The first layer's first 20 filters, mean of the input channels; what was pruned is white."""
     figure = Figure(figsize=(11, 0.75 * len(runs)), layout="constrained")
     grid = figure.subplots(len(runs), _FILTERS, squeeze=False)
     for axes, (row, run) in zip(grid, runs.items(), strict=True):
-        kernel = run.network()[f"{run.task.layers[0]}/kernel"].mean(axis=2)
+        first, *_ = _LAYERS[run.result()["model"]]
+        kernel = run.network()[first]["kernel"].mean(axis=2)
         limit = np.abs(kernel).max() or 1.0
         for axis in axes:
             axis.set_axis_off()
@@ -128,9 +139,4 @@ def filters(path: Path, runs: Mapping[str, Run]) -> Path:
             axis.set_xticks([])
             axis.set_yticks([])
         axes[0].set_ylabel(row, fontsize=8, rotation=0, ha="right", va="center")
-    return _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=130, metadata={"Software": None})
-    return path
+    return figure

@@ -1,8 +1,8 @@
 """``python -m experiments.gpu``: the tickets of ResNet-20 and VGG-16 on CIFAR-10, on a GPU.
 
-In pieces, the most telling first. What a time limit cuts off is reported as far as it came, and
-goes on at the next call; on another machine, without the runs, the points of other starts add up in
-the same report.
+It runs commands of experiments.tickets, the most informative first. What a time limit cuts off is
+reported as far as it came and continued by the next call; on another machine, without the runs, the
+points of other initial values add up in the same report.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from experiments.common import cli
+from experiments.common.runner import command_line
 from experiments.tickets.config import Config as Tickets
 
 Model = Literal["resnet20", "vgg16"]
@@ -29,26 +29,25 @@ class Config:
     """The paper preset of experiments.tickets on CIFAR-10, in bfloat16, within a time limit."""
 
     model: tuple[Model, ...] = ("resnet20", "vgg16")
-    """One after another."""
+    """Networks, one after another."""
     initial: tuple[float, ...] = (-0.2, -0.1, 0.0, 0.1)
-    """Starts of the gates, a member each for every seed, all in one program."""
+    """Initial values of the gates, a member each for every seed, all in one program."""
     rounds: int = 5
-    """Of continuous sparsification."""
+    """Rounds of continuous sparsification."""
     pruning_rounds: int = 30
-    """Of iterative magnitude pruning, which comes last; 0 leaves it out."""
+    """Rounds of iterative magnitude pruning, which comes last; 0 leaves it out."""
     seeds: tuple[int, ...] = (0,)
     """Members, too."""
     published: bool = False
     """Continuous sparsification as in the published code wherever it differs from the paper's
     equations and from our other runs (see experiments.tickets); its rows are kept apart."""
     vmap_size: int | None = None
-    """How many members are computed together; default what is faster, one or all of them, which is
+    """Members that are computed together; default what is faster, one or all of them, which is
     measured first."""
     minutes: float = 25.0
-    """When to stop; checkpoints stay, and the same command goes on from them."""
+    """When to stop; checkpoints stay, and the same command continues from them."""
     trial: bool = False
-    """Whether everything is there, on a CPU too: one member, an epoch a round, an eighth of the
-    width."""
+    """Test the whole way, on a CPU too: one member, an epoch a round, an eighth of the width."""
     output: Path = Path("runs/tickets")
     """Folder of the runs, and of compiled programs."""
     results: Path = Path("results/tickets")
@@ -57,9 +56,9 @@ class Config:
     """Folder with CIFAR-10 in any form that experiments.data reads, where nothing can be fetched:
     the six PNG sheets of about 23 MB each and the two label files can be carried one by one."""
 
-    def pace_file(self, model: Model) -> Path:
-        """What was measured: seconds an epoch by the number of members computed together."""
-        return self.output / Tickets(model=model).group() / "pace.json"
+    def calibration(self, model: Model) -> Path:
+        """The file of the measured seconds an epoch, by the number of members together."""
+        return self.output / Tickets(model=model).group / "calibration.json"
 
 
 def common(config: Config, model: Model) -> list[str]:
@@ -68,7 +67,7 @@ def common(config: Config, model: Model) -> list[str]:
     length, seeds, initial = ["--preset", "paper"], config.seeds, config.initial
     if config.trial:
         length = ["--preset", "smoke", "--epochs", "1", "--width", "0.125", "--batch-size", "1500"]
-        seeds, initial = (0,), (0.05,)  # a start that prunes little within an epoch
+        seeds, initial = (0,), (0.05,)  # an initial value that prunes little within an epoch
     flags = [
         "--model", model, *length, "--dtype", "bfloat16", "--seeds", *words(seeds),
         "--initial", *words(initial), "--output", str(config.output),
@@ -79,7 +78,7 @@ def common(config: Config, model: Model) -> list[str]:
 
 
 def pieces(config: Config) -> list[tuple[Model, list[str]]]:
-    """What is run, in order: of each network the dense one and one method, then the other."""
+    """The commands in order: for each network the dense one and one method, then the other."""
     dense = ["--method", "imp", "--pruning-rounds", "0"]
     gated = ["--method", "cs", "--rounds", str(config.rounds)]
     found = [(model, piece) for model in config.model for piece in (dense, gated)]
@@ -90,7 +89,7 @@ def pieces(config: Config) -> list[tuple[Model, list[str]]]:
 
 
 def main(config: Config, command: str) -> None:
-    """Run them until all is done or the time is over."""
+    """Run all pieces until they are done or the time is over."""
     del command
     for name in ("minutes", "rounds"):
         if not getattr(config, name) > 0:
@@ -118,12 +117,12 @@ def main(config: Config, command: str) -> None:
 
 
 def vmap_size(config: Config, model: Model, end: float) -> int:
-    """How many members to compute together: as asked for, or what is faster here."""
+    """How many members to compute together: the flag, or what is faster here."""
     if config.vmap_size:
         return config.vmap_size
-    file = config.pace_file(model)
+    file = config.calibration(model)
     if not file.exists():
-        _run(["experiments.gpu.pace", *common(config, model), "--method", "cs"], end, config)
+        _run(["experiments.gpu.calibrate", *common(config, model), "--method", "cs"], end, config)
     seconds = json.loads(file.read_text())["seconds"]
     return int(min(seconds, key=seconds.__getitem__))
 
@@ -131,7 +130,7 @@ def vmap_size(config: Config, model: Model, end: float) -> int:
 def _reported(tickets: Sequence[str], end: float, config: Config) -> bool:
     """Whether the rounds that ended before a stop are in the report by ``end``."""
     try:
-        return not _run([*tickets, "--so-far"], end, config, check=False)
+        return not _run([*tickets, "--partial"], end, config, check=False)
     except subprocess.TimeoutExpired:
         return False
 
@@ -147,10 +146,10 @@ def _run(words: Sequence[str], end: float, config: Config, check: bool = True) -
 
 
 def _backend() -> str:
-    """Asked in a process of its own: here JAX would take the GPU's memory from those that run."""
+    """The backend of another process; in this one JAX would take the GPU's memory from the runs."""
     words = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":
-    cli.run(Config, "experiments.gpu", main)
+    command_line(Config, "experiments.gpu", main)

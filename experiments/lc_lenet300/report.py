@@ -1,17 +1,27 @@
-"""The paper's table beside ours: report.json, report.md and the same table on the screen."""
+"""The table of the paper beside ours, and the figures."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from experiments.common.results import made_by, summary, write_report
-from experiments.common.tables import error, markdown, screen
-from experiments.lc_lenet300.config import PUBLISHED, Row
-from experiments.lc_lenet300.train import Run
+from experiments.common.report import (
+    MADE_BY,
+    Columns,
+    Parts,
+    Row,
+    Table,
+    aggregate,
+    describe,
+    error,
+    figure,
+)
+from experiments.common.runner import Picture, Run
+from experiments.lc_lenet300.config import PUBLISHED, ROWS, Config, is_reference
+from sparsejax.inspection import figures as pictures
+from sparsejax.models import LENET300_LAYERS
 
-EXPERIMENT = "lc_lenet300"
 _TITLES = {
     "reference": "reference, ReLU",
     "reference_tanh": "reference, tanh",
@@ -21,99 +31,96 @@ _TITLES = {
     "l0_l2_relu": "l0 + l2",
     "l0_l2_1pct": "l0 + l2 at 1 %",
 }
+_FIELDS = ("nonzeros", "density", "layer_nonzeros", "live_units", "bzip2_bytes", "seconds")
 
 
-def table_rows(runs: Mapping[Row, Sequence[Run]]) -> list[dict[str, Any]]:
-    """The rows of report.json: one for each method, a value for each of its ended runs."""
-    rows = []
-    for name, of_row in runs.items():
-        results = [run.result() for run in of_row]
-        config = of_row[0].config
-        settings = {k: v for k, v in results[0]["settings"].items() if k != "seed"}
-        column = lambda key, results=results: [result[key] for result in results]  # noqa: E731
-        rows.append(
-            {
-                "name": name,
-                "model": "lenet300",
-                "dataset": "mnist",
-                "method": settings.pop("row"),
-                "preset": config.preset,
-                "seeds": [run.seed for run in of_row],
-                "test_error": summary(column("test_error")),
-                "validation_error": summary(column("validation_error")),
-                "nonzeros": column("nonzeros"),
-                "density": column("density"),
-                "layer_nonzeros": column("layer_nonzeros"),
-                "live_units": column("live_units"),
-                "bzip2_bytes": column("bzip2_bytes"),
-                "seconds": column("seconds"),
-                "published": PUBLISHED.get(name, {}),
-                "settings": settings,
-            }
-        )
-    return rows
+def rows(config: Config, ended: Mapping[str, Sequence[Run]], command: str) -> list[Row]:
+    """The rows of report.json: one for each method."""
+    del command
+    found = []
+    for name in (name for name in config.rows() if name in ended):
+        results = [run.result() for run in ended[name]]
+        about = describe(config, name, results, method=name, published=PUBLISHED.get(name, {}))
+        found.append(about | aggregate(results, _FIELDS))
+    return found
 
 
-def write(folder: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Write report.json and report.md into ``folder``; return the table for the screen."""
-    write_report(folder, EXPERIMENT, command, rows)
-    header = [
-        "row", "units", "published error", "ours: test error", "validation", "weights left",
-        "published units", "ours: units left (most over seeds)", "seconds a run",
-    ]  # fmt: skip
-    cells = [_cells(row) for row in rows]
+def _units(counts: Sequence[int]) -> str:
+    return "-".join(map(str, counts))
+
+
+def _published_units(row: Row) -> str:
+    return _units(row["published"]["live_units"]) if row["published"] else "(none)"
+
+
+_COLUMNS: Columns = (
+    ("row", lambda row: f"{_TITLES[row['name']]} [{row['name']}]"),
+    ("activation", lambda row: row["settings"]["activation"]),
+    (
+        "published test error",
+        lambda row: f"{row['published']['test_error']:.2f} %" if row["published"] else "(none)",
+    ),
+    ("ours: test error", lambda row: error(row["test_error"])),
+    ("validation error", lambda row: f"{row['validation_error']['mean']:.2f} %"),
+    (
+        "non-zero weights",
+        lambda row: f"{max(row['nonzeros']):,} ({100 * max(row['density']):.2f} %)",
+    ),
+    ("published live units", _published_units),
+    (
+        "ours: live units (maximum over seeds)",
+        lambda row: _units([max(units) for units in zip(*row["live_units"], strict=True)]),
+    ),
+    ("seconds per run", lambda row: f"{sum(row['seconds']) / len(row['seconds']):.0f}"),
+)
+_SIZES: Columns = (
+    ("row", lambda row: f"[{row['name']}]"),
+    (
+        "non-zero weights of the three layers (first seed)",
+        lambda row: " + ".join(f"{count:,}" for count in row["layer_nonzeros"][0]),
+    ),
+    ("bytes after BZIP2 (float32, biases too)", lambda row: f"{row['bzip2_bytes'][0]:,}"),
+)
+
+
+def parts(rows: Sequence[Row]) -> Parts:
+    """The report."""
     seeds = sorted({seed for row in rows for seed in row["seeds"]})
-    lines = [
+    return [
         "# LeNet300 on MNIST, compressed by learning-compression",
-        "",
-        *markdown(header, cells),
-        "",
+        Table(_COLUMNS, rows),
         "Errors in per cent at the end of training, mean ± sample standard deviation over seeds "
-        f"{', '.join(map(str, seeds))}. The validation split is 5,000 "
-        "images held out of the training set, never trained on. Test errors were visible while the "
-        "settings were searched for, so they are not blind estimates (see BUILD_NOTES.md). "
-        "Published: Idelbayev and Carreira-Perpiñán, ICASSP 2022.",
-        "",
-        made_by(command),
-        "",
-        *markdown(
-            [
-                "row",
-                "weights left in the three layers (first seed)",
-                "bytes after BZIP2 (float32, biases too)",
-            ],
-            [_sizes(row) for row in rows],
+        f"{', '.join(map(str, seeds))}. The validation split is 5,000 images held out of the "
+        "training set, never trained on. Test errors were visible while the settings were searched "
+        "for, so they are not blind estimates. Published: Idelbayev and Carreira-Perpiñán, ICASSP "
+        "2022.",
+        MADE_BY,
+        Table(_SIZES, rows, on_screen=False),
+        figure("Error and distance along the LC steps", "curves.png"),
+        figure("Input pixels that survive", "pixels.png"),
+        figure("Weights of each layer before and after", "connectivity.png"),
+    ]
+
+
+def figures(rows: Sequence[Row], ended: Mapping[str, Sequence[Run]]) -> dict[str, Picture]:
+    """The networks of the first seed, one dense reference among them, and curves of all seeds."""
+    del rows
+    if not ended:
+        return {}
+    names = [name for name in ROWS if name in ended]
+    shown = [name for name in names if name != "reference_tanh" or "reference" not in names]
+    networks: dict[str, Any] = {name: ended[name][0].network() for name in shown}
+    curves: dict[str, Any] = {
+        name: [run.metrics() for run in ended[name]] for name in names if not is_reference(name)
+    }
+    drawn: dict[str, Picture] = {
+        "pixels.png": functools.partial(
+            pictures.plot_pixel_maps, networks=networks, layers=LENET300_LAYERS, shape=(28, 28)
         ),
-        "",
-        "![Error and distance along the LC steps](curves.png)",
-        "",
-        "![Input pixels that survive](pixels.png)",
-        "",
-        "![Weights of each layer before and after](connectivity.png)",
-    ]
-    (folder / "report.md").write_text("\n".join(lines) + "\n")
-    return screen(header, cells)
-
-
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    published, ours = row["published"], row["test_error"]
-    most = [max(units) for units in zip(*row["live_units"], strict=True)]
-    return [
-        f"{_TITLES[row['name']]} [{row['name']}]",
-        row["settings"]["activation"],
-        f"{published['test_error']:.2f} %" if published else "(none)",
-        error(ours),
-        f"{row['validation_error']['mean']:.2f} %",
-        f"{max(row['nonzeros']):,} ({100 * max(row['density']):.2f} %)",
-        "-".join(map(str, published["live_units"])) if published else "(none)",
-        "-".join(map(str, most)),
-        f"{sum(row['seconds']) / len(row['seconds']):.0f}",
-    ]
-
-
-def _sizes(row: Mapping[str, Any]) -> list[str]:
-    return [
-        f"[{row['name']}]",
-        " + ".join(f"{count:,}" for count in row["layer_nonzeros"][0]),
-        f"{row['bzip2_bytes'][0]:,}",
-    ]
+        "connectivity.png": functools.partial(
+            pictures.plot_connectivity, networks=networks, layers=LENET300_LAYERS
+        ),
+    }
+    if curves:
+        drawn["curves.png"] = functools.partial(pictures.plot_learning_compression, series=curves)
+    return drawn

@@ -1,29 +1,27 @@
-"""The flags of the experiment and its presets."""
+"""Flags, presets and the options of continuous sparsification."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
-from experiments.tickets import options
-from experiments.tickets.networks import CIFAR_MODELS
+from experiments.common.networks import CIFAR_MODELS
+from experiments.common.runner import Config as CommonConfig
 
-MethodName = Literal["cs", "imp", "imp_continued", "one_shot", "random", "l0"]
-METHODS: tuple[MethodName, ...] = ("cs", "imp", "imp_continued", "one_shot", "random", "l0")
+Method = Literal["cs", "imp", "imp_continued", "one_shot", "random", "l0"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """How long: what a preset fixes."""
+class Schedule(NamedTuple):
+    """The lengths that a preset fixes."""
 
     epochs: int
-    """Of a round, and of the training of a ticket."""
+    """Epochs of a round, and of the training of a ticket."""
     rounds: int
-    """Of continuous sparsification."""
+    """Rounds of continuous sparsification."""
     pruning_rounds: int
-    """Of iterative magnitude pruning."""
+    """Rounds of iterative magnitude pruning."""
     rewind_epochs: int
 
 
@@ -33,54 +31,80 @@ PRESETS: Mapping[str, Schedule] = {
     "paper": Schedule(85, 5, 30, 2),
 }
 
-_PUBLISHED = (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3)
-_MNIST = (-0.3, -0.2, -0.1, -0.03)  # from 0.05 on nothing is pruned there
+_PUBLISHED_STARTS = (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3)
 STARTS: Mapping[str, tuple[float, ...]] = {
-    "lenet300": _MNIST, "lenet5": (-0.1, -0.04), "resnet20": _PUBLISHED, "vgg16": _PUBLISHED,
-}  # fmt: skip
-"""Of the gates of continuous sparsification."""
+    "lenet300": (-0.3, -0.2, -0.1, -0.03),  # from 0.05 on nothing is pruned on MNIST
+    "lenet5": (-0.1, -0.04),
+    "resnet20": _PUBLISHED_STARTS,
+    "vgg16": _PUBLISHED_STARTS,
+}
+"""Initial values of the gates of continuous sparsification."""
+
+DEFAULT: Mapping[str, str] = {
+    "ticket_scale": "outside",
+    "penalty_on": "mask",
+    "search_weights": "rewound",
+    "search_optimizer": "renewed",
+    "search_gates": "closed",
+    "beta": "smooth",
+    "ticket_statistics": "initial",
+}
+"""The options of continuous sparsification, and what a run does unless a flag says otherwise."""
+
+PUBLISHED: Mapping[str, str] = {
+    "ticket_scale": "outside",
+    "penalty_on": "scaled_mask",
+    "search_weights": "continued",
+    "search_optimizer": "continued",
+    "search_gates": "reopened",
+    "beta": "staircase",
+    "ticket_statistics": "rewound",
+}
+"""What the published code does."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(CommonConfig):
     """Search for subnetworks that train as well as the whole, many searches in one program."""
+
+    experiment = "tickets"
 
     model: Literal["lenet300", "lenet5", "resnet20", "vgg16"] = "lenet300"
     """The network; the latter two (with batch normalisation) are for CIFAR-10."""
     dataset: Literal["mnist", "fashion_mnist", "cifar10"] | None = None
-    """What it learns; default mnist, or cifar10 for its two networks."""
-    method: tuple[Literal["all"] | MethodName, ...] = ("all",)
+    """The dataset; default mnist, or cifar10 for its two networks."""
+    method: tuple[Literal["all"] | Method, ...] = ("all",)
     """cs (continuous sparsification), imp (iterative magnitude pruning), imp_continued (without
-    rewinding), one_shot (magnitude pruning at once), random (masks by lot), l0 (hard-concrete)."""
+    rewinding), one_shot (magnitude pruning at once), random (random masks), l0 (hard-concrete)."""
     preset: Literal["smoke", "quick", "paper"] = "quick"
     """How long: smoke (2 epochs a round), quick (20), paper (85, as published)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Members of every population: initial weights and gates."""
     initial: tuple[float, ...] | None = None
-    """cs: where the gates start, a member each for every seed; smaller ones end sparser. Default by
-    the network."""
+    """cs: initial values of the gates, a member each for every seed; smaller ones end sparser.
+    Default by the network."""
     penalty: tuple[float, ...] = (1e-8,)
-    """cs: lambda, a member each for every seed and start."""
+    """cs: lambda, a member each for every seed and initial value."""
     published: bool = False
     """cs: do as the published code does wherever it differs from the paper's equations and from our
     other runs, unless one of the following seven flags says otherwise."""
-    ticket_scale: options.Scale | None = None
+    ticket_scale: Literal["outside", "folded"] | None = None
     """cs: where the scale 1/sigma(s0) of a ticket's mask is while the ticket is trained: outside of
     the weights (default, and published), or folded into them."""
-    penalty_on: options.PenaltyOn | None = None
+    penalty_on: Literal["mask", "scaled_mask"] | None = None
     """cs: what lambda multiplies: the mask sigma(beta s) (default), or the scaled_mask
     sigma(beta s) / sigma(s0) (published)."""
-    search_weights: options.Weights | None = None
+    search_weights: Literal["rewound", "continued"] | None = None
     """cs: between the rounds of a search: rewound (default) or continued (published)."""
-    search_optimizer: options.Optimizer | None = None
-    """cs: between the rounds of a search: renewed (default) or continued, that is with its momentum
+    search_optimizer: Literal["renewed", "continued"] | None = None
+    """cs: between the rounds of a search: renewed (default) or continued with its momentum
     (published)."""
-    search_gates: options.Gates | None = None
-    """cs: what a round closed stays closed (default), or may be reopened, since gates restart at
-    min(s, s0) and not at min(beta s, s0) (published)."""
-    beta: options.Beta | None = None
+    search_gates: Literal["closed", "reopened"] | None = None
+    """cs: what a round closed stays closed (default, restart at min(beta s, s0)), or may be
+    reopened (published, restart at min(s, s0))."""
+    beta: Literal["smooth", "staircase"] | None = None
     """cs: smooth, rising at every step (default), or a staircase of epochs (published)."""
-    ticket_statistics: options.Statistics | None = None
+    ticket_statistics: Literal["initial", "rewound"] | None = None
     """cs, resnet20 and vgg16: the running statistics that the training of a ticket starts from:
     initial (default) or rewound like its weights (published)."""
     fraction: float = 0.2
@@ -90,52 +114,44 @@ class Config:
     l0_penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3)
     """l0: its lambda, a member each for every seed."""
     epochs: int | None = None
-    """Of a round; default the preset's."""
+    """Epochs of a round; default the preset's."""
     rounds: int | None = None
-    """Of cs; default the preset's."""
+    """Rounds of cs; default the preset's."""
     pruning_rounds: int | None = None
-    """Of imp and imp_continued; default the preset's. 0 trains the whole network alone."""
+    """Rounds of imp and imp_continued; default the preset's. 0 trains the whole network alone."""
     learning_rate: float = 0.1
-    """Of SGD with Nesterov's momentum 0.9; a tenth of it after 2/3 and a hundredth after 5/6."""
+    """Learning rate of SGD with Nesterov momentum 0.9; a tenth of it after 2/3 and a hundredth
+    after 5/6 of a round."""
     weight_decay: float = 1e-4
-    """Of the weights."""
+    """Decay of the weights."""
     batch_size: int = 128
     """Images a step."""
     width: float = 1.0
     """resnet20 and vgg16: multiplier of the channels, for a trial."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """resnet20 and vgg16: of the computation; weights are float32."""
+    """resnet20 and vgg16: dtype of the computation; weights are float32."""
     devices: int | None = None
-    """Over how many devices members are dealt out (a divisor of their number); default all that
-    there are, of a CPU all cores."""
+    """Devices that members are sharded over (a divisor of their number); default all that there
+    are, of a CPU all cores."""
     vmap_size: int | None = None
-    """How many members of a device are computed together (a divisor of their number); default 1 on
-    a CPU, elsewhere all."""
-    output: Path = Path("runs/tickets")
-    """Folder of the runs: a folder for each method and round."""
-    results: Path | None = None
-    """Folder of the report and the figures, one for all networks and datasets; default
-    OUTPUT/results. Points are added to those that are there with the same settings and seeds."""
-    data_dir: Path | None = None
-    """Folder of the datasets; default $SPARSEJAX_DATA_DIR, else the user's cache folder."""
-    resume: bool = False
-    """Continue what is already in OUTPUT."""
-    so_far: bool = False
-    """Train nothing: report the rounds in OUTPUT that have ended."""
+    """Members of a device that are computed together (a divisor of their number); default 1 on a
+    CPU, elsewhere all."""
 
-    def trained_on(self) -> str:
-        """The dataset."""
+    @property
+    def task(self) -> str:
+        """The dataset, by default that of the model."""
         return self.dataset or ("cifar10" if self.model in CIFAR_MODELS else "mnist")
 
+    @property
     def group(self) -> str:
-        """The network and what it learns, as folders, figures and sections are named."""
-        return f"{self.model}_{self.trained_on()}"
+        """The network and its dataset, as folders, figures and sections are named."""
+        return f"{self.model}_{self.task}"
 
-    def methods(self) -> tuple[MethodName, ...]:
-        """Those asked for, in the order of the table."""
+    def methods(self) -> tuple[Method, ...]:
+        """The methods asked for, in the order of the table."""
         return tuple(m for m in METHODS if "all" in self.method or m in self.method)
 
-    def settings(self, method: MethodName) -> dict[str, Any]:
+    def settings(self, method: Method) -> dict[str, Any]:
         """What defines a population, as JSON values."""
         schedule = PRESETS[self.preset]
         pruning = self.pruning_rounds
@@ -143,7 +159,7 @@ class Config:
         several = {"imp": pruning, "imp_continued": pruning, "cs": self.rounds or schedule.rounds}
         return {
             "model": self.model,
-            "dataset": self.trained_on(),
+            "dataset": self.task,
             "method": method,
             "epochs": self.epochs or schedule.epochs,
             "rounds": several.get(method, 1),
@@ -153,16 +169,15 @@ class Config:
             "batch_size": self.batch_size,
             "width": self.width,
             "dtype": self.dtype,
-            **(self.chosen() if method == "cs" else {}),
+            **(self.options() if method == "cs" else {}),
             "members": self.members(method),
         }
 
-    def chosen(self) -> dict[str, str]:
-        """What continuous sparsification does where there is a choice."""
-        usual = options.PUBLISHED if self.published else options.DEFAULT
-        return {name: getattr(self, name) or value for name, value in usual.items()}
+    def options(self) -> dict[str, str]:
+        """The options of continuous sparsification."""
+        return self.overridden(PUBLISHED if self.published else DEFAULT)
 
-    def members(self, method: MethodName) -> list[dict[str, float]]:
+    def members(self, method: Method) -> list[dict[str, float]]:
         """The hyperparameters of each member, its seed among them."""
         grid: list[dict[str, float]]
         if method == "cs":
@@ -176,34 +191,50 @@ class Config:
             grid = [{"fraction": 1 - density} for density in self.densities]
         return [point | {"seed": seed} for seed in self.seeds for point in grid]
 
-
-def check(config: Config) -> None:
-    """Raise ValueError where a flag is out of its range; the library checks the others."""
-    if (config.model in CIFAR_MODELS) != (config.trained_on() == "cifar10"):
-        raise ValueError(
-            "--dataset must be cifar10 for resnet20 and vgg16, and mnist or fashion_mnist for the "
-            f"others; got --model {config.model} --dataset {config.dataset}"
-        )
-    if config.model not in CIFAR_MODELS and (config.width != 1 or config.dtype != "float32"):
-        raise ValueError("--width and --dtype are for --model resnet20 and vgg16 alone")
-    if config.pruning_rounds is not None and config.pruning_rounds < 0:
-        raise ValueError(f"--pruning-rounds must be at least 0; got {config.pruning_rounds}")
-    for name in ("epochs", "rounds", "batch_size", "learning_rate", "devices", "vmap_size"):
-        given = getattr(config, name)
-        if given is not None and not given > 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be positive; got {given}")
-    for density in config.densities:
-        if not 0 < density < 1:
-            raise ValueError(f"--densities must be in (0, 1); got {density}")
-    if "cs" in config.methods() and config.chosen()["beta"] == "staircase":
-        epochs = config.settings("cs")["epochs"]
-        if epochs < 2:
+    def check(self) -> None:
+        """See `experiments.common.runner.Config`."""
+        if (self.model in CIFAR_MODELS) != (self.task == "cifar10"):
+            raise ValueError(
+                "--dataset must be cifar10 for resnet20 and vgg16, and mnist or fashion_mnist for "
+                f"the others; got --model {self.model} --dataset {self.dataset}"
+            )
+        if self.model not in CIFAR_MODELS and (self.width != 1 or self.dtype != "float32"):
+            raise ValueError("--width and --dtype are for --model resnet20 and vgg16 alone")
+        self.require("at least 0", lambda x: x >= 0, "pruning_rounds")
+        self.require(
+            "positive",
+            lambda x: x > 0,
+            "epochs", "rounds", "batch_size", "learning_rate", "devices", "vmap_size",
+        )  # fmt: skip
+        self.require("in (0, 1)", lambda x: 0 < x < 1, "densities")
+        if not self.seeds:
+            raise ValueError("--seeds must name at least one seed; got none")
+        schedule, rewind = PRESETS[self.preset], PRESETS[self.preset].rewind_epochs
+        epochs = self.epochs or schedule.epochs
+        if "cs" in self.methods() and self.options()["beta"] == "staircase" and epochs < 2:
             raise ValueError(f"--beta staircase needs at least 2 epochs a round; got {epochs}")
-    if not config.seeds:
-        raise ValueError("--seeds must name at least one seed; got none")
-    if config.epochs is not None and config.epochs < PRESETS[config.preset].rewind_epochs:
-        rewind = PRESETS[config.preset].rewind_epochs
-        raise ValueError(
-            f"--epochs must be at least {rewind}, since weights are rewound to that epoch; got "
-            f"{config.epochs}"
-        )
+        if epochs < rewind:
+            raise ValueError(
+                f"--epochs must be at least {rewind}, since weights are rewound to that epoch; got "
+                f"{epochs}"
+            )
+
+
+def option_title(settings: Mapping[str, Any]) -> str:
+    """The options of continuous sparsification in short: where the scale is, and other changes."""
+    chosen = {name: settings[name] for name in DEFAULT}
+    if chosen == PUBLISHED:
+        return "as the published code"
+    names = [n for n in DEFAULT if n == "ticket_scale" or chosen[n] != DEFAULT[n]]
+    return ", ".join(f"{name} {chosen[name]}" for name in names).replace("_", " ")
+
+
+def option_notes(settings: Mapping[str, Any], statistics: bool) -> str:
+    """All options for the report, beside those of the published code where they differ."""
+    said = []
+    for name in DEFAULT:
+        if statistics or name != "ticket_statistics":
+            theirs = PUBLISHED[name]
+            note = "" if settings[name] == theirs else f" (published code: {theirs})"
+            said.append(f"`{name}` {settings[name]}{note}")
+    return "; ".join(said)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.tickets import options
-from experiments.tickets.points import density, envelope
-from experiments.tickets.rows import group, overlaps
+from experiments.common.runner import Picture
+from experiments.tickets.config import option_title
+from experiments.tickets.points import density, pareto_front
 
 _COLORS = matplotlib.color_sequences["tab10"]
 _TITLES = {
@@ -25,20 +24,25 @@ _TITLES = {
 }
 
 
-def draw(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """Draw the rows of the report; return the PNGs."""
-    name = group(rows[0])
-    drawn = [
-        tickets(folder / f"{name}_tickets.png", rows),
-        cost(folder / f"{name}_cost.png", rows),
-    ]
-    if overlaps(rows):
-        drawn.append(overlap(folder / f"{name}_overlap.png", rows))
+def figures(
+    rows: Sequence[Mapping[str, Any]], ended: Mapping[str, Sequence[Any]]
+) -> dict[str, Picture]:
+    """The figures of each network and dataset, from their rows alone."""
+    del ended
+    drawn: dict[str, Picture] = {}
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(f"{row['model']}_{row['dataset']}", []).append(row)
+    for name, its in groups.items():
+        drawn[f"{name}_tickets.png"] = tickets(its)
+        drawn[f"{name}_cost.png"] = cost(its)
+        if any(point["mask_jaccard"] is not None for row in its for point in row["points"]):
+            drawn[f"{name}_jaccard.png"] = mask_jaccard(its)
     return drawn
 
 
-def tickets(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Test error of trained tickets against the weights left, and the envelope of CS."""
+def tickets(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Test error of trained tickets against the weights left, and a Pareto front."""
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axis = figure.subplots()
     for row in rows:
@@ -52,12 +56,12 @@ def tickets(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
             label=_label(row, rows),
         )  # fmt: skip
         if row["method"] == "cs":
-            line = envelope(points)
+            line = pareto_front(points)
             axis.step(
                 [100 * density(point) for point in line],
                 [point["test_error"]["mean"] for point in line],
                 where="post", color=_color(row, rows), linewidth=1.5,
-                label="its envelope, by validation",
+                label="its Pareto front, by validation",
             )  # fmt: skip
     dense = rows[0]["dense"]
     if dense:
@@ -69,18 +73,18 @@ def tickets(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     axis.set_ylabel("test error of the trained ticket, %")
     errors = [point["test_error"]["mean"] for row in rows for point in row["points"]]
     axis.set_ylim(0.9 * min(errors), min(1.1 * max(errors), 4 * min(errors)))
-    return _saved(figure, axis, path)
+    return _finished(figure, axis)
 
 
-def overlap(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """How alike the masks of different seeds are, and what chance would give."""
+def mask_jaccard(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Jaccard index of the masks of different seeds, and its expectation for random masks."""
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axis = figure.subplots()
     for row in rows:
-        points = [point for point in row["points"] if point["overlap"] is not None]
+        points = [point for point in row["points"] if point["mask_jaccard"] is not None]
         axis.scatter(
             [100 * density(point) for point in points],
-            [100 * point["overlap"] for point in points],
+            [100 * point["mask_jaccard"] for point in points],
             s=14, color=_color(row, rows), label=_label(row, rows),
         )  # fmt: skip
     share = np.geomspace(1e-3, 1, 200)
@@ -89,12 +93,12 @@ def overlap(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         label="independent masks",
     )  # fmt: skip
     _weights_left(axis)
-    axis.set_ylabel("overlap of the seeds' masks, %")
-    return _saved(figure, axis, path)
+    axis.set_ylabel("Jaccard index of the seeds' masks, %")
+    return _finished(figure, axis)
 
 
-def cost(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Epochs of training that a mask cost against what it leaves."""
+def cost(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Epochs of search against the weights left."""
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axis = figure.subplots()
     for row in rows:
@@ -105,7 +109,7 @@ def cost(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         )  # fmt: skip
     _weights_left(axis)
     axis.set_ylabel("epochs of search")
-    return _saved(figure, axis, path)
+    return _finished(figure, axis)
 
 
 def _alike(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -123,7 +127,7 @@ def _color(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Any:
 
 def _label(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     title = _TITLES[row["method"]]
-    return title if len(_alike(row, rows)) == 1 else f"{title}, {options.title(row['settings'])}"
+    return title if len(_alike(row, rows)) == 1 else f"{title}, {option_title(row['settings'])}"
 
 
 def _weights_left(axis: Any) -> None:
@@ -132,8 +136,7 @@ def _weights_left(axis: Any) -> None:
     axis.set_xlabel("weights left, %")
 
 
-def _saved(figure: Figure, axis: Any, path: Path) -> Path:
+def _finished(figure: Figure, axis: Any) -> Figure:
     axis.grid(True, alpha=0.3)
     axis.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130, metadata={"Software": None})
-    return path
+    return figure

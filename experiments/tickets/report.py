@@ -1,178 +1,181 @@
-"""What was found, by method: report.json, report.md and the same table on the screen.
-
-``python -m experiments.tickets.report FOLDER`` writes both and the figures anew from the points in
-the folder's report.json: nothing is trained, no point changes.
-"""
+"""One report of all networks and datasets, to which the points of several runs add up."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import tyro
+from experiments.common.networks import CIFAR_MODELS
+from experiments.common.report import (
+    Columns,
+    Parts,
+    Row,
+    Table,
+    error,
+    figure,
+    made_by,
+    origin,
+)
+from experiments.tickets.config import METHODS, PRESETS, Config, option_notes, option_title
+from experiments.tickets.figures import figures
+from experiments.tickets.points import (
+    Point,
+    against,
+    best,
+    comparison,
+    density,
+    points,
+    sparsest_matching,
+    standard_error,
+)
 
-from experiments.common import cli
-from experiments.common.results import write_report
-from experiments.common.tables import error, markdown
-from experiments.tickets import options
-from experiments.tickets.config import PRESETS
-from experiments.tickets.figures import draw
-from experiments.tickets.networks import CIFAR_MODELS
-from experiments.tickets.points import Point, density
-from experiments.tickets.rows import Row, completed, derived, gathered, group, overlaps
-from experiments.tickets.standing import comparison
-from sparsejax.training import write_json
+__all__ = ["figures", "parts", "rows"]
 
-EXPERIMENT = "tickets"
-_SHORT = ("Shorter than published", "A trial of the whole way, no result to compare")
-_PUBLISHED_EPOCHS = PRESETS["paper"].epochs
+_SHARED = (
+    "epochs", "rewind_epochs", "learning_rate", "weight_decay", "batch_size", "width", "dtype",
+)  # fmt: skip
+_HOW = (
+    "Test error at the same density beyond 95 % sparsity (of iterative magnitude pruning "
+    "interpolated between its rounds)"
+)
 
 
-def rows_in(folder: Path) -> list[Row]:
-    """Of the report that is there, if one is."""
+def group(row: Mapping[str, Any]) -> str:
+    """The network and dataset of a row, see `Config.group`."""
+    return f"{row['model']}_{row['dataset']}"
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The rows of the report in ``folder``, if there is one."""
     path = folder / "report.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    return [completed(row) for row in rows]
+    return json.loads(path.read_text())["rows"] if path.exists() else []
 
 
-def write(folder: Path, command: str, ours: Sequence[Row]) -> list[Row]:
-    """Add ``ours`` to report.json and report.md; return all rows of their network and dataset."""
-    everything = gathered(rows_in(folder), ours)
-    write_report(folder, EXPERIMENT, command, everything)
-    _write_markdown(folder, everything)
-    return [row for row in everything if group(row) == group(ours[0])]
+def check_comparable(there: Sequence[Row], config: Config) -> None:
+    """Raise ValueError if the rows of a run would replace rows of longer runs in the report."""
+    epochs = config.settings(METHODS[0])["epochs"]
+    for row in there:
+        longer = row["settings"]["epochs"]
+        if group(row) == config.group and longer > epochs:
+            raise ValueError(
+                f"--results holds {row['name']} of {longer} epochs a round, which rows of {epochs} "
+                "may not replace; give another folder"
+            )
 
 
-def write_again(folder: Path) -> list[Path]:
-    """Write report.json, report.md and the figures anew from the points that are there.
+def rows(config: Config, ended: Mapping[str, Sequence[Any]], command: str) -> list[Row]:
+    """The rows of the report that is there, with those of this run added."""
+    found = {name: points(run.result()["rows"], run.masks) for name, (run,) in ended.items()}
+    return gather(read_rows(config.report_folder), rows_of(config, found, command))
 
-    What made them, and where, stays as it is written there.
 
-    Returns:
-      The PNGs.
+def rows_of(config: Config, found: Mapping[Any, Sequence[Point]], command: str) -> list[Row]:
+    """A row for each method of a run: its points, and what made them."""
+    run = {"command": command, **origin()}
+    run["made_by"] = made_by(run)
+    settings = {name: config.settings(METHODS[0])[name] for name in _SHARED}
+    return [
+        {
+            "name": f"{config.group}_{method}",
+            "model": config.model,
+            "dataset": config.task,
+            "method": method,
+            "preset": config.preset,
+            "seeds": list(config.seeds),
+            "settings": settings | (config.options() if method == "cs" else {}),
+            "runs": [run],
+            "points": [{**point, "run": 0} for point in points],
+        }
+        for method, points in found.items()
+        if points
+    ]
 
-    Raises:
-      FileNotFoundError: there is no report.json in ``folder``.
+
+def gather(there: Sequence[Row], ours: Sequence[Row]) -> list[Row]:
+    """The rows of a report with ``ours``, all of one network and dataset, added.
+
+    Rows of other networks stay. Of this one, rows with the same settings and seeds stay, too, and
+    the points of a method add up: so a table can be made in pieces, on several machines. A point
+    that is made again is replaced. Rows of other settings are not comparable and are dropped (see
+    `check_comparable`). Continuous sparsification with other options is comparable, but a row of
+    its own. What follows from the points is computed anew for all.
     """
-    path = folder / "report.json"
-    everything = derived([completed(row) for row in json.loads(path.read_text())["rows"]])
-    write_json(path, {**json.loads(path.read_text()), "rows": everything})
-    _write_markdown(folder, everything)
-    return [png for _, rows in groupby(everything, group) for png in draw(folder, list(rows))]
+    first = ours[0]
+
+    def comparable(row: Row) -> bool:
+        same = all(row["settings"][name] == first["settings"][name] for name in _SHARED)
+        return group(row) == group(first) and same and row["seeds"] == first["seeds"]
+
+    added = {_identity(row): row for row in there if comparable(row)}
+    for row in ours:
+        added[_identity(row)] = _join(added.get(_identity(row)), row)
+    everything = [row for row in there if group(row) != group(first)]
+    everything += [added[key] for key in sorted(added)]
+    by_group = groupby(sorted(everything, key=group), group)
+    return [row for _, members in by_group for row in _derive(list(members))]
 
 
-def _write_markdown(folder: Path, rows: Sequence[Row]) -> None:
-    sections = [_section(list(its)) for _, its in groupby(rows, group)]
-    lines = ["# Tickets", "", *(line for section in sections for line in section)]
-    (folder / "report.md").write_text("\n".join(lines).rstrip() + "\n")
+def _identity(row: Row) -> tuple[Any, ...]:
+    """The same for rows whose points add up; it sorts them."""
+    own = sorted(set(row["settings"]) - set(_SHARED))
+    return METHODS.index(row["method"]), *(row["settings"][name] for name in own)
 
 
-def _section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What was found with one network on one dataset."""
-    first, dense, name = rows[0], rows[0]["dense"], group(rows[0])
-    lines = [f"## {first['model']} on {first['dataset']}", "", *markdown(*headlines(rows)), ""]
-    if dense:
-        lines += [_dense_network(dense), ""]
-    lines += [
-        f"Errors are those of trained tickets at the end of training ({_length(first)}), "
-        f"{_over(first['seeds'])}. Matching: the sparsest whose mean validation error is not "
-        "above the dense network's. Best: that of the lowest validation error (of several, "
-        "the cheapest). Densities are of "
-        "the kernels; biases (and what normalises) are not searched. Epochs are those of the "
-        "search, without the training of the ticket.",
-        "",
-    ]
-    if first["settings"]["epochs"] < _PUBLISHED_EPOCHS:
-        what = _SHORT[first["preset"] == "smoke"]
-        lines += [
-            f"{what}: {_length(first)}, where the published searches have {_PUBLISHED_EPOCHS}.",
-            "",
-        ]
+def _join(there: Row | None, ours: Row) -> Row:
+    """``ours`` with the points of ``there`` that it has not itself."""
+    if there is None:
+        return ours
+    made = {_key(point) for point in ours["points"]}
+    kept = [point for point in there["points"] if _key(point) not in made]
+    runs: list[Any] = []
+    joined = []
+    for row, its_points in ((there, kept), (ours, ours["points"])):
+        for point in its_points:
+            run = row["runs"][point["run"]]
+            if run not in runs:
+                runs.append(run)
+            joined.append({**point, "run": runs.index(run)})
+    return {**ours, "runs": runs, "points": sorted(joined, key=_key)}
+
+
+def _key(point: Point) -> tuple[Any, ...]:
+    return point["round"], *point["hyperparameters"].items()
+
+
+def _derive(rows: Sequence[Row]) -> list[Row]:
+    """Add what follows from the points of all methods of a network.
+
+    ``matching`` is the sparsest ticket whose validation error is not above the dense network's
+    (that of iterative magnitude pruning before its first pruning), ``best`` that of the lowest
+    validation error. The row's own numbers are those of the former, where there is one.
+    """
+    of_method = {row["method"]: row["points"] for row in rows}
+    pruned = [*of_method.get("imp", ()), *of_method.get("imp_continued", ())]
+    dense = next((point for point in pruned if point["round"] == 0), None)
+    complete = []
     for row in rows:
-        if row["method"] == "cs":
-            told = options.sentence(row["settings"], statistics=row["model"] in CIFAR_MODELS)
-            lines += [f"Continuous sparsification, {_options(row)}: {told}.", ""]
-        lines += comparison(row)
-    made = dict.fromkeys(run["made_by"] for row in rows for run in row["runs"])
-    lines += [line for sentence in made for line in (sentence, "")]
-    lines += [
-        f"![Error against the weights left]({name}_tickets.png)",
-        "",
-        f"![Epochs spent against the weights left]({name}_cost.png)",
-        "",
-    ]
-    if overlaps(rows):
-        lines += [f"![Overlap of the masks of different seeds]({name}_overlap.png)", ""]
-    lines += [
-        f"### All tickets of {first['model']} on {first['dataset']}",
-        "",
-        *markdown(*_everything(rows)),
-        "",
-    ]
-    return lines
+        tickets = [point for point in row["points"] if point["round"]]
+        matching, top = sparsest_matching(tickets, dense), best(tickets)
+        chosen = matching or top or row["points"][0]
+        new: Row = {
+            **row,
+            "chosen": "matching" if matching else "best" if top else "dense",
+            **{n: chosen[n] for n in ("test_error", "validation_error", "nonzeros", "density")},
+            "matching": matching,
+            "best": top,
+            "dense": dense,
+        }
+        if row["method"] == "cs" and any(point["round"] for point in of_method.get("imp", ())):
+            new["against_imp"] = against(tickets, of_method["imp"])
+        complete.append(new)
+    return complete
 
 
-def headlines(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The table of what counts."""
-    header = [
-        "row", "options", "epochs a round", "seeds",
-        "matching: weights left", "test error", "epochs of search",
-        "best: weights left", "test error", "epochs of search",
-    ]  # fmt: skip
-    cells = []
-    for row in rows:
-        name, settings = f"[{row['name']}]", row["settings"]
-        line = [name, _options(row), str(settings["epochs"]), str(len(row["seeds"]))]
-        for point in (row["matching"], row["best"]):
-            line += _three(point)
-        cells.append(line)
-    return header, cells
-
-
-def _options(row: Mapping[str, Any]) -> str:
-    """Those of continuous sparsification; the other methods have none."""
-    return options.title(row["settings"]) if row["method"] == "cs" else ""
-
-
-def _dense_network(point: Point) -> str:
-    """What the tickets are measured against."""
-    return (
-        f"The dense network: {error(point['test_error'])} test error, "
-        f"{point['validation_error']['mean']:.2f} % validation error."
-    )
-
-
-def _everything(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    several = len({_options(row) for row in rows if row["method"] == "cs"}) > 1
-    header = [
-        "method", "hyperparameters", "round", "epochs of search", "weights left, mean",
-        "test error", "validation", "overlap of the seeds' masks",
-    ]  # fmt: skip
-    cells = [
-        [
-            f"{row['method']}, {_options(row)}" if several and _options(row) else row["method"],
-            ", ".join(f"{name} {value:g}" for name, value in point["hyperparameters"].items()),
-            str(point["round"]),
-            str(point["search_epochs"]),
-            _left(point),
-            error(point["test_error"]),
-            f"{point['validation_error']['mean']:.2f} %",
-            "" if point["overlap"] is None else f"{point['overlap']:.0%}",
-        ]
-        for row in rows
-        for point in row["points"]
-    ]
-    return header, cells
-
-
-def _three(point: Point | None) -> list[str]:
-    if point is None:
-        return ["(none)", "", ""]
-    return [_left(point), error(point["test_error"]), str(point["search_epochs"])]
+def _options(row: Row) -> str:
+    return option_title(row["settings"]) if row["method"] == "cs" else ""
 
 
 def _left(point: Point) -> str:
@@ -180,32 +183,153 @@ def _left(point: Point) -> str:
     return f"{nonzeros:,.0f} ({density(point):.2%})"
 
 
-def _over(seeds: Sequence[int]) -> str:
-    """What an error is over them."""
-    if len(seeds) == 1:
-        return f"of seed {seeds[0]} alone"
-    return f"mean and sample standard deviation over seeds {', '.join(map(str, seeds))}"
+def _of(name: str) -> Columns:
+    """The columns of the point ``name`` of a row."""
+    return (
+        (f"{name}: weights left", lambda row: _left(row[name]) if row[name] else "(none)"),
+        ("test error", lambda row: error(row[name]["test_error"]) if row[name] else ""),
+        ("search epochs", lambda row: str(row[name]["search_epochs"]) if row[name] else ""),
+    )
 
 
-def _length(row: Mapping[str, Any]) -> str:
-    """Of the searches and of the training of what they find."""
-    return f"{row['settings']['epochs']} epochs a round, as many for a ticket"
+HEADLINES: Columns = (
+    ("row", lambda row: f"[{row['name']}]"),
+    ("options", _options),
+    ("epochs per round", lambda row: str(row["settings"]["epochs"])),
+    ("seeds", lambda row: str(len(row["seeds"]))),
+    *_of("matching"),
+    *_of("best"),
+)
+_POINTS: Columns = (
+    ("method", lambda line: line[0]),
+    ("hyperparameters", lambda line: ", ".join(f"{n} {x:g}" for n, x in line[1].items())),
+    ("round", lambda line: str(line[2]["round"])),
+    ("search epochs", lambda line: str(line[2]["search_epochs"])),
+    ("weights left, mean", lambda line: _left(line[2])),
+    ("test error", lambda line: error(line[2]["test_error"])),
+    ("validation error", lambda line: f"{line[2]['validation_error']['mean']:.2f} %"),
+    (
+        "Jaccard index of the seeds' masks",
+        lambda line: "" if line[2]["mask_jaccard"] is None else f"{line[2]['mask_jaccard']:.0%}",
+    ),
+)
+_COMPARED: Columns = (
+    ("weights left", lambda point: f"{point['density']:.2%}"),
+    ("continuous sparsification", lambda point: f"{point['test_error']:.2f} %"),
+    ("search epochs", lambda point: str(point["search_epochs"])),
+    ("iterative magnitude pruning", lambda point: f"{point['baseline_test_error']:.2f} %"),
+    ("search epochs", lambda point: f"{point['baseline_search_epochs']:.0f}"),
+    (
+        "difference",
+        lambda point: (
+            f"{point['difference']['mean']:+.2f}"
+            + (f" ± {standard_error(point):.2f}" if len(point["difference"]["values"]) > 1 else "")
+        ),
+    ),
+    ("on the Pareto front", lambda point: "yes" if point["on_pareto_front"] else ""),
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Again:
-    """Write a report and its figures anew from the points that are in its folder."""
-
-    folder: tyro.conf.Positional[Path]
-    """Of report.json."""
+def parts(rows: Sequence[Row]) -> Parts:
+    """The report: a section for each network and dataset."""
+    sections = [_section(list(its)) for _, its in groupby(rows, group)]
+    return ["# Tickets", *(part for section in sections for part in section)]
 
 
-def _main(config: _Again, command: str) -> None:
-    del command
-    pictures = write_again(config.folder)
-    for path in (config.folder / "report.json", config.folder / "report.md", *pictures):
-        print(f"wrote {path}")
+def _section(rows: Sequence[Row]) -> list[str | Table]:
+    first, dense, name = rows[0], rows[0]["dense"], group(rows[0])
+    epochs, longest = first["settings"]["epochs"], PRESETS["paper"].epochs
+    seeds = ", ".join(map(str, first["seeds"]))
+    several = len({_options(row) for row in rows if row["method"] == "cs"}) > 1
+    found: list[str | Table] = [
+        f"## {first['model']} on {first['dataset']}",
+        Table(HEADLINES, rows),
+    ]
+    if dense:
+        found += [
+            f"The dense network: {error(dense['test_error'])} test error, "
+            f"{dense['validation_error']['mean']:.2f} % validation error."
+        ]
+    over = "mean and sample standard deviation over seeds" if len(first["seeds"]) > 1 else "of seed"
+    found += [
+        f"Errors are those of trained tickets at the end of training ({epochs} epochs a round, as "
+        f"many for a ticket), {over} {seeds}. Matching: the sparsest ticket whose mean validation "
+        "error is not above the dense network's. Best: that of the lowest validation error (of "
+        "several, the cheapest). Densities are of the kernels; biases and normalisation are not "
+        "pruned. Search epochs do not include the training of the ticket."
+    ]
+    if epochs < longest:
+        what = "A trial, not a result" if first["preset"] == "smoke" else "Shorter than published"
+        found += [f"{what}: {epochs} epochs a round, where the published searches have {longest}."]
+    for row in rows:
+        if row["method"] == "cs":
+            notes = option_notes(row["settings"], statistics=row["model"] in CIFAR_MODELS)
+            found += [f"Continuous sparsification, {_options(row)}: {notes}."]
+        found += compared(row)
+    found += dict.fromkeys(run["made_by"] for row in rows for run in row["runs"])
+    found += [
+        figure("Error against the weights left", f"{name}_tickets.png"),
+        figure("Epochs spent against the weights left", f"{name}_cost.png"),
+    ]
+    if any(point["mask_jaccard"] is not None for row in rows for point in row["points"]):
+        found += [figure("Jaccard index of the masks of different seeds", f"{name}_jaccard.png")]
+    lines = [
+        (
+            f"{row['method']}, {_options(row)}" if several and _options(row) else row["method"],
+            point["hyperparameters"],
+            point,
+        )
+        for row in rows
+        for point in row["points"]
+    ]
+    title = f"### All tickets of {first['model']} on {first['dataset']}"
+    return [*found, title, Table(_POINTS, lines, on_screen=False)]
 
 
-if __name__ == "__main__":
-    cli.run(_Again, "experiments.tickets.report", _main)
+def compared(row: Row) -> list[str | Table]:
+    """The counts of a row against its baseline in a sentence, and every ticket in a table."""
+    counts = comparison(row)
+    if counts is None:
+        return []
+    sentence = (
+        f"{_HOW}: continuous sparsification has the lower error at {counts.all} tickets, at "
+        f"{counts.on_pareto_front} on the Pareto front of validation error and density, and at "
+        f"{counts.cheap} that cost at most a fifth of the other's epochs"
+    )
+    if counts.significant:
+        sentence += (
+            "; by more than two standard errors of the seeds' differences it is lower at "
+            f"{counts.significant[0]} and higher at {counts.significant[1]}"
+        )
+    return [f"{sentence}.", Table(_COMPARED, row["against_imp"], on_screen=False)]
+
+
+def overview(rows: Sequence[Row]) -> tuple[str, Table]:
+    """The counts of all networks in one table."""
+    lines = [(row, counts) for row in rows if (counts := comparison(row))]
+    networks = [group(row) for row, _ in lines]
+
+    def title(line: Any) -> str:
+        name = f"{line[0]['model']} on {line[0]['dataset']}"
+        return f"{name}, {_options(line[0])}" if networks.count(group(line[0])) > 1 else name
+
+    def significant(place: int):
+        return lambda line: (
+            "(one seed)" if line[1].significant is None else str(line[1].significant[place])
+        )
+
+    columns: Columns = (
+        ("network", title),
+        ("dense: test error", lambda line: error(line[0]["dense"]["test_error"])),
+        ("lower", lambda line: str(line[1].all)),
+        ("lower on the Pareto front", lambda line: str(line[1].on_pareto_front)),
+        ("lower at a fifth of the epochs", lambda line: str(line[1].cheap)),
+        ("significantly lower", significant(0)),
+        ("significantly higher", significant(1)),
+    )
+    how = (
+        f"{_HOW}: at how many of its tickets continuous sparsification has the lower one, of those "
+        "on the Pareto front of validation error and density, of those found in a fifth of the "
+        "epochs, and significantly so: by more than two standard errors of the seeds' differences."
+    )
+    return how, Table(columns, lines)

@@ -7,6 +7,7 @@ learnt in one step: it shows what a network of ImageNet's size asks of a machine
 from __future__ import annotations
 
 import dataclasses
+import functools
 import resource
 import statistics
 import sys
@@ -18,13 +19,12 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 
 import sparsejax
-from experiments.common.results import origin
-from experiments.common.vgg16 import imagenet_vgg16
-from experiments.data import DataError
+from experiments.common.networks import imagenet_vgg16
+from experiments.common.report import Columns, Table, origin
+from experiments.common.runner import command_line
 from experiments.data.imagenet import SIZE, ImageNetBatches
 from sparsejax import compression, inspection, projections
 from sparsejax.training import TrainState, init_state, make_step, write_json
@@ -65,9 +65,25 @@ class Config:
             raise ValueError(f"density must be more than 0 and at most 1; got {self.density}")
 
 
-def main(config: Config) -> dict[str, Any]:
+def main(config: Config, command: str) -> dict[str, Any]:
     """Measure, print, perhaps write, and return the figures."""
-    peaks = {}
+    peaks: dict[str, float] = {}
+    compile_seconds: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+
+    def measure(name: str, function: Any, *arguments: Any, donate: bool = False, times: int = 1):
+        """Compile and call ``function``; return its result and the compiled program."""
+        start = time.perf_counter()
+        jitted = jax.jit(function, donate_argnums=0 if donate else ())
+        compiled = jitted.lower(*arguments).compile()
+        compile_seconds[name], taken = time.perf_counter() - start, []
+        for _ in range(times):
+            start = time.perf_counter()
+            result = jax.block_until_ready(compiled(*arguments))
+            taken.append(time.perf_counter() - start)
+        seconds[name], peaks[name] = statistics.median(taken), _peak_gib()
+        return result, compiled
+
     batch = _batch(config)
     graph, params, rest = imagenet_vgg16(config.width, config.seed, config.weights)
     weights = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim >= 2)
@@ -82,8 +98,7 @@ def main(config: Config) -> dict[str, Any]:
         model = nnx.merge(graph, params, rest)
         model.train()
         logits = model(batch["image"], rngs=nnx.Rngs(dropout=key))
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-        return loss, {}
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), {}
 
     optimizer = optax.chain(
         sparsejax.learning_compression(
@@ -93,30 +108,19 @@ def main(config: Config) -> dict[str, Any]:
     )
     key = jax.random.key(config.seed)
     peaks["start"] = _peak_gib()
-    compile_seconds, seconds = {}, {}
 
-    def start(params) -> TrainState:
+    def direct_compression(params) -> TrainState:
         return init_state(params, optimizer, key)
 
-    compiled, compile_seconds["direct_compression"] = _compiled(start, params, donate=True)
-    state, seconds["direct_compression"] = _timed(compiled, params)
+    state, _ = measure("direct_compression", direct_compression, params, donate=True)
     del params  # donated
     _, state_bytes = _size(state)
-    peaks["direct_compression"] = _peak_gib()
-
-    step, compile_seconds["step"] = _compiled(make_step(loss, optimizer), state, batch, donate=True)
-    analysis = step.memory_analysis()  # not every backend has one
-    (state, metrics), seconds["step"] = _timed(step, state, batch)
-    peaks["step"] = _peak_gib()
-
-    c_step, compile_seconds["c_step"] = _compiled(
-        lambda params: projections.project_l0_ball(params, kappa), state.params
-    )
-    taken = [_timed(c_step, state.params)[1] for _ in range(_C_STEPS)]
-    seconds["c_step"] = statistics.median(taken)
-    peaks["c_step"] = _peak_gib()
+    step = make_step(loss, optimizer)
+    (state, metrics), compiled = measure("step", step, state, batch, donate=True)
+    analysis = compiled.memory_analysis()  # not every backend has one
+    project = functools.partial(projections.project_l0_ball, kappa=kappa)
+    measure("c_step", project, state.params, times=_C_STEPS)
     theta = sparsejax.compressed_params(state.opt_state, state.params)
-
     figures = {
         "parameters": parameters,
         "parameter_gib": parameter_bytes / _GIB,
@@ -131,10 +135,10 @@ def main(config: Config) -> dict[str, Any]:
         "state": ["params", "momentum", "theta", "multipliers"],
         "step_temporary_gib": analysis and analysis.temp_size_in_bytes / _GIB,
     }
-    _show(config, figures)
+    _show(figures)
     if config.output:
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(config).items()}
-        about = {"config": settings, **origin()}
+        about = {"command": command, "config": settings, **origin()}
         write_json(config.output, about | figures)
         print(f"wrote {config.output}")
     return figures
@@ -151,21 +155,6 @@ def _batch(config: Config) -> Mapping[str, np.ndarray]:
         "image": rng.standard_normal(shape, np.float32),
         "label": rng.integers(_CLASSES, size=config.batch_size, dtype=np.int32),
     }
-
-
-def _compiled(function, *arguments, donate: bool = False) -> tuple[Any, float]:
-    """The compiled function and the seconds it took to trace and compile it."""
-    start = time.perf_counter()
-    jitted = jax.jit(function, donate_argnums=0 if donate else ())
-    compiled = jitted.lower(*arguments).compile()
-    return compiled, time.perf_counter() - start
-
-
-def _timed(function, *arguments) -> tuple[Any, float]:
-    """The result, once it is there, and the seconds it took."""
-    start = time.perf_counter()
-    result = jax.block_until_ready(function(*arguments))
-    return result, time.perf_counter() - start
 
 
 def _size(tree) -> tuple[int, int]:
@@ -186,41 +175,23 @@ def _peak_device_gib() -> float | None:
     return found["peak_bytes_in_use"] / _GIB if "peak_bytes_in_use" in found else None
 
 
-def _show(config: Config, figures: Mapping[str, Any]) -> None:
-    rows = {
-        "direct_compression": "direct compression (init)",
-        "step": f"one step with its C step, batch {config.batch_size}",
-        "c_step": "a C step by itself",
-    }
-    print(f"{'':<38}{'seconds':>9}{'compiling':>11}{'peak GiB':>10}")
-    for name, row in rows.items():
-        print(
-            f"{row:<38}{figures['seconds'][name]:>9.2f}{figures['compile_seconds'][name]:>11.2f}"
-            f"{figures['peak_host_gib'][name]:>10.2f}"
-        )
+def _show(figures: Mapping[str, Any]) -> None:
+    columns: Columns = (
+        ("", lambda name: name.replace("_", " ")),
+        ("seconds", lambda name: f"{figures['seconds'][name]:.2f}"),
+        ("compilation", lambda name: f"{figures['compile_seconds'][name]:.2f}"),
+        ("peak GiB", lambda name: f"{figures['peak_host_gib'][name]:.2f}"),
+    )
+    print(Table(columns, list(figures["seconds"])).screen())
     print(
         f"before the first: {figures['peak_host_gib']['start']:.2f} GiB; the state holds "
         f"{figures['state_copies']:.2f} copies of the parameters ({', '.join(figures['state'])})"
     )
-    if figures["step_temporary_gib"] is not None:
-        print(
-            f"while it runs, the step needs {figures['step_temporary_gib']:.2f} GiB more: the "
-            "gradient, activations, the C step's"
-        )
-    if figures["peak_device_gib"] is not None:
-        print(f"peak on the device: {figures['peak_device_gib']:.2f} GiB")
+    for name in ("step_temporary_gib", "peak_device_gib"):
+        if figures[name] is not None:
+            print(f"{name.removesuffix('_gib').replace('_', ' ')}: {figures[name]:.2f} GiB")
     print(f"theta has {figures['kept_after_step']:,} non-zeros; loss {figures['loss']:.4g}")
 
 
-def cli() -> None:
-    """Read the flags; end with one line where the user can mend it."""
-    try:
-        main(tyro.cli(Config, prog="python -m experiments.vgg16_step"))
-    except (ValueError, OSError, DataError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
-
-
 if __name__ == "__main__":
-    cli()
+    command_line(Config, "experiments.vgg16_step", main)

@@ -1,9 +1,6 @@
-"""The experiment as its users run it: from the command line, on the real MNIST."""
+"""Gated networks on a part of MNIST."""
 
-import json
 import math
-import shutil
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,99 +8,95 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.constrained_l0.__main__ import planned
-from experiments.constrained_l0.config import DEFAULTS, PUBLISHED, ROWS, Config, check
+from experiments.constrained_l0 import recipe
+from experiments.constrained_l0.config import DEFAULTS, PUBLISHED, ROWS, Config
 from experiments.constrained_l0.networks import (
     GatedNetwork,
     architecture,
     multiply_accumulates,
     published_macs,
 )
-from experiments.constrained_l0.report import renew
+from experiments.constrained_l0.recipe import RECIPE, plan
 from sparsejax.constraints import expected_density
 from sparsejax.inspection import macs
 from sparsejax.models import LeNet300
-from tests.experiments.command import run_module
-from tests.experiments.finished import check_read_back
+from tests.experiments import smoke
+
+MADE = ("mlp_33", "controllability", "bisection")
 
 
-def run(output, *flags):
-    return run_module(
-        "experiments.constrained_l0", "--preset", "smoke", "--seeds", "0",
-        "--output", output, *flags,
+def config(output, row=MADE, **flags):
+    return Config(
+        row=row, preset="smoke", seeds=(0,), target=(0.85,), anneal_fraction=0.5, output=output,
+        batch_size=250, **flags,
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def finished(mnist, tmp_path_factory):
-    del mnist  # it is prepared by now
-    output = tmp_path_factory.mktemp("smoke") / "run"
-    rows = ["--row", "mlp_33", "controllability", "bisection"]
-    return output, run(output, *rows, "--target", "0.85", "--closing", "0.5")
+def finished(small_mnist, tmp_path_factory):
+    chosen = config(tmp_path_factory.mktemp("smoke") / "run")
+    return chosen, *smoke.run(RECIPE, recipe, small_mnist, chosen)
 
 
-def plan(config, dataset):
-    check(config)
-    return planned(config, dataset, "mlp_33")
-
-
-def results(output):
-    """What each run ended with, without the times."""
-    found = {}
-    for file in sorted(output.glob("**/result.json")):
-        result = json.loads(file.read_text())
-        del result["seconds"], result["finished"]
-        found[str(file.relative_to(output))] = result
-    return found
-
-
-def test_prints_the_table_and_writes_report_and_figures(finished):
-    output, process = finished
-    assert process.returncode == 0, process.stderr
-    assert process.stderr == ""
-    assert "1.77 % / 1.40 %" in process.stdout  # the published figures stand beside ours
-    for name in ("report.md", "report.json", "dynamics.png", "controllability.png", "gates.png"):
-        assert (output / "results" / name).stat().st_size > 1000
-    report = json.loads((output / "results" / "report.json").read_text())
-    assert report["experiment"] == "constrained_l0"
-    rows = {row["name"]: row for row in report["rows"]}
+def test_trains_purges_and_reports(finished):
+    chosen, printed, found = finished
+    assert "1.77 % / 1.40 %" in printed  # the published figures stand beside ours
+    rows = {row["name"]: row for row in found}
     row = rows["mlp_33"]
     assert row["seeds"] == [0]
     assert row["settings"]["epochs"] == 3
-    assert row["test_error"]["values"][0] < 20
+    assert row["settings"]["anneal_fraction"] == 0.5
+    assert row["test_error"]["values"][0] < 60
     assert row["best_test_error"]["mean"] <= row["test_error"]["mean"]
-    assert row["purging_moved_a_logit_by"][0] < 1e-3
+    assert row["purging_logit_difference"][0] < 1e-3
     first, second, third = row["architecture"][0]
     counted = first * second + second * third + third * 10
     assert row["macs"] == [counted]
     assert row["nonzeros"] == [counted + second + third + 10]
     assert row["published_macs"] == [counted + second + third + 10 + second + third]
-    assert [found["target"] for found in rows["controllability"]["by_target"]] == [0.85]
+    assert [by["target"] for by in rows["controllability"]["by_target"]] == [0.85]
     assert rows["bisection"]["runs"] == 2
     assert not rows["bisection"]["found"]
-    assert "2 penalised runs did not suffice" in (output / "results" / "report.md").read_text()
+    text = (chosen.report_folder / "report.md").read_text()
+    assert "2 penalised runs did not suffice" in text
+    for name in ("dynamics.png", "controllability.png", "gates.png"):
+        assert f"]({name})" in text
+        assert (chosen.report_folder / name).exists()
 
 
-def test_resumed_halfway_it_ends_at_the_same_bits(finished, tmp_path):
-    output, _ = finished
-    shutil.copytree(output / "mlp_33", tmp_path / "mlp_33")
-    folder = tmp_path / "mlp_33" / "seed_0"
-    (folder / "result.json").unlink()
-    for checkpoint in (folder / "checkpoints").iterdir():
-        if "1287" in checkpoint.name:  # the last: the run was killed before
-            shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink()
-    process = run(
-        tmp_path, "--row", "mlp_33", "--target", "0.85", "--closing", "0.5", "--resume"
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
-    name = "mlp_33/seed_0/result.json"
-    assert results(tmp_path)[name] == results(output)[name]
+def test_the_figures_show_what_was_measured(finished, small_mnist):
+    chosen, _, rows = finished
+    ended = {}
+    with smoke.loading(recipe, small_mnist):
+        for run in plan(chosen):
+            ended.setdefault(run.row, []).append(run)
+    drawn = RECIPE.figures(rows, ended)
+    density, multiplier, error = drawn["dynamics.png"].axes
+    metrics = ended["mlp_33"][0].metrics()
+    for axis, key in ((density, "density"), (multiplier, "largest_multiplier"), (error, "error")):
+        np.testing.assert_array_equal(axis.lines[0].get_ydata(), [row[key] for row in metrics])
+    assert density.lines[1].get_ydata()[0] == 0.85  # the target
+    (left, right) = drawn["controllability.png"].axes
+    purged, reached = (points.get_offsets().data for points in left.collections)
+    (by,) = next(row for row in rows if row["name"] == "controllability")["by_target"]
+    np.testing.assert_allclose(reached, [[85, 100 * by["expected_density"][0]]])
+    np.testing.assert_allclose(purged, [[85, 100 * by["density"][0]]])
+    np.testing.assert_allclose(right.collections[0].get_offsets()[0][1], by["test_error"]["mean"])
+    counts = {"dense1": 784, "dense2": 300, "dense3": 100}
+    titles = [axis.get_title() for axis in drawn["gates.png"].axes]
+    assert titles == [f"mlp_33: {layer}, {count} gates" for layer, count in counts.items()]
+    for axis, count in zip(drawn["gates.png"].axes, counts.values(), strict=True):
+        assert sum(bar.get_height() for bar in axis.patches) == count
+    assert RECIPE.figures(rows, {}) == {}
 
 
-def test_finished_runs_are_not_run_again(finished):
-    output, _ = finished
-    process = run(output, "--row", "mlp_33", "--target", "0.85", "--closing", "0.5", "--resume")
-    assert "(already there)" in process.stdout, process.stderr
+def test_finished_runs_are_not_run_again(finished, small_mnist):
+    chosen, _, rows = finished
+    before = smoke.results(chosen.folder)
+    printed, found = smoke.run(RECIPE, recipe, small_mnist, config(chosen.folder, resume=True))
+    assert printed.count("(already there)") == 4
+    assert smoke.results(chosen.folder) == before
+    assert found == rows
 
 
 @pytest.mark.parametrize(
@@ -117,21 +110,38 @@ def test_finished_runs_are_not_run_again(finished):
         ({"drop_rate": 1.0}, r"drop_rate must be in \(0, 1\); got 1.0"),
         ({"log_alpha_low": (2.0,)}, "low must not be above high"),
         ({"learning_rate": -1.0}, "--learning-rate must be positive; got -1.0"),
-        ({"closing": 2.0}, r"--closing must be in \[0, 1\]; got 2.0"),
+        ({"anneal_fraction": 2.0}, r"--anneal-fraction must be in \[0, 1\]; got 2.0"),
         ({"penalty": -1.0}, "--penalty must be finite and >= 0; got -1.0"),
     ],
 )
-def test_bad_flags_are_named_before_anything_is_trained(mnist, tmp_path, flags, message):
-    config = Config(row=("mlp_33",), preset="smoke", seeds=(0,), output=tmp_path / "run", **flags)
+def test_bad_flags_are_named_before_anything_is_trained(small_mnist, tmp_path, flags, message):
+    chosen = Config(row=("mlp_33",), preset="smoke", seeds=(0,), output=tmp_path / "run", **flags)
     with pytest.raises(ValueError, match=message):
-        plan(config, mnist)
+        smoke.run(RECIPE, recipe, small_mnist, chosen)
+    assert not (tmp_path / "run").exists()
 
 
-def test_a_bad_flag_ends_in_one_line(mnist, tmp_path):
-    del mnist
-    process = run(tmp_path, "--row", "mlp_33", "--target", "0")
-    assert process.returncode == 1
-    assert process.stderr == "error: target must be a density in (0, 1]; got 0.0\n"
+def test_flags_become_settings():
+    chosen = smoke.parsed(
+        Config, "--row", "mlp_33", "bisection", "--epochs", "5", "--target", "0.5", "0.4", "0.3",
+        "--penalty", "2", "--initialisation", "published", "--learning-rate", "1",
+        "--weight-decay", "2", "--gate-learning-rate", "3", "--rate-decay", "none",
+        "--first-drop-rate", "0.4", "--drop-rate", "0.6", "--log-alpha-low", "-3",
+        "--log-alpha-high", "3", "--dual", "ascent", "--dual-rate", "4", "--proportional-gain", "5",
+        "--anneal-fraction", "0.7", "--margin", "0.1", "--batch-size", "9", "--whole-training-set",
+    )  # fmt: skip
+    expected = {
+        "epochs": 5, "initialisation": "published", "learning_rate": 1, "weight_decay": 2,
+        "gate_learning_rate": 3, "rate_decay": "none", "first_drop_rate": 0.4, "drop_rate": 0.6,
+        "log_alpha_low": -3, "log_alpha_high": 3, "dual_rate": 4, "proportional_gain": 5,
+        "anneal_fraction": 0.7, "margin": 0.1, "batch_size": 9, "whole_training_set": True,
+    }  # fmt: skip
+    constrained, penalised = chosen.settings("mlp_33"), chosen.settings("bisection")
+    assert constrained.items() >= (expected | {"target": [0.5, 0.4, 0.3], "dual": "ascent"}).items()
+    assert penalised.items() >= (expected | {"penalty": 2, "dual": "fixed"}).items()
+    assert chosen.rows() == ("mlp_33", "bisection")
+    with pytest.raises(SystemExit):
+        smoke.parsed(Config, "--closing", "0.5")
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -216,25 +226,6 @@ def test_the_published_defaults_and_figures_are_the_published_ones():
     assert PUBLISHED["mlp_layerwise_30"]["best_test_error"] == 1.58
 
 
-def test_the_report_can_be_written_anew_without_the_runs(tmp_path):
-    kept = Path(__file__).parents[2] / "results" / "constrained_l0"
-    for name in ("report.json", "report.md"):
-        shutil.copy(kept / name, tmp_path)
-    renew(tmp_path)
-    text = (tmp_path / "report.md").read_text()
-    assert "2.19 % / 1.58 %" in text
-    assert "28.5 % | 26.7 % | 28.7 %" in text  # MACs of mlp_33: products, theirs, ours
-    made = [line for line in (kept / "report.md").read_text().splitlines() if "Made by" in line]
-    assert made[0] in text
-    old, new = (json.loads((folder / "report.json").read_text()) for folder in (kept, tmp_path))
-    assert [row["test_error"] for row in new["rows"]] == [row["test_error"] for row in old["rows"]]
-    assert new["machine"] == old["machine"]
-    assert renew(tmp_path)
-    assert (tmp_path / "report.md").read_text() == text
-
-
-def test_the_network_can_be_read_back(finished):
-    output, _ = finished
-    folder = output / "mlp_33" / "seed_0"
-    network = check_read_back(folder, json.loads((folder / "result.json").read_text()))
-    assert network.name == "mlp_33"
+def test_the_network_can_be_read_back(finished, small_mnist):
+    found = smoke.check_readable(finished[0].folder / "mlp_33" / "seed_0", small_mnist)
+    assert found.name == "mlp_33"

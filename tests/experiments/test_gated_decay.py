@@ -1,7 +1,6 @@
-"""The experiment as its users run it: from the command line, on the real MNIST."""
+"""LeNet5 pruned on a part of MNIST, and VGG-16 on a few images of ImageNet's format."""
 
 import dataclasses
-import json
 import math
 
 import jax
@@ -9,65 +8,91 @@ import numpy as np
 import pytest
 
 from experiments.data import DataError
-from experiments.gated_decay.__main__ import main, plan
-from experiments.gated_decay.config import ROWS, Config, check
-from tests.experiments.command import run_module
+from experiments.gated_decay import recipe
+from experiments.gated_decay.config import CITED, ROWS, Config
+from experiments.gated_decay.recipe import RECIPE, plan
+from tests.experiments import smoke
 from tests.experiments.data.test_imagenet import pictures, prepare
-from tests.experiments.finished import check_read_back
 from tests.models.test_vgg16_weights import imagenet_file
 
 PARAMETERS = 431_080
 
-FLAGS = (
-    "--dataset", "mnist", "--kappa", "50000", "--earlier", "150000", "--lower-bound", "0.8",
-    "--at-least", "60000", "--fraction", "0.3", "--batch-size", "500",
-)  # fmt: skip
 
-
-def run(output, *flags):
-    return run_module(
-        "experiments.gated_decay", "--preset", "smoke", "--seeds", "0", "--eval-interval", "40",
-        "--output", output, *flags,
+def config(output, **flags):
+    return Config(
+        preset="smoke", seeds=(0,), dataset=("mnist",), kappa=(50_000,), extra_targets=(150_000,),
+        lower_bound=0.1, min_weights=60_000, fraction=0.3, batch_size=125, eval_interval=15,
+        output=output, **flags,
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def finished(mnist, tmp_path_factory):
-    del mnist  # it is prepared by now
-    output = tmp_path_factory.mktemp("smoke") / "run"
-    return output, run(output, *FLAGS)
+def finished(small_mnist, tmp_path_factory):
+    chosen = config(tmp_path_factory.mktemp("smoke") / "run")
+    return chosen, *smoke.run(RECIPE, recipe, small_mnist, chosen)
 
 
 def test_prunes_fine_tunes_and_reports(finished):
-    output, process = finished
-    assert process.returncode == 0, process.stderr
-    assert process.stderr == ""
-    assert "99.22 %" in process.stdout  # the published figure stands beside ours
-    for name in ("report.md", "report.json", "curves.png", "weights.png", "filters.png"):
-        assert (output / "results" / name).stat().st_size > 1000
-    rows = json.loads((output / "results" / "report.json").read_text())["rows"]
+    chosen, printed, rows = finished
+    assert "99.22 %" in printed  # the published figure stands beside ours
     assert [row["name"] for row in rows] == ["mnist", "mnist_50000", "mnist_150000"]
     row, compressed, sooner = rows
     assert sooner["pruned_nonzeros"] == [150000]
     assert compressed["nonzeros"] == [50000]
-    assert compressed["test_error"]["mean"] < 10
-    assert row["test_error"]["mean"] < 10
+    assert compressed["test_error"]["mean"] < 60
+    assert row["test_error"]["mean"] < 60
     (nonzeros,), (prunings,) = row["nonzeros"], row["prunings"]
     assert prunings >= 2
     left = PARAMETERS
     for _ in range(prunings):
         left -= int(np.ceil(np.float32(0.3) * np.float32(left)))
-    assert nonzeros <= left < PARAMETERS
+    assert nonzeros <= max(left, 60_000) < PARAMETERS
     assert sum(row["layer_nonzeros"][0]) == nonzeros
-    with np.load(output / "mnist" / "seed_0" / "network.npz") as network:
-        assert sum(int((network[name] != 0).sum()) for name in network.files) == nonzeros
     assert row["bzip2_bytes"][0] < row["dense_bzip2_bytes"][0]
+    assert row["neglected_share"] > 0
+    assert "neglected_share" not in compressed
+    text = (chosen.report_folder / "report.md").read_text()
+    assert f"a norm of {row['neglected_share']:.2%} (mnist), " in text
+    for name in ("frontier.png", "curves.png", "weights.png", "filters.png"):
+        assert f"]({name})" in text
 
 
-def test_finished_runs_are_not_run_again(finished):
-    output, _ = finished
-    process = run(output, *FLAGS, "--resume")
-    assert "(already there)" in process.stdout, process.stderr
+def test_the_figures_show_what_was_measured(finished, small_mnist):
+    chosen, _, rows = finished
+    ended = {}
+    with smoke.loading(recipe, small_mnist):
+        for run in plan(chosen):
+            ended.setdefault(run.row, []).append(run)
+    drawn = RECIPE.figures(rows, ended)
+    (axis,) = drawn["frontier.png"].axes
+    labels = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert labels == ["mnist", "mnist_50000", "mnist_150000"]
+    for points, row in zip(axis.collections, rows, strict=False):
+        expected = [[100 * row["density"][0], 100 - row["test_error"]["mean"]]]
+        np.testing.assert_allclose(points.get_offsets(), expected)
+    assert {text.get_text() for text in axis.texts} == set(CITED["mnist"])
+    left, right, *_ = drawn["curves.png"].axes
+    assert [line.get_label() for line in left.lines] == ["prune", "finetune"]
+    assert right.lines[1].get_ydata()[0] == pytest.approx(90)  # the bound
+    kernels = ended["mnist"][0].network()
+    axis = drawn["weights.png"].axes[0]
+    count = np.count_nonzero(kernels["conv1"]["kernel"])
+    assert axis.get_title() == f"mnist: conv1, {count:,} of 500"
+    assert sum(bar.get_height() for bar in axis.patches) == count
+    pictures = [axis.images[0] for axis in drawn["filters.png"].axes if axis.images]
+    assert len(pictures) == 20 * len(ended)
+    np.testing.assert_array_equal(
+        pictures[3].get_array().filled(0), kernels["conv1"]["kernel"].mean(axis=2)[..., 3]
+    )
+
+
+def test_finished_runs_are_not_run_again(finished, small_mnist):
+    chosen, _, rows = finished
+    before = smoke.results(chosen.folder)
+    printed, found = smoke.run(RECIPE, recipe, small_mnist, config(chosen.folder, resume=True))
+    assert printed.count("(already there)") == 3
+    assert smoke.results(chosen.folder) == before
+    assert found == rows
 
 
 @pytest.mark.parametrize(
@@ -84,16 +109,39 @@ def test_finished_runs_are_not_run_again(finished):
         ({"model": "vgg16"}, "--data-dir must name the folder in which TFDS has prepared"),
     ],
 )
-def test_bad_flags_are_named_before_anything_is_trained(mnist, tmp_path, flags, message):
-    del mnist  # it is prepared by now
-    config = Config(preset="smoke", output=tmp_path, **flags)
-
-    def begin():
-        check(config)
-        plan(config)
-
+def test_bad_flags_are_named_before_anything_is_trained(small_mnist, tmp_path, flags, message):
+    chosen = Config(preset="smoke", output=tmp_path / "run", **flags)
     with pytest.raises((ValueError, DataError), match=message):
-        begin()
+        smoke.run(RECIPE, recipe, small_mnist, chosen)
+    assert not (tmp_path / "run").exists()
+
+
+def test_flags_become_settings(tmp_path):
+    chosen = smoke.parsed(
+        Config, "--dataset", "fashion_mnist", "--kappa", "7", "--lower-bound", "0.5", "--fraction",
+        "0.1", "--min-weights", "11", "--extra-targets", "12", "13", "--eval-interval", "3",
+        "--patience", "2", "--decay", "1", "--decay-rate", "0.4", "--mu", "5", "--mu-growth", "6",
+        "--l-step-epochs", "7", "--learning-rate", "8", "--finetune-rate", "9",
+        "--finetune-weight-decay", "10", "--finetune-whole", "True", "--momentum", "0.3",
+        "--batch-size", "14", "--shift", "4", "--mirror", "False", "--prune-augmented", "True",
+    )  # fmt: skip
+    expected = {
+        "lower_bound": 0.5, "fraction": 0.1, "min_weights": 11, "eval_interval": 3, "patience": 2,
+        "decay": 1, "decay_rate": 0.4, "mu": 5, "mu_growth": 6, "l_step_epochs": 7,
+        "learning_rate": 8, "finetune_rate": 9, "finetune_weight_decay": 10,
+        "finetune_whole": True, "momentum": 0.3, "batch_size": 14, "shift": 4, "mirror": False,
+        "prune_augmented": True,
+    }  # fmt: skip
+    assert chosen.settings("fashion_mnist").items() >= expected.items()
+    assert (chosen.rows(), chosen.kappas("fashion_mnist")) == (("fashion_mnist",), (7,))
+    assert chosen.extra_targets == (12, 13)
+    file = tmp_path / "weights"
+    flags = ("--model", "vgg16", "--weights", file, "--width", "0.5")
+    settings = smoke.parsed(Config, *flags).settings("imagenet2012")
+    assert (settings["weights"], settings["width"]) == (str(file), 0.5)
+    for old in ("--earlier", "--at-least"):
+        with pytest.raises(SystemExit):
+            smoke.parsed(Config, old, "2")
 
 
 def test_every_row_has_its_schedule_and_bound():
@@ -113,7 +161,7 @@ def quick_compilation():
 
 
 @pytest.mark.usefixtures("quick_compilation")
-def test_vgg16_on_images_of_its_format(tmp_path, capsys):
+def test_vgg16_on_images_of_its_format(tmp_path, small_mnist):
     """Every label is 0 and so is every prediction of the untrained network, so it prunes."""
     same = [dataclasses.replace(picture, label=0) for picture in pictures(8, 0)]
     prepare(tmp_path / "data", train=same, validation=same[:6])
@@ -122,23 +170,19 @@ def test_vgg16_on_images_of_its_format(tmp_path, capsys):
         lower_bound=0.5, fraction=0.25, learning_rate=1e-5, finetune_rate=1e-5,
         weights=imagenet_file(tmp_path), data_dir=tmp_path / "data", output=tmp_path / "run",
     )  # fmt: skip
-    main(config, "command")
-    (pruned,) = json.loads((tmp_path / "run/results/report.json").read_text())["rows"]
+    printed, (pruned,) = smoke.run(RECIPE, recipe, small_mnist, config)
     assert pruned["name"] == "imagenet2012"
     assert pruned["prunings"] == [2]  # four steps, an assessment every two
     size = pruned["parameters"][0]
     left = size - math.ceil(size / 4)
     left -= math.ceil(left / 4)
     assert pruned["pruned_nonzeros"] == [left]
-    assert "imagenet2012 seed 0" in capsys.readouterr().out
-    for name in ("curves.png", "weights.png", "filters.png"):
-        assert (tmp_path / "run" / "results" / name).stat().st_size > 1000
+    assert "imagenet2012 seed 0" in printed
+    with pytest.raises(ValueError, match="RUNS must be of networks on small images"):
+        smoke.check_readable(tmp_path / "run" / "imagenet2012" / "seed_0", small_mnist)
 
 
-def test_the_network_can_be_read_back(finished):
-    output, _ = finished
-    folder = output / "mnist" / "seed_0"
-    result = json.loads((folder / "result.json").read_text())
-    network = check_read_back(folder, result)
-    left = sum(int((leaf != 0).sum()) for leaf in jax.tree.leaves(network.params))
-    assert (network.name, left) == ("lenet5_mnist", result["nonzeros"])
+def test_the_network_can_be_read_back(finished, small_mnist):
+    found = smoke.check_readable(finished[0].folder / "mnist" / "seed_0", small_mnist)
+    left = sum(int((leaf != 0).sum()) for leaf in jax.tree.leaves(found.network.params))
+    assert (found.name, left) == ("lenet5_mnist", found.result["nonzeros"])

@@ -6,10 +6,10 @@ import time
 import jax
 import pytest
 
+from experiments.gpu import calibrate
 from experiments.gpu.__main__ import Config, _reported, common, main, pieces, vmap_size
-from experiments.tickets.config import METHODS
 from experiments.tickets.config import Config as Tickets
-from tests.experiments.command import run_module
+from tests.experiments import smoke
 
 
 def test_says_what_is_missing_and_what_to_do():
@@ -38,17 +38,36 @@ def test_the_dense_networks_and_the_first_method_come_first():
 
 def test_its_commands_are_ones_that_the_experiment_takes(tmp_path):
     config = Config(data_dir=tmp_path, seeds=(0, 1), published=True)
-    for model, piece in pieces(config)[:2]:
-        assert piece[1] in METHODS
-        process = run_module("experiments.tickets", *common(config, model), *piece, "--epochs", "0")
-        assert "--epochs must be positive; got 0" in process.stderr  # parsed, then refused
-    process = run_module("experiments.gpu.pace", *common(config, "vgg16"), "--epochs", "0")
-    assert "--epochs must be positive; got 0" in process.stderr
+    for model, piece in pieces(config):
+        tickets = smoke.parsed(Tickets, *common(config, model), *piece, "--partial")
+        tickets.check()
+        assert tickets.methods() == (piece[1],)
+        assert (tickets.model, tickets.task, tickets.dtype) == (model, "cifar10", "bfloat16")
+        assert (tickets.preset, tickets.seeds, tickets.published) == ("paper", (0, 1), True)
+        assert (tickets.data_dir, tickets.resume, tickets.devices) == (tmp_path, True, 1)
+    trial = Config(trial=True)
+    for model, piece in pieces(trial):
+        tickets = smoke.parsed(Tickets, *common(trial, model), *piece)
+        assert (tickets.epochs, tickets.width) == (1, 0.125)
+        tickets.check()
+
+
+def test_calibrates_on_the_smallest_network(small_mnist, tmp_path, capsys):
+    config = Tickets(
+        preset="smoke", seeds=(0,), initial=(0.0, 0.1), batch_size=1000, output=tmp_path
+    )
+    with smoke.loading(calibrate, small_mnist):
+        calibrate.main(config, "a command")
+    found = json.loads((tmp_path / "lenet300_mnist" / "calibration.json").read_text())
+    assert set(found["seconds"]) == {"1", "2"}
+    assert min(found["seconds"].values()) > 0
+    assert "2 together" in capsys.readouterr().out
+    assert not (tmp_path / "lenet300_mnist" / "cs").exists()  # nothing is kept of the trial
 
 
 def test_what_is_faster_is_read_from_what_was_measured(tmp_path):
     config = Config(output=tmp_path)
-    file = config.pace_file("vgg16")
+    file = config.calibration("vgg16")
     file.parent.mkdir()
     file.write_text(json.dumps({"seconds": {"1": 3.0, "4": 2.5}}))
     assert vmap_size(config, "vgg16", end=0) == 4
@@ -57,7 +76,7 @@ def test_what_is_faster_is_read_from_what_was_measured(tmp_path):
 
 @pytest.mark.parametrize(("seconds", "ended"), [(60, False), (0, True)])
 def test_a_report_that_takes_too_long_is_given_up(tmp_path, seconds, ended):
-    # What is run gets one more word, --so-far, which is an expression here.
-    wait = ["timeit", "-n1", "-r1", "-s", "so = far = 1", f"__import__('time').sleep({seconds})"]
+    # The program gets one more word, --partial, which is an expression here.
+    wait = ["timeit", "-n1", "-r1", "-s", "partial = 1", f"__import__('time').sleep({seconds})"]
     end = time.monotonic() + (30 if ended else 0)
     assert _reported(wait, end, Config(output=tmp_path)) is ended

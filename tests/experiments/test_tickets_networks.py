@@ -6,10 +6,11 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.common.networks import trainable
 from experiments.data import Dataset, Split
 from experiments.tickets.config import Config
-from experiments.tickets.networks import network
-from experiments.tickets.train import Population
+from experiments.tickets.recipe import Population
+from tests.experiments import smoke
 
 RNG = np.random.default_rng(0)
 
@@ -27,7 +28,7 @@ DATASET = Dataset("cifar10", split(64), split(32), split(32))
 
 @pytest.mark.parametrize("model", ["resnet20", "vgg16"])
 def test_standardises_augments_and_keeps_statistics(model):
-    net = network(model, DATASET, width=0.125)
+    net = trainable(model, DATASET, width=0.125)
     params, statistics = net.init(0)
     batch = {"image": jnp.asarray(DATASET.train.images), "label": jnp.asarray(DATASET.train.labels)}
     loss = jax.jit(net.loss)
@@ -61,11 +62,16 @@ def test_a_resnet_finds_and_trains_tickets(tmp_path):
         batch_size=32, epochs=1, rounds=1, dtype="bfloat16",
     )  # fmt: skip
     settings = config.settings("cs")
-    rows = Population(tmp_path, DATASET, settings, devices=1).ensure()
-    assert [row["round"] for row in rows] == [1]
-    assert np.isfinite(rows[0]["test_error"])
-    assert Population(tmp_path, DATASET, settings, resume=True).ensure() == rows
-    assert Population(tmp_path / "unwritten", DATASET, settings).pace() > 0
+    Population(tmp_path, DATASET, settings, devices=1).ensure()
+    again = Population(tmp_path, DATASET, settings, resume=True)
+    assert again.done()
+    (row,) = again.result()["rows"]
+    assert row["round"] == 1
+    assert np.isfinite(row["test_error"])
+    found = smoke.check_readable(tmp_path, DATASET)
+    assert set(found.network.params) == {"params", "statistics"}
+    assert found.name == "resnet20_cifar10_cs"
+    assert Population(tmp_path / "unwritten", DATASET, settings).epoch_seconds() > 0
     assert not (tmp_path / "unwritten").exists()
     with pytest.raises(ValueError, match="--devices must divide 1 members .* got 3"):
         Population(tmp_path / "no", DATASET, settings, devices=3)

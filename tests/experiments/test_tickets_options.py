@@ -1,14 +1,12 @@
 """What options of continuous sparsification do to a population, on images like MNIST's."""
 
-import json
-
 import numpy as np
 import pytest
 
 from experiments.data import Dataset, Split
-from experiments.tickets import options
 from experiments.tickets.config import Config
-from experiments.tickets.train import Population
+from experiments.tickets.recipe import Population
+from sparsejax.deploy import load_sparse
 
 RNG = np.random.default_rng(0)
 
@@ -45,8 +43,13 @@ def populations(tmp_path_factory):
         population = Population(
             tmp_path_factory.mktemp(name), DATASET, settings(**flags), devices=1
         )
-        found[name] = population, population.ensure()
+        population.ensure()
+        found[name] = population, population.result()["rows"]
     return found
+
+
+def scales(population, number):
+    return load_sparse(population.folder / f"round_{number}" / "masks.safetensors")["scale"]
 
 
 def test_the_scale_changes_the_training_of_a_ticket_and_not_the_search(populations):
@@ -54,35 +57,26 @@ def test_the_scale_changes_the_training_of_a_ticket_and_not_the_search(populatio
     assert [row["nonzeros"] for row in one] == [row["nonzeros"] for row in other]
     assert [row["validation_error"] for row in one] != [row["validation_error"] for row in other]
     for number in (1, 2):
-        np.testing.assert_allclose(outside.scales(number), 1 + np.exp(-np.array(STARTS)), rtol=1e-6)
-        np.testing.assert_array_equal(folded.scales(number), [1, 1])
-        assert outside.masks(number).keys() == {"mask_0", "mask_1", "mask_2"}
-        for name, mask in outside.masks(number).items():
-            np.testing.assert_array_equal(mask, folded.masks(number)[name])
-    path = folded.folder / "masks_1.npz"  # as files were that do not say
-    np.savez_compressed(path, **folded.masks(1))
-    np.testing.assert_array_equal(folded.scales(1), [1, 1])
+        expected = 1 + np.exp(-np.array(STARTS))
+        np.testing.assert_allclose(scales(outside, number), expected, rtol=1e-6)
+        np.testing.assert_array_equal(scales(folded, number), [1, 1])
+        masks = outside.masks(number)
+        assert len(masks) == 3
+        for mask, same in zip(masks, folded.masks(number), strict=True):
+            np.testing.assert_array_equal(mask, same)
 
 
 def test_the_published_way_searches_otherwise(populations):
     (_, one), (population, other) = populations["outside"], populations["published"]
     assert np.isfinite([row["test_error"] for row in other]).all()
     assert [row["nonzeros"] for row in one] != [row["nonzeros"] for row in other]
-    np.testing.assert_allclose(population.scales(2), 1 + np.exp(-np.array(STARTS)), rtol=1e-6)
+    np.testing.assert_allclose(scales(population, 2), 1 + np.exp(-np.array(STARTS)), rtol=1e-6)
 
 
-def test_a_folder_that_does_not_say_goes_on_as_folded(populations):
-    population, rows = populations["folded"]
-    config = json.loads((population.folder / "round_0" / "config.json").read_text())
-    assert not options.FORMER.keys() & config.keys()
-    file = population.folder / "result.json"
-    held = json.loads(file.read_text())
-    held["settings"] = options.identity(held["settings"])
-    file.write_text(json.dumps(held))
-    again = Population(population.folder, DATASET, settings(ticket_scale="folded"), True, devices=1)
-    assert again.ensure() == again.ended() == rows
+def test_a_folder_belongs_to_its_options(populations):
+    population, _ = populations["folded"]
     other = Population(population.folder, DATASET, settings(), True, devices=1)
-    with pytest.raises(ValueError, match="ticket_scale: None there, 'outside' here"):
-        other.ended()
+    with pytest.raises(ValueError, match="ticket_scale: 'folded' there, 'outside' here"):
+        other.reportable()
     with pytest.raises(ValueError, match="belongs to another configuration"):
         other.ensure()

@@ -4,19 +4,28 @@ import json
 
 import pytest
 
-from experiments.tickets import options
+from experiments.common.runner import rewrite
 from experiments.tickets.config import Config
-from experiments.tickets.figures import draw
-from experiments.tickets.report import headlines, rows_in, write, write_again
-from experiments.tickets.rows import check_comparable, gathered, rows_of
-from experiments.tickets.standing import overview
+from experiments.tickets.recipe import RECIPE
+from experiments.tickets.report import (
+    check_comparable,
+    gather,
+    overview,
+    parts,
+    read_rows,
+    rows_of,
+)
+
+
+def text_of(rows):
+    return "\n\n".join(part if isinstance(part, str) else part.markdown() for part in parts(rows))
 
 
 def point(number, density, error, **hyperparameters):
     """Of one seed."""
     return {
         "round": number, "search_epochs": 10 * number, "hyperparameters": hyperparameters,
-        "nonzeros": [int(1000 * density)], "density": [density], "overlap": None,
+        "nonzeros": [int(1000 * density)], "density": [density], "mask_jaccard": None,
         "test_error": {"mean": error, "std": 0.0, "values": [error]},
         "validation_error": {"mean": error, "std": 0.0, "values": [error]},
     }  # fmt: skip
@@ -35,13 +44,13 @@ def places(row):
 
 
 def test_points_of_several_runs_add_up():
-    first = gathered([], rows(imp=PRUNED, cs=[point(1, 0.03, 2.2, initial=-0.1)]))
+    first = gather([], rows(imp=PRUNED, cs=[point(1, 0.03, 2.2, initial=-0.1)]))
     more = [
         point(1, 0.005, 3.0, initial=-0.3),
         point(1, 0.3, 1.9, initial=0.0),
         point(2, 0.02, 2.1, initial=-0.1),
     ]
-    imp, cs = sorted(gathered(first, rows("second", cs=more)), key=lambda row: row["name"])[::-1]
+    imp, cs = sorted(gather(first, rows("second", cs=more)), key=lambda row: row["name"])[::-1]
     assert places(cs) == [(1, -0.3), (1, -0.1), (1, 0.0), (2, -0.1)]
     assert [run["command"] for run in cs["runs"]] == ["first", "second"]
     assert [p["run"] for p in cs["points"]] == [1, 0, 1, 1]
@@ -54,114 +63,88 @@ def test_points_of_several_runs_add_up():
 
 
 def test_a_point_made_again_is_replaced_and_what_made_it_goes():
-    first = gathered([], rows(cs=[point(1, 0.03, 2.2, initial=-0.1)]))
-    (again,) = gathered(first, rows("second", cs=[point(1, 0.04, 2.0, initial=-0.1)]))
+    first = gather([], rows(cs=[point(1, 0.03, 2.2, initial=-0.1)]))
+    (again,) = gather(first, rows("second", cs=[point(1, 0.04, 2.0, initial=-0.1)]))
     assert [p["density"] for p in again["points"]] == [[0.04]]
     assert [run["command"] for run in again["runs"]] == ["second"]
-    assert gathered([again], rows("second", cs=[point(1, 0.04, 2.0, initial=-0.1)])) == [again]
+    assert gather([again], rows("second", cs=[point(1, 0.04, 2.0, initial=-0.1)])) == [again]
 
 
 def test_a_control_by_itself_leaves_the_others_and_knows_the_dense_network():
-    first = gathered([], rows(imp=PRUNED))
-    both = gathered(first, rows("second", random=[point(1, 0.1, 1.5, fraction=0.9)]))
+    first = gather([], rows(imp=PRUNED))
+    both = gather(first, rows("second", random=[point(1, 0.1, 1.5, fraction=0.9)]))
     assert [row["method"] for row in both] == ["imp", "random"]
     assert both[0] == first[0]
     assert both[1]["matching"]["density"] == [0.1]
 
 
 def test_the_dense_network_alone_makes_a_row():
-    (row,) = gathered([], rows(imp=PRUNED[:1]))
+    (row,) = gather([], rows(imp=PRUNED[:1]))
     assert (row["matching"], row["best"], row["chosen"]) == (None, None, "dense")
     assert row["test_error"] == PRUNED[0]["test_error"]
 
 
-def test_rows_of_other_settings_go_and_those_of_other_networks_stay(tmp_path):
+def test_rows_of_other_settings_go_and_those_of_other_networks_stay():
     longer = Config(preset="smoke", seeds=(0,), epochs=5)
     other = rows(config=Config(model="lenet5", seeds=(0,)), cs=[point(1, 0.5, 1.0, initial=0.1)])
-    write(tmp_path, "other", other)
-    write(tmp_path, "first", rows(imp=PRUNED, cs=[point(1, 0.03, 2.2, initial=-0.1)]))
-    ours = write(tmp_path, "third", rows("third", longer, cs=[point(1, 0.02, 2.1, initial=-0.1)]))
-    assert [row["name"] for row in ours] == ["lenet300_mnist_cs"]
-    assert [row["name"] for row in rows_in(tmp_path)] == ["lenet300_mnist_cs", "lenet5_mnist_cs"]
-    assert [run["command"] for run in ours[0]["runs"]] == ["third"]
-    text = (tmp_path / "report.md").read_text()
+    held = gather([], other)
+    held = gather(held, rows(imp=PRUNED, cs=[point(1, 0.03, 2.2, initial=-0.1)]))
+    held = gather(held, rows("third", longer, cs=[point(1, 0.02, 2.1, initial=-0.1)]))
+    assert [row["name"] for row in held] == ["lenet300_mnist_cs", "lenet5_mnist_cs"]
+    assert [run["command"] for run in held[0]["runs"]] == ["third"]
+    text = text_of(held)
     assert text.index("## lenet300 on mnist") < text.index("## lenet5 on mnist")
-    check_comparable(rows_in(tmp_path), longer)
+    check_comparable(held, longer)
     with pytest.raises(ValueError, match="--results holds lenet300_mnist_cs of 5 epochs a round"):
-        check_comparable(rows_in(tmp_path), CONFIG)
-    assert json.loads((tmp_path / "report.json").read_text())["command"] == "third"
+        check_comparable(held, CONFIG)
 
 
-def test_one_seed_states_no_deviation_and_no_overlap(tmp_path):
-    found = write(tmp_path, "first", rows(imp=PRUNED, cs=[point(1, 0.03, 2.2, initial=-0.1)]))
-    report = (tmp_path / "report.md").read_text()
-    assert "of seed 0 alone" in report
-    assert "±" not in report
-    assert "overlap.png" not in report
-    assert [path.name for path in draw(tmp_path, found)] == [
-        "lenet300_mnist_tickets.png", "lenet300_mnist_cost.png",
-    ]  # fmt: skip
+def test_one_seed_states_no_deviation_and_no_jaccard_index():
+    found = gather([], rows(imp=PRUNED, cs=[point(1, 0.03, 2.2, initial=-0.1)]))
+    text = text_of(found)
+    assert "of seed 0. Matching" in text
+    assert "±" not in text
+    assert "jaccard.png" not in text
+    drawn = RECIPE.figures(found, {})
+    assert list(drawn) == ["lenet300_mnist_tickets.png", "lenet300_mnist_cost.png"]
 
 
 FOLDED = Config(preset="smoke", seeds=(0,), ticket_scale="folded")
 
 
-def test_rows_of_other_options_are_kept_apart(tmp_path):
-    """With the scale inside and outside: the same network and rival, but never one row."""
+def test_rows_of_other_options_are_kept_apart():
+    """With the scale inside and outside: the same network and baseline, but never one row."""
     first = rows(imp=PRUNED, cs=[point(1, 0.03, 2.2, initial=-0.1), point(1, 0.2, 2, initial=0.1)])
-    write(tmp_path, "first", first)
-    found = write(
-        tmp_path, "second", rows("second", FOLDED, cs=[point(1, 0.02, 2.3, initial=-0.1)])
-    )
-    folded, outside = [row for row in found if row["method"] == "cs"]
+    held = gather([], first)
+    held = gather(held, rows("second", FOLDED, cs=[point(1, 0.02, 2.3, initial=-0.1)]))
+    folded, outside = [row for row in held if row["method"] == "cs"]
     assert (folded["settings"]["ticket_scale"], places(folded)) == ("folded", [(1, -0.1)])
     assert (outside["settings"]["ticket_scale"], len(places(outside))) == ("outside", 2)
     for row in (folded, outside):
         assert row["dense"] == PRUNED[0] | {"run": 0}
         assert row["against_imp"]
     # A point made again in one way replaces the one of that way.
-    found = write(tmp_path, "third", rows("third", FOLDED, cs=[point(1, 0.01, 2.3, initial=-0.1)]))
-    assert [p["density"] for p in found[0]["points"]] == [[0.01]]
-    assert found[1]["points"] == outside["points"]
-    report = (tmp_path / "report.md").read_text()
+    held = gather(held, rows("third", FOLDED, cs=[point(1, 0.01, 2.3, initial=-0.1)]))
+    assert [p["density"] for p in held[0]["points"]] == [[0.01]]
+    assert held[1]["points"] == outside["points"]
+    text = text_of(held)
     for way in ("ticket scale folded", "ticket scale outside"):
-        assert f"| [lenet300_mnist_cs] | {way} |" in report
-        assert f"Continuous sparsification, {way}: tickets are trained" in report
-        assert f"| cs, {way} | initial -0.1 |" in report
-        assert any(f"lenet300 on mnist, {way} |" in line for line in overview(found))
-    assert draw(tmp_path, found)[0].name == "lenet300_mnist_tickets.png"
+        assert f"| [lenet300_mnist_cs] | {way} |" in text
+        assert f"Continuous sparsification, {way}: `ticket_scale`" in text
+        assert f"| cs, {way} | initial -0.1 |" in text
+        assert f"lenet300 on mnist, {way} |" in overview(held)[1].markdown()
+    (axis,) = RECIPE.figures(held, {})["lenet300_mnist_tickets.png"].axes
+    labels = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert "continuous sparsification, all runs, ticket scale folded" in labels
 
 
-def test_rows_that_do_not_say_are_those_of_earlier_runs(tmp_path):
-    """Their scale was folded, and the rest as it is by default."""
-    write(
-        tmp_path, "first", rows(config=FOLDED, imp=PRUNED, cs=[point(1, 0.03, 2.2, initial=-0.1)])
-    )
-    path = tmp_path / "report.json"
-    now = path.read_text()
-    held = json.loads(now)
-    for row in held["rows"]:
-        row["settings"] = {n: v for n, v in row["settings"].items() if n not in options.FORMER}
-    path.write_text(json.dumps(held))
-    assert rows_in(tmp_path) == json.loads(now)["rows"]
-    assert headlines(held["rows"]) == headlines(rows_in(tmp_path))
-    report = (tmp_path / "report.md").read_text()
-    pictures = write_again(tmp_path)
-    assert json.loads(path.read_text()) == json.loads(now)  # with who made it, and where
-    assert (tmp_path / "report.md").read_text() == report
-    assert all(picture.exists() for picture in pictures)
-    both = write(tmp_path, "more", rows("more", FOLDED, cs=[point(1, 0.02, 2.2, initial=-0.2)]))
-    assert [len(row["points"]) for row in both] == [2, 3]
-
-
-def test_the_published_way_is_all_options_at_once():
-    published = Config(published=True)
-    assert published.chosen() == options.PUBLISHED
-    assert options.title(published.settings("cs")) == "as the published code"
-    assert Config().chosen() == options.DEFAULT
-    one = Config(published=True, beta="smooth")
-    assert one.chosen() == {**options.PUBLISHED, "beta": "smooth"}
-    assert not options.FORMER.keys() & published.settings("imp").keys()
-    assert options.identity({**options.FORMER, "epochs": 2}) == {"epochs": 2}
-    for chosen in (options.DEFAULT, options.PUBLISHED, options.FORMER):
-        assert options.sentence(chosen, statistics=True).count(";") == len(options.DEFAULT) - 1
+def test_the_report_is_written_anew_from_its_rows(tmp_path, capsys):
+    """The rows of report.json are enough to write it anew."""
+    found = gather([], rows(imp=PRUNED, cs=[point(1, 0.03, 2.2, initial=-0.1)]))
+    report = {"experiment": "tickets", "rows": found}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    rewrite(tmp_path)
+    assert (tmp_path / "report.md").read_text() == text_of(found) + "\n"
+    assert "lenet300_mnist_cost.png" in capsys.readouterr().out
+    assert read_rows(tmp_path) == json.loads(json.dumps(found))
+    assert read_rows(tmp_path / "nowhere") == []

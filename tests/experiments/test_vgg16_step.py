@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from experiments.vgg16_step.__main__ import Config, _batch, cli
+from experiments.common.runner import command_line
+from experiments.vgg16_step.__main__ import Config, _batch, main
 from sparsejax.models import VGG16_LAYERS
 from tests.experiments.data.test_imagenet import pictures, prepare
 from tests.models.test_vgg16_weights import imagenet_file
@@ -30,7 +31,7 @@ def quick_compilation():
 
 def run(monkeypatch, *flags):
     monkeypatch.setattr(sys, "argv", ["vgg16_step", *flags])
-    cli()
+    command_line(Config, "experiments.vgg16_step", main)
 
 
 @pytest.mark.usefixtures("quick_compilation")

@@ -1,0 +1,163 @@
+"""The report of an experiment: rows, tables, report.json and report.md."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from sparsejax.training import write_json
+
+Row = dict[str, Any]
+Columns = Sequence[tuple[str, Callable[[Any], str]]]
+"""The header of each column, and its cell as a function of a row."""
+
+MADE_BY = "{made_by}"
+"""A part of a report that is replaced by the sentence of `made_by`."""
+
+_PACKAGES = ("sparsejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Table(NamedTuple):
+    """A table of a report; the first column is text."""
+
+    columns: Columns
+    rows: Sequence[Any]
+    on_screen: bool = True
+    """Whether it is printed, too."""
+
+    def cells(self) -> list[list[str]]:
+        """The header and the lines below it."""
+        header = [name for name, _ in self.columns]
+        return [header, *([cell(row) for _, cell in self.columns] for row in self.rows)]
+
+    def markdown(self) -> str:
+        """The table as Markdown."""
+        header, *lines = self.cells()
+        rule = ["---"] + ["---:"] * (len(header) - 1)
+        return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *lines])
+
+    def screen(self) -> str:
+        """The table with aligned columns."""
+        header, *lines = self.cells()
+        widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+        rule = ["-" * width for width in widths]
+        return "\n".join(
+            "  ".join(
+                text.rjust(width) if place else text.ljust(width)
+                for place, (text, width) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in [header, rule, *lines]
+        )
+
+
+Parts = Sequence[str | Table]
+"""The paragraphs and tables of a report."""
+
+
+def error(found: Mapping[str, Any]) -> str:
+    """Mean and sample standard deviation over seeds (see `summary`), in per cent."""
+    return f"{found['mean']:.2f}{deviation(found)} %"
+
+
+def deviation(found: Mapping[str, Any]) -> str:
+    """Sample standard deviation, as it follows a mean; empty for a single seed."""
+    return f" ± {found['std']:.2f}" if len(found["values"]) > 1 else ""
+
+
+def figure(caption: str, name: str) -> str:
+    """A figure in Markdown."""
+    return f"![{caption}]({name})"
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, sample standard deviation (0 for a single value) and the values themselves."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "std": spread, "values": list(values)}
+
+
+def aggregate(
+    results: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    errors: Sequence[str] = ("test_error", "validation_error"),
+) -> Row:
+    """Fields of a row over the results of its seeds: summaries of the errors, lists of the rest."""
+    summaries = {name: summary([result[name] for result in results]) for name in errors}
+    return summaries | {name: [result[name] for result in results] for name in columns}
+
+
+def describe(config: Any, name: str, results: Sequence[Mapping[str, Any]], **more: Any) -> Row:
+    """Fields of a row that say what it is; its settings are those of the first result."""
+    settings = {k: v for k, v in results[0]["settings"].items() if k not in ("seed", "row")}
+    about = {"name": name, "model": results[0]["model"], "dataset": results[0]["dataset"]}
+    seeds = list(dict.fromkeys(result["seed"] for result in results))
+    return about | {"preset": config.preset, "seeds": seeds, "settings": settings} | more
+
+
+def write_report(
+    folder: Path, experiment: str, command: str, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Write ``folder/report.json`` and return its content."""
+    report = {"experiment": experiment, "command": command, **origin(), "rows": list(rows)}
+    write_json(folder / "report.json", report)
+    return report
+
+
+def write_markdown(folder: Path, report: Mapping[str, Any], parts: Parts) -> None:
+    """Write ``folder/report.md``."""
+    texts = [part if isinstance(part, str) else part.markdown() for part in parts]
+    text = "\n\n".join(made_by(report) if text == MADE_BY else text for text in texts)
+    (folder / "report.md").write_text(f"{text}\n")
+
+
+def made_by(report: Mapping[str, Any]) -> str:
+    """A sentence that says what made a report, where and with what."""
+    host = report["machine"]
+    packages = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    return (
+        f"Made by `{report['command']}` on {host['cores']} cores of {host['processor']} "
+        f"({host['backend']}), {packages}."
+    )
+
+
+def origin() -> dict[str, Any]:
+    """Versions of the packages and a description of the machine, for every file of results."""
+    versions = {"python": platform.python_version()}
+    versions |= {package: _version(package) for package in _PACKAGES}
+    return {"versions": versions, "machine": machine()}
+
+
+def machine() -> dict[str, Any]:
+    """A description of the machine."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "backend": jax.default_backend(),
+        "devices": sorted({device.device_kind for device in jax.devices()}),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),  # threads change the last bits of a sum
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
+        return "not installed"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"

@@ -1,0 +1,281 @@
+"""The runner of every experiment: flags, run folders, resuming, seeds, reports and figures.
+
+An experiment is a `Recipe`: it plans `Run`s and turns what they ended with into rows, a report and
+figures. The rest is here, once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import tyro
+from matplotlib.figure import Figure
+
+from experiments.common.report import Parts, Row, Table, write_markdown, write_report
+from experiments.data import DataError
+from sparsejax.deploy import load_sparse, save_sparse
+from sparsejax.training import (
+    Callback,
+    CheckpointError,
+    Checkpoints,
+    MetricLog,
+    ProgressBar,
+    TrainingDivergedError,
+    Writer,
+    fit,
+    init_run_dir,
+    read_metrics,
+    report,
+    write_json,
+)
+
+Picture = Figure | Callable[[Path], Any]
+"""A figure, or a function that writes one to a path."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The flags of every experiment."""
+
+    experiment: ClassVar[str]
+
+    output: Path | None = None
+    """Folder of the runs (configuration, metrics, checkpoints, results, networks); default
+    runs/EXPERIMENT."""
+    results: Path | None = None
+    """Folder of the report and the figures; default OUTPUT/results."""
+    data_dir: Path | None = None
+    """Folder of the datasets; default $SPARSEJAX_DATA_DIR, else the user's cache folder."""
+    resume: bool = False
+    """Continue what is already in OUTPUT; runs that ended are not run again."""
+    partial: bool = False
+    """Train nothing; report what has ended in OUTPUT."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the runs."""
+        return self.output or Path("runs") / self.experiment
+
+    @property
+    def report_folder(self) -> Path:
+        """Folder of the report and the figures."""
+        return self.results or self.folder / "results"
+
+    def check(self) -> None:
+        """Raise ValueError where a flag is out of its range; the library checks the others."""
+
+    def require(self, allowed: str, holds: Callable[[Any], bool], *names: str) -> None:
+        """Raise ValueError where a flag of ``names`` is given for which ``holds`` is false."""
+        for name in names:
+            given = getattr(self, name)
+            for value in given if isinstance(given, tuple) else (given,):
+                if value is not None and not holds(value):
+                    flag = name.replace("_", "-")
+                    raise ValueError(f"--{flag} must be {allowed}; got {value}")
+
+    def overridden(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
+        """``defaults`` with the values of the flags of the same names that are given."""
+        given = {name: getattr(self, name, None) for name in defaults}
+        return dict(defaults) | {name: x for name, x in given.items() if x is not None}
+
+
+class Run:
+    """A network trained with one list of settings and one seed, in its own folder.
+
+    A run that has ended holds ``result.json`` and ``network.safetensors`` (see `save_sparse`). They
+    are written last, in one move each, so that a run may be killed at any moment.
+
+    Args:
+      row: the row of the report that it belongs to.
+      folder: its own.
+      settings: what defines it, as JSON values; the seed is added.
+      seed: the seed of parameters and of the order of the examples.
+      resume: whether to continue what is in the folder.
+    """
+
+    def __init__(
+        self, row: str, folder: Path, settings: Mapping[str, Any], seed: int, resume: bool
+    ):
+        self.row, self.folder, self.seed, self.resume = row, folder, seed, resume
+        self.settings = {**settings, "seed": seed}
+
+    @property
+    def title(self) -> str:
+        """A name for the screen."""
+        return f"{self.row} seed {self.seed}"
+
+    def train(self) -> tuple[dict[str, Any], Any]:
+        """Train to the end; return the result, as JSON values, and the network's parameters."""
+        raise NotImplementedError
+
+    def headline(self, result: Mapping[str, Any]) -> str:
+        """A line for the screen about ``result``."""
+        return f"test error {result['test_error']:.2f} %"
+
+    def done(self) -> bool:
+        """Whether it has ended with these settings."""
+        files = (self.folder / name for name in ("result.json", "network.safetensors"))
+        return all(file.exists() for file in files) and self.result()["settings"] == self.settings
+
+    def reportable(self) -> bool:
+        """Whether there is a result to report, perhaps of the first part of the run."""
+        return self.done()
+
+    def result(self) -> dict[str, Any]:
+        """The result that it ended with."""
+        return json.loads((self.folder / "result.json").read_text())
+
+    def network(self) -> Any:
+        """The parameters that it ended with: a pytree of NumPy arrays in nested dicts."""
+        return load_sparse(self.folder / "network.safetensors")
+
+    def metrics(self, phase: str = "") -> list[dict[str, float]]:
+        """The rows of ``metrics.jsonl`` of the run or of a phase."""
+        return read_metrics(self.folder / phase)
+
+    def ensure(self) -> str:
+        """Train unless it has ended and may be resumed; return a line for the screen."""
+        if self.resume and self.done():
+            return f"{self.title}: {self.headline(self.result())} (already there)"
+        result, network = self.train()
+        result = {
+            "settings": self.settings,
+            "seed": self.seed,
+            **result,
+            "finished": time.strftime("%Y-%m-%d", time.gmtime()),
+        }
+        end(self.folder, result, network)
+        return f"{self.title}: {self.headline(result)} ({result['seconds']:.0f} s)"
+
+    def fit(
+        self,
+        step: Any,
+        state: Any,
+        batches: Any,
+        *,
+        steps: int,
+        phase: str | None = "",
+        config: Mapping[str, Any] | None = None,
+        evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+        report_every: int | None = None,
+        checkpoint_every: int | None = None,
+        callbacks: Sequence[Callback] = (),
+        **options: Any,
+    ) -> Any:
+        """`sparsejax.training.fit`, reported and saved in the folder of the run or of a phase.
+
+        The first arguments and ``options`` are those of `fit`. ``phase`` is the name of a part of
+        the run, or None where nothing is to be written; ``config`` is what the phase depends on, by
+        default the settings. ``evaluate`` adds numbers to the reports, which are written every
+        ``report_every`` steps, by default an epoch; ``callbacks`` come before them.
+        """
+        name = f"{self.title}, {phase}" if phase else self.title
+        writers: list[Writer] = [ProgressBar(steps, name)]
+        if phase is not None:
+            folder = init_run_dir(self.folder / phase, config or self.settings, self.resume)
+            writers.append(MetricLog(folder))
+            options["checkpoints"] = Checkpoints(folder / "checkpoints", every=checkpoint_every)
+        reports = report(*writers, evaluate=evaluate, every=report_every)
+        return fit(step, state, batches, steps=steps, callbacks=[*callbacks, reports], **options)
+
+
+def end(folder: Path, result: Mapping[str, Any], network: Any) -> None:
+    """Write the files of a run that has ended."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_sparse(folder / "network.safetensors", network)
+    write_json(folder / "result.json", result)
+
+
+C = TypeVar("C", bound=Config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe(Generic[C]):
+    """An experiment."""
+
+    config: type[C]
+    plan: Callable[[C], Iterator[Any]]
+    """``config -> runs``, in the order in which they are made; a generator may wait for the result
+    of one run before it plans the next."""
+    rows: Callable[[C, Mapping[str, Sequence[Any]], str], list[Row]]
+    """``(config, ended runs by row, command) -> rows`` of report.json."""
+    report: Callable[[Sequence[Row]], Parts]
+    """``rows -> parts`` of report.md; the tables are printed, too."""
+    figures: Callable[[Sequence[Row], Mapping[str, Sequence[Any]]], Mapping[str, Picture]]
+    """``(rows, ended runs by row) -> figures`` by file name: those that can be drawn from these."""
+
+
+def main(recipe: Recipe[C], config: C, command: str) -> None:
+    """Make the runs that are asked for, then the report and the figures."""
+    config.check()
+    ended: dict[str, list[Any]] = {}
+    for run in recipe.plan(config):
+        if not config.partial:
+            print(run.ensure(), flush=True)
+        elif not run.reportable():
+            continue
+        ended.setdefault(run.row, []).append(run)
+    rows = recipe.rows(config, ended, command) if ended else []
+    if not rows:
+        raise ValueError(f"--partial: nothing of these rows has ended in {config.folder}")
+    folder = config.report_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    content = write_report(folder, config.experiment, command, rows)
+    parts = recipe.report(rows)
+    write_markdown(folder, content, parts)
+    for part in parts:
+        if isinstance(part, Table) and part.on_screen:
+            print(f"\n{part.screen()}")
+    _announce(folder, draw(folder, recipe.figures(rows, ended)))
+
+
+def rewrite(folder: Path) -> None:
+    """Write report.md, and the figures that need no runs, anew from ``folder/report.json``."""
+    content = json.loads((folder / "report.json").read_text())
+    recipe = importlib.import_module(f"experiments.{content['experiment']}.recipe").RECIPE
+    write_markdown(folder, content, recipe.report(content["rows"]))
+    _announce(folder, draw(folder, recipe.figures(content["rows"], {})))
+
+
+def draw(folder: Path, figures: Mapping[str, Picture]) -> list[Path]:
+    """Write the figures; return their paths."""
+    for name, figure in figures.items():
+        if isinstance(figure, Figure):
+            figure.savefig(folder / name, dpi=130, metadata={"Software": None})
+        else:
+            figure(folder / name)
+    return [folder / name for name in figures]
+
+
+def cli(recipe: Recipe[Any]) -> None:
+    """Run an experiment from the command line."""
+    module = f"experiments.{recipe.config.experiment}"
+    command_line(recipe.config, module, functools.partial(main, recipe))
+
+
+def command_line(config_type: type[Any], module: str, run: Callable[[Any, str], Any]) -> None:
+    """Read the flags and call ``run(config, command)``; an error is one line."""
+    warnings.filterwarnings("default", category=RuntimeWarning, module="sparsejax")
+    program = f"python -m {module}"
+    try:
+        config = tyro.cli(config_type, prog=program)
+        run(config, " ".join([program, *sys.argv[1:]]))
+    except (ValueError, OSError, DataError, CheckpointError, TrainingDivergedError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command with --resume goes on from the last checkpoint")
+
+
+def _announce(folder: Path, pictures: Sequence[Path]) -> None:
+    print()
+    for path in (folder / "report.md", folder / "report.json", *pictures):
+        print(f"wrote {path}")

@@ -1,0 +1,263 @@
+"""The common runner, on an experiment that takes no time."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from matplotlib.figure import Figure
+
+from experiments.common.report import MADE_BY, Table, aggregate, error
+from experiments.common.runner import Config as CommonConfig
+from experiments.common.runner import Recipe, Run, command_line, draw, main, rewrite
+from sparsejax.training import Batches, init_state, make_step
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(64, 3)).astype(np.float32)
+LABELS = IMAGES @ np.array([1.0, -2.0, 3.0], np.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(CommonConfig):
+    """A toy."""
+
+    experiment = "toy"
+
+    method: tuple[str, ...] = ("sgd", "adam")
+    """Rows of the table."""
+    seeds: tuple[int, ...] = (0, 1)
+    """One run for each."""
+    learning_rate: float = 0.1
+    """Learning rate of either."""
+
+    def check(self):
+        self.require("positive", lambda x: x > 0, "learning_rate")
+
+
+class ToyRun(Run):
+    killed_at = None
+    """A step or a moment of the first run at which it dies."""
+
+    def train(self):
+        optimizer = {"sgd": optax.sgd, "adam": optax.adam}[self.row](self.settings["rate"])
+
+        def loss(params, batch, key):
+            noise = jax.random.normal(key, batch["label"].shape)  # the key counts, too
+            residual = batch["image"] @ params["kernel"] - batch["label"] + 0.1 * noise
+            return (residual**2).mean(), {}
+
+        def evaluate(state):
+            if self.killed_at == int(state.step):
+                os._exit(9)
+            return {"error": float(jnp.abs(state.params["kernel"]).sum())}
+
+        params = {"kernel": jax.random.normal(jax.random.key(self.seed), (3,))}
+        state = self.fit(
+            make_step(loss, optimizer),
+            init_state(params, optimizer, jax.random.key(self.seed)),
+            Batches({"image": IMAGES, "label": LABELS}, 8, self.seed),
+            steps=24,
+            evaluate=evaluate,
+            report_every=4,
+            checkpoint_every=8,
+        )
+        result = {"seconds": self.metrics()[-1]["seconds"]}
+        final = float(jnp.abs(state.params["kernel"]).sum())
+        return result | {"test_error": final, "validation_error": final}, state.params
+
+
+def plan(config):
+    for seed in config.seeds:
+        for method in config.method:
+            folder = config.folder / method / f"seed_{seed}"
+            settings = {"row": method, "rate": config.learning_rate}
+            yield ToyRun(method, folder, settings, seed, config.resume)
+
+
+def rows(config, ended, command):
+    del config
+    return [
+        {"name": name, "command": command, "seeds": [run.seed for run in runs]}
+        | aggregate([run.result() for run in runs], ("seconds",))
+        for name, runs in ended.items()
+    ]
+
+
+def report(rows):
+    columns = (("row", lambda row: row["name"]), ("error", lambda row: error(row["test_error"])))
+    hidden = (("hidden", lambda row: row["name"]),)
+    return ["# Toy", Table(columns, rows), MADE_BY, Table(hidden, rows, on_screen=False)]
+
+
+def figures(rows, ended):
+    figure = Figure()
+    figure.subplots().bar(
+        [row["name"] for row in rows], [row["test_error"]["mean"] for row in rows]
+    )
+    drawn = {"bars.png": figure}
+    if ended:
+        drawn["runs.png"] = lambda path: path.write_text(",".join(ended))
+    return drawn
+
+
+RECIPE = Recipe(Config, plan, rows, report, figures)
+
+
+def final_bits(folder):
+    """All that the runs of a folder ended with, without the times."""
+    found = {}
+    for run in sorted(folder.glob("*/seed_*")):
+        result = json.loads((run / "result.json").read_text())
+        metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for entry in (result, *metrics):
+            entry.pop("seconds")
+        result.pop("finished")
+        network = (run / "network.safetensors").read_bytes()
+        found[f"{run.parent.name}/{run.name}"] = result, metrics, network
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    config = Config(output=tmp_path_factory.mktemp("toy") / "run")
+    main(RECIPE, config, "first")
+    return config
+
+
+def test_every_method_and_seed_ends_in_the_same_files(finished, capsys):
+    names = {"sgd/seed_0", "adam/seed_0", "sgd/seed_1", "adam/seed_1"}
+    assert final_bits(finished.folder).keys() == names
+    result, metrics, _ = final_bits(finished.folder)["sgd/seed_1"]
+    assert result["settings"] == {"row": "sgd", "rate": 0.1, "seed": 1}
+    assert [row["step"] for row in metrics] == [4, 8, 12, 16, 20, 24]
+    (run,) = plan(dataclasses.replace(finished, method=("sgd",), seeds=(1,)))
+    assert run.done()
+    assert np.abs(run.network()["kernel"]).sum() == pytest.approx(result["test_error"])
+    capsys.readouterr()
+
+
+def test_writes_report_figures_and_tables(finished, capsys):
+    main(RECIPE, dataclasses.replace(finished, resume=True), "second")
+    printed = capsys.readouterr().out
+    assert printed.count("(already there)") == 4
+    assert re.search(r"^row +error\n-+ +-+\nsgd +\d", printed, re.MULTILINE)
+    assert "hidden" not in printed
+    folder = finished.folder / "results"
+    held = json.loads((folder / "report.json").read_text())
+    assert (held["experiment"], held["command"]) == ("toy", "second")
+    assert {"jax", "optax", "flax", "python"} <= held["versions"].keys()
+    assert held["machine"]["cores"] == os.cpu_count()
+    assert [row["name"] for row in held["rows"]] == ["sgd", "adam"]
+    assert held["rows"][0]["seeds"] == [0, 1]
+    values = held["rows"][0]["test_error"]["values"]
+    assert held["rows"][0]["test_error"]["mean"] == pytest.approx(np.mean(values))
+    text = (folder / "report.md").read_text()
+    assert text.startswith("# Toy\n\n| row | error |\n| --- | ---: |\n| sgd | ")
+    assert "Made by `second` on" in text
+    assert "| hidden |" in text
+    assert (folder / "runs.png").read_text() == "sgd,adam"
+    assert (folder / "bars.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("report.md", "report.json", "bars.png", "runs.png"):
+        assert f"wrote {folder / name}" in printed
+
+
+def test_other_settings_are_not_mixed_in(finished):
+    other = dataclasses.replace(finished, resume=True, learning_rate=0.2)
+    with pytest.raises(ValueError, match=r"rate: 0.1 there, 0.2 here"):
+        main(RECIPE, other, "")
+    with pytest.raises(ValueError, match="already holds a run"):
+        main(RECIPE, finished, "")
+    with pytest.raises(ValueError, match="--learning-rate must be positive; got -1"):
+        main(RECIPE, dataclasses.replace(finished, learning_rate=-1.0), "")
+
+
+def test_reports_what_has_ended_so_far(finished, tmp_path, capsys):
+    config = Config(output=tmp_path / "run", partial=True)
+    with pytest.raises(ValueError, match="--partial: nothing of these rows has ended in"):
+        main(RECIPE, config, "")
+    main(RECIPE, Config(output=tmp_path / "run", method=("adam",), seeds=(1,)), "")
+    before = final_bits(tmp_path / "run")
+    main(RECIPE, config, "")
+    held = json.loads((tmp_path / "run" / "results" / "report.json").read_text())
+    assert [(row["name"], row["seeds"]) for row in held["rows"]] == [("adam", [1])]
+    assert final_bits(tmp_path / "run") == before
+    assert before["adam/seed_1"] == final_bits(finished.folder)["adam/seed_1"]
+    capsys.readouterr()
+
+
+KILL = """
+import sys
+from pathlib import Path
+from experiments.common import runner
+from tests.experiments.common import test_runner as toy
+moment = sys.argv[2]
+if moment.isdigit():
+    toy.ToyRun.killed_at = int(moment)
+else:  # the network is there, the result is not
+    runner.write_json = lambda *arguments: toy.os._exit(9)
+config = toy.Config(output=Path(sys.argv[1]), method=("adam",), seeds=(0,), resume=True)
+runner.main(toy.RECIPE, config, "")
+"""
+
+
+@pytest.mark.parametrize("moment", ["4", "12", "result"])
+def test_killed_at_a_fixed_point_it_resumes_to_the_same_bits(finished, tmp_path, moment, capsys):
+    """Step 4 is before the first checkpoint, step 12 between two."""
+    folder = tmp_path / "run"
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILL, folder, moment], env=environment, capture_output=True
+    )
+    assert killed.returncode == 9, killed.stderr.decode()
+    assert not (folder / "adam/seed_0/result.json").exists()
+    assert (folder / "adam/seed_0/network.safetensors").exists() == (moment == "result")
+    config = Config(output=folder, method=("adam",), seeds=(0,), resume=True)
+    main(RECIPE, config, "")
+    expected = final_bits(finished.folder)["adam/seed_0"]
+    assert final_bits(folder)["adam/seed_0"] == expected
+    assert "(already there)" not in capsys.readouterr().out
+
+
+def test_the_command_line_names_the_program_and_ends_in_one_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["toy", "--method", "sgd", "--learning-rate", "0.5"])
+    found = []
+    command_line(Config, "experiments.toy", lambda *given: found.append(given))
+    ((config, command),) = found
+    assert (config.method, config.learning_rate, config.seeds) == (("sgd",), 0.5, (0, 1))
+    assert config.folder == Path("runs/toy")
+    assert config.report_folder == Path("runs/toy/results")
+    assert command == "python -m experiments.toy --method sgd --learning-rate 0.5"
+    monkeypatch.setattr(sys, "argv", ["toy", "--learning-rate", "0", "--output", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        command_line(Config, "experiments.toy", lambda *given: main(RECIPE, *given))
+    assert ended.value.code == "error: --learning-rate must be positive; got 0.0"
+
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match="--resume goes on from the last checkpoint"):
+        command_line(Config, "experiments.toy", interrupted)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_report_is_written_anew_without_the_runs(finished, monkeypatch, tmp_path, capsys):
+    folder = finished.folder / "results"
+    held = (folder / "report.json").read_text()
+    before = (folder / "report.md").read_text()
+    (tmp_path / "report.json").write_text(held)
+    monkeypatch.setitem(sys.modules, "experiments.toy.recipe", sys.modules[__name__])
+    rewrite(tmp_path)
+    assert (tmp_path / "report.md").read_text() == before
+    assert (tmp_path / "report.json").read_text() == held
+    assert (tmp_path / "bars.png").exists()
+    assert not (tmp_path / "runs.png").exists()
+    assert draw(tmp_path, {}) == []
+    capsys.readouterr()
