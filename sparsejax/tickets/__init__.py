@@ -16,11 +16,11 @@ from sparsejax.tickets._population import (
     init_population,
     member,
     next_population,
-    population_scan,
     population_step,
     population_tickets,
     shard_population,
 )
+from sparsejax.tickets._population_scan import population_scan
 from sparsejax.tickets._search import (
     SearchState,
     found_ticket,

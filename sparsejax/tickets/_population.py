@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -103,8 +102,8 @@ def shard_population(state: TrainState, mesh: Mesh) -> TrainState:
     Raises:
       ValueError: the mesh has not one axis, or its length does not divide the number of members.
     """
-    members, devices = jax.tree.leaves(state.search.mask)[0].shape[0], _automatic(mesh)
-    sharded, replicated = PartitionSpec(_axis_of(mesh)), PartitionSpec()
+    members, devices = jax.tree.leaves(state.search.mask)[0].shape[0], automatic(mesh)
+    sharded, replicated = PartitionSpec(axis_of(mesh)), PartitionSpec()
     if members % devices.size:
         raise ValueError(f"mesh must divide {members} members; it has {devices.size} devices")
     specs = (replicated if leaf.ndim == 0 else sharded for leaf in jax.tree.leaves(state))
@@ -116,12 +115,12 @@ def shard_population(state: TrainState, mesh: Mesh) -> TrainState:
     return there
 
 
-def _automatic(mesh: Mesh) -> Mesh:
+def automatic(mesh: Mesh) -> Mesh:
     """The same devices with axes that the compiler partitions by itself."""
     return Mesh(mesh.devices, mesh.axis_names)
 
 
-def _axis_of(mesh: Mesh) -> str:
+def axis_of(mesh: Mesh) -> str:
     if len(mesh.axis_names) != 1:
         raise ValueError(f"mesh must have one axis, of members; it has {mesh.axis_names}")
     return str(mesh.axis_names[0])
@@ -144,106 +143,17 @@ def population_step(step: Step) -> Step:
 
     def take(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         state, metrics = together(state, batch)
-        return state, _with_means(metrics)
+        return state, with_means(metrics)
 
     return take
 
 
-def population_scan(
-    mesh: Mesh | None = None, vmap_size: int | None = None, unroll: bool = False
-) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Build the ``loop`` with which ``sparsejax.training.fit`` trains a population.
-
-    The members are independent, so the steps of a call may be taken member by member: each takes
-    all of its steps while what it needs stays in a processor's cache (the weights, gates and
-    momenta of eight LeNet300 would not). An accelerator computes all members together instead::
-
-        step = search_step(method, loss, optimizer)
-        state = fit(step, state, Batches(data, 128), loop=population_scan(), steps=1000)
-
-    Args:
-      mesh: a mesh of one axis, over which the members are distributed (see `shard_population`):
-        each device takes the steps of its own members, and nothing is exchanged.
-      vmap_size: how many members of a device are computed together, by ``vmap``; it must divide
-        their number. Default 1 on a CPU, elsewhere all. Results agree within rounding.
-      unroll: whether to write out steps and members instead of looping over them: for a few of
-        them with XLA's own convolutions, which are many times slower inside a loop on a CPU.
-
-    Returns:
-      What `fit` takes as ``loop``, beside the step of a single search; metrics are those of
-      `population_step`, with a leading axis of steps.
-
-    Raises:
-      ValueError: ``vmap_size`` is not an integer >= 1, or the mesh has not one axis; when the loop
-        runs: ``vmap_size`` does not divide a device's members.
-    """
-    if vmap_size is not None and (not isinstance(vmap_size, int) or vmap_size < 1):
-        raise ValueError(f"vmap_size must be an integer >= 1; got {vmap_size!r}")
-    sharded, replicated = PartitionSpec(mesh and _axis_of(mesh)), PartitionSpec()
-    mesh = mesh and _automatic(mesh)
-
-    def loop(take: Any, state: TrainState, arrays: Any, rows: Any) -> tuple[TrainState, Metrics]:
-        def on_device(own: TrainState, counters: Any, arrays: Any, rows: Any) -> Any:
-            """All steps of the members of a device; every leaf has an axis of members."""
-            members = jax.tree.leaves(own)[0].shape[0]
-            count = vmap_size or (1 if jax.default_backend() == "cpu" else members)
-            if members % count:
-                raise ValueError(f"vmap_size must divide {members} members; got {count}")
-
-            def run(own: TrainState) -> Any:
-                follow = lambda state, row: take(state, arrays, row)  # noqa: E731
-                return (_unrolled if unroll else lax.scan)(follow, _joined(own, *counters), rows)
-
-            if unroll or members == 1:  # vmap over a single one would make grouped convolutions
-                return _written_out(run, own, members, count)
-            if count == members:
-                return jax.vmap(run)(own)
-            return lax.map(run, own, batch_size=count if count > 1 else None)
-
-        if mesh is not None:
-            places = (sharded, replicated, replicated, replicated)
-            on_device = jax.shard_map(
-                on_device, mesh=mesh, in_specs=places, out_specs=sharded, check_vma=False
-            )
-        counters = (state.step, state.search.round)
-        ended, metrics = on_device(_joined(state, None, None), counters, arrays, rows)
-        by_step = jax.tree.map(lambda values: jnp.moveaxis(values, 0, 1), metrics)
-        ended = _joined(ended, ended.step[0], ended.search.round[0])
-        return ended, jax.vmap(_with_means)(by_step)
-
-    return loop
-
-
-def _joined(state: TrainState, step: Any, round_: Any) -> TrainState:
+def joined(state: TrainState, step: Any, round_: Any) -> TrainState:
     """``state`` with other counters of steps and rounds, or without them (None)."""
     return state._replace(step=step, search=state.search._replace(round=round_))
 
 
-def _unrolled(follow: Callable[..., Any], state: Any, rows: Any) -> tuple[Any, Any]:
-    """The result of `lax.scan`, without a loop in the program.
-
-    Its own ``unroll`` leaves a loop of one turn where there is one step, and in a loop XLA for CPUs
-    does not turn the weight gradients of its convolutions into fast ones (sixty times slower).
-    """
-    metrics = []
-    for number in range(jax.tree.leaves(rows)[0].shape[0]):
-        state, found = follow(state, jax.tree.map(lambda array, n=number: array[n], rows))
-        metrics.append(found)
-    return state, jax.tree.map(lambda *values: jnp.stack(values), *metrics)
-
-
-def _written_out(run: Callable[[Any], Any], own: Any, members: int, count: int) -> Any:
-    """The results of all members, ``count`` at a time, without a loop in the program."""
-    if count == 1:
-        parts = [run(jax.tree.map(lambda x, n=n: x[n], own)) for n in range(members)]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
-    several = jax.vmap(run)
-    starts = range(0, members, count)
-    parts = [several(jax.tree.map(lambda x, n=n: x[n : n + count], own)) for n in starts]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-
-
-def _with_means(metrics: Metrics) -> Metrics:
+def with_means(metrics: Metrics) -> Metrics:
     """The mean of values [members], and each of them."""
     shown = {}
     for name, values in metrics.items():
@@ -302,6 +212,6 @@ def member(state: TrainState, number: int) -> TrainState:
       The state of a search by itself, which shares no buffer with ``state``.
     """
     # The counters are the only leaves without an axis of members.
-    own = _joined(state, None, None)
+    own = joined(state, None, None)
     one = jax.tree.map(lambda leaf: leaf[number], own)
-    return fresh(_joined(one, state.step, state.search.round))
+    return fresh(joined(one, state.step, state.search.round))
