@@ -32,6 +32,7 @@ def main(folder: str, steps: int, die: int) -> None:
 
     def evaluate(state):
         if number == 1 and int(state.step) == die:
+            print(f"process 1 dies after step {die}", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         return {}
 
