@@ -7,6 +7,7 @@ matter; for NaN checks, and where something works on the host, they are run.
 import contextlib
 import inspect
 import itertools
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -328,7 +329,10 @@ def fitted(env):
 
 HOST = {
     "report": lambda e: inspection.report(sparse(e)),
-    "chosen": lambda e: str(sparsejax.chosen(e.params)),
+    "chosen num_entries": lambda e: (
+        str(sparsejax.chosen(e.params)),
+        projections.num_entries(e.params),
+    ),  # fmt: skip
     "bzip2_bytes": lambda e: inspection.bzip2_bytes(sparse(e)),
     "live_units live_unit_masks": lambda e: inspection.live_units({"a": sparse(e)}, ["a"]),
     "macs": lambda e: inspection.macs(forward, e.params, e.x),
@@ -352,7 +356,9 @@ def test_everything_public_is_here():
         name
         for room in ROOMS
         for name in room.__all__
-        if callable(getattr(room, name)) and not inspect.isclass(getattr(room, name))
+        if callable(getattr(room, name))
+        and not inspect.isclass(getattr(room, name))
+        and typing.get_origin(getattr(room, name)) is None  # type aliases
     }
     public |= {"learning_compression", "compressed_params"}
     here = {name for names in (TRACED | HOST) for name in names.split()} | ELSEWHERE.keys()
