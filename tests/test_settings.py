@@ -332,7 +332,7 @@ HOST = {
     "chosen num_entries": lambda e: (
         str(sparsejax.chosen(e.params)),
         projections.num_entries(e.params),
-    ),  # fmt: skip
+    ),
     "bzip2_bytes": lambda e: inspection.bzip2_bytes(sparse(e)),
     "live_units live_unit_masks": lambda e: inspection.live_units({"a": sparse(e)}, ["a"]),
     "macs": lambda e: inspection.macs(forward, e.params, e.x),
