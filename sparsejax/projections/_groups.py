@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Integer, PyTree
 from sparsejax import _checks
 from sparsejax._where import Chosen
 from sparsejax.projections._count import add_up, count_reaching
+from sparsejax.projections._keep import keep
 from sparsejax.projections._keys import key_format
 from sparsejax.projections._prefix import longest_prefix
 from sparsejax.projections._shards import Layout, on_each_shard
@@ -96,7 +97,7 @@ def _keep(
     """Return the kept entries, and whether any entry is NaN."""
     common = math.gcd(*costs)
 
-    def keep(
+    def keep_on_shard(
         leaves: Sequence[jax.Array], layouts: Sequence[Layout], budget: jax.Array
     ) -> tuple[list[jax.Array], jax.Array]:
         ranks = key_format([*leaves, jnp.zeros((), jnp.float32)])
@@ -109,10 +110,10 @@ def _keep(
             nans.append(count_reaching(norms.largest, [ranks.infinity + 1]))
         any_nan = add_up(nans, outer)[0] > 0
         masks = longest_prefix(list(zip(*words, strict=True)), 1 << 24, outer, costs, budget)
-        kept = []
-        for leaf, mask in zip(leaves, masks, strict=True):
-            values = jnp.where(grouping.broadcast(mask, leaf), leaf, 0)
-            kept.append(jnp.where(any_nan, jnp.nan, values).astype(leaf.dtype))
+        kept = [
+            keep(leaf, grouping.broadcast(mask, leaf), any_nan)
+            for leaf, mask in zip(leaves, masks, strict=True)
+        ]
         return kept, any_nan
 
-    return on_each_shard(keep, leaves, layouts, budget)
+    return on_each_shard(keep_on_shard, leaves, layouts, budget)

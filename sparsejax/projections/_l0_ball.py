@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Integer, PyTree, Real
 
 from sparsejax import _checks
 from sparsejax._where import Where, choose
+from sparsejax.projections._keep import keep
 from sparsejax.projections._selection import select
 from sparsejax.projections._shards import Layout, layouts_of, on_each_shard, whole_size
 
@@ -133,7 +134,7 @@ def _keep_largest(
 ) -> tuple[list[jax.Array], tuple[jax.Array, jax.Array]]:
     """Return the kept entries, the threshold, and whether any entry is NaN."""
 
-    def keep(
+    def keep_on_shard(
         leaves: Sequence[jax.Array],
         layouts: Sequence[Layout],
         kappa: jax.Array,
@@ -142,11 +143,10 @@ def _keep_largest(
         selection = select(leaves, layouts, kappa, *warm_start)
         masks = selection.masks(leaves, layouts)
         kept = [
-            jnp.where(selection.any_nan, jnp.nan, jnp.where(mask, leaf, 0)).astype(leaf.dtype)
-            for leaf, mask in zip(leaves, masks, strict=True)
+            keep(leaf, mask, selection.any_nan) for leaf, mask in zip(leaves, masks, strict=True)
         ]
         return kept, (selection.magnitude, selection.any_nan)
 
     return on_each_shard(
-        keep, leaves, layouts, kappa, *([] if warm_start is None else [warm_start])
+        keep_on_shard, leaves, layouts, kappa, *([] if warm_start is None else [warm_start])
     )

@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Integer, PyTree
 
 from sparsejax import _checks
 from sparsejax._where import Where, choose
+from sparsejax.projections._keep import keep
 from sparsejax.projections._keys import key_format
 
 
@@ -82,6 +83,4 @@ def _project(leaf: jax.Array, n: jax.Array, m: int, axis: int) -> jax.Array:
         key = jax.lax.slice_in_dim(keys, other, other + 1, axis=axis + 1)
         before += ((key > keys) | ((key == keys) & (other < place))).astype(jnp.int32)
     unknown = (keys > ranks.infinity).any(axis=axis + 1, keepdims=True)
-    values = leaf.reshape(grouped)
-    kept = jnp.where(unknown, jnp.nan, jnp.where(before < n, values, 0))
-    return kept.astype(leaf.dtype).reshape(shape)
+    return keep(leaf.reshape(grouped), before < n, unknown).reshape(shape)

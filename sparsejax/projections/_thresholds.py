@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, PyTree, Real
 from sparsejax import _checks
 from sparsejax._dtypes import promoted
 from sparsejax._where import Where, choose
+from sparsejax.projections._keep import keep
 from sparsejax.projections._keys import key_format
 
 
@@ -38,12 +39,12 @@ def hard_threshold(
     """
     threshold = _checks.scalar_at_least_zero("threshold", threshold)
 
-    def keep(leaf: jax.Array) -> jax.Array:
+    def keep_above(leaf: jax.Array) -> jax.Array:
         ranked = key_format([leaf, threshold])
-        return jnp.where(ranked.keys(leaf) > ranked.keys(threshold), leaf, 0).astype(leaf.dtype)
+        return keep(leaf, ranked.keys(leaf) > ranked.keys(threshold))
 
     chosen = choose(tree, where)
-    return chosen.put_back([keep(leaf) for leaf in chosen.leaves])
+    return chosen.put_back([keep_above(leaf) for leaf in chosen.leaves])
 
 
 def soft_threshold(
