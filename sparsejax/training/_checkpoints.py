@@ -141,10 +141,11 @@ class Checkpoints:
         Raises:
           CheckpointError: every checkpoint is damaged, or one holds another kind of state.
         """
+        manager = self._manager  # opened in every process: they wait for each other there
         step = broadcast_from_main(self._newest_undamaged)
         if step < 0:
             return None
-        self._manager.reload()  # the main process may have thrown damaged ones away
+        manager.reload()  # the main process may have thrown damaged ones away
         return self._read(step, like)
 
     def arrays(self) -> dict[str, np.ndarray]:
