@@ -148,10 +148,14 @@ class Graph(NamedTuple):
 
 
 def abstract(tree: PyTree) -> PyTree:
-    """Return a tree of ``jax.ShapeDtypeStruct`` for a tree of arrays or numbers."""
+    """Return a tree of ``jax.ShapeDtypeStruct`` for a tree of arrays or numbers.
+
+    Dtypes are those that the arrays would have in JAX: without x64, float64 becomes float32.
+    """
 
     def one(leaf: Any) -> jax.ShapeDtypeStruct:
         dtype = leaf.dtype if hasattr(leaf, "dtype") else promoted(leaf)
+        dtype = jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
         return jax.ShapeDtypeStruct(jnp.shape(leaf), dtype)
 
     return jax.tree.map(one, tree)

@@ -58,7 +58,7 @@ def population_scan(
 
             def run(own: TrainState) -> Any:
                 follow = lambda state, row: take(state, arrays, row)  # noqa: E731
-                return (_unrolled if unroll else lax.scan)(follow, joined(own, *counters), rows)
+                return (_unrolled if unroll else _looped)(follow, joined(own, *counters), rows)
 
             if unroll or members == 1:  # vmap over a single one would make grouped convolutions
                 return _written_out(run, own, members, count)
@@ -78,6 +78,27 @@ def population_scan(
         return ended, jax.vmap(with_means)(by_step)
 
     return loop
+
+
+def _looped(follow: Callable[..., Any], state: Any, rows: Any) -> tuple[Any, Any]:
+    """The result of `lax.scan`, in a loop even where there is one step.
+
+    XLA removes a loop of one turn and fuses the step with what is around it, which changes its
+    rounding: members resumed one step from a report would not be those of the run that was killed.
+    """
+    if jax.tree.leaves(rows)[0].shape[0] != 1:
+        return lax.scan(follow, state, rows)
+    found = jax.eval_shape(follow, state, jax.tree.map(lambda array: array[0], rows))[1]
+    metrics = jax.tree.map(lambda value: jnp.zeros((1, *value.shape), value.dtype), found)
+    hidden = lax.optimization_barrier(jnp.int32(1))  # a number of turns that XLA does not see
+
+    def turn(number: jax.Array, carried: tuple[Any, Any]) -> tuple[Any, Any]:
+        state, metrics = carried
+        state, found = follow(state, jax.tree.map(lambda array: array[number], rows))
+        return state, jax.tree.map(lambda all_, one: all_.at[number].set(one), metrics, found)
+
+    ended: tuple[Any, Any] = lax.fori_loop(0, hidden, turn, (state, metrics))
+    return ended
 
 
 def _unrolled(follow: Callable[..., Any], state: Any, rows: Any) -> tuple[Any, Any]:
