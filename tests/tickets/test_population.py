@@ -1,5 +1,6 @@
 """Searches side by side are the searches one after another."""
 
+import functools
 import json
 import re
 
@@ -53,11 +54,23 @@ def population(dtype=jnp.float32):
     return init_population(make, params, OPTIMIZER, keys, hyper), keys
 
 
-def run(step, state, turn, rounds=2, loop="auto", data=DATA):
+def float64(arrays):
+    return {name: array.astype(np.float64) for name, array in arrays.items()}
+
+
+def run(step, state, turn, rounds=2, loop="auto", data=DATA, steps_per_call=None):
     tickets = []
     for number in range(rounds):
         state = turn(state) if number else state
-        state = fit(step, state, Batches(data, 32, number), steps=STEPS, batch_axes=(), loop=loop)
+        state = fit(
+            step,
+            state,
+            Batches(data, 32, number),
+            steps=STEPS,
+            batch_axes=(),
+            loop=loop,
+            steps_per_call=steps_per_call,
+        )
         tickets.append(state)
     return tickets
 
@@ -67,48 +80,67 @@ MESH = jax.make_mesh((8,), ("members",), axis_types=(AxisType.Auto,))
 PAIRS = jax.make_mesh((4,), ("members",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
 
 
+@pytest.fixture(scope="module")
+def alone():
+    """Weights, weights to rewind to and masks of single searches after each round, in float64."""
+    found, data = {}, float64(DATA)
+    with jax.enable_x64(True):
+        _, keys = population(jnp.float64)
+        turn = jax.jit(lambda state: next_search(make, state, OPTIMIZER))
+        for number in (0, 3, 7):
+            hyper = {name: values[number] for name, values in float64(HYPER).items()}
+            one = init_search(make, start_of(number, jnp.float64), OPTIMIZER, keys[number], hyper)
+            found[number] = [
+                jax.device_get(
+                    (
+                        end.params["weights"],
+                        end.search.rewind_params,
+                        found_ticket(make, end).mask["kernel"],
+                    )
+                )
+                for end in run(SINGLE, one, turn, data=data)
+            ]
+    return found
+
+
+# Written out, a program is as long as it has steps, and XLA takes as long for it.
 @pytest.mark.parametrize(
-    ("step", "loop", "mesh"),
+    ("step", "loop", "mesh", "steps_per_call"),
     [
-        (population_step(SINGLE), "scan", None),
-        (population_step(SINGLE), "scan", MESH),
-        (SINGLE, population_scan(), None),
-        (SINGLE, population_scan(vmap_size=4), None),
-        (SINGLE, population_scan(vmap_size=MEMBERS), None),
-        (SINGLE, population_scan(unroll=True), None),
-        (SINGLE, population_scan(vmap_size=2, unroll=True), None),
-        (SINGLE, population_scan(MESH), MESH),
-        (SINGLE, population_scan(PAIRS), PAIRS),
-        (SINGLE, population_scan(PAIRS, vmap_size=2), PAIRS),
+        (population_step(SINGLE), "scan", None, None),
+        (population_step(SINGLE), "scan", MESH, None),
+        (SINGLE, population_scan(), None, None),
+        (SINGLE, population_scan(vmap_size=4), None, None),
+        (SINGLE, population_scan(vmap_size=MEMBERS), None, None),
+        (SINGLE, population_scan(unroll=True), None, 2),
+        (SINGLE, population_scan(vmap_size=2, unroll=True), None, 2),
+        (SINGLE, population_scan(MESH), MESH, None),
+        (SINGLE, population_scan(PAIRS), PAIRS, None),
+        (SINGLE, population_scan(PAIRS, vmap_size=2), PAIRS, None),
     ],
 )
-def test_members_are_the_searches_by_themselves(step, loop, mesh):
+def test_members_are_the_searches_by_themselves(step, loop, mesh, steps_per_call, alone):
     """In float64: gates make much of the last bits, which depend on what is computed together."""
     with jax.enable_x64(True):
-        check_members(step, loop, mesh, {k: v.astype(np.float64) for k, v in DATA.items()})
-
-
-def check_members(step, loop, mesh, data):
-    state, keys = population(jnp.float64)
-    if mesh is not None:
-        cut = NamedSharding(mesh, PartitionSpec("members"))
-        state = shard_population(state, mesh)
-    turn = jax.jit(lambda state: next_population(make, state, OPTIMIZER))
-    ends = run(step, state, turn, loop=loop, data=data)
-    for number in (0, 3, 7):
-        hyper = {name: values[number].astype(np.float64) for name, values in HYPER.items()}
-        one = init_search(make, start_of(number, jnp.float64), OPTIMIZER, keys[number], hyper)
-        alone = run(SINGLE, one, lambda state: next_search(make, state, OPTIMIZER), data=data)
-        for together, single in zip(ends, alone, strict=True):
-            ours = member(together, number)
-            close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)  # noqa: E731
-            jax.tree.map(close, ours.params["weights"], single.params["weights"])
-            jax.tree.map(close, ours.search.rewind_params, single.search.rewind_params)
-            tickets = population_tickets(make, together)
-            np.testing.assert_array_equal(
-                tickets.mask["kernel"][number], found_ticket(make, single).mask["kernel"]
+        state, _ = population(jnp.float64)
+        if mesh is not None:
+            cut = NamedSharding(mesh, PartitionSpec("members"))
+            state = shard_population(state, mesh)
+        turn = jax.jit(lambda state: next_population(make, state, OPTIMIZER))
+        ends = run(step, state, turn, loop=loop, data=float64(DATA), steps_per_call=steps_per_call)
+        masks = [population_tickets(make, end).mask["kernel"] for end in ends]
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-10)
+    for number, rounds in alone.items():
+        for end, mask, (weights, rewind_params, single_mask) in zip(
+            ends, masks, rounds, strict=True
+        ):
+            ours = jax.tree.map(
+                lambda leaf, number=number: leaf[number],
+                jax.device_get((end.params["weights"], end.search.rewind_params)),
             )
-    left = population_tickets(make, ends[-1]).mask["kernel"].sum(axis=(1, 2))
+            jax.tree.map(close, ours, (weights, rewind_params))
+            np.testing.assert_array_equal(mask[number], single_mask)
+    left = masks[-1].sum(axis=(1, 2))
     assert left[0] != left[-1]
     if mesh is not None:
         assert ends[-1].params["weights"]["kernel"].sharding.is_equivalent_to(cut, 3)
