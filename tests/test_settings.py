@@ -195,6 +195,12 @@ TRACED = {
     "project_n_m": lambda e: projections.project_n_m(e.params, 2, 4),
     "project_units": lambda e: projections.project_units(e.params, 3),
     "project_blocks": lambda e: projections.project_blocks(e.params, 3, (2, 2)),
+    "project_k_means": lambda e: projections.project_k_means(e.params, 3),
+    "project_codebook": lambda e: projections.project_codebook(e.params, [-1.0, 0.0, 0.5]),
+    "project_binary": lambda e: projections.project_binary(e.params, scaled=True),
+    "project_ternary": lambda e: projections.project_ternary(e.params, scaled=True),
+    "project_low_rank": lambda e: projections.project_low_rank(e.params, 2),
+    "low_rank_factors": lambda e: projections.low_rank_factors(e.params["kernel"], 2),
     "top_k_mask": lambda e: projections.top_k_mask(e.params, 7),
     "l0_ball": lambda e: lc(e, compression.l0_ball(7)),
     "l0_ball_l2": lambda e: lc(e, compression.l0_ball_l2(7, 0.1)),
@@ -204,6 +210,18 @@ TRACED = {
     "n_m": lambda e: lc(e, compression.n_m(2, 4)),
     "units": lambda e: lc(e, compression.units(3)),
     "blocks": lambda e: lc(e, compression.blocks(3, (2, 2))),
+    "quantize": lambda e: lc(e, compression.quantize(3, per_leaf=True, exact=False)),
+    "binary": lambda e: lc(e, compression.binary(scaled=True)),
+    "ternary": lambda e: lc(e, compression.ternary(scaled=True)),
+    "low_rank": lambda e: lc(e, compression.low_rank(2)),
+    "rank_selection": lambda e: lc(e, compression.rank_selection(0.1)),
+    "additive": lambda e: lc(
+        e, compression.additive([compression.quantize(2), compression.l0_ball(3)], sweeps=2)
+    ),
+    "partition": lambda e: lc(
+        e,
+        compression.partition({"all": compression.l0_ball(7, values=2)}, lambda path, leaf: "all"),
+    ),
     "gated_weight_decay": lambda e: updated(transforms.gated_weight_decay(0.1), e),
     "exact_gated_decay": lambda e: transforms.exact_gated_decay(
         jax.grad(lambda p: loss(p, {"x": e.x}, None)[0]), e.params, 0.1

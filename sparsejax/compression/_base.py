@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -103,3 +103,30 @@ def check_weights(weights: PyTree[Array]) -> Chosen:
     chosen = choose(weights, everything)
     _checks.no_nan("weights", chosen.paths, chosen.leaves)
     return chosen
+
+
+def stateless(
+    nearest: Callable[[PyTree[Array], Float[ArrayLike, ""]], PyTree[Array]],
+    check: Callable[[PyTree[Array]], Any] | None = None,
+) -> Compression:
+    """Return the compression ``theta = nearest(weights, mu)``; ``check`` raises in ``init``."""
+
+    def init(weights: PyTree[Array]) -> optax.EmptyState:
+        check_weights(weights)
+        if check is not None:
+            check(weights)
+        return optax.EmptyState()
+
+    def project(
+        weights: PyTree[Array], mu: Float[ArrayLike, ""], state: optax.EmptyState
+    ) -> tuple[PyTree[Array], optax.EmptyState]:
+        return nearest(weights, mu), state
+
+    return Compression(init, project)
+
+
+def each_leaf(
+    function: Callable[[PyTree[Array]], PyTree[Array]], weights: PyTree[Array], per_leaf: bool
+) -> PyTree[Array]:
+    """Apply ``function`` to all weights together, or to each leaf by itself."""
+    return jax.tree.map(function, weights) if per_leaf else function(weights)

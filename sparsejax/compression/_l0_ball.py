@@ -10,10 +10,13 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, Integer, PyTree
 
 from sparsejax import _checks
+from sparsejax._codebooks import check_k
 from sparsejax._dtypes import at_least_float32
 from sparsejax._where import everything
 from sparsejax.compression._base import Compression, check_weights
-from sparsejax.projections import num_entries, project_l0_ball
+from sparsejax.projections import num_entries, project_k_means, project_l0_ball
+
+_ROUNDED = ("float16", "bfloat16")
 
 
 class L0BallState(NamedTuple):
@@ -21,10 +24,15 @@ class L0BallState(NamedTuple):
 
     threshold: Float[Array, ""]
     """The threshold of the last C step, at which the next search begins; 0 before the first."""
+    codebook: Float[Array, " k"] | None = None
+    """The values that the kept weights take, where ``values`` says how many."""
 
 
 def l0_ball(
-    kappa: Integer[ArrayLike, ""], *, specs: PyTree[PartitionSpec] | None = None
+    kappa: Integer[ArrayLike, ""],
+    *,
+    values: str | int | None = None,
+    specs: PyTree[PartitionSpec] | None = None,
 ) -> Compression:
     r"""C step with at most ``kappa`` non-zero weights over all leaves together.
 
@@ -34,6 +42,9 @@ def l0_ball(
     Args:
       kappa: integer scalar in ``[0, n]``, where ``n`` is the number of weights in all leaves; may
         be traced, and a traced value is clipped to that range.
+      values: what becomes of the kept weights: None keeps them exactly; ``"float16"`` or
+        ``"bfloat16"`` rounds them to that dtype; a Python integer k in ``[1, 2**16]`` gives them k
+        values, by Lloyd's iteration as in `quantize` with ``exact=False``.
       specs: the sharding of the leaves inside ``jax.shard_map`` or ``jax.pmap``, as in
         `sparsejax.projections.project_l0_ball`.
 
@@ -42,8 +53,8 @@ def l0_ball(
 
     Raises:
       TypeError: ``kappa`` is not a number; in ``init``: a leaf is not floating point.
-      ValueError: ``kappa`` is negative or a float; in ``init``: it exceeds the number of weights,
-        or the weights hold NaN.
+      ValueError: ``kappa`` is negative or a float, or ``values`` is none of the above; in ``init``:
+        ``kappa`` exceeds the number of weights, or the weights hold NaN.
 
     References:
       Carreira-Perpinan and Idelbayev, "Learning-compression" algorithms for neural net pruning,
@@ -59,16 +70,38 @@ def l0_ball(
       Array([3., 0., 2.], dtype=float32)
     """
     _checks.scalar_count("kappa", kappa)
+    if values is not None and not isinstance(values, int) and values not in _ROUNDED:
+        raise ValueError(f"values must be None, one of {_ROUNDED} or a number; got {values!r}")
+    k = check_k(values) if isinstance(values, int) else None
+    rounded = jnp.dtype(values) if isinstance(values, str) else None
+
+    def quantised(
+        kept: PyTree[Array], codebook: Float[Array, " k"] | None
+    ) -> tuple[PyTree[Array], Float[Array, " k"] | None]:
+        if rounded is not None:
+            return jax.tree.map(lambda w: w.astype(rounded).astype(w.dtype), kept), None
+        if k is None:
+            return kept, None
+        theta, found = project_k_means(
+            kept, k, everything, exact=False, zeros=False, warm_start=codebook, specs=specs,
+            with_codebook=True,
+        )  # fmt: skip
+        return theta, found
 
     def init(weights: PyTree[Array]) -> L0BallState:
-        return L0BallState(initial_threshold(kappa, weights, specs))
+        threshold = initial_threshold(kappa, weights, specs)
+        if k is None:
+            return L0BallState(threshold)
+        kept, threshold = keep(weights, kappa, threshold, specs)
+        return L0BallState(threshold, quantised(kept, None)[1])
 
     def project(
         weights: PyTree[Array], mu: Float[ArrayLike, ""], state: L0BallState
     ) -> tuple[PyTree[Array], L0BallState]:
         del mu  # the nearest point of a set does not depend on the weight of the distance
         kept, threshold = keep(weights, kappa, state.threshold, specs)
-        return kept, L0BallState(threshold)
+        theta, codebook = quantised(kept, state.codebook)
+        return theta, L0BallState(threshold, codebook)
 
     return Compression(init, project)
 

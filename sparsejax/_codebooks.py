@@ -1,0 +1,35 @@
+"""Checks of codebooks and of their sizes."""
+
+from __future__ import annotations
+
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax import _checks
+from sparsejax._dtypes import at_least_float32
+
+_MOST_VALUES = 2**16
+
+
+def check_k(k: int) -> int:
+    """``k`` as a Python integer in range."""
+    if isinstance(k, bool) or not hasattr(k, "__index__"):
+        raise TypeError(f"k must be an integer from 1 to {_MOST_VALUES}; got {k!r}")
+    if not 1 <= operator.index(k) <= _MOST_VALUES:
+        raise ValueError(f"k must be an integer from 1 to {_MOST_VALUES}; got {k}")
+    return operator.index(k)
+
+
+def check_codebook(codebook: jax.Array) -> jax.Array:
+    """The codebook in rising order, float32 or wider; raises ValueError if it is none."""
+    values = jnp.asarray(codebook)
+    allowed = "codebook must be a vector of one or more finite values"
+    if values.ndim != 1 or not values.size:
+        raise ValueError(f"{allowed}; got shape {values.shape}")
+    known = _checks.known(values)
+    if known is not None and not np.isfinite(known.astype(np.float64)).all():
+        raise ValueError(f"{allowed}; got {known}")
+    return jnp.sort(values.astype(at_least_float32(values)))

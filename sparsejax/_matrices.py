@@ -1,0 +1,77 @@
+"""Kernels read as matrices, and their singular values."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sparsejax._dtypes import at_least_float32
+from sparsejax._explicit_axes import cut_like, gathered
+
+SCHEMES = ("channel", "spatial")
+
+
+class Matrices(NamedTuple):
+    """How kernels are read as matrices."""
+
+    scheme: str = "channel"
+    stacked: int = 0
+
+    def check(self, path: str, leaf: jax.Array) -> None:
+        """Raise ValueError where a leaf cannot be read as a matrix."""
+        if self.scheme not in SCHEMES:
+            raise ValueError(f"scheme must be one of {SCHEMES}; got {self.scheme!r}")
+        if self.stacked < 0 or leaf.ndim - self.stacked not in (2, 4):
+            raise ValueError(
+                f"{path or 'the leaf'} has shape {leaf.shape}; a kernel must have 2 dimensions "
+                f"(dense) or 4 (convolution) after {self.stacked} stacked ones; pass stacked= or "
+                "where="
+            )
+
+    def of(self, leaf: jax.Array) -> jax.Array:
+        """The matrices [..., rows, columns] of a kernel."""
+        shape = (*leaf.shape[: self.stacked], *self.shape(leaf))
+        if leaf.ndim - self.stacked == 4 and self.scheme == "spatial":
+            leaf = jnp.moveaxis(leaf, self.stacked, -2)  # [w, in, h, out]
+        return leaf.reshape(shape)
+
+    def shape(self, leaf: jax.Array) -> tuple[int, int]:
+        """Rows and columns of the matrix of a kernel."""
+        inner = leaf.shape[self.stacked :]
+        if len(inner) == 2:
+            return inner[0], inner[1]
+        height, width, inputs, outputs = inner
+        if self.scheme == "channel":
+            return height * width * inputs, outputs
+        return width * inputs, height * outputs
+
+    def back(self, matrix: jax.Array, leaf: jax.Array) -> jax.Array:
+        """The kernel of a matrix, in the shape of ``leaf``."""
+        inner = leaf.shape[self.stacked :]
+        if len(inner) == 4 and self.scheme == "spatial":
+            height, width, inputs, outputs = inner
+            moved = matrix.reshape(*leaf.shape[: self.stacked], width, inputs, height, outputs)
+            return jnp.moveaxis(moved, -2, self.stacked)
+        return matrix.reshape(leaf.shape)
+
+
+def singular_values(leaf: jax.Array, matrices: Matrices) -> jax.Array:
+    """The singular values [..., min(m, n)] of a kernel, falling, in float32 or wider."""
+    matrix = matrices.of(gathered(leaf).astype(at_least_float32(leaf)))
+    return jnp.linalg.svd(matrix, full_matrices=False, compute_uv=False)
+
+
+@functools.partial(jax.jit, static_argnames="matrices")
+def truncated(leaf: jax.Array, rank: jax.Array, matrices: Matrices) -> jax.Array:
+    """The nearest kernel of a rank; ``rank`` is a scalar or has the shape of the stacked layers."""
+    matrix = matrices.of(gathered(leaf).astype(at_least_float32(leaf)))
+    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    kept = jnp.where(jnp.arange(s.shape[-1], dtype=jnp.int32) < jnp.asarray(rank)[..., None], s, 0)
+    low = jnp.matmul(u * kept[..., None, :], vt, precision=jax.lax.Precision.HIGHEST)
+    whole = jnp.asarray(rank) >= min(matrix.shape[-2:])
+    low = cut_like(matrices.back(low, leaf).astype(leaf.dtype), leaf)
+    whole = whole.reshape(whole.shape + (1,) * (leaf.ndim - whole.ndim)) if whole.ndim else whole
+    return jnp.where(whole, leaf, low)

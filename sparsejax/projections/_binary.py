@@ -1,0 +1,77 @@
+"""The nearest tree with two values of opposite sign."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from sparsejax._where import PyTree, Where, choose
+from sparsejax.projections._codebook import widest
+from sparsejax.projections._shards import Layout, layouts_of, on_each_shard
+from sparsejax.projections._sums import sums
+
+
+def project_binary(
+    tree: PyTree, where: Where = None, *, scaled: bool = False, specs: PyTree = None
+) -> PyTree:
+    r"""Replace each entry of the chosen leaves by -a or a, whichever is nearer.
+
+    .. math:: \theta_i = a \operatorname{sign}(w_i), \qquad a = 1 \text{ or, if scaled, }
+              a = \tfrac1n \sum_i |w_i|
+
+    The scale a is that of all chosen leaves together; it minimises the squared error. The sign of
+    zero, of either kind, is positive.
+
+    Args:
+      tree: pytree of arrays; the chosen leaves are floating point, of any shape.
+      where: which leaves are projected together, see `sparsejax`; the others are returned as they
+        are.
+      scaled: choose a, or keep it at 1.
+      specs: inside ``shard_map`` or ``pmap``: what the leaves are pieces of, as in
+        `sparsejax.projections.project_l0_ball`.
+
+    Returns:
+      A tree like ``tree``. NaN stays NaN, and if scaled makes every chosen entry NaN.
+
+    Raises:
+      TypeError: a chosen leaf is not floating point.
+      ValueError: ``where`` chooses nothing, or ``specs`` does not fit the tree or the mesh.
+
+    References:
+      Rastegari, Ordonez, Redmon and Farhadi, XNOR-Net: ImageNet classification using binary
+      convolutional neural networks, ECCV 2016. Carreira-Perpinan and Idelbayev, Model compression
+      as constrained optimization, with application to neural nets. Part II: quantization, 2017.
+    """
+    chosen = choose(tree, where)
+    projected = _project(chosen.leaves, tuple(layouts_of(tree, chosen, specs)), scaled)
+    return chosen.put_back(projected)
+
+
+@functools.partial(jax.jit, static_argnames=("layouts", "scaled"))
+def _project(
+    leaves: Sequence[jax.Array], layouts: Sequence[Layout], scaled: bool
+) -> list[jax.Array]:
+    dtype = widest(leaves)
+
+    def project(
+        leaves: Sequence[jax.Array], layouts: Sequence[Layout]
+    ) -> tuple[list[jax.Array], jax.Array]:
+        scale = jnp.ones((), dtype)
+        if scaled:
+
+            def terms(leaf: jax.Array) -> list[jax.Array]:
+                return [jnp.abs(leaf.astype(dtype)), jnp.ones_like(leaf, dtype=dtype)]
+
+            total, count = sums(leaves, layouts, terms)
+            scale = total / jnp.maximum(count, 1)
+        return [_signed(leaf, scale) for leaf in leaves], scale
+
+    return on_each_shard(project, leaves, layouts)[0]
+
+
+def _signed(leaf: jax.Array, scale: jax.Array) -> jax.Array:
+    value = scale.astype(leaf.dtype)
+    return jnp.where(jnp.isnan(leaf), leaf, jnp.where(leaf >= 0, value, -value))
