@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,22 @@ def known(value: Any) -> np.ndarray | None:
     ):
         return None
     return np.asarray(value)
+
+
+def python_integer(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Return ``value`` as a Python integer in ``[least, most]``, for what must not be traced.
+
+    Raises:
+      TypeError: ``value`` is not an integer, or is a bool.
+      ValueError: ``value`` is out of range.
+    """
+    allowed = f"an integer >= {least}" if most is None else f"an integer from {least} to {most}"
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be {allowed}; got {value!r}")
+    number = operator.index(value)
+    if number < least or (most is not None and number > most):
+        raise ValueError(f"{name} must be {allowed}; got {value}")
+    return number
 
 
 def scalar_count(name: str, value: Any, most: int | None = None) -> Int32[Array, ""]:

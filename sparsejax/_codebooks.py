@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +14,7 @@ _MOST_VALUES = 2**16
 
 def check_k(k: int) -> int:
     """``k`` as a Python integer in range."""
-    if isinstance(k, bool) or not hasattr(k, "__index__"):
-        raise TypeError(f"k must be an integer from 1 to {_MOST_VALUES}; got {k!r}")
-    if not 1 <= operator.index(k) <= _MOST_VALUES:
-        raise ValueError(f"k must be an integer from 1 to {_MOST_VALUES}; got {k}")
-    return operator.index(k)
+    return _checks.python_integer("k", k, 1, _MOST_VALUES)
 
 
 def check_codebook(codebook: jax.Array) -> jax.Array:

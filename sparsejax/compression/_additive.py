@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
 from sparsejax.compression._base import Compression, check_weights
 
@@ -67,10 +67,7 @@ def additive(compressions: Sequence[Compression], *, sweeps: int = 10) -> Compre
     for number, part in enumerate(compressions):
         if not (hasattr(part, "init") and hasattr(part, "project")):
             raise TypeError(f"compressions[{number}] must be a Compression; got {part!r}")
-    if isinstance(sweeps, bool) or not hasattr(sweeps, "__index__"):
-        raise TypeError(f"sweeps must be an integer >= 1; got {sweeps!r}")
-    if operator.index(sweeps) < 1:
-        raise ValueError(f"sweeps must be an integer >= 1; got {sweeps}")
+    sweeps = _checks.python_integer("sweeps", sweeps, 1)
 
     def init(weights: PyTree[Array]) -> AdditiveState:
         check_weights(weights)

@@ -50,17 +50,7 @@ def with_scalar(
       ValueError: ``value`` is negative, NaN or not a scalar.
     """
     hyperparameter = _checks.scalar_at_least_zero(name, value)
-
-    def init(weights: PyTree[Array]) -> optax.EmptyState:
-        check_weights(weights)
-        return optax.EmptyState()
-
-    def project(
-        weights: PyTree[Array], mu: Float[ArrayLike, ""], state: optax.EmptyState
-    ) -> tuple[PyTree[Array], optax.EmptyState]:
-        return nearest(weights, mu, hyperparameter), state
-
-    return Compression(init, project)
+    return stateless(lambda weights, mu: nearest(weights, mu, hyperparameter))
 
 
 def with_count(
@@ -78,19 +68,11 @@ def with_count(
       ValueError: ``value`` is not an integer scalar in ``[0, most]``.
     """
     _checks.scalar_count(name, value, most)
-
-    def init(weights: PyTree[Array]) -> optax.EmptyState:
-        check_weights(weights)
-        jax.eval_shape(lambda w: nearest(w, value), weights)  # raises where the count does not fit
-        return optax.EmptyState()
-
-    def project(
-        weights: PyTree[Array], mu: Float[ArrayLike, ""], state: optax.EmptyState
-    ) -> tuple[PyTree[Array], optax.EmptyState]:
-        del mu  # the nearest point of a set does not depend on the weight of the distance
-        return nearest(weights, value), state
-
-    return Compression(init, project)
+    # The nearest point of a set does not depend on mu, the weight of the distance.
+    return stateless(
+        lambda weights, mu: nearest(weights, value),
+        check=lambda weights: jax.eval_shape(lambda w: nearest(w, value), weights),
+    )
 
 
 def check_weights(weights: PyTree[Array]) -> Chosen:

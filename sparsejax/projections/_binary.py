@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from sparsejax._where import PyTree, Where, choose
-from sparsejax.projections._codebook import widest
-from sparsejax.projections._shards import Layout, layouts_of, on_each_shard
+from sparsejax.projections._common_scale import project_scaled
+from sparsejax.projections._shards import Layout, layouts_of
 from sparsejax.projections._sums import sums
 
 
@@ -46,30 +45,19 @@ def project_binary(
       as constrained optimization, with application to neural nets. Part II: quantization, 2017.
     """
     chosen = choose(tree, where)
-    projected = _project(chosen.leaves, tuple(layouts_of(tree, chosen, specs)), scaled)
-    return chosen.put_back(projected)
+    layouts = tuple(layouts_of(tree, chosen, specs))
+    find_scale = _mean_magnitude if scaled else None
+    return chosen.put_back(project_scaled(chosen.leaves, layouts, find_scale, _signed))
 
 
-@functools.partial(jax.jit, static_argnames=("layouts", "scaled"))
-def _project(
-    leaves: Sequence[jax.Array], layouts: Sequence[Layout], scaled: bool
-) -> list[jax.Array]:
-    dtype = widest(leaves)
+def _mean_magnitude(
+    leaves: Sequence[jax.Array], layouts: Sequence[Layout], dtype: jnp.dtype
+) -> jax.Array:
+    def terms(leaf: jax.Array) -> list[jax.Array]:
+        return [jnp.abs(leaf.astype(dtype)), jnp.ones_like(leaf, dtype=dtype)]
 
-    def project(
-        leaves: Sequence[jax.Array], layouts: Sequence[Layout]
-    ) -> tuple[list[jax.Array], jax.Array]:
-        scale = jnp.ones((), dtype)
-        if scaled:
-
-            def terms(leaf: jax.Array) -> list[jax.Array]:
-                return [jnp.abs(leaf.astype(dtype)), jnp.ones_like(leaf, dtype=dtype)]
-
-            total, count = sums(leaves, layouts, terms)
-            scale = total / jnp.maximum(count, 1)
-        return [_signed(leaf, scale) for leaf in leaves], scale
-
-    return on_each_shard(project, leaves, layouts)[0]
+    total, count = sums(leaves, layouts, terms)
+    return total / jnp.maximum(count, 1)
 
 
 def _signed(leaf: jax.Array, scale: jax.Array) -> jax.Array:

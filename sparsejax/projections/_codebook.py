@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 
 from sparsejax._codebooks import check_codebook
-from sparsejax._dtypes import at_least_float32
 from sparsejax._where import PyTree, Where, choose
 
 _FEW = 16  # codebooks up to this size are searched by comparing with every midpoint
@@ -68,8 +65,3 @@ def nearest(leaf: jax.Array, codebook: jax.Array) -> jax.Array:
     else:
         found = codebook[index_of(wide, codebook)]
     return jnp.where(jnp.isnan(wide), wide, found).astype(leaf.dtype)
-
-
-def widest(leaves: Sequence[jax.Array]) -> jnp.dtype:
-    """The dtype in which leaves are quantised together: float32 or wider."""
-    return at_least_float32(*leaves)

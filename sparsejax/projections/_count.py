@@ -25,13 +25,18 @@ def count_reaching(keys: jax.Array, thresholds: Sequence[int | jax.Array]) -> li
     """
     keys, inside = split_as_on_devices(keys)
     hits = tuple((keys >= threshold).astype(jnp.int32) for threshold in thresholds)
-    zeros = tuple(jnp.asarray(0, jnp.int32) for _ in thresholds)
-    add = lambda left, right: tuple(a + b for a, b in zip(left, right, strict=True))  # noqa: E731
-    partial = lax.reduce(hits, zeros, add, inside)
+    partial = sum_together(hits, inside)
     if not partial[0].ndim:
         return list(partial)
     inner = range(1, partial[0].ndim + 1)
     return list(jnp.stack(partial).sum(inner, dtype=jnp.int32))
+
+
+def sum_together(operands: Sequence[jax.Array], axes: Sequence[int]) -> tuple[jax.Array, ...]:
+    """Sum several arrays of one shape over the same axes, in one variadic reduction."""
+    zeros = tuple(jnp.zeros((), operand.dtype) for operand in operands)
+    add = lambda left, right: tuple(a + b for a, b in zip(left, right, strict=True))  # noqa: E731
+    return tuple(lax.reduce(tuple(operands), zeros, add, axes))
 
 
 def add_up(counts: Sequence[Sequence[jax.Array]], layouts: Sequence[Layout]) -> list[jax.Array]:

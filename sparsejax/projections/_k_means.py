@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from sparsejax._codebooks import check_k
+from sparsejax._dtypes import at_least_float32
 from sparsejax._explicit_axes import gathered
 from sparsejax._where import PyTree, Where, choose
-from sparsejax.projections._codebook import index_of, midpoints, nearest, widest
+from sparsejax.projections._codebook import index_of, midpoints, nearest
 from sparsejax.projections._k_means_exact import exact_codebook
 from sparsejax.projections._k_means_start import starting_codebook
 from sparsejax.projections._shards import Layout, layouts_of, on_each_shard
@@ -85,7 +86,7 @@ def project_k_means(
     chosen = choose(tree, where)
     layouts = layouts_of(tree, chosen, specs)
     if warm_start is not None:
-        warm_start = jnp.asarray(warm_start, widest(chosen.leaves))
+        warm_start = jnp.asarray(warm_start, at_least_float32(*chosen.leaves))
     quantised, codebook = _solve(chosen.leaves, tuple(layouts), warm_start, k, exact, zeros)
     result = chosen.put_back(quantised)
     return (result, codebook) if with_codebook else result
@@ -125,7 +126,6 @@ def lloyd(
         codebook, _, number = carry
         counts, offsets = _clusters(leaves, layouts, codebook, zeros)
         moves = jnp.where(counts > 0, offsets / jnp.maximum(counts, 1).astype(start.dtype), 0)
-        # A NaN stands in no cluster, so its presence is asked for by itself.
         moved = jnp.sort(codebook + moves)
         going_on = (jnp.abs(moves) > tolerance * jnp.abs(codebook)).any()
         return moved, going_on, number + 1
@@ -135,6 +135,7 @@ def lloyd(
         return going_on & (number < _MOST_ITERATIONS)
 
     codebook, _, _ = lax.while_loop(unfinished, step, (start, jnp.asarray(True), jnp.asarray(0)))
+    # A NaN stands in no cluster, so its presence is asked for by itself.
     (nans,) = sums(leaves, layouts, lambda leaf: [jnp.isnan(leaf).astype(jnp.int32)])
     return jnp.where(nans > 0, jnp.nan, codebook)
 

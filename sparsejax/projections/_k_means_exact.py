@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sparsejax.projections._codebook import widest
+from sparsejax._dtypes import at_least_float32
 from sparsejax.projections._k_means_start import cluster_means
 
 
@@ -29,7 +29,7 @@ def exact_codebook(leaves: Sequence[jax.Array], k: int, zeros: bool) -> jax.Arra
       k: how many values.
       zeros: whether entries that are zero count.
     """
-    dtype = widest(leaves)
+    dtype = at_least_float32(*leaves)
     entries = jnp.sort(jnp.concatenate([leaf.reshape(-1).astype(dtype) for leaf in leaves]))
     length = max(1, entries.size)
     padded = 1 << (length - 1).bit_length()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sparsejax.projections._codebook import widest
+from sparsejax._dtypes import at_least_float32
 from sparsejax.projections._shards import Layout
 from sparsejax.projections._sums import histogram, sums
 
@@ -24,7 +24,7 @@ def starting_codebook(
     Bins are even in u = v / (m + |v|), where m is the mean magnitude, so that a few large entries
     do not empty the bins of the others. From 257 values on they are quantiles of the bins.
     """
-    dtype = widest(leaves)
+    dtype = at_least_float32(*leaves)
     counts, totals = _binned(leaves, layouts, dtype, zeros)
     if k <= _MOST_OPTIMAL:
         return best_of_bins(counts, totals, k)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
-from sparsejax.projections._count import add_up, split_as_on_devices
+from sparsejax.projections._count import add_up, split_as_on_devices, sum_together
 from sparsejax.projections._shards import Layout
 
 
@@ -35,12 +34,7 @@ def _leaf_sums(
 ) -> list[jax.Array]:
     # One reduction of several operands, of each piece by itself: see `count_reaching`.
     pieces, inside = split_as_on_devices(leaf)
-    operands = tuple(terms(pieces))
-    zeros = tuple(jnp.zeros((), operand.dtype) for operand in operands)
-    add = lambda left, right: tuple(a + b for a, b in zip(left, right, strict=True))  # noqa: E731
-    return [
-        partial.sum(dtype=partial.dtype) for partial in lax.reduce(operands, zeros, add, inside)
-    ]
+    return [part.sum(dtype=part.dtype) for part in sum_together(terms(pieces), inside)]
 
 
 def histogram(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,8 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from sparsejax._where import PyTree, Where, choose
-from sparsejax.projections._codebook import widest
-from sparsejax.projections._shards import Layout, layouts_of, on_each_shard
+from sparsejax.projections._common_scale import project_scaled
+from sparsejax.projections._shards import Layout, layouts_of
 from sparsejax.projections._sums import histogram, sums
 
 _COARSE, _FINE = 15, 16  # leading bits that choose a bucket, and the bits inside of it
@@ -58,23 +57,9 @@ def project_ternary(
       application to neural nets. Part II: quantization, 2017 (theorem on ternarization with scale).
     """
     chosen = choose(tree, where)
-    projected = _project(chosen.leaves, tuple(layouts_of(tree, chosen, specs)), scaled)
-    return chosen.put_back(projected)
-
-
-@functools.partial(jax.jit, static_argnames=("layouts", "scaled"))
-def _project(
-    leaves: Sequence[jax.Array], layouts: Sequence[Layout], scaled: bool
-) -> list[jax.Array]:
-    dtype = widest(leaves)
-
-    def project(
-        leaves: Sequence[jax.Array], layouts: Sequence[Layout]
-    ) -> tuple[list[jax.Array], jax.Array]:
-        scale = _best_scale(leaves, layouts, dtype) if scaled else jnp.ones((), dtype)
-        return [_ternary(leaf, scale) for leaf in leaves], scale
-
-    return on_each_shard(project, leaves, layouts)[0]
+    layouts = tuple(layouts_of(tree, chosen, specs))
+    find_scale = _best_scale if scaled else None
+    return chosen.put_back(project_scaled(chosen.leaves, layouts, find_scale, _ternary))
 
 
 def _ternary(leaf: jax.Array, scale: jax.Array) -> jax.Array:
@@ -91,7 +76,7 @@ class _Best(NamedTuple):
     value: jax.Array
     scale: jax.Array
     bounds: jax.Array
-    """Of S^2 / k inside of each bucket; minus infinity once it has been looked into."""
+    """Upper bounds of S^2 / k inside each bucket; minus infinity once a bucket has been counted."""
 
 
 def _best_scale(
