@@ -19,6 +19,8 @@ import jax
 from jax._src import compilation_cache, compiler
 from jax._src.lru_cache import LRUCache
 
+from tests import flags
+
 _VARIABLE = "SPARSEJAX_TEST_PROGRAMS"
 _MAPS = Path("/proc/self/maps")
 
@@ -39,8 +41,8 @@ def share_programs() -> None:
 
 def environment_for_commands() -> dict[str, str]:
     """This environment for a process with one device; it shares programs with its like."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    return environment | {k.upper(): str(v) for k, v in _options("commands").items()}
+    options = {k.upper(): str(v) for k, v in _options("commands").items()}
+    return os.environ | options | {"XLA_FLAGS": flags.for_commands()}
 
 
 def limit_programs() -> None:

@@ -2,9 +2,9 @@
 
 import os
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+from tests import flags
+
+os.environ["XLA_FLAGS"] = f"{flags.EIGHT_DEVICES} {flags.for_commands()}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pytest

@@ -23,6 +23,7 @@ from sparsejax.training import (
     initialize_distributed,
     read_metrics,
 )
+from tests import flags
 from tests.training import mlp
 from tests.training.mlp import assert_close, build
 
@@ -58,7 +59,7 @@ def run_two(folder, steps=STEPS, die=0):
             "JAX_NUM_PROCESSES": "2",
             "JAX_PROCESS_ID": str(number),
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "XLA_FLAGS": f"{flags.for_commands()} --xla_force_host_platform_device_count=4",
             "PYTHONPATH": str(ROOT),
         }
         script = pathlib.Path(__file__).with_name("run_process.py")
