@@ -59,6 +59,9 @@ def batched_inputs(
       batched: which inputs have a batch: a prefix of ``inputs`` of bools. By default, those with
         which ``function`` can be traced for another first dimension.
 
+    Returns:
+      One bool for each leaf of ``inputs``.
+
     Raises:
       ValueError: ``batched`` is not a prefix of ``inputs``; no input has a dimension; or it is not
         clear which inputs have a batch.
@@ -96,7 +99,16 @@ def batched_inputs(
 
 
 def with_batch(inputs: Sequence[PyTree], batched: Iterable[bool], size: Any) -> list[PyTree]:
-    """Return shapes and dtypes of the inputs for another batch size, or one for each leaf."""
+    """Return shapes and dtypes of the inputs for another batch size.
+
+    Args:
+      inputs: pytrees of arrays or ``jax.ShapeDtypeStruct``.
+      batched: one bool for each leaf: whether its first dimension is the batch.
+      size: the batch size; a list has one for each leaf, which is not used where there is no batch.
+
+    Returns:
+      The inputs as pytrees of ``jax.ShapeDtypeStruct``.
+    """
     leaves, treedef = jax.tree.flatten(abstract(list(inputs)))
     sizes = size if isinstance(size, list) else [size] * len(leaves)
     shapes = [

@@ -25,9 +25,16 @@ class BiasFolding(NamedTuple):
 
 
 def find_bias_foldings(graph: Graph, groups: DependencyGroups) -> dict[int, BiasFolding]:
-    """Return the bias that follows each contraction, by the equation's number, if it has one.
+    """Find the biases that follow contractions.
 
     Both the result of the contraction and the leaf must be read by nothing else.
+
+    Args:
+      graph: the graph.
+      groups: its dependency groups.
+
+    Returns:
+      The bias of each contraction that has one, by the equation's number.
     """
     uses = graph.uses()
     leaf_of = _reshaped_leaves(graph, uses)
@@ -77,6 +84,14 @@ def removable_units(
 
     These are all constant units if a bias can absorb them, and the zeros otherwise. A convolution
     that pads reads zeros at the border, so that it cannot do without other constants.
+
+    Args:
+      edge: the contraction.
+      constants: the constants of its graph.
+      foldings: the biases of its graph, by the equation's number.
+
+    Returns:
+      Units of the dimension that is summed over, with the number that each puts out.
     """
     contraction, weights = edge.contraction, constants.weights[edge.equation]
     length = len(weights.nonzero)

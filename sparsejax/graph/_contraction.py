@@ -70,7 +70,14 @@ def constant_contribution(weights: Weights, rows: np.ndarray, numbers: np.ndarra
 
 
 def widest(*dtypes: Any) -> np.dtype:
-    """Return the widest dtype of the same kind, in which sums on the host are computed."""
+    """Return the widest dtype of the same kind, in which sums on the host are computed.
+
+    Args:
+      *dtypes: dtypes; complex ones come before floating, signed and unsigned ones.
+
+    Returns:
+      complex128, float64, int64 or uint64; int64 for booleans.
+    """
     for kind, dtype in (
         (jnp.complexfloating, np.complex128),
         (jnp.floating, np.float64),
@@ -83,6 +90,14 @@ def widest(*dtypes: Any) -> np.dtype:
 
 
 def narrow(array: np.ndarray, dtype: Any) -> np.ndarray:
-    """Convert to a dtype of the same kind: rounded, overflow to infinity, integers modulo range."""
+    """Convert to a dtype of the same kind without a warning.
+
+    Args:
+      array: an array in the widest dtype of its kind.
+      dtype: the dtype to convert to.
+
+    Returns:
+      The array: floats are rounded and overflow to infinity, integers are taken modulo the range.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(dtype)

@@ -151,6 +151,12 @@ def abstract(tree: PyTree) -> PyTree:
     """Return a tree of ``jax.ShapeDtypeStruct`` for a tree of arrays or numbers.
 
     Dtypes are those that the arrays would have in JAX: without x64, float64 becomes float32.
+
+    Args:
+      tree: pytree of arrays, ``jax.ShapeDtypeStruct`` or numbers.
+
+    Returns:
+      The pytree of shapes and dtypes.
     """
 
     def one(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -163,6 +169,12 @@ def abstract(tree: PyTree) -> PyTree:
 
 def concrete_leaves(params: PyTree) -> list[Any]:
     """Return the leaves of a pytree of concrete arrays.
+
+    Args:
+      params: the pytree.
+
+    Returns:
+      Its leaves, in the order of ``jax.tree.leaves``.
 
     Raises:
       TypeError: a leaf is traced, or is not an array.
@@ -177,7 +189,16 @@ def concrete_leaves(params: PyTree) -> list[Any]:
 
 
 def trace(function: Callable[..., PyTree], params: PyTree, inputs: Sequence[PyTree]) -> Graph:
-    """Return the graph of ``function(params, *inputs)``; only shapes and dtypes are used."""
+    """Trace ``function(params, *inputs)``; only shapes and dtypes are used.
+
+    Args:
+      function: a pure function that JAX can trace.
+      params: pytree of arrays or ``jax.ShapeDtypeStruct``.
+      inputs: the same, one for each further argument.
+
+    Returns:
+      The graph, for this batch size alone.
+    """
     make = jax.make_jaxpr(function, return_shape=True)
     closed, out = make(abstract(params), *abstract(inputs))
     writer = _Writer()

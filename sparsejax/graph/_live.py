@@ -40,6 +40,9 @@ def find_live(
       constants: its constants.
       foldings: the biases that absorb constant units.
       at_least_one: whether each group keeps one unit at least.
+
+    Returns:
+      A mask for each group, true where a unit is kept.
     """
     whole = groups.whole | groups.unsupported.keys()
     live = {group: np.full(size, group in whole, bool) for group, size in groups.sizes.items()}

@@ -8,7 +8,7 @@ from sparsejax.graph._graph import Graph
 
 
 def nearest_leaf(graph: Graph, number: int, names: Sequence[str]) -> str:
-    """Return where an equation is, as ``after block3/kernel``; empty if no parameter is connected.
+    """Find the parameter that is nearest to an equation.
 
     Operands are followed back to the first parameter; if there is none, results are followed to
     the first equation with a parameter.
@@ -17,6 +17,9 @@ def nearest_leaf(graph: Graph, number: int, names: Sequence[str]) -> str:
       graph: the graph.
       number: the equation's number.
       names: the names of the parameters' leaves.
+
+    Returns:
+      A phrase as ``after block3/kernel``; empty if the equation is connected to no parameter.
     """
     leaves = dict(zip(graph.leaves, names, strict=True))
     maker = {out: equation.number for equation in graph.equations for out in equation.outs}

@@ -24,6 +24,12 @@ def fixed_values(graph: Graph) -> list[bool]:
     """Return which values are computed from parameters and constants alone, by supported rules.
 
     They are the same for every batch size: values that depend on it are not fixed.
+
+    Args:
+      graph: the graph.
+
+    Returns:
+      One bool for each value.
     """
     fixed = [False] * len(graph.shapes)
     for value in [*graph.leaves, *graph.constants, *graph.literals]:
@@ -40,7 +46,14 @@ def fixed_values(graph: Graph) -> list[bool]:
 
 
 def find_contractions(graph: Graph) -> dict[int, Contraction]:
-    """Return the products of computed values with known weights, by the equation's number."""
+    """Find the products of computed values with known weights.
+
+    Args:
+      graph: the graph.
+
+    Returns:
+      The contractions by the equation's number.
+    """
     fixed = fixed_values(graph)
     found = {}
     for equation in graph.equations:
@@ -59,6 +72,9 @@ def find_constants(graph: Graph, leaves: Sequence[Any]) -> Constants:
     Args:
       graph: the graph.
       leaves: the arrays of its parameters.
+
+    Returns:
+      The constants; they hold for every batch size.
     """
     finder = ConstantFinder(graph, leaves, fixed_values(graph), find_contractions(graph))
     last_read: dict[int, int] = {}
@@ -94,6 +110,9 @@ def find_groups(graph: Graph, indices: Indices, batched: Iterable[int] = ()) -> 
       indices: the fixed indices that `find_constants` found.
       batched: inputs whose first dimension is the batch and is kept whole, even if the graph was
         traced for one batch size.
+
+    Returns:
+      The groups, and the edges between them in the order of the equations.
     """
     builder = GroupBuilder(graph, indices, find_contractions(graph))
     for value in range(len(graph.shapes)):
@@ -128,6 +147,9 @@ def evaluate(
       kept: for groups that lose units, the indices that are kept, in increasing order.
       indices: the fixed indices that `find_constants` found.
       arrays: what is kept of the graph's leaves, constants and inputs.
+
+    Returns:
+      The leaves of the outputs.
     """
     sliced = SlicedGraph(graph, groups, kept, indices)
     values: dict[int, Any] = dict(graph.literals) | dict(arrays)
@@ -144,6 +166,9 @@ def evaluate(
 
 def write_onnx(builder: OnnxBuilder) -> None:
     """Append the nodes that compute all values that are not known.
+
+    Args:
+      builder: holds the graph, and takes the nodes.
 
     Raises:
       ValueError: a primitive has no ONNX form, or the form that is used has none.

@@ -16,7 +16,16 @@ from sparsejax.graph._indices import Indices
 
 
 def take(array: jax.Array, indices: np.ndarray, axis: int) -> jax.Array:
-    """Return fixed indices of one dimension, by a slice where they are consecutive."""
+    """Return fixed indices of one dimension, by a slice where they are consecutive.
+
+    Args:
+      array: an array of any shape and dtype.
+      indices: integers within the bounds of the dimension.
+      axis: the dimension, counted from 0.
+
+    Returns:
+      The array with as many entries along ``axis`` as there are indices.
+    """
     length = array.shape[axis]
     if len(indices) == length and (indices == np.arange(length)).all():
         return array

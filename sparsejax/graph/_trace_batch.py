@@ -201,11 +201,17 @@ def trace_batch(
     traced for the examples alone.
 
     Args:
-      function: pure.
+      function: a pure function ``function(params, *inputs)``.
       params: pytree of arrays or ``jax.ShapeDtypeStruct``.
       inputs: the same; examples.
       batched: which inputs have a batch as their first dimension: a prefix of ``inputs`` of bools.
         By default, as many as ``function`` can be traced with for another batch size.
+
+    Returns:
+      The trace; ``other`` is None and ``reason`` says why if it holds for the examples alone.
+
+    Raises:
+      ValueError: ``batched`` is not a prefix of ``inputs``.
     """
     leaves = jax.tree.leaves(abstract(list(inputs)))
     example = trace(function, params, inputs)
@@ -244,7 +250,12 @@ def trace_every_batch(
 ) -> tuple[BatchTrace, list[tuple[int, ...]]]:
     """Trace a function that must compute the same for every batch size.
 
-    The arguments are those of `trace_batch`.
+    Args:
+      function: a pure function ``function(params, *inputs)``.
+      params: pytree of arrays or ``jax.ShapeDtypeStruct``.
+      inputs: the same; examples.
+      batched: which inputs have a batch as their first dimension: a prefix of ``inputs`` of bools.
+        By default, those with which ``function`` can be traced for another first dimension.
 
     Returns:
       The trace, and the length of each value's dimensions as a multiple of the batch size; 0 if
