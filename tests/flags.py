@@ -3,7 +3,8 @@
 Compiling is most of what the tests take. Without LLVM's optimisations, with one LLVM module for
 each program and with the earlier code generator (JAX 0.10 has both) it takes a third of the time.
 The flags concern the code that is made of a program; the passes that rewrite the program itself
-and that cut it for several devices are those that users get. `make test-oldest` runs without them.
+and that cut it for several devices are those that users get. With SPARSEJAX_TEST_OPTIMIZED, which
+`make test-oldest` sets, programs are compiled as users compile them.
 """
 
 import os
