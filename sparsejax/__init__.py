@@ -37,6 +37,7 @@ from sparsejax import (
 )
 from sparsejax._chosen import chosen
 from sparsejax.transforms import (
+    compressed_forms,
     compressed_params,
     gated_weight_decay,
     hold_zeros,
@@ -48,6 +49,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "chosen",
+    "compressed_forms",
     "compressed_params",
     "compression",
     "constraints",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from sparsejax._dtypes import at_least_float32
 from sparsejax._explicit_axes import cut_like, gathered
 
 SCHEMES = ("channel", "spatial")
+Kernels: TypeAlias = tuple[jax.Array, jax.Array]
 
 
 class Matrices(NamedTuple):
@@ -48,14 +49,25 @@ class Matrices(NamedTuple):
             return height * width * inputs, outputs
         return width * inputs, height * outputs
 
-    def back(self, matrix: jax.Array, leaf: jax.Array) -> jax.Array:
-        """The kernel of a matrix, in the shape of ``leaf``."""
-        inner = leaf.shape[self.stacked :]
+    def back(self, matrix: Any, shape: tuple[int, ...]) -> Any:
+        """The kernel of a matrix of NumPy or JAX, in its own shape."""
+        inner = shape[self.stacked :]
         if len(inner) == 4 and self.scheme == "spatial":
             height, width, inputs, outputs = inner
-            moved = matrix.reshape(*leaf.shape[: self.stacked], width, inputs, height, outputs)
-            return jnp.moveaxis(moved, -2, self.stacked)
-        return matrix.reshape(leaf.shape)
+            moved = matrix.reshape(*shape[: self.stacked], width, inputs, height, outputs)
+            return moved.swapaxes(-2, -3).swapaxes(-3, -4)  # h before w and in
+        return matrix.reshape(shape)
+
+    def kernels(self, left: jax.Array, right: jax.Array, shape: tuple[int, ...]) -> Kernels:
+        """The factors of a kernel as those of two layers."""
+        if len(shape) == 2:
+            return left, right
+        height, width, inputs, outputs = shape
+        rank = left.shape[-1]
+        if self.scheme == "channel":
+            return left.reshape(height, width, inputs, rank), right.reshape(1, 1, rank, outputs)
+        second = jnp.moveaxis(right.reshape(rank, height, outputs), 0, 1)
+        return left.reshape(1, width, inputs, rank), second.reshape(height, 1, rank, outputs)
 
 
 def singular_values(leaf: jax.Array, matrices: Matrices) -> jax.Array:
@@ -72,6 +84,23 @@ def truncated(leaf: jax.Array, rank: jax.Array, matrices: Matrices) -> jax.Array
     kept = jnp.where(jnp.arange(s.shape[-1], dtype=jnp.int32) < jnp.asarray(rank)[..., None], s, 0)
     low = jnp.matmul(u * kept[..., None, :], vt, precision=jax.lax.Precision.HIGHEST)
     whole = jnp.asarray(rank) >= min(matrix.shape[-2:])
-    low = cut_like(matrices.back(low, leaf).astype(leaf.dtype), leaf)
+    low = cut_like(matrices.back(low, leaf.shape).astype(leaf.dtype), leaf)
     whole = whole.reshape(whole.shape + (1,) * (leaf.ndim - whole.ndim)) if whole.ndim else whole
     return jnp.where(whole, leaf, low)
+
+
+def factors(
+    leaf: jax.Array, width: int, matrices: Matrices, ranks: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    r"""The factors [..., m, width] U sqrt(S) and [..., width, n] sqrt(S) V' of a kernel.
+
+    Where ``ranks`` gives each of the stacked layers its own rank, the rest of its factors is 0.
+    """
+    matrix = matrices.of(gathered(leaf).astype(at_least_float32(leaf)))
+    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    root = jnp.sqrt(s[..., :width])
+    if ranks is not None:
+        root = jnp.where(jnp.arange(width, dtype=jnp.int32) < ranks[..., None], root, 0)
+    left = u[..., :width] * root[..., None, :]
+    right = root[..., None] * vt[..., :width, :]
+    return left.astype(leaf.dtype), right.astype(leaf.dtype)

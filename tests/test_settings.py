@@ -201,6 +201,14 @@ TRACED = {
     "project_ternary": lambda e: projections.project_ternary(e.params, scaled=True),
     "project_low_rank": lambda e: projections.project_low_rank(e.params, 2),
     "low_rank_factors": lambda e: projections.low_rank_factors(e.params["kernel"], 2),
+    "decode": lambda e: compression.decode(
+        [
+            compression.QuantizedArray(e.params["bias"], (e.params["kernel"] > 0).astype("uint8")),
+            compression.LowRankArray(e.params["kernel"], e.params["kernel"], (8, 8)),
+            compression.SumArray((e.params["kernel"], e.params["kernel"])),
+            compression.RoundedArray(e.params["kernel"].astype("float16"), e.params["bias"].dtype),
+        ]
+    ),
     "top_k_mask": lambda e: projections.top_k_mask(e.params, 7),
     "l0_ball": lambda e: lc(e, compression.l0_ball(7)),
     "l0_ball_l2": lambda e: lc(e, compression.l0_ball_l2(7, 0.1)),
@@ -293,6 +301,18 @@ def saved(env):
     jax.tree.map(np.testing.assert_array_equal, deploy.load_sparse(path), sparse(env))
 
 
+def as_forms(env):
+    c_step = compression.additive([compression.quantize(2), compression.low_rank(1)], sweeps=2)
+    state = sparsejax.learning_compression(c_step, 0.1, 1).init(env.params)
+    forms = sparsejax.compressed_forms(c_step, state, env.params)
+    assert isinstance(forms["kernel"], compression.SumArray)
+    close(
+        compression.decode(forms)["kernel"],
+        sparsejax.compressed_params(state, env.params)["kernel"],
+    )
+    inspection.storage_bits(forms)
+
+
 def shrunk(env):
     small = deploy.shrink(deploy.Network(forward, sparse(env)), env.x)
     close(small.function(small.params, env.x), forward(sparse(env), env.x))
@@ -354,6 +374,7 @@ HOST = {
     "bzip2_bytes": lambda e: inspection.bzip2_bytes(sparse(e)),
     "live_units live_unit_masks": lambda e: inspection.live_units({"a": sparse(e)}, ["a"]),
     "macs": lambda e: inspection.macs(forward, e.params, e.x),
+    "compressed_forms storage_bits": as_forms,
     "save_sparse load_sparse": saved,
     "shrink expand": shrunk,
     "compile_sparse": compiled,

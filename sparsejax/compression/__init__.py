@@ -1,5 +1,9 @@
-"""The C steps of learning-compression: projections and proximal maps weighted by mu."""
+"""The C steps of learning-compression, and the forms of the weights that they compress.
 
+A C step is a projection or a proximal map weighted by mu.
+"""
+
+from sparsejax._forms import LowRankArray, QuantizedArray, RoundedArray, SumArray, decode
 from sparsejax.compression._additive import AdditiveState, additive
 from sparsejax.compression._base import Compression
 from sparsejax.compression._binary import binary
@@ -19,12 +23,17 @@ from sparsejax.compression._units import units
 __all__ = [
     "AdditiveState",
     "Compression",
+    "LowRankArray",
     "PartitionState",
     "QuantizeState",
+    "QuantizedArray",
     "RankSelectionState",
+    "RoundedArray",
+    "SumArray",
     "additive",
     "binary",
     "blocks",
+    "decode",
     "l0_ball",
     "l0_ball_l2",
     "l0_penalty",

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from sparsejax import _checks
+from sparsejax import _checks, _encoding
 from sparsejax._dtypes import at_least_float32
-from sparsejax.compression._base import Compression, check_weights
+from sparsejax._forms import SumArray, is_form
+from sparsejax.compression._base import Compression, check_weights, encoded
 
 
 class AdditiveState(NamedTuple):
@@ -91,7 +92,21 @@ def additive(compressions: Sequence[Compression], *, sweeps: int = 10) -> Compre
         state = lax.fori_loop(0, sweeps, sweep, state)
         return _sum(weights, state.parts), state
 
-    return Compression(init, project)
+    def encode(theta: PyTree[Array], state: AdditiveState) -> PyTree:
+        parts = [
+            encoded(compression, part, own)
+            for compression, part, own in zip(compressions, state.parts, state.states, strict=True)
+        ]
+        flat = (jax.tree.leaves(part, is_leaf=is_form) for part in parts)
+        sums = iter([SumArray(of_leaf) for of_leaf in zip(*flat, strict=True)])
+        return jax.tree.map(lambda leaf: _checked(next(sums), leaf), theta)
+
+    return Compression(init, project, encode)
+
+
+def _checked(form: SumArray, leaf: jax.Array) -> Any:
+    """The sum, or the leaf where it is no longer that: if `hold_zeros` has cleared some of it."""
+    return form if _encoding.agrees(form, leaf) else leaf
 
 
 def _minus(weights: PyTree, parts: Sequence[PyTree]) -> PyTree:

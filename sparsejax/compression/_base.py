@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import optax
@@ -11,6 +11,9 @@ from jaxtyping import Array, ArrayLike, Float, Integer, PyTree, Real
 
 from sparsejax import _checks
 from sparsejax._where import Chosen, choose, everything
+
+Encode: TypeAlias = Callable[[PyTree[Array], PyTree[Array]], PyTree]
+"""``(theta, state) -> forms``."""
 
 
 class Compression(NamedTuple):
@@ -30,12 +33,16 @@ class Compression(NamedTuple):
       project: ``(weights, mu, state) -> (theta, state)``, pure and jittable. ``mu`` is a positive
         scalar, in units of the loss per squared unit of weight, and may be traced. ``theta`` has
         the structure, shapes and dtypes of ``weights``.
+      encode: None, or ``(theta, state) -> forms``, which runs on the host: the compressed weights
+        as they can be stored, a tree like ``theta`` with forms such as `QuantizedArray` in place of
+        its leaves, or with leaves as they are. `sparsejax.compressed_forms` calls it.
     """
 
     init: Callable[[PyTree[Array]], PyTree[Array]]
     project: Callable[
         [PyTree[Array], Float[ArrayLike, ""], PyTree[Array]], tuple[PyTree[Array], PyTree[Array]]
     ]
+    encode: Encode | None = None
 
 
 def with_scalar(
@@ -90,8 +97,12 @@ def check_weights(weights: PyTree[Array]) -> Chosen:
 def stateless(
     nearest: Callable[[PyTree[Array], Float[ArrayLike, ""]], PyTree[Array]],
     check: Callable[[PyTree[Array]], Any] | None = None,
+    encode: Callable[[PyTree[Array]], PyTree] | None = None,
 ) -> Compression:
-    """Return the compression ``theta = nearest(weights, mu)``; ``check`` raises in ``init``."""
+    """Return the compression ``theta = nearest(weights, mu)``.
+
+    ``check(weights)`` raises in ``init``, and ``encode(theta)`` returns the forms.
+    """
 
     def init(weights: PyTree[Array]) -> optax.EmptyState:
         check_weights(weights)
@@ -104,7 +115,13 @@ def stateless(
     ) -> tuple[PyTree[Array], optax.EmptyState]:
         return nearest(weights, mu), state
 
-    return Compression(init, project)
+    return Compression(init, project, None if encode is None else lambda theta, _: encode(theta))
+
+
+def encoded(compression: Any, theta: PyTree[Array], state: PyTree[Array]) -> PyTree:
+    """Return the forms of compressed weights: the weights if the C step does not encode."""
+    encode = getattr(compression, "encode", None)
+    return theta if encode is None else encode(theta, state)
 
 
 def each_leaf(

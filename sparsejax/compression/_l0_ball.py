@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, Integer, PyTree
 
-from sparsejax import _checks
+from sparsejax import _checks, _encoding
 from sparsejax._codebooks import check_k
 from sparsejax._dtypes import at_least_float32
 from sparsejax._where import everything
@@ -103,7 +103,13 @@ def l0_ball(
         theta, codebook = quantised(kept, state.codebook)
         return theta, L0BallState(threshold, codebook)
 
-    return Compression(init, project)
+    def encode(theta: PyTree[Array], state: L0BallState) -> PyTree:
+        del state  # the values say all of it
+        if rounded is not None:
+            return _encoding.rounded(theta, rounded)
+        return theta if k is None else _encoding.quantized(theta)
+
+    return Compression(init, project, encode)
 
 
 def initial_threshold(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 from jaxtyping import Array, ArrayLike, Integer, PyTree
 
-from sparsejax import _checks
+from sparsejax import _checks, _encoding
+from sparsejax._matrices import Matrices
 from sparsejax._where import everything
 from sparsejax.compression._base import Compression, stateless
 from sparsejax.projections import project_low_rank
@@ -19,7 +20,8 @@ def low_rank(
     .. math:: \min_\Theta \tfrac{\mu}{2} \|W - \Theta\|_F^2 \;\text{s.t.}\;
               \operatorname{rank}(\Theta) \le r
 
-    `sparsejax.projections.low_rank_factors` splits a compressed kernel into two layers.
+    `sparsejax.projections.low_rank_factors` splits a compressed kernel into two layers, and
+    `sparsejax.compressed_forms` keeps the factors of a kernel where that takes fewer numbers.
 
     Args:
       rank: integer scalar >= 0; may be traced.
@@ -56,4 +58,8 @@ def low_rank(
     def check(weights: PyTree[Array]) -> None:
         jax.eval_shape(nearest, weights)
 
-    return stateless(lambda weights, mu: nearest(weights), check)
+    def encode(theta: PyTree[Array]) -> PyTree:
+        matrices = Matrices(scheme, stacked)
+        return jax.tree.map(lambda leaf: _encoding.low_rank(leaf, rank, matrices), theta)
+
+    return stateless(lambda weights, mu: nearest(weights), check, encode)

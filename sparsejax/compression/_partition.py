@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from sparsejax._where import is_masked
-from sparsejax.compression._base import Compression
+from sparsejax.compression._base import Compression, encoded
 
 
 class PartitionState(NamedTuple):
@@ -94,7 +94,14 @@ def partition(
             thetas.append(theta)
         return _merged(weights, thetas), PartitionState(states)
 
-    return Compression(init, project)
+    def encode(theta: PyTree[Array], state: PartitionState) -> PyTree:
+        forms = [
+            encoded(compressions[label], part, state.states[label])
+            for label, part in split(theta).items()
+        ]
+        return _merged(theta, forms)
+
+    return Compression(init, project, encode)
 
 
 def _broadcast(labels: PyTree, weights: PyTree) -> PyTree:

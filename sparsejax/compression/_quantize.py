@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from sparsejax import _encoding
 from sparsejax._codebooks import check_codebook, check_k
 from sparsejax._dtypes import at_least_float32
 from sparsejax._where import everything
@@ -63,7 +64,7 @@ def quantize(codebook: int | Any, *, per_leaf: bool = False, exact: bool = True)
       (Array([1.5, 1.5, 6. , 6. ], dtype=float32), Array([1.5, 6. ], dtype=float32))
     """
     if np.ndim(codebook) > 0:
-        return _given(codebook)
+        return _given(codebook, per_leaf)
     k = check_k(codebook)
 
     def quantised(
@@ -93,13 +94,16 @@ def quantize(codebook: int | Any, *, per_leaf: bool = False, exact: bool = True)
         theta, found = jax.tree.transpose(outer, inner, pairs)
         return theta, QuantizeState(found)
 
-    return Compression(init, project)
+    return Compression(init, project, lambda theta, _: _encoding.quantized(theta, per_leaf))
 
 
 def _no_codebook(k: int) -> Callable[[PyTree[Array]], jax.Array]:
     return lambda weights: jnp.zeros(k, at_least_float32(*jax.tree.leaves(weights)))
 
 
-def _given(codebook: Any) -> Compression:
+def _given(codebook: Any, per_leaf: bool) -> Compression:
     values = check_codebook(codebook)
-    return stateless(lambda weights, mu: project_codebook(weights, values, everything))
+    return stateless(
+        lambda weights, mu: project_codebook(weights, values, everything),
+        encode=lambda theta: _encoding.quantized(theta, per_leaf),
+    )

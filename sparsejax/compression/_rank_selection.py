@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
-from sparsejax import _checks
+from sparsejax import _checks, _encoding
 from sparsejax._dtypes import at_least_float32
 from sparsejax._matrices import Matrices, singular_values, truncated
 from sparsejax.compression._base import Compression, check_weights
@@ -44,8 +44,8 @@ def rank_selection(
     .. math:: s_i^2 > 2 \alpha p (m + n) \nu / \mu
 
     (a tie goes to the lower rank). The penalty is that of the factored kernel at every rank, so a
-    rank above m n / (m + n) costs more than the kernel itself: such a kernel is best kept whole
-    afterwards.
+    rank above m n / (m + n) costs more than the kernel itself: `sparsejax.compressed_forms` keeps
+    such a kernel whole.
 
     Args:
       alpha: scalar >= 0; may be traced.
@@ -119,4 +119,8 @@ def rank_selection(
         theta = jax.tree.map(lambda w, r: truncated(w, r, matrices), weights, ranks)
         return theta, RankSelectionState(ranks)
 
-    return Compression(init, project)
+    def encode(theta: PyTree[Array], state: RankSelectionState) -> PyTree:
+        ranks = iter(jax.tree.leaves(state.ranks))
+        return jax.tree.map(lambda leaf: _encoding.low_rank(leaf, next(ranks), matrices), theta)
+
+    return Compression(init, project, encode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jaxtyping import Array, PyTree
 
+from sparsejax import _encoding
 from sparsejax._where import everything
 from sparsejax.compression._base import Compression, each_leaf, stateless
 from sparsejax.projections import project_ternary
@@ -40,4 +41,7 @@ def ternary(*, scaled: bool = False, per_leaf: bool = False) -> Compression:
     def nearest(weights: PyTree[Array]) -> PyTree[Array]:
         return project_ternary(weights, everything, scaled=scaled)
 
-    return stateless(lambda weights, mu: each_leaf(nearest, weights, per_leaf))
+    return stateless(
+        lambda weights, mu: each_leaf(nearest, weights, per_leaf),
+        encode=lambda theta: _encoding.quantized(theta, per_leaf),
+    )

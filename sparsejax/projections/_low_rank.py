@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import ArrayLike, Integer
 
 from sparsejax import _checks
-from sparsejax._dtypes import at_least_float32
-from sparsejax._explicit_axes import gathered
-from sparsejax._matrices import Matrices, truncated
+from sparsejax._matrices import Matrices, factors, truncated
 from sparsejax._where import PyTree, Where, choose
 
 
@@ -93,15 +90,5 @@ def low_rank_factors(
     _checks.scalar_count("rank", rank, min(rows, columns))
     if rank < 1:
         raise ValueError(f"rank must be an integer from 1 to {min(rows, columns)}; got {rank}")
-    matrix = matrices.of(gathered(kernel).astype(at_least_float32(kernel)))
-    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
-    root = jnp.sqrt(s[:rank])
-    left = (u[:, :rank] * root).astype(kernel.dtype)
-    right = (root[:, None] * vt[:rank]).astype(kernel.dtype)
-    if kernel.ndim == 2:
-        return left, right
-    height, width, inputs, outputs = kernel.shape
-    if scheme == "channel":
-        return left.reshape(height, width, inputs, rank), right.reshape(1, 1, rank, outputs)
-    second = jnp.moveaxis(right.reshape(rank, height, outputs), 0, 1)
-    return left.reshape(1, width, inputs, rank), second.reshape(height, 1, rank, outputs)
+    left, right = factors(kernel, rank, matrices)
+    return matrices.kernels(left, right, kernel.shape)

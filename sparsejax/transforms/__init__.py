@@ -1,5 +1,6 @@
 """Gradient transformations that compose in an ``optax.chain``, and pruning during training."""
 
+from sparsejax.transforms._compressed_forms import compressed_forms
 from sparsejax.transforms._compressed_params import compressed_params
 from sparsejax.transforms._gated_weight_decay import (
     GatedWeightDecayState,
@@ -23,6 +24,7 @@ __all__ = [
     "LearningCompressionState",
     "Pruner",
     "PruningState",
+    "compressed_forms",
     "compressed_params",
     "exact_gated_decay",
     "gated_weight_decay",

@@ -30,27 +30,43 @@ def compressed_params(opt_state: PyTree, params: PyTree[Array]) -> PyTree[Array]
       ValueError: ``opt_state`` holds no `LearningCompressionState`, several of them compress the
         same leaf, or they belong to other parameters.
     """
-    found = states_in(opt_state, LearningCompressionState)
-    if not found:
+    thetas: dict[Path, jax.Array] = {}
+    for _, leaves in compressed_leaves(opt_state, params):
+        thetas.update(leaves)
+    return replace_leaves(params, lambda path, w: thetas.get(path, w))
+
+
+def compressed_leaves(
+    opt_state: PyTree, params: PyTree[Array]
+) -> list[tuple[LearningCompressionState, dict[Path, jax.Array]]]:
+    """Return each state of a `learning_compression` with its theta by path, zero where held.
+
+    Raises:
+      ValueError: as `compressed_params` raises.
+    """
+    states = states_in(opt_state, LearningCompressionState)
+    if not states:
         raise ValueError(
             "opt_state must hold a state of sparsejax.learning_compression; it has none"
         )
-    thetas: dict[Path, jax.Array] = {}
-    for state in found:
-        for path, theta in flatten_with_path(state.theta):
-            if path in thetas:
+    masks = held_masks(opt_state)
+    known = {path for path, _ in flatten_with_path(params)}
+    found: list[tuple[LearningCompressionState, dict[Path, jax.Array]]] = []
+    seen: set[Path] = set()
+    for state in states:
+        theta = apply_mask_by_path(state.theta, masks)
+        thetas = dict(flatten_with_path(theta))
+        for path in thetas:
+            if path in seen:
                 raise ValueError(
                     "opt_state must hold one learning_compression for each leaf; it has two for "
                     f"{name(path)}. Give each of them leaves of its own by where"
                 )
-            thetas[path] = theta
-    absent = thetas.keys() - {path for path, _ in flatten_with_path(params)}
-    if absent:
+        seen |= thetas.keys()
+        found.append((state, thetas))
+    if seen - known:
         raise ValueError(
             "params must have the structure of the parameters of opt_state; it has no leaf "
-            f"{names(absent)}"
+            f"{names(seen - known)}"
         )
-    masks = held_masks(opt_state)
-    held = {path: masks[path] for path in thetas.keys() & masks.keys()}
-    compressed = replace_leaves(params, lambda path, w: thetas.get(path, w))
-    return apply_mask_by_path(compressed, held)
+    return found
