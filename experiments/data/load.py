@@ -44,6 +44,7 @@ def load(
     name: str,
     data_dir: str | os.PathLike[str] | None = None,
     validation_size: int = VALIDATION_SIZE,
+    validation_fold: int = 0,
 ) -> Dataset:
     """Load a dataset; the first call prepares it.
 
@@ -55,12 +56,13 @@ def load(
       name: ``mnist``, ``fashion_mnist`` or ``cifar10``.
       data_dir: defaults to `default_data_dir`; created if only its last part is missing.
       validation_size: number of images held out of the training set, the same ones at every call.
+      validation_fold: which of the disjoint sets of that many images is held out.
 
     Returns:
       The three splits.
 
     Raises:
-      ValueError: there is no such dataset, or ``data_dir`` is not a folder.
+      ValueError: there is no such dataset or fold, or ``data_dir`` is not a folder.
       DataError: every route failed (the message lists them), or the user's files are wrong.
     """
     if name not in SPECS:
@@ -79,7 +81,9 @@ def load(
             arrays = prepare(spec, folder)
             save_arrays(spec, arrays, mapped)
     labels = {split: arrays[f"{split}_labels"].astype(np.int32) for split in ("train", "test")}
-    train, validation = stratified_holdout(labels["train"], validation_size, _SPLIT_SEED)
+    train, validation = stratified_holdout(
+        labels["train"], validation_size, _SPLIT_SEED, validation_fold
+    )
     images = arrays["train_images"]
     return Dataset(
         name,

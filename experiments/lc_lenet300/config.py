@@ -119,6 +119,8 @@ class Config(CommonConfig):
     """Further decay of the learning rate in each of the last L steps (the preset says how many)."""
     batch_size: int = 256
     """Images a step."""
+    validation_fold: int = 0
+    """Which of the disjoint sets of 5,000 images is held out of the training set."""
 
     def rows(self) -> tuple[Row, ...]:
         """The rows asked for, in the table's order."""
@@ -130,6 +132,7 @@ class Config(CommonConfig):
         # A reference belongs to its row's activation, and has a learning rate of its own.
         chosen = dict(DEFAULTS[row]) if is_reference(row) else self.overridden(DEFAULTS[row])
         shared = {"row": row, "preset": self.preset, "batch_size": self.batch_size}
+        shared |= {"validation_fold": self.validation_fold} if self.validation_fold else {}
         if is_reference(row):
             return shared | chosen | {"reference_epochs": preset["reference_epochs"]}
         for name in ("epochs_per_l_step", "first_l_step_epochs", "checkpoint_epochs"):

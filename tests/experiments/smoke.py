@@ -27,7 +27,7 @@ def part(dataset, train=5000, others=1000):
 def loading(module, dataset):
     """``module`` loads ``dataset``, whatever it asks for."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "load", lambda name, data_dir=None: dataset)
+        patch.setattr(module, "load", lambda name, data_dir=None, **options: dataset)
         yield
 
 

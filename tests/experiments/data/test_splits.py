@@ -25,3 +25,14 @@ def test_bad_sizes_are_named():
     for size in (-1, 5):
         with pytest.raises(ValueError, match=f"size must be from 0 to 4; got {size}"):
             stratified_holdout(np.zeros(5, int), size, 0)
+
+
+def test_folds_are_disjoint_and_all_in_proportion():
+    labels = np.repeat(np.arange(3), [40, 31, 30])
+    folds = [stratified_holdout(labels, 30, seed=5, fold=fold)[1] for fold in range(3)]
+    assert len(np.unique(np.concatenate(folds))) == 90
+    assert [np.bincount(labels[fold]).tolist() for fold in folds] == [[12, 9, 9]] * 3
+    np.testing.assert_array_equal(folds[0], stratified_holdout(labels, 30, seed=5)[1])
+    for fold in (-1, 3):
+        with pytest.raises(ValueError, match=f"fold must be from 0 to 2; got {fold}"):
+            stratified_holdout(labels, 30, seed=5, fold=fold)

@@ -1,0 +1,174 @@
+"""LeNet300 on MNIST: its training, and its compression by learning-compression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+import sparsejax
+from experiments.common.networks import cross_entropy, error, mistakes, mnist_classifier
+from experiments.common.runner import Run
+from experiments.data import Dataset
+from sparsejax import inspection
+from sparsejax.compression import Compression
+from sparsejax.models import LENET300_LAYERS, LeNet300
+from sparsejax.training import Batches, TrainState, init_state, make_step
+
+
+class LeNet300Run(Run):
+    """A dense LeNet300, or the compression of one.
+
+    The settings are ``activation``, ``learning_rate`` and ``batch_size``; of a reference
+    ``reference_epochs``; of a compression ``l_steps``, ``epochs_per_l_step``,
+    ``first_l_step_epochs``, ``cooldown_l_steps``, ``checkpoint_epochs``, ``mu``, ``mu_growth``,
+    ``learning_rate_decay``, ``cooldown``, ``multipliers`` and what `c_step` reads; ``decay`` with
+    ``formulation`` "l_step" adds an l2 penalty to the L step.
+
+    Args:
+      row: the row of the report that it belongs to.
+      folder: its own.
+      settings: what defines it, as JSON values.
+      seed: the seed of the parameters and of the order of the images.
+      resume: whether to continue what is in the folder.
+      dataset: MNIST.
+      reference: the run that trains the dense network; None for a reference.
+    """
+
+    def __init__(
+        self,
+        row: str,
+        folder: Path,
+        settings: Mapping[str, Any],
+        seed: int,
+        resume: bool,
+        dataset: Dataset,
+        reference: Run | None = None,
+    ):
+        super().__init__(row, folder, settings, seed, resume)
+        self.dataset, self.reference = dataset, reference
+        model = LeNet300(self.settings["activation"], rngs=nnx.Rngs(seed))
+        self.logits, self._initial = mnist_classifier(model)
+        self._mistakes = mistakes(self.logits)
+        self._steps_per_epoch = len(dataset.train.labels) // self.settings["batch_size"]
+        if reference:  # raises where a setting is out of its range, before a step is taken
+            jax.eval_shape(self._compressor()[0].init, self._initial)
+
+    def c_step(self) -> tuple[Compression, Any]:
+        """The C step, and the ``where`` of the leaves that it compresses."""
+        raise NotImplementedError
+
+    def last_growth_of_mu(self) -> int:
+        """The L step after which mu stays."""
+        return int(self.settings["l_steps"])
+
+    def error(self, params: Any, split: str) -> float:
+        """Misclassified images of a split in per cent."""
+        return error(self._mistakes, params, getattr(self.dataset, split))
+
+    def fit_to_end(self) -> TrainState:
+        """Train the reference, or compress it, to the last step."""
+        return self._fit_reference() if self.reference is None else self._compress(self.reference)
+
+    def _fit_reference(self) -> TrainState:
+        steps = self.settings["reference_epochs"] * self._steps_per_epoch
+        rate = optax.cosine_decay_schedule(self.settings["learning_rate"], steps)
+        optimizer = optax.sgd(rate, momentum=0.9, nesterov=True)
+        return self._fit(optimizer, self._initial, rate, steps, 1, 10, self._evaluate_dense)
+
+    def _compress(self, reference: Run) -> TrainState:
+        settings = self.settings
+        like = jax.tree.structure(self._initial)
+        start = map(jnp.asarray, jax.tree.leaves(reference.network()))
+        optimizer, rate = self._compressor()
+        epochs = settings["first_l_step_epochs"]
+        epochs += (settings["l_steps"] - 1) * settings["epochs_per_l_step"]
+        return self._fit(
+            optimizer, jax.tree.unflatten(like, start), rate, epochs * self._steps_per_epoch,
+            settings["epochs_per_l_step"], settings["checkpoint_epochs"], self._evaluate_l_step,
+        )  # fmt: skip
+
+    def _fit(
+        self, optimizer, params, rate, steps, report_epochs, checkpoint_epochs, evaluate
+    ) -> TrainState:
+        train = self.dataset.train
+        images = {"image": train.images, "label": train.labels}
+        return self.fit(
+            make_step(self._loss, optimizer),
+            init_state(params, optimizer, jax.random.key(self.seed)),
+            Batches(images, self.settings["batch_size"], self.seed),
+            steps=steps,
+            evaluate=evaluate,
+            report_every=report_epochs * self._steps_per_epoch,
+            checkpoint_every=checkpoint_epochs * self._steps_per_epoch,
+            learning_rate=rate,
+        )
+
+    def _loss(self, params, batch, key):
+        del key
+        return cross_entropy(self.logits(params, batch["image"]), batch["label"])
+
+    def _compressor(self) -> tuple[optax.GradientTransformation, optax.Schedule]:
+        settings = self.settings
+        per_l_step = settings["epochs_per_l_step"] * self._steps_per_epoch
+        first = settings["first_l_step_epochs"] * self._steps_per_epoch
+        cooldown_start = settings["l_steps"] - settings["cooldown_l_steps"]
+        last_growth = self.last_growth_of_mu()
+
+        def rate(step):
+            l_step = jnp.maximum(0, (step - first) // per_l_step + 1)
+            cooling = jnp.maximum(0, l_step - cooldown_start)
+            decay = settings["learning_rate_decay"] ** l_step * settings["cooldown"] ** cooling
+            return settings["learning_rate"] * decay
+
+        def mu(l_step):
+            return settings["mu"] * settings["mu_growth"] ** jnp.minimum(l_step, last_growth)
+
+        compression, where = self.c_step()
+        transform = sparsejax.learning_compression(
+            compression,
+            mu_schedule=mu,
+            steps_per_l_step=per_l_step,
+            # The C step falls on the last update of the first L step.
+            steps_in_first_l_step=first - 1,
+            multipliers=settings["multipliers"],
+            where=where,
+        )
+        chain = [transform, optax.sgd(rate, momentum=0.9, nesterov=True)]
+        if settings.get("formulation") == "l_step":
+            kernels = lambda params: jax.tree.map(lambda leaf: leaf.ndim >= 2, params)  # noqa: E731
+            chain.insert(1, optax.add_decayed_weights(2 * settings["decay"], kernels))
+        return optax.chain(*chain), rate
+
+    def _evaluate_dense(self, state: TrainState) -> dict[str, float]:
+        return {"error": self.error(state.params, "validation")}
+
+    def _evaluate_l_step(self, state: TrainState) -> dict[str, float]:
+        """Metrics of theta after an L step, and the error of the uncompressed network w."""
+        theta = sparsejax.compressed_params(state.opt_state, state.params)
+        live = inspection.live_units(theta, LENET300_LAYERS)
+        gap = optax.tree.norm(jax.tree.map(jnp.subtract, state.params, theta))
+        return {
+            "error": self.error(theta, "validation"),
+            "uncompressed_error": self._evaluate_dense(state)["error"],
+            "density": inspection.report(theta).density,
+            "distance": float(gap),
+            "mu": float(state.opt_state[0].mu),
+            **{f"live_{layer}": count for layer, count in enumerate(live)},
+        }
+
+
+def about(run: LeNet300Run) -> dict[str, Any]:
+    """Fields of the result of a run that say what its network is."""
+    return {
+        "model": "lenet300",
+        "dataset": "mnist",
+        "name": f"lenet300_{run.row}",
+        "network": {"model": "lenet300", "activation": run.settings["activation"]},
+        "seconds": run.metrics()[-1]["seconds"],
+    }
