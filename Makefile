@@ -36,9 +36,13 @@ benchmark: $(VENV)/installed-benchmarks  ## speed ratios (against PyTorch too, w
 	$(BIN)/python -m benchmarks.tickets
 	$(BIN)/python -m benchmarks.shrink
 	$(BIN)/python -m benchmarks.projection
+	$(BIN)/python -m benchmarks.c_steps
+	$(BIN)/python -m benchmarks.l_steps
 
 results: $(VENV)/installed-benchmarks  ## all that results/ and the README state, made again
 	$(BIN)/python -m experiments.lc_lenet300 --preset quick --output runs/lc_lenet300 --results results/lc_lenet300 --resume
+	$(BIN)/python -m experiments.lc_lenet300 --preset quick --validation-fold 1 --seeds 3 4 5 6 7 --output runs/lc_lenet300_repeat --results results/lc_lenet300/repeat --resume
+	$(BIN)/python -m experiments.lc_toolkit --final --output runs/lc_toolkit --results results/lc_toolkit --resume
 	$(BIN)/python -m experiments.constrained_l0 --preset paper --row mlp_33 mlp_layerwise_30 mlp_penalized lenet5_10 controllability mlp_33_restarts mlp_33_ascent bisection --output runs/constrained_l0 --results results/constrained_l0 --resume
 	$(BIN)/python -m experiments.gated_decay --preset paper --output runs/gated_decay --results results/gated_decay --resume
 	$(BIN)/python -m experiments.tickets --preset paper --method cs imp one_shot random l0 --ticket-scale folded --output runs/tickets --results results/tickets --resume
@@ -63,6 +67,8 @@ results: $(VENV)/installed-benchmarks  ## all that results/ and the README state
 	$(BIN)/python -m benchmarks.tickets --output results/benchmarks/tickets.json
 	$(BIN)/python -m benchmarks.lenet300 --output results/benchmarks/lenet300.json
 	$(BIN)/python -m benchmarks.projection --output results/benchmarks
+	$(BIN)/python -m benchmarks.c_steps --output results/benchmarks/c_steps.json
+	$(BIN)/python -m benchmarks.l_steps --output results/benchmarks/l_steps.json
 	$(BIN)/python -m experiments.vgg16_step --output results/vgg16_step/report.json
 	$(BIN)/python -m experiments.common.readme
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -70,23 +71,28 @@ class Matrices(NamedTuple):
         return left.reshape(1, width, inputs, rank), second.reshape(height, 1, rank, outputs)
 
 
-def singular_values(leaf: jax.Array, matrices: Matrices) -> jax.Array:
-    """The singular values [..., min(m, n)] of a kernel, falling, in float32 or wider."""
-    matrix = matrices.of(gathered(leaf).astype(at_least_float32(leaf)))
-    return jnp.linalg.svd(matrix, full_matrices=False, compute_uv=False)
-
-
 @functools.partial(jax.jit, static_argnames="matrices")
 def truncated(leaf: jax.Array, rank: jax.Array, matrices: Matrices) -> jax.Array:
     """The nearest kernel of a rank; ``rank`` is a scalar or has the shape of the stacked layers."""
+    return truncated_to(leaf, lambda s: jnp.asarray(rank), matrices)[0]
+
+
+def truncated_to(
+    leaf: jax.Array, rank_of: Callable[[jax.Array], jax.Array], matrices: Matrices
+) -> tuple[jax.Array, jax.Array]:
+    """The nearest kernel of the rank that is chosen by its singular values, and the rank.
+
+    ``rank_of`` gets the falling singular values [..., min(m, n)], in float32 or wider.
+    """
     matrix = matrices.of(gathered(leaf).astype(at_least_float32(leaf)))
     u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
-    kept = jnp.where(jnp.arange(s.shape[-1], dtype=jnp.int32) < jnp.asarray(rank)[..., None], s, 0)
+    rank = rank_of(s)
+    kept = jnp.where(jnp.arange(s.shape[-1], dtype=jnp.int32) < rank[..., None], s, 0)
     low = jnp.matmul(u * kept[..., None, :], vt, precision=jax.lax.Precision.HIGHEST)
-    whole = jnp.asarray(rank) >= min(matrix.shape[-2:])
+    whole = rank >= min(matrix.shape[-2:])
     low = cut_like(matrices.back(low, leaf.shape).astype(leaf.dtype), leaf)
     whole = whole.reshape(whole.shape + (1,) * (leaf.ndim - whole.ndim)) if whole.ndim else whole
-    return jnp.where(whole, leaf, low)
+    return jnp.where(whole, leaf, low), rank
 
 
 def factors(

@@ -53,11 +53,11 @@ class LeNet300Run(Run):
         super().__init__(row, folder, settings, seed, resume)
         self.dataset, self.reference = dataset, reference
         model = LeNet300(self.settings["activation"], rngs=nnx.Rngs(seed))
-        self.logits, self._initial = mnist_classifier(model)
+        self.logits, self.initial = mnist_classifier(model)
         self._mistakes = mistakes(self.logits)
         self._steps_per_epoch = len(dataset.train.labels) // self.settings["batch_size"]
         if reference:  # raises where a setting is out of its range, before a step is taken
-            jax.eval_shape(self._compressor()[0].init, self._initial)
+            jax.eval_shape(self._compressor()[0].init, self.initial)
 
     def c_step(self) -> tuple[Compression, Any]:
         """The C step, and the ``where`` of the leaves that it compresses."""
@@ -79,11 +79,11 @@ class LeNet300Run(Run):
         steps = self.settings["reference_epochs"] * self._steps_per_epoch
         rate = optax.cosine_decay_schedule(self.settings["learning_rate"], steps)
         optimizer = optax.sgd(rate, momentum=0.9, nesterov=True)
-        return self._fit(optimizer, self._initial, rate, steps, 1, 10, self._evaluate_dense)
+        return self._fit(optimizer, self.initial, rate, steps, 1, 10, self._evaluate_dense)
 
     def _compress(self, reference: Run) -> TrainState:
         settings = self.settings
-        like = jax.tree.structure(self._initial)
+        like = jax.tree.structure(self.initial)
         start = map(jnp.asarray, jax.tree.leaves(reference.network()))
         optimizer, rate = self._compressor()
         epochs = settings["first_l_step_epochs"]

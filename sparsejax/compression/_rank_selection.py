@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
 from sparsejax import _checks, _encoding
 from sparsejax._dtypes import at_least_float32
-from sparsejax._matrices import Matrices, singular_values, truncated
+from sparsejax._matrices import Matrices, truncated_to
 from sparsejax.compression._base import Compression, check_weights
 
 COSTS = ("storage", "flops")
@@ -94,13 +94,16 @@ def rank_selection(
             return jax.tree.map(lambda w: 1.0, weights)
         return jax.tree.broadcast(output_positions, weights)
 
-    def rank_of(weight: jax.Array, times: float, mu: jax.Array) -> jax.Array:
+    def selected(weight: jax.Array, times: float, mu: jax.Array) -> tuple[jax.Array, jax.Array]:
         wide = at_least_float32(weight)
-        s = singular_values(weight, matrices)
         rows, columns = matrices.shape(weight)
-        scale = (s**2).sum(-1, keepdims=True) if normalize else jnp.ones((), wide)
         price = 2 * alpha.astype(wide) * jnp.asarray(times, wide) * (rows + columns)
-        return (s**2 > price * scale / mu.astype(wide)).sum(-1, dtype=jnp.int32)
+
+        def rank_of(s: jax.Array) -> jax.Array:
+            scale = (s**2).sum(-1, keepdims=True) if normalize else jnp.ones((), wide)
+            return (s**2 > price * scale / mu.astype(wide)).sum(-1, dtype=jnp.int32)
+
+        return truncated_to(weight, rank_of, matrices)
 
     def init(weights: PyTree[Array]) -> RankSelectionState:
         chosen = check_weights(weights)
@@ -115,8 +118,9 @@ def rank_selection(
     ) -> tuple[PyTree[Array], RankSelectionState]:
         del state  # ranks are chosen anew
         penalty = jnp.asarray(mu)
-        ranks = jax.tree.map(lambda w, p: rank_of(w, p, penalty), weights, positions(weights))
-        theta = jax.tree.map(lambda w, r: truncated(w, r, matrices), weights, ranks)
+        pairs = jax.tree.map(lambda w, p: selected(w, p, penalty), weights, positions(weights))
+        outer, inner = jax.tree.structure(weights), jax.tree.structure((0, 0))
+        theta, ranks = jax.tree.transpose(outer, inner, pairs)
         return theta, RankSelectionState(ranks)
 
     def encode(theta: PyTree[Array], state: RankSelectionState) -> PyTree:

@@ -21,6 +21,7 @@ from sparsejax.projections._sums import histogram, sums
 
 _Carry = tuple[jax.Array, jax.Array, jax.Array]
 _MOST_ITERATIONS = 100
+_SMALL_MOVE = 1e-3  # of the mean gap; what it leaves of the error is of second order
 _FEW = 8  # clusters up to this number are summed in one reduction of several operands
 
 
@@ -44,7 +45,8 @@ def project_k_means(
     few copies of the entries (and k copies for k > 2), and sharded leaves are gathered.
     ``exact=False`` runs Lloyd's iteration to a local optimum: each iteration is one pass that adds
     up the entries of each cluster, without a sort or a gather. It starts from ``warm_start``, or
-    from the optimum for a histogram of the entries.
+    from the optimum for a histogram of the entries, and ends once no value moves by more than a
+    thousandth of the mean gap between values, or after 100 iterations.
 
     A cluster that is empty keeps its value. Where the entries have at most k distinct values the
     exact result is the entries themselves. An entry midway between two values takes the lower one.
@@ -110,24 +112,33 @@ def _solve(
         leaves: Sequence[jax.Array], layouts: Sequence[Layout], *start: jax.Array
     ) -> tuple[list[jax.Array], jax.Array]:
         first = jnp.sort(start[0]) if start else starting_codebook(leaves, layouts, k, zeros)
-        found = lloyd(leaves, layouts, first, zeros)
+        found = lloyd(leaves, layouts, first, zeros, 0 if exact else _SMALL_MOVE)
         return [_quantised(leaf, found, zeros) for leaf in leaves], found
 
     return on_each_shard(quantise, leaves, layouts, *([] if start is None else [start]))
 
 
 def lloyd(
-    leaves: Sequence[jax.Array], layouts: Sequence[Layout], start: jax.Array, zeros: bool
+    leaves: Sequence[jax.Array],
+    layouts: Sequence[Layout],
+    start: jax.Array,
+    zeros: bool,
+    small_move: float,
 ) -> jax.Array:
-    """Lloyd's iteration from a rising codebook to where no value moves any more."""
-    tolerance = 4 * jnp.finfo(start.dtype).eps
+    """Lloyd's iteration from a rising codebook to where values hardly move any more.
+
+    A move is small up to ``small_move`` times the mean gap of the codebook, and up to rounding.
+    """
+    rounding = 4 * jnp.finfo(start.dtype).eps
 
     def step(carry: _Carry) -> _Carry:
         codebook, _, number = carry
+        k = codebook.size
         counts, offsets = _clusters(leaves, layouts, codebook, zeros)
         moves = jnp.where(counts > 0, offsets / jnp.maximum(counts, 1).astype(start.dtype), 0)
         moved = jnp.sort(codebook + moves)
-        going_on = (jnp.abs(moves) > tolerance * jnp.abs(codebook)).any()
+        small = small_move * (codebook[-1] - codebook[0]) / k
+        going_on = (jnp.abs(moves) > jnp.maximum(rounding * jnp.abs(codebook), small)).any()
         return moved, going_on, number + 1
 
     def unfinished(carry: _Carry) -> jax.Array:

@@ -1,0 +1,107 @@
+"""The flags of the experiment, its presets, each row's settings, and the published table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from experiments.common.runner import Config as CommonConfig
+
+Row = Literal[
+    "reference", "quantize_all", "quantize_first_third", "prune_5pct", "quantize_plus_1pct",
+    "prune_lowrank_quantize", "rank_selection", "ternary_all", "binary_all",
+]  # fmt: skip
+ROWS: tuple[Row, ...] = get_args(Row)
+
+PRESETS: Mapping[str, dict[str, int]] = {
+    "smoke": {
+        "reference_epochs": 1, "l_steps": 3, "epochs_per_l_step": 1, "first_l_step_epochs": 1,
+        "cooldown_l_steps": 1, "checkpoint_epochs": 1,
+    },
+    "quick": {
+        "reference_epochs": 40, "l_steps": 40, "epochs_per_l_step": 5, "first_l_step_epochs": 10,
+        "cooldown_l_steps": 12, "checkpoint_epochs": 10,
+    },
+    "paper": {
+        "reference_epochs": 100, "l_steps": 40, "epochs_per_l_step": 20, "first_l_step_epochs": 40,
+        "cooldown_l_steps": 12, "checkpoint_epochs": 20,
+    },
+}  # fmt: skip
+
+# Chosen on the validation images alone; see results/lc_toolkit/tuning.md.
+_SHARED: Mapping[str, Any] = {"learning_rate": 0.4, "mu": 9e-5, "mu_growth": 1.1, "decay": 0.0}
+DEFAULTS: Mapping[str, dict[str, Any]] = {
+    "reference": {"learning_rate": 0.1},
+    **{row: dict(_SHARED) for row in ROWS[1:]},
+}
+
+PUBLISHED: Mapping[str, float] = {
+    "reference": 2.13,
+    "quantize_all": 2.56,
+    "quantize_first_third": 2.26,
+    "prune_5pct": 2.18,
+    "quantize_plus_1pct": 2.17,
+    "prune_lowrank_quantize": 2.13,
+    "rank_selection": 1.90,
+}
+"""Test errors in per cent of the examples of the LC toolkit (Idelbayev and Carreira-Perpinan);
+ternary and binary weights are not in its table."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(CommonConfig):
+    """LeNet300 on MNIST, compressed in every way of the LC toolkit's table."""
+
+    experiment = "lc_toolkit"
+
+    row: tuple[Literal["all"] | Row, ...] = ("all",)
+    """Rows of the table to make; the dense reference they start from is trained where missing."""
+    preset: Literal["smoke", "quick", "paper"] = "quick"
+    """How long: smoke (3 epochs), quick (205), paper (820, the published schedule)."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run of every row for each."""
+    final: bool = False
+    """Evaluate the test images, too. Without it no test error is computed, so that settings can be
+    chosen by the validation images alone."""
+    activation: Literal["relu", "tanh"] = "tanh"
+    """Activation of the hidden units."""
+    decay: float | None = None
+    """lambda of an l2 penalty on the uncompressed kernels; default the row's."""
+    multipliers: bool = True
+    """Augmented Lagrangian, or (--no-multipliers) the quadratic penalty."""
+    mu: float | None = None
+    """The penalty's weight in the first L step; default the row's."""
+    mu_growth: float | None = None
+    """Growth of mu from one L step to the next; default the row's."""
+    learning_rate: float | None = None
+    """Learning rate of SGD with Nesterov momentum 0.9 in the first L step; default the row's. The
+    reference keeps its own."""
+    learning_rate_decay: float = 0.98
+    """Decay of the learning rate from one L step to the next."""
+    cooldown: float = 0.8
+    """Further decay of the learning rate in each of the last L steps (the preset says how many)."""
+    batch_size: int = 256
+    """Images a step."""
+    validation_fold: int = 0
+    """Which of the disjoint sets of 5,000 images is held out of the training set."""
+
+    def rows(self) -> tuple[Row, ...]:
+        """The rows asked for, in the table's order."""
+        return tuple(row for row in ROWS if "all" in self.row or row in self.row)
+
+    def settings(self, row: Row) -> dict[str, Any]:
+        """What defines a run of ``row``, as JSON values: the row's, overridden by the flags."""
+        preset = dict(PRESETS[self.preset])
+        shared = {
+            "row": row,
+            "preset": self.preset,
+            "activation": self.activation,
+            "batch_size": self.batch_size,
+            "validation_fold": self.validation_fold,
+        }
+        if row == "reference":
+            return shared | DEFAULTS[row] | {"reference_epochs": preset["reference_epochs"]}
+        names = ("multipliers", "learning_rate_decay", "cooldown")
+        flags = {name: getattr(self, name) for name in names}
+        return shared | preset | flags | self.overridden(DEFAULTS[row]) | {"formulation": "l_step"}
