@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax._forms import is_form
 from sparsejax._where import PyTree
-from sparsejax.deploy.files import _container, _varint
+from sparsejax.deploy.files import _container
 from sparsejax.deploy.files._compression import compress, decompress
+from sparsejax.deploy.files._leaves import LeafReader, LeafWriter
 from sparsejax.deploy.files._structure import Keys, describe, keys_of, leaves_by_keys, rebuild
 
 _ROUNDED = (None, "float16", "bfloat16")
@@ -34,6 +35,11 @@ def save_sparse(
     random mask of n weights among u takes about :math:`n \log_2(e\,u/n)` bits, the mask of a
     trained network less.
 
+    Compressed weights in the forms that `sparsejax.compressed_forms` returns are written as such:
+    a codebook (once for all leaves with an equal one) and codes of :math:`\lceil \log_2 k \rceil`
+    bits, or run lengths of the most frequent code where that is smaller; two factors; the parts of
+    a sum; values of fewer bits.
+
     Every dtype of fixed size that NumPy and JAX know is stored to the bit, NaN payloads and
     infinities included. The sign of a zero is an exception unless ``keep_negative_zeros`` is set: a
     mask that is multiplied in leaves -0.0 in place of every negative weight, and that information
@@ -44,11 +50,11 @@ def save_sparse(
 
     Args:
       path: path of the file, which is replaced if it exists.
-      tree: pytree of arrays or numbers of any shapes. Dicts with string or integer keys, lists,
-        tuples and ``None`` are stored, too. A wrapper around an array, such as a Flax variable, is
-        stored as its array, any other node as a dict by name.
-      dtype: rounds floating-point leaves of more bits to this dtype, which halves the file; they
-        are restored in their own dtype. Default: exact.
+      tree: pytree of arrays, numbers or forms of any shapes. Dicts with string or integer keys,
+        lists, tuples and ``None`` are stored, too. A wrapper around an array, such as a Flax
+        variable, is stored as its array, any other node as a dict by name.
+      dtype: rounds floating-point leaves of more bits to this dtype (codebooks and factors, too),
+        which halves the file; they are restored in their own dtype. Default: exact.
       keep_negative_zeros: whether to store -0.0 as a value instead of as a zero.
 
     Returns:
@@ -58,25 +64,23 @@ def save_sparse(
       ImportError: the package ``safetensors`` is missing (``pip install 'sparsejax[deploy]'``).
       TypeError: a leaf is traced, or is not an array of numbers.
       ValueError: ``dtype`` is not one of those above; a finite value overflows in it; a dict has
-        keys of another type; two leaves have the same path.
+        keys of another type; two leaves have the same path; there is no array, as in the
+        ``params`` of a compiled network; a code is not below the size of its codebook.
     """
     if dtype not in _ROUNDED:
         raise ValueError(f"dtype must be one of {_ROUNDED}; got {dtype!r}")
     structure = describe(tree)
-    leaves, values = [], []
-    masks: list[Any] = [np.zeros(0, bool)]
-    for keys, given in leaves_by_keys(tree).items():
-        name = "/".join(keys) or "the leaf"
-        array = _array(name, given)
-        stored = _rounded(name, array, dtype).ravel("F")
-        mask = _bytes(stored).any(axis=1) if keep_negative_zeros else stored != 0
-        leaves.append([array.dtype.name, array.shape, stored.dtype.name])
-        masks.append(mask)
-        values.append(_bytes(stored[mask]).T.tobytes())
-    positions = np.flatnonzero(np.concatenate(masks))
-    zeros = np.diff(positions, prepend=-1) - 1
+    named = leaves_by_keys(tree)
+    if not named:
+        raise ValueError(
+            "tree must hold at least one array; it holds none. The parameters of a network of "
+            "compile_sparse are constants of its function: save those of the network that it was "
+            "made of"
+        )
+    writer = LeafWriter(dtype, keep_negative_zeros)
+    leaves = [writer.write("/".join(keys) or "the leaf", leaf) for keys, leaf in named.items()]
     about = json.dumps({"tree": structure, "leaves": leaves}, separators=(",", ":"))
-    parts = {"about": about.encode(), "zeros": _varint.encode(zeros), "values": b"".join(values)}
+    parts = {"about": about.encode(), **writer.streams()}
     return _container.write(path, {name: compress(part) for name, part in parts.items()})
 
 
@@ -85,12 +89,13 @@ def load_sparse(path: str | os.PathLike[str], like: PyTree = None) -> PyTree:
 
     Args:
       path: path of the file.
-      like: pytree of arrays or ``jax.ShapeDtypeStruct`` whose structure the result gets; its leaves
-        must have the paths, shapes and dtypes of those in the file. Default: the dicts, lists and
-        tuples that were written.
+      like: pytree of arrays, forms or ``jax.ShapeDtypeStruct`` whose structure the result gets; its
+        leaves must have the paths, shapes and dtypes of those in the file, whose forms they take.
+        Default: the dicts, lists and tuples that were written.
 
     Returns:
       The tree, of NumPy arrays in their original dtypes (``jax.device_put`` puts it on a device).
+      Forms come back as forms; `sparsejax.compression.decode` makes arrays of them.
 
     Raises:
       ImportError: the package ``safetensors`` is missing (``pip install 'sparsejax[deploy]'``).
@@ -101,76 +106,35 @@ def load_sparse(path: str | os.PathLike[str], like: PyTree = None) -> PyTree:
     path = os.fspath(path)
     parts = _container.read(path)
     try:
-        about = json.loads(decompress(parts["about"]))
-        positions = np.cumsum(_varint.decode(decompress(parts["zeros"])) + 1) - 1
-        arrays = _decode(about["leaves"], positions, decompress(parts["values"]))
-        found = dict(zip(keys_of(about["tree"]), arrays, strict=True))
+        streams = {name: decompress(part) for name, part in parts.items()}
+        about = json.loads(streams.pop("about"))
+        reader = LeafReader(streams)
+        leaves = [reader.read(spec) for spec in about["leaves"]]
+        found = dict(zip(keys_of(about["tree"]), leaves, strict=True))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         # The checksum is right, so the file was written like this.
         raise ValueError(f"{path} is not as save_sparse writes: {error}") from error
     if like is not None:
         return _like(like, found, path)
-    return rebuild(about["tree"], iter(arrays))
+    return rebuild(about["tree"], iter(leaves))
 
 
-def _array(name: str, leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.core.Tracer):
-        raise TypeError(f"tree must hold concrete arrays; {name} is traced")
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-        raise TypeError(f"tree must hold arrays of numbers; {name} is {leaf.dtype}")
-    array = np.asarray(leaf)
-    if array.dtype.kind not in "biufcV" or array.dtype.fields is not None:
-        raise TypeError(f"tree must hold arrays of numbers; {name} is {array.dtype}")
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-def _rounded(name: str, array: np.ndarray, dtype: str | None) -> np.ndarray:
-    """Return the array in the dtype in which it is stored."""
-    if dtype is None or not jnp.issubdtype(array.dtype, jnp.floating) or array.itemsize <= 2:
-        return array
-    with np.errstate(over="ignore"):
-        stored = array.astype(jnp.dtype(dtype))
-    if (np.isinf(stored) & np.isfinite(array)).any():
-        raise ValueError(f"dtype {dtype!r} is too small for values of {name}")
-    return stored
-
-
-def _bytes(values: np.ndarray) -> np.ndarray:
-    """Return the bytes of each value of a vector: [n, bytes]."""
-    return np.frombuffer(values.tobytes(), np.uint8).reshape(-1, values.itemsize)
-
-
-def _decode(
-    leaves: Sequence[tuple[str, Sequence[int], str]], positions: np.ndarray, values: bytes
-) -> list[np.ndarray]:
-    """Return the leaves from the places of their values, counted through all of them."""
-    found = []
-    raw = np.frombuffer(values, np.uint8)
-    start = offset = 0
-    for name, shape, stored_name in leaves:
-        dtype, stored = jnp.dtype(name), jnp.dtype(stored_name)
-        array = np.zeros(int(np.prod(shape, dtype=np.int64)), stored)
-        first, last = np.searchsorted(positions, (start, start + array.size))
-        end = offset + (last - first) * stored.itemsize
-        planes = raw[offset:end].reshape(stored.itemsize, last - first)
-        array[positions[first:last] - start] = np.frombuffer(planes.T.tobytes(), stored)
-        found.append(array.reshape(shape, order="F").astype(dtype, order="C", copy=False))
-        start += array.size
-        offset = end
-    return found
-
-
-def _like(like: PyTree, arrays: dict[Keys, np.ndarray], path: str) -> PyTree:
+def _like(like: PyTree, leaves: dict[Keys, Any], path: str) -> PyTree:
     wanted = leaves_by_keys(like)
-    wrong = [f"{'/'.join(keys)} is missing" for keys in sorted(wanted.keys() - arrays.keys())]
-    wrong += [f"{'/'.join(keys)} is unknown" for keys in sorted(arrays.keys() - wanted.keys())]
-    for keys in sorted(wanted.keys() & arrays.keys()):
-        here = arrays[keys].shape, arrays[keys].dtype
-        leaf = wanted[keys]
-        there = jnp.shape(leaf), jnp.dtype(getattr(leaf, "dtype", np.asarray(leaf).dtype))
+    wrong = [f"{'/'.join(keys)} is missing" for keys in sorted(wanted.keys() - leaves.keys())]
+    wrong += [f"{'/'.join(keys)} is unknown" for keys in sorted(leaves.keys() - wanted.keys())]
+    for keys in sorted(wanted.keys() & leaves.keys()):
+        here, there = _type(leaves[keys]), _type(wanted[keys])
         if here != there:
             name = "/".join(keys)
             wrong.append(f"{name} is {here[1]}{list(here[0])}, not {there[1]}{list(there[0])}")
     if wrong:
         raise ValueError(f"like does not fit {path}: {'; '.join(wrong)}")
-    return jax.tree.unflatten(jax.tree.structure(like), [arrays[keys] for keys in wanted])
+    structure = jax.tree.structure(like, is_leaf=is_form)
+    return jax.tree.unflatten(structure, [leaves[keys] for keys in wanted])
+
+
+def _type(leaf: Any) -> tuple[tuple[int, ...], Any]:
+    """The shape and the dtype of an array, a number, a form or a ``jax.ShapeDtypeStruct``."""
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+    return tuple(getattr(leaf, "shape", ())), jnp.dtype(dtype)

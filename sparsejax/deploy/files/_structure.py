@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from sparsejax._forms import is_form
 from sparsejax._names import name_of
 from sparsejax._variables import Path, flatten_with_path, held, is_wrapper
 from sparsejax._where import PyTree
@@ -18,13 +19,13 @@ _LEAF = 0
 
 
 def leaves_by_keys(tree: PyTree) -> dict[Keys, Any]:
-    """Return the leaves of a tree in order, by the parts of their paths.
+    """Return the leaves of a tree in order, by the parts of their paths. A form is a leaf.
 
     Raises:
       ValueError: two leaves have the same parts.
     """
     found: dict[Keys, Any] = {}
-    for path, leaf in flatten_with_path(tree):
+    for path, leaf in flatten_with_path(tree, is_leaf=is_form):
         keys = _keys(path)
         if keys in found:
             raise ValueError(f"tree must have leaves of different paths; two are {name_of(path)!r}")
@@ -98,7 +99,7 @@ def _keys(path: Path) -> Keys:
 
 def _entries(tree: PyTree) -> Sequence[tuple[Any, Any]] | None:
     """Return the children of a node by key, or None for a leaf."""
-    if jax.tree_util.all_leaves([tree]):
+    if is_form(tree) or jax.tree_util.all_leaves([tree]):
         return None
     is_child = lambda node: node is not tree  # noqa: E731
     children = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_child)[0]

@@ -35,7 +35,7 @@ def leaves(draw):
 
 trees = st.one_of(
     leaves(),
-    st.lists(leaves(), max_size=4),
+    st.lists(leaves(), min_size=1, max_size=4),
     st.fixed_dictionaries({"conv": st.tuples(leaves(), leaves()), "ä/b": leaves()}),
 )
 
@@ -66,7 +66,7 @@ def test_what_is_read_is_what_was_written(tmp_path, tree):
         {"": {"": {"/": np.ones(2)}}, "//": np.ones(1)},
         {0: np.ones(1), 7: {-3: np.zeros(2)}},
         {"0": np.ones(1), "list": [np.ones(1), [np.ones(2), ()], {"x": (np.ones(1), None)}]},
-        [{}, [], (), None, {"a": {}}],
+        [{}, [], (), None, {"a": {}}, np.ones(1)],
         (np.float64(1.5), np.int32(3), True),
         np.ones((2, 0)),
     ],
@@ -277,6 +277,9 @@ def test_bad_arguments_are_named(tmp_path):
         save_sparse(path, {"a": jax.random.key(0)})
     with pytest.raises(TypeError, match="concrete arrays; a is traced"):
         jax.jit(lambda x: save_sparse(path, {"a": x}))(1.0)
+    for empty in ((), {"a": None}, [{}, []]):
+        with pytest.raises(ValueError, match="at least one array; .* of compile_sparse"):
+            save_sparse(path, empty)
     with pytest.raises(ValueError, match=r"keys are strings or integers; 1.5 \(float\) in a/0 is"):
         save_sparse(path, {"a": [{1.5: np.ones(2)}]})
     assert not path.exists()
