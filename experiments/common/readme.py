@@ -132,6 +132,22 @@ def _benchmark(results: Path) -> str:
     )
 
 
+def _c_steps(results: Path) -> str:
+    """What C steps cost, in copies of the weights, and what L steps with them cost."""
+    found = _json(results, "benchmarks/c_steps.json")
+    largest = max(row["size"] for row in found["rows"])
+    copies = {row["c_step"]: row["copies"] for row in found["rows"] if row["size"] == largest}
+    ratios = _json(results, "benchmarks/l_steps.json")["ratio_to_plain_training"]
+    slowest = max(ratios, key=lambda name: ratios[name])
+    warm = copies["quantize(2)"]["sparsejax, warm, Lloyd"]
+    return (
+        f"A warm C step of {largest:,} weights costs {warm:.0f} copies of them for two values, "
+        f"{copies['ternary(scaled=True)']['sparsejax']:.0f} for scaled ternary ones. An L step of "
+        f"LeNet300 with its C step takes at most {ratios[slowest]:.2f} times as long as plain "
+        f"training (`{slowest}`; `python -m benchmarks.l_steps`)."
+    )
+
+
 def _projection(results: Path) -> str:
     """The time of a projection at each size, as times of a copy and of the alternatives."""
     found = _json(results, "benchmarks/projection.json")
@@ -275,6 +291,8 @@ def _deploy(results: Path) -> str:
 PARTS: Mapping[str, Callable[[Path], str]] = {
     "summary": _summary,
     "lc_lenet300": _from_report("lc_lenet300"),
+    "lc_toolkit": _from_report("lc_toolkit"),
+    "c_steps": _c_steps,
     "benchmark": _benchmark,
     "projection": _projection,
     "vgg16_step": _vgg16,
