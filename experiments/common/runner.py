@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 from experiments.common.report import Parts, Row, Table, write_markdown, write_report
 from experiments.data import DataError
+from sparsejax.compression import decode
 from sparsejax.deploy import load_sparse, save_sparse
 from sparsejax.training import (
     Callback,
@@ -114,7 +115,7 @@ class Run:
         return f"{self.row} seed {self.seed}"
 
     def train(self) -> tuple[dict[str, Any], Any]:
-        """Train to the end; return the result, as JSON values, and the network's parameters."""
+        """Train to the end; return the result (JSON values) and the parameters or their forms."""
         raise NotImplementedError
 
     def headline(self, result: Mapping[str, Any]) -> str:
@@ -136,7 +137,7 @@ class Run:
 
     def network(self) -> Any:
         """The parameters that it ended with: a pytree of NumPy arrays in nested dicts."""
-        return load_sparse(self.folder / "network.safetensors")
+        return decode(load_sparse(self.folder / "network.safetensors"))
 
     def metrics(self, phase: str = "") -> list[dict[str, float]]:
         """The rows of ``metrics.jsonl`` of the run or of a phase."""

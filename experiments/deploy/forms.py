@@ -16,6 +16,7 @@ import safetensors.numpy
 from experiments.common import networks
 from experiments.data import Dataset, load
 from sparsejax import deploy
+from sparsejax.compression import decode
 
 DENSE = "dense"
 """The form that all others are compared with: the masked network, jitted, its weights constants."""
@@ -68,9 +69,15 @@ def read(folder: Path, data_dir: Path | None, round: int | None, member: int) ->
         raise ValueError(f"RUNS must be of networks on small images; {folder} is of {model}")
     dataset = load(result["dataset"], data_dir)
     function, like, prepare = networks.evaluation(result["network"], dataset)
-    loaded = deploy.load_sparse(folder / "network.safetensors", like=like)
-    network = deploy.Network(function, jax.tree.map(jnp.asarray, loaded))
+    loaded = decode(deploy.load_sparse(folder / "network.safetensors"))
+    network = deploy.Network(function, jax.tree.map(_fitting, like, loaded))
     return Finished(result, dataset, network, prepare)
+
+
+def _fitting(like: Any, leaf: np.ndarray) -> jax.Array:
+    if like.shape != leaf.shape:
+        raise ValueError(f"a leaf of the network has shape {leaf.shape}, not {like.shape}")
+    return jnp.asarray(leaf)
 
 
 class Form(NamedTuple):

@@ -26,21 +26,19 @@ class CompressedRun(LeNet300Run):
         return f"validation error {result['validation_error']:.2f} %"
 
     def train(self) -> tuple[dict[str, Any], Any]:
-        """Train the reference, or compress it; the network of a compression is theta."""
+        """Train the reference, or compress it; the network of a compression is theta's forms."""
         state = self.fit_to_end()
-        params = forms = state.params
-        ranks: list[int] = []
+        network, ranks = state.params, []
         if self.reference is not None:
-            params = sparsejax.compressed_params(state.opt_state, params)
-            forms = sparsejax.compressed_forms(self.c_step()[0], state.opt_state, state.params)
+            network = sparsejax.compressed_forms(self.c_step()[0], state.opt_state, network)
             ranks = _ranks(state.opt_state[0].compression)
-        bits = inspection.storage_bits(forms)
+        bits = inspection.storage_bits(network)
         return about(self) | {
-            "validation_error": self.error(params, "validation"),
+            "validation_error": self.error(compression.decode(network), "validation"),
             "storage_bits": bits.total,
             "compression_ratio": bits.compression_ratio,
             "ranks": ranks,
-        }, params
+        }, network
 
     def test_error(self) -> float:
         """The test error of the network that the run ended with."""

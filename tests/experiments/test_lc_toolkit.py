@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from experiments.deploy import forms
 from experiments.lc_toolkit import recipe
 from experiments.lc_toolkit.c_steps import C_STEPS, where
 from experiments.lc_toolkit.config import DEFAULTS, PUBLISHED, ROWS, Config
 from experiments.lc_toolkit.recipe import RECIPE
+from sparsejax.compression import decode
 from sparsejax.deploy import load_sparse
 from tests.experiments import smoke
 
@@ -27,7 +29,7 @@ def finished(small_mnist, tmp_path_factory):
 
 
 def kernels_of(chosen, row):
-    params = load_sparse(chosen.folder / row / "seed_0" / "network.safetensors")
+    params = decode(load_sparse(chosen.folder / row / "seed_0" / "network.safetensors"))
     return [params[layer]["kernel"] for layer in ("dense1", "dense2", "dense3")]
 
 
@@ -110,3 +112,12 @@ def test_flags_become_settings():
     assert chosen.settings("ternary_all").items() >= expected.items()
     assert chosen.settings("reference")["learning_rate"] == 0.1  # it keeps its own
     assert chosen.final
+
+
+def test_a_network_in_forms_can_be_deployed(finished, small_mnist):
+    chosen, _, _ = finished
+    folder = chosen.folder / "prune_lowrank_quantize" / "seed_0"
+    with smoke.loading(forms, small_mnist):
+        found = forms.read(folder, None, None, 0)
+    assert np.count_nonzero(found.network.params["dense1"]["kernel"]) == 5_000
+    assert found.name == "lenet300_prune_lowrank_quantize"
