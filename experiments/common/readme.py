@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 from collections.abc import Callable, Mapping
@@ -130,6 +131,24 @@ def _benchmark(results: Path) -> str:
         f"{found['c_step_share_of_l_step']:.2%} of an L step, compilation "
         f"{found['compile_seconds']:.1f} s (`make benchmark`)."
     )
+
+
+def _repeat(results: Path) -> str:
+    """The errors of the first table beside those of its blind repeat, and what differs."""
+    first, again = _rows(results, "lc_lenet300"), _rows(results, "lc_lenet300/repeat")
+
+    def difference(name: str) -> str:
+        before, after = first[name]["test_error"], again[name]["test_error"]
+        spread = math.hypot(*(f["std"] / len(f["values"]) ** 0.5 for f in (before, after)))
+        return f"{after['mean'] - before['mean']:+.2f} ± {spread:.2f}"
+
+    columns: Columns = (
+        ("row", lambda name: f"[{name}]"),
+        ("test error, settings seen", lambda name: error(first[name]["test_error"])),
+        ("blind repeat", lambda name: error(again[name]["test_error"])),
+        ("difference and its standard error", difference),
+    )
+    return Table(columns, [name for name in first if name in again]).markdown()
 
 
 def _c_steps(results: Path) -> str:
@@ -291,6 +310,7 @@ def _deploy(results: Path) -> str:
 PARTS: Mapping[str, Callable[[Path], str]] = {
     "summary": _summary,
     "lc_lenet300": _from_report("lc_lenet300"),
+    "lc_lenet300_repeat": _repeat,
     "lc_toolkit": _from_report("lc_toolkit"),
     "c_steps": _c_steps,
     "benchmark": _benchmark,
