@@ -61,7 +61,7 @@ def tickets(rows: Sequence[Mapping[str, Any]]) -> Figure:
                 [100 * density(point) for point in line],
                 [point["test_error"]["mean"] for point in line],
                 where="post", color=_color(row, rows), linewidth=1.5,
-                label="its Pareto front, by validation",
+                label=_label(row, rows).replace("all runs", "Pareto front by validation"),
             )  # fmt: skip
     dense = rows[0]["dense"]
     if dense:

@@ -75,7 +75,9 @@ def test_the_figures_show_every_point(finished):
     drawn = RECIPE.figures(rows, {})
     (axis,) = drawn["lenet300_mnist_tickets.png"].axes
     labels = [text.get_text() for text in axis.get_legend().get_texts()]
-    assert {"the dense network", "its Pareto front, by validation"} <= set(labels)
+    assert {"the dense network", "continuous sparsification, Pareto front by validation"} <= set(
+        labels
+    )
     assert len(labels) == 2 + len(rows)
     for lines, row in zip(axis.containers, rows, strict=True):
         found = sorted(zip(*lines[0].get_data(), strict=True))
