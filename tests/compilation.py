@@ -1,8 +1,8 @@
 """A compilation cache for a test session: compiling is most of what the tests take.
 
 Tests trace the same functions again and again. `share_programs` keeps every program in memory by
-JAX's cache key, and programs for one device in a folder besides, where the session's other
-processes find them. Programs for several simulated devices never go through the folder: on a CPU
+JAX's cache key, and those for one device that took long in a folder besides, where the session's
+other processes find them. Programs for several simulated devices never go through the folder: on a CPU
 they crash or hang when they are read from it (JAX 0.10.2).
 
 JAX offers no hook for this, so a private function is replaced; tests/test_compilation.py fails
@@ -55,7 +55,8 @@ def limit_programs() -> None:
 def _options(folder: str) -> dict[str, object]:
     return {
         "jax_compilation_cache_dir": str(Path(os.environ[_VARIABLE]) / folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        # Writing a program that compiles faster would take longer than compiling it.
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
 

@@ -45,15 +45,17 @@ def kept(name):
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """The names of the programs that XLA compiles during the test."""
-    names = []
+    """The names of the programs that XLA compiles during the test; all of them go to the folder."""
+    names, seconds = [], jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
     def record(backend, module, *arguments, original=compilation.compiler.backend_compile_and_load):
         names.append(str(module.operation.attributes["sym_name"]).strip('"'))
         return original(backend, module, *arguments)
 
     monkeypatch.setattr(compilation.compiler, "backend_compile_and_load", record)
-    return names
+    yield names
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
 
 
 def test_a_program_for_one_device_is_compiled_once_and_read_from_the_folder(compiled):
@@ -93,6 +95,7 @@ def test_each_program_calls_back_its_own_function(compiled):
 
 def test_a_command_has_one_device_and_leaves_its_programs_to_the_next():
     environment = compilation.environment_for_commands()
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     assert "device_count" not in environment["XLA_FLAGS"]
     command = [sys.executable, "-c", CODE]
     for _ in range(2):

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.test_util import check_grads
 from scipy.special import expit
 
 from sparsejax import gates
@@ -63,7 +64,7 @@ def test_gradients_against_finite_differences():
         weight = jnp.asarray(RNG.normal(size=(8, 4)))
         soft = gates.sigmoid(0.1, beta=3.0)
         value = lambda s: (weight * soft.sample({"k": s}, None)["k"]).sum()  # noqa: E731
-        jax.test_util.check_grads(value, (s,), order=2, modes=["rev"])
+        check_grads(value, (s,), order=2, modes=["rev"])
 
 
 def test_a_population_of_starts_and_temperatures_is_a_vmap_and_compiles_once():

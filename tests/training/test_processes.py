@@ -43,10 +43,11 @@ def start():
     return init_state(params, optimizer, jax.random.key(3))
 
 
-def run_two(folder, steps=STEPS, die=0):
+def run_two(*folders, die=0):
     """Start both, wait for the end of both, and return their exit codes and what they said.
 
-    Where process 1 is to die, process 0 is killed afterwards: it would wait for it for minutes.
+    They train in one folder after another. Where process 1 is to die in the last one, process 0 is
+    killed afterwards: it would wait for it for minutes.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -63,7 +64,7 @@ def run_two(folder, steps=STEPS, die=0):
             "PYTHONPATH": str(ROOT),
         }
         script = pathlib.Path(__file__).with_name("run_process.py")
-        command = [sys.executable, str(script), str(folder), str(steps), str(die)]
+        command = [sys.executable, str(script), str(STEPS), str(die), *map(str, folders)]
         outputs.append(tempfile.TemporaryFile())  # noqa: SIM115  closed below
         processes.append(
             subprocess.Popen(command, env=environment, stdout=outputs[-1], stderr=subprocess.STDOUT)
@@ -92,51 +93,63 @@ def saved(folder, step):
     return restored.state
 
 
-def test_killed_and_resumed_on_two_processes_and_on_one(on_one_device, tmp_path):
-    killed, whole, alone = (tmp_path / name for name in ("killed", "whole", "alone"))
-    codes, said = run_two(killed, die=DIES)
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Runs on two processes: uninterrupted, killed and resumed, and begun on eight devices.
+
+    Two runs in each start, since starting and compiling take longer than training.
+    """
+    root = tmp_path_factory.mktemp("runs")
+    names = ("whole", "resumed", "killed", "eight")
+    whole, resumed, killed, eight = (root / name for name in names)
+    codes, said = run_two(whole, resumed, die=DIES)
     assert codes == [-9, -9], said
     assert f"process 1 dies after step {DIES}" in said[1]
-    assert sorted(int(path.stem) for path in (killed / "checkpoints/sums").iterdir()) == [7, 14]
-    steps = [row["step"] for row in read_metrics(killed)]
-    assert steps in (
-        list(range(1, DIES)),
-        list(range(1, DIES + 1)),
-    )  # process 0 may report once more
-    shutil.copytree(killed, alone)
-    final = fit(
-        build()[0], start(), BATCHES, steps=STEPS,
-        checkpoints=Checkpoints(alone / "checkpoints"),
-    )  # fmt: skip
-    assert_close(final, on_one_device)
-
-    codes, said = run_two(killed)
+    shutil.copytree(resumed, killed)
+    train_on_eight_devices(eight)
+    codes, said = run_two(resumed, eight)
     assert codes == [0, 0], said
-    codes, said = run_two(whole)
-    assert codes == [0, 0], said
-    resumed, uninterrupted = saved(killed, STEPS), saved(whole, STEPS)
-    assert_close(uninterrupted, on_one_device)
-    for new, old in zip(
-        jax.tree.leaves(resumed.params), jax.tree.leaves(uninterrupted.params), strict=True
-    ):
-        np.testing.assert_array_equal(new, old)
-    for folder in (killed, whole):
-        rows = read_metrics(folder)
-        assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    losses = [[row["loss"] for row in read_metrics(folder)] for folder in (killed, whole)]
-    assert losses[0] == losses[1]
+    return dict(zip(names, (whole, resumed, killed, eight), strict=True))
 
 
-def test_a_checkpoint_of_eight_devices_resumes_on_two_processes(on_one_device, tmp_path):
+def train_on_eight_devices(folder):
+    """The first steps, on the eight devices of this process."""
     step, params, optimizer = build()
     mesh = Mesh(np.array(jax.devices()), ("data",))
     specs = fsdp_specs(params, mesh, smallest=240)
     state = init_state(params, optimizer, jax.random.key(3), mesh, specs)
-    checkpoints = Checkpoints(init_run_dir(tmp_path, {}, resume=False) / "checkpoints")
+    checkpoints = Checkpoints(init_run_dir(folder, {}, resume=False) / "checkpoints")
     fit(step, state, BATCHES, steps=SAVED, checkpoints=checkpoints)
-    codes, said = run_two(tmp_path)
-    assert codes == [0, 0], said
-    assert_close(saved(tmp_path, STEPS), on_one_device)
+    checkpoints.close()
+
+
+def test_a_kill_leaves_whole_checkpoints_and_one_process_goes_on(folders, on_one_device, tmp_path):
+    killed = shutil.copytree(folders["killed"], tmp_path / "killed")
+    assert sorted(int(path.stem) for path in (killed / "checkpoints/sums").iterdir()) == [7, 14]
+    steps = [row["step"] for row in read_metrics(killed)]
+    # Process 0 may report once more.
+    assert steps in (list(range(1, DIES)), list(range(1, DIES + 1)))
+    checkpoints = Checkpoints(killed / "checkpoints")
+    final = fit(build()[0], start(), BATCHES, steps=STEPS, checkpoints=checkpoints)
+    assert_close(final, on_one_device)
+
+
+def test_two_processes_resume_to_the_same_bits(folders, on_one_device):
+    resumed, whole = (saved(folders[name], STEPS) for name in ("resumed", "whole"))
+    assert_close(whole, on_one_device)
+    for new, old in zip(
+        jax.tree.leaves(resumed.params), jax.tree.leaves(whole.params), strict=True
+    ):
+        np.testing.assert_array_equal(new, old)
+    rows = [read_metrics(folders[name]) for name in ("resumed", "whole")]
+    for one in rows:
+        assert [row["step"] for row in one] == list(range(1, STEPS + 1))
+    assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
+
+
+def test_a_checkpoint_of_eight_devices_resumes_on_two_processes(folders, on_one_device):
+    assert [row["step"] for row in read_metrics(folders["eight"])] == [*range(SAVED + 1, STEPS + 1)]
+    assert_close(saved(folders["eight"], STEPS), on_one_device)
 
 
 @pytest.mark.parametrize(
