@@ -2,8 +2,8 @@
 
 Tests trace the same functions again and again. `share_programs` keeps every program in memory by
 JAX's cache key, and those for one device that took long in a folder besides, where the session's
-other processes find them. Programs for several simulated devices never go through the folder: on a CPU
-they crash or hang when they are read from it (JAX 0.10.2).
+other processes find them. Programs for several simulated devices never go through the folder: on a
+CPU they crash or hang when they are read from it (JAX 0.10.2).
 
 JAX offers no hook for this, so a private function is replaced; tests/test_compilation.py fails
 if a version of JAX no longer calls it.
