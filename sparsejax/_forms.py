@@ -175,6 +175,11 @@ def is_form(node: Any) -> bool:
     return isinstance(node, _Form)
 
 
+def has_forms(tree: PyTree) -> bool:
+    """Whether a tree holds forms."""
+    return any(map(is_form, jax.tree.leaves(tree, is_leaf=is_form)))
+
+
 def decode(tree: PyTree) -> PyTree[Array]:
     """Return a tree with plain arrays in place of the forms of compressed arrays.
 

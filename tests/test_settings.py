@@ -313,6 +313,16 @@ def as_forms(env):
     inspection.storage_bits(forms)
 
 
+def factored(env):
+    """Two products in place of a kernel of low rank."""
+    factors = env.params["kernel"][:, :2], env.params["kernel"][:2]
+    params = env.params | {"kernel": compression.LowRankArray(*factors, (8, 8))}
+    network = deploy.Network(forward, params)
+    decoded = deploy.decode_network(network, env.x)
+    assert decoded.params["kernel"]["left"].shape == (8, 2)
+    close(decoded(env.x), network(env.x))
+
+
 def shrunk(env):
     small = deploy.shrink(deploy.Network(forward, sparse(env)), env.x)
     close(small.function(small.params, env.x), forward(sparse(env), env.x))
@@ -376,6 +386,7 @@ HOST = {
     "macs": lambda e: inspection.macs(forward, e.params, e.x),
     "compressed_forms storage_bits": as_forms,
     "save_sparse load_sparse": saved,
+    "decode_network": factored,
     "shrink expand": shrunk,
     "compile_sparse": compiled,
     "export_stablehlo load_stablehlo export_onnx": exported,

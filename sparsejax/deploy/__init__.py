@@ -1,5 +1,6 @@
 """Deployment of sparse networks: smaller or faster networks with the same outputs, and files."""
 
+from sparsejax.deploy._decode_network import decode_network
 from sparsejax.deploy._network import Network
 from sparsejax.deploy.exports import export_onnx, export_stablehlo, load_stablehlo, torch_state
 from sparsejax.deploy.files import load_sparse, save_sparse
@@ -11,6 +12,7 @@ __all__ = [
     "Network",
     "Shrunk",
     "compile_sparse",
+    "decode_network",
     "expand",
     "export_onnx",
     "export_stablehlo",

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 import jax
 
+from sparsejax._forms import decode, is_form
 from sparsejax._where import PyTree
 
 
@@ -30,21 +31,22 @@ class Network:
     function: Callable[..., PyTree]
     """``function(params, *inputs)``, pure, as it is used for inference."""
     params: PyTree
-    """Pytree of arrays, zero where pruned."""
+    """Pytree of arrays, zero where pruned; or with forms of `sparsejax.compressed_forms`, of which
+    the function gets the arrays."""
 
     has_params: ClassVar[bool] = True
     """Whether ``params`` are all parameters; no if they are constants of ``function``."""
 
     def __call__(self, *inputs: PyTree) -> PyTree:
         """Compute ``function(params, *inputs)``."""
-        return self.function(self.params, *inputs)
+        return self.function(decode(self.params), *inputs)
 
     def with_params(self, params: PyTree) -> Self:
         """Return the same network with other parameters of the same shapes."""
         return dataclasses.replace(self, params=params)
 
     def __repr__(self) -> str:
-        leaves = jax.tree.leaves(self.params)
+        leaves = jax.tree.leaves(self.params, is_leaf=is_form)
         size = sum(getattr(leaf, "size", 1) for leaf in leaves)
         return f"{type(self).__name__}({size:,} parameters in {len(leaves)} arrays)"
 

@@ -13,6 +13,8 @@ from sparsejax.graph._contraction import (
     narrow,
     widest,
 )
+from sparsejax.graph._factored import Factored
+from sparsejax.graph._factored_pass import evaluate_factored, find_factored
 from sparsejax.graph._graph import Equation, Graph, abstract, concrete_leaves, trace
 from sparsejax.graph._group_builder import (
     ContractionEdge,
@@ -50,6 +52,7 @@ __all__ = [
     "ContractionEdge",
     "DependencyGroups",
     "Equation",
+    "Factored",
     "FixedIndices",
     "Graph",
     "Indices",
@@ -64,9 +67,11 @@ __all__ = [
     "concrete_leaves",
     "constant_contribution",
     "evaluate",
+    "evaluate_factored",
     "find_bias_foldings",
     "find_constants",
     "find_contractions",
+    "find_factored",
     "find_groups",
     "find_live",
     "fixed_values",

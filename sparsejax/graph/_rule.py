@@ -10,6 +10,7 @@ import numpy as np
 
 from sparsejax.graph._constant_finder import AxisConstants, ConstantFinder
 from sparsejax.graph._contraction import Contraction
+from sparsejax.graph._factored import Factored, NotFactoredError
 from sparsejax.graph._graph import Equation, Graph
 from sparsejax.graph._group_builder import GroupBuilder
 from sparsejax.graph._indices import FixedIndices
@@ -21,8 +22,10 @@ __all__ = [
     "ConstantFinder",
     "Contraction",
     "Equation",
+    "Factored",
     "Graph",
     "GroupBuilder",
+    "NotFactoredError",
     "OnnxBuilder",
     "OnnxRule",
     "Rule",
@@ -72,6 +75,9 @@ class Rule:
     moved_axes: Callable[[Graph, Equation, tuple[int, ...]], tuple[int, ...] | None] | None = None
     """Return where dimensions longer than 1 are in the result, which is the operand in another
     shape."""
+    factored: Callable[[Equation, Sequence[Any]], Any] | None = None
+    """Return the result, an array or a `Factored`, where an operand is `Factored`; raise
+    `NotFactoredError` if the factors must be multiplied for it."""
     elementwise: bool = False
     """Whether entry i of the result depends on entries i of the operands alone."""
     per_example: bool = False

@@ -8,6 +8,7 @@ import jax
 
 from sparsejax._names import leaves_by_name
 from sparsejax._where import PyTree
+from sparsejax.deploy._decode_network import decode_network
 from sparsejax.deploy._network import Network, check_network
 from sparsejax.graph import (
     RULES,
@@ -68,6 +69,7 @@ def export_onnx(network: Network, *inputs: PyTree, batched: PyTree = None) -> by
             "export_onnx needs the package onnx: pip install 'sparsejax[deploy]'"
         ) from error
     check_network(network, "export_onnx")
+    network = decode_network(network, *inputs)
     function, params = network.function, network.params
     leaves = concrete_leaves(params)
     if not jax.tree.leaves(inputs):

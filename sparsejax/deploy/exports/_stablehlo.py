@@ -8,6 +8,7 @@ import jax
 from jax import export
 
 from sparsejax._where import PyTree
+from sparsejax.deploy._decode_network import decode_network
 from sparsejax.deploy._network import Network, check_network
 from sparsejax.graph import batched_inputs, with_batch
 
@@ -49,6 +50,7 @@ def export_stablehlo(
         inputs have a batch.
     """
     check_network(network, "export_stablehlo", needs_params=False)
+    network = decode_network(network, *inputs)
     if not platforms:
         raise ValueError(f"platforms must name at least one, such as {PLATFORMS}; got none")
     (batch,) = export.symbolic_shape("batch")

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sparsejax._forms import decode
 from sparsejax._names import name_of
 from sparsejax._variables import flatten_with_path
 from sparsejax._where import PyTree
@@ -56,7 +57,8 @@ def torch_state(
     (The ``num_batches_tracked`` of BatchNorm is missing, hence ``strict=False``.)
 
     Args:
-      params: pytree of arrays by layer, with running statistics where there are some.
+      params: pytree of arrays by layer, with running statistics where there are some; forms of
+        compressed weights are decoded.
       flattened: height and width of the map, by path, for each dense layer that reads a flattened
         map: the inputs of its kernel are reordered from channels last to channels first.
       kinds: the kind of each kernel, as in the table, by the path of its layer with ``/`` between
@@ -74,7 +76,7 @@ def torch_state(
     state: dict[str, np.ndarray] = {}
     maps = dict(flattened or {})
     left = {} if isinstance(kinds, str) else dict(kinds or {})
-    flat = [(path, np.asarray(leaf)) for path, leaf in flatten_with_path(params)]
+    flat = [(path, np.asarray(leaf)) for path, leaf in flatten_with_path(decode(params))]
     if not flat:
         raise ValueError("params must hold at least one array; got none")
     chosen: dict[str, str] = {}

@@ -12,6 +12,7 @@ import numpy as np
 
 from sparsejax._names import leaves_by_name, named_leaves
 from sparsejax._where import PyTree
+from sparsejax.deploy._decode_network import decode_network
 from sparsejax.deploy._network import Network, check_network
 from sparsejax.graph import (
     BatchTrace,
@@ -121,6 +122,7 @@ def shrink(
         `compile_sparse`.
     """
     check_network(network, "shrink")
+    network = decode_network(network, *inputs)
     function, params = network.function, network.params
     leaves = concrete_leaves(params)
     names = list(leaves_by_name(params))

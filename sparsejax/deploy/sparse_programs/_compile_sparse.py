@@ -13,6 +13,7 @@ import numpy as np
 
 from sparsejax._dtypes import promoted
 from sparsejax._where import PyTree
+from sparsejax.deploy._decode_network import decode_network
 from sparsejax.deploy._network import Network, check_network
 from sparsejax.deploy.shrinking import shrink
 from sparsejax.deploy.sparse_programs._layers import DENSE, KINDS
@@ -100,6 +101,7 @@ def compile_sparse(
         than 1. Calling the result: inputs of shapes that need another computation.
     """
     check_network(network, "compile_sparse")
+    network = decode_network(network, *inputs)
     _check(kinds, rounds)
     tried = [kind for kind in KINDS if kind != DENSE and (kinds is None or kind in kinds)]
     small = shrink(network, *inputs, keep_unsupported=True, batched=batched)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from sparsejax.graph._rule import (
     Equation,
     Graph,
     GroupBuilder,
+    NotFactoredError,
     OnnxBuilder,
     Rule,
     SlicedGraph,
@@ -76,6 +78,13 @@ def _moved_axes(graph: Graph, equation: Equation, axes: tuple[int, ...]) -> tupl
     return tuple(equation.params["broadcast_dimensions"][axis] for axis in axes)
 
 
+def _factored(equation: Equation, operands: Sequence[Any]) -> Any:
+    value, shape = operands[0], equation.params["shape"]
+    if math.prod(shape) != math.prod(value.shape):
+        raise NotFactoredError
+    return value.reshaped(shape)
+
+
 RULES = {
     "broadcast_in_dim": Rule(
         groups=_groups,
@@ -84,6 +93,7 @@ RULES = {
         evaluate=_evaluate,
         onnx=_onnx,
         moved_axes=_moved_axes,
+        factored=_factored,
         per_example=True,
         lengths="shape",
     )

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
+from jax import lax
+
+from sparsejax.graph._factored import transposed
 from sparsejax.graph._rule import (
     AxisConstants,
     ConstantFinder,
     Contraction,
     Equation,
+    Factored,
     Graph,
     GroupBuilder,
+    NotFactoredError,
     OnnxBuilder,
     Rule,
 )
@@ -80,6 +87,46 @@ def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
     return [builder.untransposed(result, numbers.out_spec)]
 
 
+def _factored(equation: Equation, operands: Sequence[Any]) -> Any:
+    """Convolve with the factor that reads the input channels, and then with the other one.
+
+    Each dimension of the window belongs to one of them, with its stride, padding and dilation.
+    """
+    image, kernel = operands
+    params = equation.params
+    written, read, *window = params["dimension_numbers"].rhs_spec
+    groups = params["feature_group_count"], params["batch_group_count"]
+    if isinstance(image, Factored) or groups != (1, 1):
+        raise NotFactoredError
+    if kernel.sides[written] == kernel.sides[read]:
+        raise NotFactoredError
+    side = kernel.sides[read]
+
+    def convolve(image: Any, own: bool, axis: int, **changed: Any) -> Any:
+        """Convolve with the factor of a side, whose rank takes the place of dimension ``axis``."""
+        array = kernel.right if own else kernel.left
+        places = [axis, *kernel.axes(own)] if own else [*kernel.axes(own), axis]
+        order = sorted(range(len(places)), key=places.__getitem__)
+        absent = [other for other in range(len(kernel.sides)) if other not in places]
+        weights = lax.expand_dims(transposed(array, order), absent)
+        mine = [kernel.sides[dimension] == own for dimension in window]
+        for name, neutral in _BY_WINDOW.items():
+            given = zip(params[name], mine, strict=True)
+            changed[name] = tuple(one if yes else neutral for one, yes in given)
+        return equation.apply([image, weights], **changed)[0]
+
+    # What is between the two has the layout of an image.
+    between = params["dimension_numbers"]._replace(out_spec=params["dimension_numbers"].lhs_spec)
+    small = convolve(image, side, written, dimension_numbers=between, preferred_element_type=None)
+    return convolve(small, not side, read)
+
+
+_BY_WINDOW: dict[str, Any] = {
+    "window_strides": 1, "padding": (0, 0), "lhs_dilation": 1, "rhs_dilation": 1,
+}  # fmt: skip
+"""Parameters with an entry for each dimension of the window, and what has no effect."""
+
+
 RULES = {
     "conv_general_dilated": Rule(
         groups=_groups,
@@ -87,5 +134,6 @@ RULES = {
         onnx=_onnx,
         contraction=_contraction,
         multiply_accumulates=_multiply_accumulates,
+        factored=_factored,
     )
 }

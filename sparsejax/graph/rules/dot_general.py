@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 import string
+from collections.abc import Sequence
+from typing import Any
 
+from sparsejax.graph._factored import transposed
 from sparsejax.graph._rule import (
     AxisConstants,
     ConstantFinder,
     Contraction,
     Equation,
+    Factored,
     Graph,
     GroupBuilder,
+    NotFactoredError,
     OnnxBuilder,
     Rule,
 )
@@ -80,6 +85,42 @@ def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
     return [builder.node("Einsum", *builder.cast_operands(equation, names), equation=formula)]
 
 
+def _factored(equation: Equation, operands: Sequence[Any]) -> Any:
+    """Multiply by the factor that holds the summed dimensions, and then by the other one."""
+    place = int(isinstance(operands[1], Factored))
+    value, other = operands[place], operands[1 - place]
+    summed, batch = equation.params["dimension_numbers"]
+    sides = {value.sides[axis] for axis in summed[place]}
+    if isinstance(other, Factored) or batch[0] or len(sides) != 1:
+        raise NotFactoredError
+    (side,) = sides
+    near, far = (value.right, value.left) if side else (value.left, value.right)
+    own = value.axes(side)
+    # The dimension of the rank is the first one of the right factor, and the last of the left.
+    axes = tuple(own.index(axis) + side for axis in summed[place])
+    free = len(own) - len(axes)
+    others = other.ndim - len(axes)
+    rank = (0 if side else free) + (others if place else 0)
+    far_rank = far.ndim - 1 if side else 0
+
+    def product(one: Any, other: Any, one_axes: Any, other_axes: Any, **params: Any) -> Any:
+        pairs = ((one, one_axes), (other, other_axes))
+        (lhs, of_lhs), (rhs, of_rhs) = pairs if place else pairs[::-1]
+        return equation.apply(
+            [lhs, rhs], dimension_numbers=((of_lhs, of_rhs), ((), ())), out_sharding=None, **params
+        )[0]
+
+    small = product(other, near, summed[1 - place], axes, preferred_element_type=None)
+    result = product(small, far, (rank,), (far_rank,))
+    left = [axis for axis in own if axis not in summed[place]]
+    beyond = value.axes(not side)
+    found = [*left, *beyond] if place else [*beyond, *left]
+    before = others if place else 0
+    order = [before + found.index(axis) for axis in sorted(found)]
+    last = range(before + len(found), result.ndim)
+    return transposed(result, [*range(before), *order, *last])
+
+
 RULES = {
     "dot_general": Rule(
         groups=_groups,
@@ -87,5 +128,6 @@ RULES = {
         onnx=_onnx,
         contraction=_contraction,
         multiply_accumulates=_multiply_accumulates,
+        factored=_factored,
     )
 }

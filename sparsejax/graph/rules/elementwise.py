@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
 from sparsejax.graph._elementwise import elementwise
@@ -60,8 +64,16 @@ _COMPOSED = {
     "stop_gradient": _identity,
 }  # fmt: skip
 
+_FACTORED = ("convert_element_type", "copy", "copy_p", "stop_gradient")
+
+
+def _each_factor(equation: Equation, operands: Sequence[Any]) -> Any:
+    return operands[0].map(lambda factor: equation.apply([factor])[0])
+
+
 RULES = (
     dict.fromkeys(_WITHOUT_ONNX, elementwise())
     | {name: elementwise(operator) for name, operator in _OPERATORS.items()}
     | {name: elementwise(write) for name, write in _COMPOSED.items()}
 )
+RULES |= {name: replace(RULES[name], factored=_each_factor) for name in _FACTORED}

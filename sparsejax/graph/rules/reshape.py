@@ -16,6 +16,7 @@ from sparsejax.graph._rule import (
     Equation,
     Graph,
     GroupBuilder,
+    NotFactoredError,
     OnnxBuilder,
     Rule,
     SlicedGraph,
@@ -127,6 +128,16 @@ def _moved_axes(graph: Graph, equation: Equation, axes: tuple[int, ...]) -> tupl
     return tuple(moved[axis] for axis in axes)
 
 
+def _factored(equation: Equation, operands: Sequence[Any]) -> Any:
+    value, params = operands[0], equation.params
+    if equation.name == "squeeze":
+        left = [n for axis, n in enumerate(value.shape) if axis not in params["dimensions"]]
+        return value.reshaped(left)
+    if params["dimensions"] is not None:
+        raise NotFactoredError
+    return value.reshaped(params["new_sizes"])
+
+
 RULES = {
     "reshape": Rule(
         groups=_groups,
@@ -135,6 +146,7 @@ RULES = {
         evaluate=_evaluate,
         onnx=_onnx,
         moved_axes=_moved_axes,
+        factored=_factored,
         per_example=True,
         lengths="new_sizes",
     )

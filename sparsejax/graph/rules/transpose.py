@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from sparsejax.graph._rule import (
@@ -31,8 +34,17 @@ def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
     return [builder.transposed(equation.ins[0], equation.params["permutation"])]
 
 
+def _factored(equation: Equation, operands: Sequence[Any]) -> Any:
+    return operands[0].transposed(equation.params["permutation"])
+
+
 RULES = {
     "transpose": Rule(
-        groups=_groups, constants=_constants, compute=_compute, onnx=_onnx, per_example=True
+        groups=_groups,
+        constants=_constants,
+        compute=_compute,
+        onnx=_onnx,
+        factored=_factored,
+        per_example=True,
     )
 }
