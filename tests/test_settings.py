@@ -117,6 +117,24 @@ def constrained(env):
     return state, metrics, constraints.current_multipliers(state.opt_state)
 
 
+RMS = optax.chain(optax.scale_by_rms(), optax.scale(-0.1))
+
+
+def sparsified(env, method, optimizer=SGD, **options):
+    """A run of a method with masks, from its first mask on."""
+    optimizer = transforms.sparsify(optimizer, method, **options)
+    params, state = updated(optimizer, env)
+    return params, state, transforms.masked_params(state, params)
+
+
+def through(env):
+    forward = transforms.straight_through(lambda params: transforms.project_sparsity(params, 0.5))
+    decay = transforms.straight_through_decay(forward, 0.1)
+    return jax.grad(lambda p: loss(forward(p), {"x": env.x}, None)[0])(env.params), updated(
+        optax.chain(decay, SGD), env
+    )
+
+
 def gate_kinds(env):
     found = []
     for kind in (gates.hard_concrete, gates.sigmoid):
@@ -238,6 +256,28 @@ TRACED = {
     "reset_decay_schedule": lambda e: transforms.reset_decay_schedule(
         updated(transforms.gated_weight_decay(0.1), e)[1]
     ),
+    "magnitude_pruning sparsify uniform all_together erdos_renyi polynomial": lambda e: [
+        sparsified(e, transforms.magnitude_pruning(0.5, transforms.polynomial(0, 1), distribution))
+        for distribution in (
+            transforms.uniform(),
+            transforms.erdos_renyi(),
+            transforms.all_together(),
+        )
+    ],
+    "global_magnitude": lambda e: sparsified(e, transforms.global_magnitude(0.5, normalise=True)),
+    "saliency_pruning one_shot": lambda e: sparsified(
+        e, transforms.saliency_pruning(0.5, transforms.one_shot(1), pattern="2x2")
+    ),
+    "random_pruning": lambda e: sparsified(
+        e, transforms.random_pruning(scalar(0.5), key=e.key()), mask_dtype="packed"
+    ),
+    "adam_fisher_pruning": lambda e: sparsified(e, transforms.adam_fisher_pruning(0.5), RMS),
+    "static_sparse": lambda e: sparsified(e, transforms.static_sparse(0.5, key=e.key())),
+    "set": lambda e: sparsified(e, transforms.set(0.5, 2, every=1, key=e.key())),
+    "rigl": lambda e: sparsified(e, transforms.rigl(0.5, 2, every=1), mask_dtype="packed"),
+    "ac_dc": lambda e: sparsified(e, transforms.ac_dc(0.5, 2, 1, 1, pattern="channels")),
+    "straight_through straight_through_decay project_sparsity": through,
+    "kept_weights": lambda e: transforms.kept_weights(8, e.x.mean()),
     "hold_zeros": lambda e: updated(transforms.hold_zeros(e.masks()), e),
     "set_mask": lambda e: transforms.set_mask(
         updated(transforms.hold_zeros(e.masks()), e)[1], e.masks()

@@ -15,7 +15,8 @@ from sparsejax.transforms._masks import held_masks, name, names
 def compressed_params(opt_state: PyTree, params: PyTree[Array]) -> PyTree[Array]:
     """Return ``params`` with theta in place of the compressed weights.
 
-    Weights that a `hold_zeros` in the same state holds at zero are zero in the result.
+    Weights that a `hold_zeros` or a `sparsify` in the same state holds at zero are zero in the
+    result.
 
     Args:
       opt_state: an optimizer state that holds one or more `LearningCompressionState`, at any depth
@@ -49,7 +50,7 @@ def compressed_leaves(
         raise ValueError(
             "opt_state must hold a state of sparsejax.learning_compression; it has none"
         )
-    masks = held_masks(opt_state)
+    masks = held_masks(opt_state, params)
     known = {path for path, _ in flatten_with_path(params)}
     found: list[tuple[LearningCompressionState, dict[Path, jax.Array]]] = []
     seen: set[Path] = set()

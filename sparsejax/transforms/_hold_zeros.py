@@ -162,32 +162,30 @@ def set_mask(opt_state: PyTree, mask: PyTree[Bool[Array, "..."]]) -> PyTree:
 
 
 def masked_params(opt_state: PyTree, params: PyTree[Array]) -> PyTree[Array]:
-    r"""Return ``params`` with zeros outside of the masks of all `hold_zeros` in an optimizer state.
+    r"""Return ``params`` with zeros outside of all masks in an optimizer state.
 
     .. math:: w \leftarrow m \odot w
 
-    During training the parameters are zero there already. The function is for other copies of them
-    that are evaluated, such as a moving average or the result of
+    The masks are those of `hold_zeros` and `sparsify`. During training the parameters are zero
+    outside of them already. The function is for the start of training with a sparse mask, and for
+    other copies of the parameters that are evaluated, such as a moving average or the result of
     ``optax.contrib.schedule_free_eval_params``.
 
     Args:
-      opt_state: an optimizer state that holds one or more `HoldZerosState`, at any depth of chains
-        and wrappers.
+      opt_state: an optimizer state that holds one or more `HoldZerosState` or `SparsifyState`, at
+        any depth of chains and wrappers.
       params: a pytree with the structure of the parameters that the state belongs to.
 
     Returns:
       A tree with the structure, shapes and dtypes of ``params``.
 
     Raises:
-      ValueError: ``opt_state`` holds no `HoldZerosState`, or it belongs to other parameters.
+      ValueError: ``opt_state`` holds neither, or it belongs to other parameters.
     """
-    _states(opt_state)
-    masks = held_masks(opt_state)
-    absent = masks.keys() - {path for path, _ in flatten_with_path(params)}
-    if absent:
+    masks = held_masks(opt_state, params)
+    if not masks:
         raise ValueError(
-            "params must have the structure of the parameters of opt_state; it has no leaf "
-            f"{names(absent)}"
+            "opt_state must hold a state of sparsejax.hold_zeros or of sparsify; it has none"
         )
     return apply_mask_by_path(params, masks)
 

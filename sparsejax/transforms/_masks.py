@@ -1,4 +1,4 @@
-"""The masks of `hold_zeros` in an optimizer state, by the paths of the leaves."""
+"""The masks of `hold_zeros` and `sparsify` in an optimizer state, by the paths of the leaves."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from sparsejax._states import states_in
 from sparsejax._variables import Path, flatten_with_path
+from sparsejax.transforms._sparse_method import SparsifyState, as_bool
 
 Masks: TypeAlias = dict[Path, Bool[Array, "..."]]
 """Boolean arrays by the path of their leaf, False for weights that are held at zero."""
@@ -28,11 +29,24 @@ def masks_of(mask: PyTree) -> Masks:
     return dict(flatten_with_path(mask))
 
 
-def held_masks(opt_state: PyTree) -> Masks:
-    """Return the intersections of the masks of all `hold_zeros` in an optimizer state, by path."""
+def held_masks(opt_state: PyTree, params: PyTree[Array]) -> Masks:
+    """Return the intersections of the masks of all `hold_zeros` and `sparsify`, by path.
+
+    Raises:
+      ValueError: ``params`` has no leaf for one of them.
+    """
+    leaves = dict(flatten_with_path(params))
     masks: Masks = {}
-    for state in states_in(opt_state, HoldZerosState):
-        for path, mask in masks_of(state.mask).items():
+    trees = [state.mask for state in states_in(opt_state, HoldZerosState)]
+    trees += [state.mask for state in states_in(opt_state, SparsifyState)]
+    for tree in trees:
+        for path, mask in masks_of(tree).items():
+            if path not in leaves:
+                raise ValueError(
+                    "params must have the structure of the parameters of opt_state; it has no leaf "
+                    f"{name(path)}"
+                )
+            mask = as_bool(mask, leaves[path])
             masks[path] = masks[path] & mask if path in masks else mask
     return masks
 

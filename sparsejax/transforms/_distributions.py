@@ -1,0 +1,250 @@
+"""Distributions of a budget over the layers of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+
+from sparsejax._variables import Path
+from sparsejax.transforms._budgets import exact_sparsity, kept, kept_ratio
+
+Rules: TypeAlias = Sequence[tuple[Callable[[Path, Any], bool], Any]]
+"""Pairs of a callable ``(path, leaf) -> bool`` and the sparsity of the leaves that it chooses; the
+first rule that chooses a leaf counts."""
+
+
+class Layer(NamedTuple):
+    """A leaf that is sparsified, as a distribution sees it."""
+
+    path: Path
+    """The path of the leaf, as in ``jax.tree_util.tree_map_with_path``."""
+    shape: tuple[int, ...]
+    """Its shape."""
+    items: int
+    """The number of its weights, or of its blocks or channels where they are pruned as a whole."""
+
+    def follows(self, rule: Callable[[Path, Any], bool]) -> bool:
+        """Whether a rule chooses this leaf."""
+        return bool(rule(self.path, jax.ShapeDtypeStruct(self.shape, "float32")))
+
+
+class Distribution(NamedTuple):
+    """A division of a budget over the layers, as `uniform` and its siblings return it."""
+
+    sparsities: Callable[[Sequence[Layer], Any], Sequence[Any]] | None
+    """``(layers, sparsity) -> sparsities``, one for each layer; None if the weights of all layers
+    are ranked together."""
+    meets_total: bool = False
+    """Whether the layers together keep exactly as many weights as the sparsity of the whole network
+    says; otherwise the count of each layer is rounded by itself."""
+    takes_traced: bool = True
+    """Whether the sparsity may be traced."""
+
+
+def all_together() -> Distribution:
+    """Rank the weights of all layers together, so that the weights decide how many a layer keeps.
+
+    Returns:
+      A `Distribution`.
+
+    Example:
+      >>> from sparsejax.transforms import all_together, magnitude_pruning
+      >>> method = magnitude_pruning(0.9, distribution=all_together())
+    """
+    return Distribution(None)
+
+
+def uniform(custom: Rules = ()) -> Distribution:
+    r"""Give each layer the same sparsity.
+
+    .. math:: \kappa_l = \mathrm{round}(n_l (1 - s))
+
+    Args:
+      custom: sparsities of single layers: pairs of a callable ``(path, leaf) -> bool`` and a
+        sparsity in ``[0, 1)``. The first rule that chooses a leaf counts; 0 keeps a layer dense.
+
+    Returns:
+      A `Distribution`.
+
+    Raises:
+      TypeError: ``custom`` does not hold pairs of a callable and a number.
+      ValueError: a sparsity in ``custom`` is not in ``[0, 1)``.
+
+    Example:
+      >>> from sparsejax.transforms import magnitude_pruning, uniform
+      >>> dense_head = uniform([(lambda path, leaf: "head" in str(path), 0.0)])
+      >>> method = magnitude_pruning(0.9, distribution=dense_head)
+    """
+    rules = _checked(custom)
+
+    def sparsities(layers: Sequence[Layer], sparsity: Any) -> Sequence[Any]:
+        own = [_by_rule(rules, layer) for layer in layers]
+        return [sparsity if s is None else s for s in own]
+
+    return Distribution(sparsities)
+
+
+def erdos_renyi(kernel: bool = True, power: float = 1.0, custom: Rules = ()) -> Distribution:
+    r"""Give layers with few weights for their width a higher density: ER and ERK.
+
+    .. math:: 1 - s_l = \min(1, \epsilon p_l), \qquad
+              p_l = \Bigl(\frac{\sum_i \text{shape}_i}{\prod_i \text{shape}_i}\Bigr)^\gamma
+
+    The factor epsilon is such that all layers together keep exactly as many weights as the sparsity
+    of the whole network says. A layer with epsilon p > 1 becomes dense, and epsilon is solved again
+    for the others, until there is none. All is computed in rational numbers (the power gamma in
+    float64 if it is not 1). The count of a layer is rounded up or down such that the total is
+    exact: the largest remainders go up, and ties the earlier layer. Each layer keeps at least one
+    weight.
+
+    Args:
+      kernel: whether all dimensions of a leaf enter (ERK) or only the last two (ER), which are the
+        inputs and outputs of a kernel [..., in, out].
+      power: gamma, a number >= 0. With 0 all layers that are not dense have the same density.
+      custom: sparsities of single layers, as for `uniform`. The other layers share what they leave
+        of the budget.
+
+    Returns:
+      A `Distribution`. The sparsity that it divides must be known, not traced. Where it is used, it
+      raises a ValueError if it cannot be met: the layers of ``custom`` alone keep more weights than
+      the budget has, all layers with those of ``custom`` keep fewer, or there are more layers than
+      weights to keep.
+
+    Raises:
+      TypeError: ``custom`` does not hold pairs of a callable and a number.
+      ValueError: ``power`` is negative, or a sparsity in ``custom`` is not in ``[0, 1)``.
+
+    References:
+      Mocanu et al., Scalable training of artificial neural networks with adaptive sparse
+      connectivity inspired by network science, Nature Communications 9 (2018) (ER); Evci et al.,
+      Rigging the lottery: making all tickets winners, ICML 2020 (ERK).
+
+    Example:
+      >>> from sparsejax.transforms import erdos_renyi, rigl
+      >>> method = rigl(0.9, end=30_000, distribution=erdos_renyi(kernel=False))
+    """
+    if not power >= 0:
+        raise ValueError(f"power must be a number >= 0; got {power}")
+    rules = _checked(custom)
+
+    def raw_density(layer: Layer) -> Fraction:
+        shape = layer.shape if kernel else layer.shape[-2:]
+        ratio = Fraction(sum(shape), max(1, _product(shape)))
+        return ratio if power == 1 else Fraction(float(ratio) ** power)
+
+    def sparsities(layers: Sequence[Layer], sparsity: Fraction) -> Sequence[Fraction]:
+        own = [_by_rule(rules, layer) for layer in layers]
+        sizes = [layer.items for layer in layers]
+        densities = [Fraction(0) if s is None else 1 - s for s in own]
+        budget = sum(sizes) * (1 - sparsity)
+        ruled = sum(n * d for n, d in zip(sizes, densities, strict=True))
+        if ruled > budget:
+            raise ValueError(
+                f"distribution must keep at most {float(budget):g} weights for the sparsity "
+                f"{float(sparsity):g}; the layers of custom alone keep {float(ruled):g} of "
+                f"{sum(sizes)}. Lower the sparsity or raise those of custom"
+            )
+        free = {i for i, s in enumerate(own) if s is None}
+        raw = [raw_density(layer) for layer in layers]
+        dense: set[int] = set()
+        while True:
+            rest = budget - ruled - sum(sizes[i] for i in dense)
+            weight = sum(raw[i] * sizes[i] for i in free - dense)
+            epsilon = Fraction(rest, weight) if weight else Fraction(0)
+            full = {i for i in free - dense if epsilon * raw[i] > 1}
+            if not full:
+                break
+            dense |= full
+        if free <= dense and rest > 0:
+            raise ValueError(
+                f"distribution must keep {float(budget):g} weights for the sparsity "
+                f"{float(sparsity):g}; there are {float(budget - rest):g} at most with the "
+                "sparsities of custom. Lower those of custom"
+            )
+        for i in free:
+            densities[i] = Fraction(1) if i in dense else epsilon * raw[i]
+        return [1 - density for density in densities]
+
+    return Distribution(sparsities, meets_total=True, takes_traced=False)
+
+
+def exact_counts(
+    layers: Sequence[Layer], sparsities: Sequence[Fraction], progress: Fraction, total: int
+) -> list[int]:
+    """Return how many items each layer keeps, such that they add up to ``total``.
+
+    Raises:
+      ValueError: there are more layers than items to keep.
+    """
+    filled = sum(layer.items > 0 for layer in layers)
+    if total < filled:
+        raise ValueError(
+            f"distribution must keep at least one weight of each layer; {total} are left for "
+            f"{filled} layers. Lower the sparsity"
+        )
+    ratios = [
+        kept_ratio(layer.items, s, progress) for layer, s in zip(layers, sparsities, strict=True)
+    ]
+    counts = [
+        max(min(1, layer.items), over // under)
+        for layer, (over, under) in zip(layers, ratios, strict=True)
+    ]
+    # Layers whose share is below one keep one, at the expense of the largest.
+    while sum(counts) > total:
+        counts[max(range(len(counts)), key=lambda i: (counts[i], -i))] -= 1
+    remainders = [
+        Fraction(over, under) - n for (over, under), n in zip(ratios, counts, strict=True)
+    ]
+    for i in sorted(range(len(counts)), key=lambda i: (-remainders[i], i)):
+        if sum(counts) == total:
+            break
+        counts[i] += counts[i] < layers[i].items
+    return counts
+
+
+def layer_counts(
+    distribution: Distribution,
+    layers: Sequence[Layer],
+    sparsities: Sequence[Fraction],
+    sparsity: Fraction,
+    progress: Fraction,
+) -> list[int]:
+    """Return how many items each group keeps when a schedule has progressed that far."""
+    size = sum(layer.items for layer in layers)
+    if distribution.sparsities is None:
+        return [kept(size, sparsity, progress)]
+    if distribution.meets_total:
+        total = kept(size, sparsity, progress)
+        return exact_counts(layers, sparsities, progress, total)
+    return [kept(layer.items, s, progress) for layer, s in zip(layers, sparsities, strict=True)]
+
+
+def _checked(custom: Rules) -> tuple[tuple[Callable[[Path, Any], bool], Fraction], ...]:
+    rules = []
+    for rule in custom:
+        if not (isinstance(rule, (tuple, list)) and len(rule) == 2 and callable(rule[0])):
+            raise TypeError(
+                "custom must hold pairs of a callable (path, leaf) -> bool and a sparsity; got "
+                f"{rule!r}"
+            )
+        sparsity = exact_sparsity("a sparsity of custom", rule[1])
+        if not isinstance(sparsity, Fraction):
+            raise TypeError("a sparsity of custom must be known; got a traced one")
+        rules.append((rule[0], sparsity))
+    return tuple(rules)
+
+
+def _by_rule(
+    rules: tuple[tuple[Callable[[Path, Any], bool], Fraction], ...], layer: Layer
+) -> Fraction | None:
+    return next((sparsity for rule, sparsity in rules if layer.follows(rule)), None)
+
+
+def _product(shape: Sequence[int]) -> int:
+    product = 1
+    for length in shape:
+        product *= length
+    return product

@@ -1,0 +1,88 @@
+"""The parts of an optimizer state that belong to single weights, found by structure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, PyTree
+
+from sparsejax._variables import Path, flatten_with_path
+
+
+def owners(opt_state: PyTree, params: PyTree) -> list[Path | None]:
+    """Return for each leaf of an optimizer state the path of the parameter that it belongs to.
+
+    A leaf belongs to a parameter if its path ends with that of the parameter, as the moments of
+    optax do, whatever the wrappers around them; of several such parameters the one with the longest
+    path counts. Its trailing dimensions must be those of the parameter, so that each of its entries
+    belongs to one weight. None stands for all other leaves.
+    """
+    shapes = {path: jnp.shape(leaf) for path, leaf in flatten_with_path(params)}
+    found: list[Path | None] = []
+    for path, leaf in flatten_with_path(opt_state):
+        suffixes = (path[start:] for start in range(len(path) + 1))
+        owner = next((suffix for suffix in suffixes if suffix in shapes), None)
+        if owner is not None:
+            shape = shapes[owner]
+            fits = jnp.ndim(leaf) >= len(shape) and (
+                jnp.shape(leaf)[jnp.ndim(leaf) - len(shape) :] == shape
+            )
+            owner = owner if fits and _is_floating(leaf) else None
+        found.append(owner)
+    return found
+
+
+def check_moments(opt_state: PyTree, params: PyTree, size: int) -> None:
+    """Check that a state does not keep the moments of all weights in one array.
+
+    Raises:
+      ValueError: it does, as that of ``optax.flatten``.
+    """
+    belongs = owners(opt_state, params)
+    for (path, leaf), owner in zip(flatten_with_path(opt_state), belongs, strict=True):
+        if owner is None and _is_floating(leaf) and jnp.size(leaf) >= size > 1:
+            raise ValueError(
+                "optimizer must keep its moments in trees like the parameters, so that those of "
+                "single weights can be found and set back; its state has an array of shape "
+                f"{jnp.shape(leaf)} at {jax.tree_util.keystr(path)}, as that of optax.flatten has"
+            )
+
+
+def reset(
+    values: list[Array],
+    initial: list[Array],
+    belongs: list[Path],
+    kept: Mapping[Path, Bool[Array, "..."]],
+) -> list[Array]:
+    """Set the entries of weights outside of masks back to what an optimizer starts with.
+
+    Args:
+      values: the leaves of an optimizer state that belong to single weights.
+      initial: the same leaves of a new state.
+      belongs: the path of the parameter of each.
+      kept: for each path the weights whose entries stay.
+    """
+    return [
+        jnp.where(kept[path], value, start.astype(value.dtype))
+        for value, start, path in zip(values, initial, belongs, strict=True)
+    ]
+
+
+def second_moments(opt_state: PyTree, params: PyTree) -> dict[Path, Array]:
+    """Return the averages of squared gradients, the fields ``nu`` of optax's states, by path."""
+    found: dict[Path, Array] = {}
+    belongs = owners(opt_state, params)
+    for (path, leaf), owner in zip(flatten_with_path(opt_state), belongs, strict=True):
+        if owner is None or len(path) == len(owner):
+            continue
+        field = path[len(path) - len(owner) - 1]
+        if getattr(field, "name", None) == "nu":
+            found[owner] = leaf
+    return found
+
+
+def _is_floating(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and bool(jnp.issubdtype(leaf.dtype, jnp.floating))

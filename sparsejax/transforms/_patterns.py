@@ -1,0 +1,131 @@
+"""Patterns of sparsity: single weights, n:m groups, blocks and channels."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32
+
+from sparsejax._explicit_axes import cut_like
+from sparsejax._where import everything
+from sparsejax.projections import project_blocks, project_n_m, project_units, top_k_mask
+
+Scores: TypeAlias = Sequence[Float[Array, "..."]]
+"""Scores >= 0 of the weights, one array for each leaf; the largest are kept."""
+Masks: TypeAlias = list[Bool[Array, "..."]]
+
+
+class Pattern(NamedTuple):
+    """What is kept or pruned together."""
+
+    kind: str
+    """``"weights"``, ``"n_m"``, ``"blocks"`` or ``"channels"``."""
+    numbers: tuple[int, ...] = ()
+    """n and m, or the rows and columns of a block."""
+
+    def items(self, shape: tuple[int, ...]) -> int:
+        """Return how many items a budget counts in a leaf; for n:m, in one of its groups."""
+        if self.kind == "n_m":
+            return self.numbers[1]
+        if self.kind == "channels":
+            return shape[-1] if math.prod(shape) else 0
+        if self.kind == "blocks":
+            rows, columns = self.numbers
+            return math.prod(shape[:-2]) * -(-shape[-2] // rows) * -(-shape[-1] // columns)
+        return math.prod(shape)
+
+    def check(self, paths: Sequence[str], leaves: Sequence[Any]) -> None:
+        """Check that all leaves have the dimensions that the pattern needs.
+
+        Raises:
+          ValueError: one has too few.
+        """
+        least = {"weights": 0, "channels": 1}.get(self.kind, 2)
+        for path, leaf in zip(paths, leaves, strict=True):
+            if leaf.ndim < least:
+                raise ValueError(
+                    f"where must choose leaves of {least} or more dimensions for this pattern; "
+                    f"{path or 'the leaf'} has shape {leaf.shape}"
+                )
+
+    def largest(
+        self, scores: Scores, counts: Int32[Array, " groups"], within: Masks, together: bool
+    ) -> Masks:
+        """Return masks of the items with the largest scores.
+
+        Args:
+          scores: arrays >= 0; NaN counts as 0.
+          counts: the number of items for each leaf, or one number if all are ranked together.
+          within: masks of the weights that may be kept.
+          together: whether the items of all leaves are ranked together.
+
+        Returns:
+          Boolean arrays of the shapes of the scores.
+        """
+        known = [jnp.where(jnp.isnan(score), 0, score).astype(score.dtype) for score in scores]
+        if together:
+            return self._of(known, counts[0], within)
+        return [
+            self._of([score], counts[i], [allowed])[0]
+            for i, (score, allowed) in enumerate(zip(known, within, strict=True))
+        ]
+
+    def _of(self, scores: Scores, count: Int32[Array, ""], within: Masks) -> Masks:
+        scores = list(scores)
+        if self.kind == "weights":
+            return list(top_k_mask(scores, count, within, everything))
+        # The smallest normal number stands for zeros inside, so that only those outside are 0.
+        raised = [
+            jnp.where(allowed, jnp.maximum(score, jnp.finfo(score.dtype).tiny), 0)
+            .astype(score.dtype)
+            for score, allowed in zip(scores, within, strict=True)
+        ]  # fmt: skip
+        if self.kind == "n_m":
+            found = project_n_m(raised, count, self.numbers[1], everything)
+        elif self.kind == "blocks":
+            found = project_blocks(raised, count, self.numbers, everything)  # type: ignore[arg-type]
+        else:
+            found = project_units(raised, count, everything)
+        return [leaf != 0 for leaf in found]
+
+
+def parse_pattern(pattern: str | None) -> Pattern:
+    """Return the pattern that a string names.
+
+    Raises:
+      ValueError: it names none.
+    """
+    if pattern is None:
+        return Pattern("weights")
+    if pattern == "channels":
+        return Pattern("channels")
+    if isinstance(pattern, str):
+        pair = re.fullmatch(r"(\d+):(\d+)", pattern)
+        if pair and 1 <= int(pair[1]) <= int(pair[2]):
+            return Pattern("n_m", (int(pair[1]), int(pair[2])))
+        block = re.fullmatch(r"(\d+)x(\d+)", pattern)
+        if block and min(int(block[1]), int(block[2])) >= 1:
+            return Pattern("blocks", (int(block[1]), int(block[2])))
+    raise ValueError(
+        "pattern must be None for single weights, 'n:m' such as '2:4', 'rows x columns' of a block "
+        f"such as '4x1', or 'channels'; got {pattern!r}"
+    )
+
+
+def random_scores(key: Array, leaves: Sequence[jax.Array]) -> list[jax.Array]:
+    """Return scores >= 0 whose order is random, one array for each leaf, with 30 random bits.
+
+    The bits of an entry do not depend on how its leaf is sharded.
+    """
+    scores = []
+    for n, leaf in enumerate(leaves):
+        bits = jax.random.bits(jax.random.fold_in(key, n), leaf.shape, jnp.uint32)
+        # Ranked by their bits; the two leading zeros keep infinities and NaN out.
+        score = jax.lax.bitcast_convert_type(bits >> 2, jnp.float32)
+        scores.append(cut_like(score, leaf))
+    return scores

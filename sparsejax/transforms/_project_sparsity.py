@@ -1,0 +1,65 @@
+"""Projection to a sparsity, with the budgets and patterns of the pruning methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from sparsejax._variables import flatten_with_path
+from sparsejax._where import Where, choose
+from sparsejax.transforms._distributions import Distribution, all_together
+from sparsejax.transforms._schedules import one_shot
+from sparsejax.transforms._targets import make_target
+
+
+def project_sparsity(
+    params: PyTree[Array],
+    sparsity: Float[Any, ""],
+    distribution: Distribution | None = None,
+    pattern: str | None = None,
+    where: Where = None,
+) -> PyTree[Array]:
+    r"""Return the parameters with their smallest weights set to zero, to a sparsity.
+
+    .. math:: \theta = m \odot w, \qquad m = \mathrm{top}_\kappa(|w|)
+
+    Args:
+      params: pytree of arrays, sharded or not.
+      sparsity: the fraction of weights to remove, a scalar in ``[0, 1)``; may be traced, as from a
+        schedule: ``0.9 * polynomial(0, 1_000).progress(step)``.
+      distribution: the budget of each layer; None for `all_together`.
+      pattern: what is kept or pruned together, as in `magnitude_pruning`.
+      where: the leaves that are projected; all others are returned unchanged.
+
+    Returns:
+      A tree with the structure, shapes and dtypes of ``params``. The gradient flows to the kept
+      entries only; see `straight_through`.
+
+    Raises:
+      TypeError: ``sparsity`` is not a number, ``distribution`` is of another type, or a chosen leaf
+        is not floating point.
+      ValueError: ``sparsity`` is not in ``[0, 1)``, ``pattern`` is not known, the budget cannot be
+        met, or ``where`` chooses nothing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from sparsejax.transforms import project_sparsity
+      >>> print(project_sparsity({"kernel": jnp.array([[3.0, -1.0], [2.0, 4.0]])}, 0.5)["kernel"])
+      [[3. 0.]
+       [0. 4.]]
+    """
+    target = make_target(sparsity, distribution or all_together(), pattern)
+    chosen = choose(params, where)
+    paths = chosen.of([path for path, _ in flatten_with_path(params)])
+    layers = target.layers(paths, chosen.paths, chosen.leaves)
+    counts = target.counts(layers, tuple(one_shot().progresses()), jnp.asarray(0, jnp.int32))
+    everything = [jnp.ones_like(leaf, bool) for leaf in chosen.leaves]
+    masks = target.largest([jnp.abs(leaf) for leaf in chosen.leaves], counts, everything)
+    return chosen.put_back(
+        [
+            jnp.where(mask, leaf, jnp.zeros_like(leaf))
+            for mask, leaf in zip(masks, chosen.leaves, strict=True)
+        ]
+    )

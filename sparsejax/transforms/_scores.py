@@ -1,0 +1,98 @@
+"""Scores of weights, of which the largest are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sparsejax._dtypes import at_least_float32
+from sparsejax.transforms._fresh_moments import second_moments
+from sparsejax.transforms._patterns import random_scores
+from sparsejax.transforms._sparse_method import Weights
+
+Score: TypeAlias = Callable[[Weights], list[Float[Array, "..."]]]
+"""``weights -> scores``: an array >= 0 for each leaf."""
+
+_LEVELS = 2**14
+
+
+def magnitude(weights: Weights) -> list[Float[Array, "..."]]:
+    """Return abs(w)."""
+    return [jnp.abs(w) for w in weights.leaves]
+
+
+def saliency(weights: Weights) -> list[Float[Array, "..."]]:
+    """Return abs(w g), in float32 or wider."""
+    return [
+        jnp.abs(w.astype(at_least_float32(w)) * g.astype(at_least_float32(w)))
+        for w, g in zip(weights.leaves, weights.grads, strict=True)
+    ]
+
+
+def gradient(weights: Weights) -> list[Float[Array, "..."]]:
+    """Return abs(g)."""
+    return [jnp.abs(g) for g in weights.grads]
+
+
+def chance(weights: Weights) -> list[Float[Array, "..."]]:
+    """Return random scores."""
+    assert weights.key is not None
+    return random_scores(weights.key, weights.leaves)
+
+
+def adam_fisher(weights: Weights) -> list[Float[Array, "..."]]:
+    """Return w^2 v, in float32 or wider, with the second moment v of the optimizer.
+
+    Raises:
+      ValueError: the optimizer keeps no second moments of a leaf.
+    """
+    moments = second_moments(weights.opt_state, weights.params)
+    scores = []
+    for path, name, w in zip(weights.paths, weights.names, weights.leaves, strict=True):
+        if path not in moments:
+            raise ValueError(
+                "optimizer must keep second moments in a field nu, as optax.adam does, for "
+                f"adam_fisher_pruning; its state has none for {name or 'the leaf'}"
+            )
+        wide = at_least_float32(w)
+        scores.append(w.astype(wide) ** 2 * moments[path].astype(wide))
+    return scores
+
+
+def normalised(score: Score) -> Score:
+    """Divide the scores of each layer by their root mean square, so that layers are comparable."""
+
+    def scores(weights: Weights) -> list[Float[Array, "..."]]:
+        found = []
+        for values in score(weights):
+            wide = values.astype(at_least_float32(values))
+            scale = _root_mean_square(wide)
+            found.append(jnp.where(scale > 0, wide / jnp.where(scale > 0, scale, 1), wide))
+        return found
+
+    return scores
+
+
+def _root_mean_square(values: jax.Array) -> jax.Array:
+    """Return the root mean square of values >= 0, the same for any sharding.
+
+    The sum of squares of values that are rounded to a part of the largest is added up in integers,
+    digit by digit, so that its rounding does not depend on the order.
+    """
+    if not values.size:
+        return jnp.zeros((), values.dtype)
+    finite = jnp.where(jnp.isfinite(values), values, 0)
+    largest = finite.max()
+    unit = jnp.maximum(largest / _LEVELS, jnp.finfo(values.dtype).tiny)
+    squares = jnp.round(finite / unit).astype(jnp.uint32) ** 2  # at most 2^28
+    digit = 31 - max(values.size - 1, 1).bit_length()  # so that a sum of digits stays below 2^31
+    digit = min(max(digit, 1), 29)
+    total = jnp.zeros((), values.dtype)
+    for shift in range(0, 29, digit):
+        digits = (squares >> shift) & jnp.uint32(2**digit - 1)
+        total += digits.sum(dtype=jnp.uint32).astype(values.dtype) * (2.0**shift)
+    return jnp.sqrt(total / values.size) * unit

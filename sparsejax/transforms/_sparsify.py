@@ -1,0 +1,217 @@
+"""The engine of all methods with masks, around any optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, PyTree
+
+from sparsejax._dtypes import promoted
+from sparsejax._extra_args import accepting_extra_args
+from sparsejax._states import fresh
+from sparsejax._variables import Path, flatten_with_path
+from sparsejax._where import Chosen, Where, choose, refuse_tied
+from sparsejax.transforms._fresh_moments import check_moments, owners, reset
+from sparsejax.transforms._packed_masks import MaskDtype
+from sparsejax.transforms._sparse_method import (
+    SparseMethod,
+    SparsifyState,
+    Weights,
+    as_bool,
+    key_data,
+    key_like,
+    stored,
+)
+
+
+def sparsify(
+    optimizer: optax.GradientTransformation,
+    method: SparseMethod,
+    *,
+    where: Where = None,
+    mask_dtype: MaskDtype = "bool",
+) -> optax.GradientTransformationExtraArgs:
+    r"""Train with a mask that a method chooses and renews, around any optimizer.
+
+    .. math:: u = \mathrm{optimizer}(m \odot g), \qquad
+              w \leftarrow (m \wedge m') \odot (w + u)
+
+    The mask m is part of the state. At updates where the method says so it is renewed, to m', from
+    the weights w, their gradients g and the state of the optimizer, all before w moves. Then
+
+    - weights in both masks move by the update of the optimizer, which sees the gradient within the
+      mask only;
+    - weights that leave the mask become exactly zero, as do all others outside of it;
+    - weights that enter the mask start at zero, and at this update they do not move;
+    - the entries of the optimizer's state that belong to single weights, such as moments and
+      momenta, are set back to what ``optimizer.init`` gives for all weights that are not in both
+      masks. They are found by the structure of the state, whatever the optimizer. Statistics that
+      several weights share, such as the rows and columns of ``optax.adafactor``, stay.
+
+    Renewals run only when they are due, also under ``vmap``, where members may be at different
+    steps; so ``update`` has no reverse-mode derivative. No step is left out. The result is exact
+    and does not depend on how the weights are sharded.
+
+    A method that starts sparse (`static_sparse`, `set`, `rigl`) chooses a mask in ``init``. Start
+    from ``params = masked_params(state, params)``, so that the first gradient is that of the sparse
+    network, too; otherwise the first update makes the weights sparse.
+
+    ``sparsify`` goes around the whole optimizer, clipping and weight decay included. Around
+    ``optax.lookahead`` or behind other wrappers with copies of the weights, use `hold_zeros`.
+
+    Args:
+      optimizer: the optimizer that moves the weights.
+      method: the method, such as ``magnitude_pruning(0.9, polynomial(1_000, 20_000, every=100))``.
+      where: the leaves that are sparsified; all others are trained as without ``sparsify``.
+      mask_dtype: ``"bool"`` for masks with a byte for each weight, or ``"packed"`` for a bit.
+
+    Returns:
+      A ``GradientTransformationExtraArgs`` whose ``update`` needs ``params`` and passes extra
+      arguments on. The updates of sparsified leaves have the dtype to which gradient and parameter
+      promote.
+
+    Raises:
+      TypeError: ``method`` is no `SparseMethod`; in ``init``: a chosen leaf is not floating point.
+      ValueError: ``mask_dtype`` is neither; in ``init``: ``where`` chooses nothing, an array occurs
+        at several places of the parameters, the budget cannot be met, or the optimizer keeps the
+        moments of all weights in one array; in ``update``: ``params`` is missing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from sparsejax.transforms import magnitude_pruning, sparsify
+      >>> params = {"kernel": jnp.array([[4.0, 1.0], [-3.0, 2.0]])}
+      >>> optimizer = sparsify(optax.sgd(0.5), magnitude_pruning(0.5))
+      >>> state = optimizer.init(params)
+      >>> updates, state = optimizer.update({"kernel": jnp.ones((2, 2))}, state, params)
+      >>> print(optax.apply_updates(params, updates)["kernel"])
+      [[ 3.5  0. ]
+       [-3.5  0. ]]
+    """
+    if not isinstance(method, SparseMethod):
+        raise TypeError(
+            "method must be made by magnitude_pruning or one of its siblings; got "
+            f"{method!r} ({type(method).__name__})"
+        )
+    if mask_dtype not in ("bool", "packed"):
+        raise ValueError(f"mask_dtype must be 'bool' or 'packed'; got {mask_dtype!r}")
+    inner = accepting_extra_args(optimizer)
+
+    def init(params: optax.Params) -> SparsifyState:
+        _refuse_lookahead(params)
+        refuse_tied(params, where)
+        chosen = choose(params, where)
+        inner_state = inner.init(params)
+        check_moments(inner_state, params, chosen.size)
+        step = jnp.asarray(0, jnp.int32)
+        key = key_data(method.key)
+        weights = _weights(params, chosen, [], inner_state, step, _key_before(method.key, key, 0))
+        masks = [stored(mask, mask_dtype) for mask in method.first_mask(weights)]
+        tree = chosen.put_back(masks, others=optax.MaskedNode())
+        return SparsifyState(step, fresh(tree), fresh(key), inner_state)
+
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, SparsifyState]:
+        if params is None:
+            raise ValueError("params must be passed to update, since sparsify needs them")
+        chosen = choose(params, where)
+        grads = chosen.of(jax.tree.leaves(updates))
+        kept = jax.tree.leaves(state.mask)
+        masks = _as_bools(kept, chosen.leaves)
+        gradient = chosen._replace(tree_leaves=jax.tree.leaves(updates))
+        seen = gradient.put_back(_masked(masks, grads))
+        moved, inner_state = inner.update(seen, state.inner_state, params, **extra_args)
+        if method.is_due is not None:
+            key = _key_before(method.key, state.key, state.step + 1)
+            weights = _weights(params, chosen, grads, inner_state, state.step, key)
+            kept, inner_state = renewed(method.is_due(state.step), weights, chosen, kept)
+            now = _as_bools(kept, chosen.leaves)
+            masks = [before & after for before, after in zip(masks, now, strict=True)]
+        moves = chosen._replace(tree_leaves=jax.tree.leaves(moved))
+        pairs = zip(masks, chosen.leaves, chosen.of(moves.tree_leaves), strict=True)
+        held = moves.put_back([_hold(mask, w, u) for mask, w, u in pairs])
+        tree = chosen.put_back(kept, others=optax.MaskedNode())
+        step = jnp.asarray(optax.safe_increment(state.step))
+        return held, SparsifyState(step, tree, state.key, inner_state)
+
+    def renewed(
+        due: Bool[Array, ""], weights: Weights, chosen: Chosen, kept: list[jax.Array]
+    ) -> tuple[list[jax.Array], PyTree]:
+        """Return stored masks and the state of the optimizer after a renewal, if it is due."""
+        found: list[Any] = owners(weights.opt_state, weights.params)
+        single = [place for place, path in enumerate(found) if path in weights.paths]
+        leaves, treedef = jax.tree.flatten(weights.opt_state)
+        structure: Any = treedef
+
+        def renew(carry: Any) -> Any:
+            _, kept, moments = carry
+            before = _as_bools(kept, weights.leaves)
+            after = method.next_mask(weights, before)
+            both = [m & n for m, n in zip(before, after, strict=True)]
+            start = inner.init(chosen.put_back(_masked(both, weights.leaves)))
+            initial = jax.tree.leaves(start)
+            moments = reset(
+                moments,
+                [initial[place] for place in single],
+                [found[place] for place in single],
+                dict(zip(weights.paths, both, strict=True)),
+            )
+            return jnp.zeros_like(due), [stored(mask, mask_dtype) for mask in after], moments
+
+        # A loop of at most one trip: `lax.cond` would run the renewal at each update of a vmap.
+        _, kept, moments = lax.while_loop(
+            lambda carry: carry[0], renew, (due, kept, [leaves[place] for place in single])
+        )
+        for place, leaf in zip(single, moments, strict=True):
+            leaves[place] = leaf
+        return kept, structure.unflatten(leaves)
+
+    # optax's type of states leaves out None, which the key may be.
+    return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
+
+
+def _weights(
+    params: PyTree, chosen: Chosen, grads: Any, opt_state: PyTree, step: Any, key: Any
+) -> Weights:
+    paths: list[Path] = chosen.of([path for path, _ in flatten_with_path(params)])
+    return Weights(params, paths, chosen.paths, chosen.leaves, grads, opt_state, step, key)
+
+
+def _as_bools(masks: list[jax.Array], leaves: Sequence[jax.Array]) -> list[jax.Array]:
+    return [as_bool(mask, leaf) for mask, leaf in zip(masks, leaves, strict=True)]
+
+
+def _masked(masks: Sequence[jax.Array], leaves: Sequence[jax.Array]) -> list[jax.Array]:
+    return [
+        jnp.where(mask, leaf, jnp.zeros_like(leaf))
+        for mask, leaf in zip(masks, leaves, strict=True)
+    ]
+
+
+def _hold(mask: jax.Array, w: jax.Array, u: jax.Array) -> jax.Array:
+    """Return the update that leaves exactly zero outside of the mask."""
+    dtype = promoted(w, u)
+    return jnp.where(mask, jnp.asarray(u, dtype), -jnp.asarray(w, dtype))
+
+
+def _key_before(key: Any, data: Any, number: Any) -> Any:
+    """Return the key of a choice of masks: of the first one, 0, or of one after an update."""
+    return None if key is None else jax.random.fold_in(key_like(key, data), number)
+
+
+def _refuse_lookahead(params: PyTree) -> None:
+    if isinstance(params, optax.LookaheadParams):
+        raise ValueError(
+            "optimizer must not be optax.lookahead, whose slow weights would be sparsified as "
+            "layers of their own; use optax.lookahead(sparsify(...)) and evaluate "
+            "masked_params(opt_state, params), or use hold_zeros"
+        )

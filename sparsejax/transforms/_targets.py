@@ -1,0 +1,115 @@
+"""The budget of a pruning method: sparsity, distribution over the layers and pattern."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int32
+
+from sparsejax._dtypes import at_least_float32
+from sparsejax.transforms._budgets import exact_sparsity, kept_traced
+from sparsejax.transforms._distributions import Distribution, Layer, layer_counts
+from sparsejax.transforms._patterns import Masks, Pattern, Scores, parse_pattern
+
+
+class Target(NamedTuple):
+    """What a method prunes to."""
+
+    sparsity: Fraction | Float[Array, ""]
+    """The final sparsity: exact if it is known, else a traced scalar."""
+    distribution: Distribution
+    """How the budget is divided over the layers."""
+    pattern: Pattern
+    """What is kept or pruned together."""
+
+    def counts(
+        self,
+        layers: tuple[Layer, ...],
+        progresses: tuple[Fraction, ...],
+        index: Int32[Array, ""],
+    ) -> Int32[Array, " groups"]:
+        """Return the number of items of each group at one of the renewals of a mask.
+
+        Args:
+          layers: the leaves that are sparsified.
+          progresses: the progress of the schedule at each renewal.
+          index: the renewal; may be traced.
+        """
+        if isinstance(self.sparsity, Fraction):
+            table = count_table(self.sparsity, self.distribution, layers, progresses)
+            return jnp.asarray(table)[index]
+        if not self.distribution.takes_traced:
+            raise TypeError("sparsity must be known for this distribution; got a traced one")
+        steps = jnp.asarray([float(p) for p in progresses], jnp.float32)[index]
+        if self.distribution.sparsities is None:
+            sizes, own = [sum(layer.items for layer in layers)], [self.sparsity]
+        else:
+            sizes = [layer.items for layer in layers]
+            own = list(self.distribution.sparsities(layers, self.sparsity))
+
+        def now(sparsity: Any) -> Float[Array, ""]:
+            array = jnp.asarray(float(sparsity) if isinstance(sparsity, Fraction) else sparsity)
+            wide = at_least_float32(array)
+            return array.astype(wide) * steps.astype(wide)
+
+        return jnp.stack([kept_traced(n, now(s)) for n, s in zip(sizes, own, strict=True)])
+
+    def largest(self, scores: Scores, counts: Int32[Array, " groups"], within: Masks) -> Masks:
+        """Return masks of the items with the largest scores, within masks of allowed weights."""
+        return self.pattern.largest(scores, counts, within, self.distribution.sparsities is None)
+
+    def layers(
+        self, paths: Sequence[Any], names: Sequence[str], leaves: Sequence[Any]
+    ) -> tuple[Layer, ...]:
+        """Return the leaves as the distribution sees them, after checking their dimensions."""
+        self.pattern.check(names, leaves)
+        return tuple(
+            Layer(path, tuple(leaf.shape), self.pattern.items(tuple(leaf.shape)))
+            for path, leaf in zip(paths, leaves, strict=True)
+        )
+
+
+def make_target(sparsity: Any, distribution: Distribution, pattern: str | None = None) -> Target:
+    """Return a target after checking its parts.
+
+    Raises:
+      TypeError: ``sparsity`` is not a number, or ``distribution`` is no `Distribution`.
+      ValueError: ``sparsity`` is not in [0, 1), ``pattern`` is none, or for the pattern n:m the
+        sparsity is not 1 - n/m or the distribution ranks or divides otherwise than `uniform`.
+    """
+    exact = exact_sparsity("sparsity", sparsity)
+    if not isinstance(distribution, Distribution):
+        raise TypeError(
+            "distribution must be made by all_together, uniform or erdos_renyi; got "
+            f"{distribution!r}"
+        )
+    parsed = parse_pattern(pattern)
+    if parsed.kind == "n_m":
+        n, m = parsed.numbers
+        wanted = 1 - Fraction(n, m)
+        if not isinstance(exact, Fraction) or abs(exact - wanted) > Fraction(1, 1000):
+            raise ValueError(
+                f"sparsity must be {float(wanted):g} for pattern {pattern!r}; got {sparsity}"
+            )
+        if distribution.sparsities is None or distribution.meets_total:
+            raise ValueError(f"distribution must be uniform() for pattern {pattern!r}")
+        exact = wanted
+    return Target(exact, distribution, parsed)
+
+
+@functools.lru_cache(maxsize=64)
+def count_table(
+    sparsity: Fraction,
+    distribution: Distribution,
+    layers: tuple[Layer, ...],
+    progresses: tuple[Fraction, ...],
+) -> np.ndarray:
+    """Return the exact count of each group at each renewal of a mask, int32 [renewals, groups]."""
+    own = [] if distribution.sparsities is None else distribution.sparsities(layers, sparsity)
+    rows = [layer_counts(distribution, layers, own, sparsity, p) for p in progresses]
+    return np.asarray(rows, np.int32)

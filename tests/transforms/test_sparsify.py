@@ -1,0 +1,412 @@
+"""The engine: what a renewal does to weights, masks and moments, with any optimizer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from sparsejax.transforms import (
+    ac_dc,
+    adam_fisher_pruning,
+    all_together,
+    erdos_renyi,
+    global_magnitude,
+    magnitude_pruning,
+    masked_params,
+    one_shot,
+    polynomial,
+    random_pruning,
+    rigl,
+    saliency_pruning,
+    sparsify,
+    static_sparse,
+)
+from sparsejax.transforms import set as set_method
+from tests.reference import shard
+from tests.transforms.sparse_training import gradients, last, nonzeros, run, same, start, step
+
+SCHEDULE = polynomial(2, 8, every=2)
+METHODS = {
+    "magnitude": magnitude_pruning(0.9, SCHEDULE),
+    "magnitude erk": magnitude_pruning(0.9, SCHEDULE, erdos_renyi()),
+    "global": global_magnitude(0.9, SCHEDULE),
+    "global normalised": global_magnitude(0.9, SCHEDULE, normalise=True),
+    "saliency": saliency_pruning(0.9, SCHEDULE, all_together()),
+    "random": random_pruning(0.9, SCHEDULE),
+    "fisher": adam_fisher_pruning(0.9, SCHEDULE),
+    "2:4": magnitude_pruning(0.5, SCHEDULE, pattern="2:4"),
+    "4x2": magnitude_pruning(0.5, SCHEDULE, pattern="4x2"),
+    "channels": magnitude_pruning(0.5, SCHEDULE, pattern="channels"),
+    "static": static_sparse(0.9),
+    "set": set_method(0.9, end=8, every=2, drop_fraction=0.5),
+    "rigl": rigl(0.9, end=8, every=2, drop_fraction=0.5),
+    "ac_dc": ac_dc(0.9, end=8, compressed_steps=2, decompressed_steps=1, warmup=1),
+}
+STEPS = 11
+
+
+def _is_dict(node):
+    return isinstance(node, dict)
+
+
+def reference(optimizer, schedule, counts, steps):
+    """Gradual magnitude pruning of each leaf by sorting, with the optimizer called from outside."""
+    params, grads = start(), gradients(steps)
+    masks = {name: np.ones(params[name].shape, bool) for name in ("a", "b")}
+    inner = optimizer.init(params)
+    first = inner
+    for n in range(steps):
+        g = {name: leaf[n] for name, leaf in grads.items()}
+        seen = {**g, **{name: jnp.where(m, g[name], 0) for name, m in masks.items()}}
+        updates, inner = optimizer.update(seen, inner, params)
+        if n in schedule.steps():
+            number = schedule.steps().index(n)
+            for name in masks:
+                flat = np.where(masks[name], np.abs(params[name]), -1).ravel()
+                new = np.zeros(flat.size, bool)
+                new[np.argsort(-flat, kind="stable")[: counts[name][number]]] = True
+                masks[name] = new.reshape(masks[name].shape)
+
+            def reset(tree, initial):
+                both = {name: masks.get(name, True) for name in tree}
+                return {k: jnp.where(both[k], tree[k], initial[k]) for k in tree}
+
+            inner = jax.tree.map(
+                lambda t, i: reset(t, i) if _is_dict(t) else t, inner, first, is_leaf=_is_dict
+            )
+        params = optax.apply_updates(params, updates)
+        params = {k: jnp.where(masks.get(k, True), w, 0) for k, w in params.items()}
+        yield params, masks, inner
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.adam(0.1), optax.sgd(0.1, momentum=0.9), optax.adagrad(0.1),
+     optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1, weight_decay=0.1))],
+    ids=["adam", "momentum", "adagrad", "clipped"],
+)  # fmt: skip
+def test_gradual_pruning_is_the_reference(optimizer):
+    size = 384, 320
+    progress = [0, 1 - (2 / 3) ** 3, 1 - (1 / 3) ** 3, 1]
+    counts = {
+        name: [round(n * (1 - 0.9 * p)) for p in progress]
+        for name, n in zip("ab", size, strict=True)
+    }
+    ours = run(sparsify(optimizer, METHODS["magnitude"]), STEPS)
+    theirs = reference(optimizer, SCHEDULE, counts, STEPS)
+    for (params, state), (wanted, masks, inner) in zip(ours, theirs, strict=True):
+        for name in ("a", "b"):
+            np.testing.assert_array_equal(state.mask[name], masks[name])
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-6),
+            (params, state.inner_state),
+            (wanted, inner),
+        )
+    assert nonzeros(params) == {"a": 38, "b": 32}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_weights_are_zero_outside_of_the_mask_and_so_are_their_moments(name):
+    before = None
+    for n, (params, state) in enumerate(run(sparsify(optax.adam(0.1), METHODS[name]), STEPS)):
+        mask = state.mask
+        for leaf in ("a", "b"):
+            assert not np.asarray(params[leaf])[~mask[leaf]].any()
+            moments = state.inner_state[0]
+            for tree in (moments.mu, moments.nu):
+                assert not np.asarray(tree[leaf])[~mask[leaf]].any()
+                if before is not None:  # what has just been grown has nothing either
+                    assert not np.asarray(tree[leaf])[mask[leaf] & ~before[leaf]].any()
+                    assert not np.asarray(params[leaf])[mask[leaf] & ~before[leaf]].any()
+        before = mask
+        assert isinstance(mask["bias"], optax.MaskedNode)
+        assert int(state.step) == n + 1
+    kept = sum(int(m.sum()) for m in jax.tree.leaves(mask))
+    assert kept == (352 if name in ("2:4", "4x2", "channels") else 70)
+
+
+@pytest.mark.parametrize("name", ["magnitude", "fisher", "set", "ac_dc"])
+def test_a_scanned_run_is_a_stepped_run(name):
+    optimizer = sparsify(optax.rmsprop(0.1, momentum=0.9), METHODS[name])
+    params, state = last(optimizer, STEPS)
+    first = start()
+    opening = optimizer.init(first)
+    carry = masked_params(opening, first), opening
+    (got, got_state), _ = jax.jit(lambda c: jax.lax.scan(step(optimizer), c, gradients(STEPS)))(
+        carry
+    )
+    same(got_state.mask, state.mask)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), got, params)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("global normalised", "packed"), ("fisher", "bool"), ("4x2", "packed"), ("rigl", "bool"),
+     ("set", "packed")],
+)  # fmt: skip
+def test_eight_devices_find_the_same_bits(name, dtype):
+    optimizer = sparsify(optax.adam(0.1), METHODS[name], mask_dtype=dtype)
+    params, state = last(optimizer, STEPS)
+    cut = start()
+    cut = {"a": shard(cut["a"], "a", "b"), "b": shard(cut["b"], "b", "a"), "bias": cut["bias"]}
+    got, got_state = last(optimizer, STEPS, params=cut)
+    same(got, params)
+    same(got_state.mask, state.mask)
+    assert got["a"].sharding.is_equivalent_to(cut["a"].sharding, 2)
+
+
+@pytest.mark.parametrize("name", ["global", "rigl"])
+def test_packed_masks_change_nothing_else(name):
+    params, state = last(sparsify(optax.adam(0.1), METHODS[name]), STEPS)
+    got, packed = last(sparsify(optax.adam(0.1), METHODS[name], mask_dtype="packed"), STEPS)
+    same(got, params)
+    same(packed.inner_state, state.inner_state)
+    assert packed.mask["a"].dtype == jnp.uint8
+    assert packed.mask["a"].size == 384 // 8
+    dense = jax.tree.map(jnp.ones_like, got)
+    same(masked_params(packed, dense), masked_params(state, dense))
+
+
+@pytest.mark.parametrize("name", ["set", "ac_dc"])
+def test_members_of_a_population_are_single_runs(name):
+    """With schedules of the same method, on gradients of their own."""
+    optimizer = sparsify(optax.sgd(0.1, momentum=0.9), METHODS[name])
+    grads = [gradients(STEPS, seed) for seed in range(3)]
+    params = start()
+    state = optimizer.init(params)
+    carry = masked_params(state, params), state
+    # Members that are at different steps: the first has made one more.
+    ahead, _ = step(optimizer)(carry, jax.tree.map(lambda g: g[0], grads[0]))
+    carries = jax.tree.map(lambda *x: jnp.stack(x), ahead, carry, carry)
+    several = jax.tree.map(lambda *x: jnp.stack(x), *grads)
+    scan = lambda c, g: jax.lax.scan(step(optimizer), c, g)[0]  # noqa: E731
+    (got, states) = jax.jit(jax.vmap(scan))(carries, several)
+    for n, one in enumerate((ahead, carry, carry)):
+        wanted, single = jax.jit(scan)(one, grads[n])
+        same(jax.tree.map(lambda x, n=n: x[n], states.mask), single.mask)
+        jax.tree.map(
+            lambda x, y, n=n: np.testing.assert_allclose(x[n], y, rtol=1e-4, atol=1e-6),
+            got, wanted,
+        )  # fmt: skip
+
+
+def test_a_renewal_is_skipped_under_vmap_unless_a_member_is_due():
+    """Whether the ranking is inside the loop and nothing of it outside."""
+    optimizer = sparsify(optax.sgd(0.1), METHODS["global"])
+    params = start()
+    state = optimizer.init(params)
+    double = lambda tree: jax.tree.map(lambda x: jnp.stack([x, x]), tree)  # noqa: E731
+    jaxpr = jax.make_jaxpr(jax.vmap(optimizer.update))(*map(double, (params, state, params)))
+    outer = [e.primitive.name for e in jaxpr.jaxpr.eqns]
+    assert outer.count("while") == 1
+    assert not {"cond", "sort", "top_k"} & {*outer}
+
+
+def test_a_traced_sparsity_gives_the_same_counts_and_compiles_once():
+    traces = []
+
+    @jax.jit
+    def pruned(sparsity):
+        traces.append(sparsity)
+        optimizer = sparsify(optax.sgd(0.1), magnitude_pruning(sparsity, SCHEDULE))
+        params, grads = start(), gradients(STEPS)
+        return jax.lax.scan(step(optimizer), (params, optimizer.init(params)), grads)[0][0]
+
+    for sparsity in (0.9, 0.5, 0.25):
+        params, _ = last(sparsify(optax.sgd(0.1), magnitude_pruning(sparsity, SCHEDULE)), STEPS)
+        assert nonzeros(pruned(sparsity)) == nonzeros(params)
+    assert len(traces) == 1
+
+
+def test_injected_hyperparameters():
+    @optax.inject_hyperparams
+    def make(learning_rate, sparsity):
+        return sparsify(optax.sgd(learning_rate), magnitude_pruning(sparsity, one_shot(1)))
+
+    optimizer = make(learning_rate=optax.linear_schedule(0.1, 0.0, 10), sparsity=0.9)
+    params = start()
+    state = optimizer.init(params)
+    state.hyperparams["sparsity"] = jnp.float32(0.75)
+    for n in range(3):
+        updates, state = jax.jit(optimizer.update)(start(seed=n), state, params)
+        params = optax.apply_updates(params, updates)
+    assert nonzeros(params) == {"a": 96, "b": 80}
+
+
+def test_inside_multi_steps_the_averaged_gradient_counts():
+    method = saliency_pruning(0.9, one_shot(0))
+    optimizer = optax.MultiSteps(sparsify(optax.sgd(0.1), method), 2).gradient_transformation()
+    params, grads = start(), gradients(2)
+    state = optimizer.init(params)
+    moved = params
+    for n in range(2):
+        updates, state = jax.jit(optimizer.update)(
+            jax.tree.map(lambda g, n=n: g[n], grads), state, moved
+        )
+        moved = optax.apply_updates(moved, updates)
+        if n == 0:
+            same(moved, params)
+    mean = jax.tree.map(lambda g: g.mean(0), grads)
+    score = np.abs(np.asarray(params["a"]) * mean["a"]).ravel()
+    kept = np.sort(np.argsort(-score)[:38])
+    np.testing.assert_array_equal(np.flatnonzero(moved["a"]), kept)
+
+
+def test_with_an_nnx_optimizer():
+    model = nnx.Linear(16, 24, rngs=nnx.Rngs(0))
+    method = rigl(0.9, end=8, every=2)
+    optimizer = nnx.Optimizer(model, sparsify(optax.adam(0.1), method), wrt=nnx.Param)
+    nnx.update(model, masked_params(optimizer.opt_state, nnx.state(model, nnx.Param)))
+    assert int((model.kernel[...] != 0).sum()) == 38
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 16)), jnp.float32)
+
+    @nnx.jit
+    def train(model, optimizer):
+        grads = nnx.grad(lambda model: ((model(x) - 1) ** 2).mean())(model)
+        optimizer.update(model, grads)
+
+    for _ in range(6):
+        train(model, optimizer)
+        assert int((model.kernel[...] != 0).sum()) <= 38
+    assert int((model.bias[...] != 0).sum()) == 24
+
+
+@pytest.mark.parametrize("name", ["magnitude", "set"])
+def test_states_are_donated_and_resumed_to_the_same_bits(name):
+    optimizer = sparsify(optax.adam(0.1), METHODS[name], mask_dtype="packed")
+    params, state = last(optimizer, STEPS)
+    halfway, saved = last(optimizer, 5)
+    leaves, structure = jax.tree.flatten((halfway, saved))
+    stored = [np.asarray(leaf) for leaf in leaves]  # as a checkpoint would
+    again, resumed = structure.unflatten(map(jnp.asarray, stored))
+    got, got_state = last(optimizer, STEPS, params=again, state=resumed, first=5)
+    same((got, got_state), (params, state))
+
+    first = start()
+    opening = optimizer.init(first)
+    carry = masked_params(opening, first), opening
+    take = jax.jit(step(optimizer), donate_argnums=0)
+    for n in range(STEPS):
+        carry, _ = take(carry, jax.tree.map(lambda g, n=n: g[n], gradients(STEPS)))
+    same(carry, (params, state))
+
+
+OPTIMIZERS = {
+    "adafactor": optax.adafactor(0.1, min_dim_size_to_factor=4, momentum=0.9),
+    "rprop": optax.rprop(0.1),
+    "muon": optax.contrib.muon(0.1),
+    "amsgrad": optax.amsgrad(0.1),
+    "masked": optax.masked(optax.adam(0.1), {"a": True, "b": True, "bias": False}),
+    "partition": optax.partition(
+        {"x": optax.adam(0.1), "y": optax.sgd(0.1, momentum=0.9)},
+        {"a": "x", "b": "y", "bias": "y"},
+    ),
+    "schedule_free": optax.contrib.schedule_free(optax.adam(0.1, b1=0.0), 0.1),
+    "mechanic": optax.contrib.mechanize(optax.adam(0.1)),
+    "multi_steps": optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(),
+    "apply_if_finite": optax.apply_if_finite(optax.adam(0.1), 3),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_around_any_optimizer(name):
+    for method in ("magnitude", "rigl"):
+        for n, (params, state) in enumerate(run(sparsify(OPTIMIZERS[name], METHODS[method]), 9)):
+            for leaf in ("a", "b"):
+                outside = ~np.asarray(state.mask[leaf])
+                assert not np.asarray(params[leaf])[outside].any(), n
+                if name == "schedule_free":
+                    assert not np.asarray(state.inner_state.z[leaf])[outside].any()
+                if name == "adafactor":
+                    momentum = next(node.ema for node in state.inner_state if hasattr(node, "ema"))
+                    assert not np.asarray(momentum[leaf])[outside].any()
+    for leaf in ("a", "b"):  # weights go on moving after they were grown
+        assert (np.asarray(params[leaf])[np.asarray(state.mask[leaf])] != 0).mean() > 0.9
+
+
+def test_shared_names_belong_to_the_longest_path():
+    params = {"w": jnp.ones((4, 4)), "deep": {"w": jnp.ones((4, 4))}}
+    optimizer = sparsify(
+        optax.sgd(0.1, momentum=0.9), magnitude_pruning(0.5), where={"w": True, "deep": False}
+    )
+    state = optimizer.init(params)
+    _, state = optimizer.update(params, state, params)
+    assert (state.inner_state[0].trace["deep"]["w"] == 1).all()
+    assert int((state.inner_state[0].trace["w"] == 1).sum()) == 8
+
+
+def test_an_exact_budget_even_with_undefined_gradients():
+    optimizer = sparsify(optax.sgd(0.1), METHODS["rigl"])
+    params = start()
+    state = optimizer.init(params)
+    params = masked_params(state, params)
+    grads = jax.tree.map(lambda w: jnp.full_like(w, jnp.nan), params)
+    for _ in range(4):
+        _, state = jax.jit(optimizer.update)(grads, state, params)
+    assert sum(int(m.sum()) for m in jax.tree.leaves(state.mask)) == 70
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_weights(dtype):
+    for name in ("magnitude", "global normalised", "saliency", "rigl", "4x2"):
+        params = start(dtype)
+        optimizer = sparsify(optax.sgd(0.1), METHODS[name])
+        state = optimizer.init(params)
+        for n in range(STEPS):
+            updates, state = jax.jit(optimizer.update)(start(jnp.float32, n), state, params)
+            params = optax.apply_updates(params, updates)
+        assert params["a"].dtype == dtype
+        for leaf in ("a", "b"):
+            assert not np.asarray(params[leaf] != 0)[~np.asarray(state.mask[leaf])].any()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: magnitude_pruning(1.0), ValueError, r"sparsity must be a number in \[0, 1\); got"),
+        (lambda: rigl(-0.1, 500), ValueError, r"sparsity must be a number in \[0, 1\); got -0.1"),
+        (lambda: rigl(0.9, 500, drop_fraction=1.0), ValueError, r"drop_fraction .* in \(0, 1\); g"),
+        (lambda: set_method(0.9, 500, drop_fraction=0), ValueError, r"drop_fraction .* in \(0, 1"),
+        (lambda: magnitude_pruning(0.6, pattern="2:4"), ValueError, "must be 0.5 for pattern '2:4"),
+        (lambda: magnitude_pruning(0.5, pattern="4:2"), ValueError, "pattern must be None .* '4:2"),
+        (
+            lambda: magnitude_pruning(0.5, distribution="erk"),
+            TypeError,
+            "distribution must be m",
+        ),
+        (lambda: magnitude_pruning(0.5, schedule=10), TypeError, "schedule must be made by"),
+        (lambda: random_pruning(0.5, key="a"), TypeError, "key must be a key of jax.random or an"),
+        (lambda: sparsify(optax.sgd(0.1), 0.9), TypeError, "method must be made by"),
+        (
+            lambda: sparsify(optax.sgd(0.1), static_sparse(0.5), mask_dtype="int8"),
+            ValueError,
+            "mask_dtype must be 'bool' or 'packed'; got 'int8'",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "method", "message"),
+    [
+        (optax.flatten(optax.adam(0.1)), METHODS["magnitude"], "in trees like the parameters"),
+        (optax.sgd(0.1), METHODS["fisher"], "second moments in a field nu"),
+        (optax.sgd(0.1), static_sparse(0.9999), "at least one weight of each layer"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_at_the_start(optimizer, method, message):
+    with pytest.raises(ValueError, match=message):
+        sparsify(optimizer, method).init(start())
+
+
+def test_lookahead_inside_is_refused_and_params_are_needed():
+    optimizer = sparsify(optax.lookahead(optax.sgd(0.1), 5, 0.5), METHODS["magnitude"])
+    with pytest.raises(ValueError, match="must not be optax.lookahead"):
+        optimizer.init(optax.LookaheadParams.init_synced(start()))
+    with pytest.raises(ValueError, match="params must be passed to update"):
+        sparsify(optax.sgd(0.1), METHODS["magnitude"]).update(start(), None)
