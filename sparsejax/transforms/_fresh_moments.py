@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, PyTree
 
 from sparsejax._variables import Path, flatten_with_path
+from sparsejax.transforms._sparse_method import Weights
 
 
 def owners(opt_state: PyTree, params: PyTree) -> list[Path | None]:
@@ -51,24 +52,31 @@ def check_moments(opt_state: PyTree, params: PyTree, size: int) -> None:
             )
 
 
-def reset(
-    values: list[Array],
-    initial: list[Array],
-    belongs: list[Path],
-    kept: Mapping[Path, Bool[Array, "..."]],
-) -> list[Array]:
-    """Set the entries of weights outside of masks back to what an optimizer starts with.
+def single_leaves(
+    init: Callable[[PyTree], PyTree], weights: Weights
+) -> tuple[dict[int, Path], dict[int, Path]]:
+    """Return the leaves of an optimizer state whose entries belong to single chosen weights.
 
     Args:
-      values: the leaves of an optimizer state that belong to single weights.
-      initial: the same leaves of a new state.
-      belongs: the path of the parameter of each.
-      kept: for each path the weights whose entries stay.
+      init: makes a new state from parameters.
+      weights: the chosen leaves and the present state.
+
+    Returns:
+      Two dictionaries from the number of a leaf to the path of its parameter. The first one is of
+      leaves that start with constants, as moments do, the second one of all others.
     """
-    return [
-        jnp.where(kept[path], value, start.astype(value.dtype))
-        for value, start, path in zip(values, initial, belongs, strict=True)
-    ]
+    jaxpr = jax.make_jaxpr(init)(weights.params).jaxpr
+    depends = {*map(id, jaxpr.invars)}
+    for equation in jaxpr.eqns:
+        if any(id(variable) in depends for variable in equation.invars):
+            depends |= {*map(id, equation.outvars)}
+    chosen = {
+        place: path
+        for place, path in enumerate(owners(weights.opt_state, weights.params))
+        if path is not None and path in weights.paths
+    }
+    varying = {p: path for p, path in chosen.items() if id(jaxpr.outvars[p]) in depends}
+    return {p: path for p, path in chosen.items() if p not in varying}, varying
 
 
 def second_moments(opt_state: PyTree, params: PyTree) -> dict[Path, Array]:

@@ -194,8 +194,8 @@ def adam_fisher_pruning(
 
     Args:
       sparsity: the final fraction of weights to remove, a scalar in ``[0, 1)``; may be traced.
-      schedule: when masks are renewed; None for `one_shot` at the first update, where v has seen a
-        single gradient.
+      schedule: when masks are renewed; None for `one_shot` at update 1. Nothing can be pruned at
+        update 0, before which v is zero.
       distribution: the budget of each layer; None for `uniform`.
       pattern: what is kept or pruned together, as in `magnitude_pruning`.
 
@@ -206,8 +206,8 @@ def adam_fisher_pruning(
       TypeError: ``sparsity`` is not a number, or ``distribution`` or ``schedule`` is of another
         type.
       ValueError: ``sparsity`` is not in ``[0, 1)``, ``pattern`` is not known, or the three do not
-        fit one another; in ``init``: the budget cannot be met, or the optimizer keeps no second
-        moments.
+        fit one another, or ``schedule`` prunes at update 0; in ``init``: the budget cannot be met,
+        or the optimizer keeps no second moments.
 
     References:
       Theis et al., Faster gaze prediction with dense networks and Fisher pruning, arXiv:1801.05787,
@@ -219,7 +219,14 @@ def adam_fisher_pruning(
       >>> optimizer = sparsify(optax.adam(1e-3), adam_fisher_pruning(0.9, one_shot(500)))
     """
     target = make_target(sparsity, distribution or uniform(), pattern)
-    return _pruning(_scores.adam_fisher, target, schedule, check=_scores.adam_fisher)
+    schedule = one_shot(1) if schedule is None else schedule
+    method = _pruning(_scores.adam_fisher, target, schedule, check=_scores.adam_fisher)
+    if schedule.begin == 0 and schedule.progresses()[0] > 0:
+        raise ValueError(
+            "schedule must prune after update 0, before which all second moments are zero; got "
+            f"{schedule!r}"
+        )
+    return method
 
 
 def _pruning(

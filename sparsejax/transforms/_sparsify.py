@@ -16,7 +16,7 @@ from sparsejax._extra_args import accepting_extra_args
 from sparsejax._states import fresh
 from sparsejax._variables import Path, flatten_with_path
 from sparsejax._where import Chosen, Where, choose, refuse_tied
-from sparsejax.transforms._fresh_moments import check_moments, owners, reset
+from sparsejax.transforms._fresh_moments import check_moments, single_leaves
 from sparsejax.transforms._packed_masks import MaskDtype
 from sparsejax.transforms._sparse_method import (
     SparseMethod,
@@ -38,20 +38,20 @@ def sparsify(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Train with a mask that a method chooses and renews, around any optimizer.
 
-    .. math:: u = \mathrm{optimizer}(m \odot g), \qquad
+    .. math:: u = \mathrm{optimizer}(m \wedge m' \odot g), \qquad
               w \leftarrow (m \wedge m') \odot (w + u)
 
     The mask m is part of the state. At updates where the method says so it is renewed, to m', from
-    the weights w, their gradients g and the state of the optimizer, all before w moves. Then
+    the weights w, their gradients g and the state of the optimizer, all before this update. Then
 
-    - weights in both masks move by the update of the optimizer, which sees the gradient within the
-      mask only;
+    - weights in both masks move by the update of the optimizer, which sees their gradients only;
     - weights that leave the mask become exactly zero, as do all others outside of it;
     - weights that enter the mask start at zero, and at this update they do not move;
     - the entries of the optimizer's state that belong to single weights, such as moments and
       momenta, are set back to what ``optimizer.init`` gives for all weights that are not in both
-      masks. They are found by the structure of the state, whatever the optimizer. Statistics that
-      several weights share, such as the rows and columns of ``optax.adafactor``, stay.
+      masks, before the optimizer is asked. They are found by the structure of the state, whatever
+      the optimizer. Statistics that several weights share, such as the rows and columns of
+      ``optax.adafactor``, stay.
 
     Renewals run only when they are due, also under ``vmap``, where members may be at different
     steps; so ``update`` has no reverse-mode derivative. No step is left out. The result is exact
@@ -125,17 +125,15 @@ def sparsify(
             raise ValueError("params must be passed to update, since sparsify needs them")
         chosen = choose(params, where)
         grads = chosen.of(jax.tree.leaves(updates))
-        kept = jax.tree.leaves(state.mask)
+        kept, inner_state = jax.tree.leaves(state.mask), state.inner_state
         masks = _as_bools(kept, chosen.leaves)
-        gradient = chosen._replace(tree_leaves=jax.tree.leaves(updates))
-        seen = gradient.put_back(_masked(masks, grads))
-        moved, inner_state = inner.update(seen, state.inner_state, params, **extra_args)
         if method.is_due is not None:
             key = _key_before(method.key, state.key, state.step + 1)
             weights = _weights(params, chosen, grads, inner_state, state.step, key)
-            kept, inner_state = renewed(method.is_due(state.step), weights, chosen, kept)
-            now = _as_bools(kept, chosen.leaves)
-            masks = [before & after for before, after in zip(masks, now, strict=True)]
+            kept, masks, inner_state = renewed(method.is_due(state.step), weights, chosen, kept)
+        gradient = chosen._replace(tree_leaves=jax.tree.leaves(updates))
+        seen = gradient.put_back(_masked(masks, grads))
+        moved, inner_state = inner.update(seen, inner_state, params, **extra_args)
         moves = chosen._replace(tree_leaves=jax.tree.leaves(moved))
         pairs = zip(masks, chosen.leaves, chosen.of(moves.tree_leaves), strict=True)
         held = moves.put_back([_hold(mask, w, u) for mask, w, u in pairs])
@@ -145,35 +143,40 @@ def sparsify(
 
     def renewed(
         due: Bool[Array, ""], weights: Weights, chosen: Chosen, kept: list[jax.Array]
-    ) -> tuple[list[jax.Array], PyTree]:
-        """Return stored masks and the state of the optimizer after a renewal, if it is due."""
-        found: list[Any] = owners(weights.opt_state, weights.params)
-        single = [place for place, path in enumerate(found) if path in weights.paths]
+    ) -> tuple[list[jax.Array], list[jax.Array], PyTree]:
+        """Return stored masks, what is in the old and the new ones, and the optimizer's state."""
         leaves, treedef = jax.tree.flatten(weights.opt_state)
         structure: Any = treedef
+        fixed, varying = single_leaves(inner.init, weights)
+
+        def init_leaves(masks: list[jax.Array]) -> list[jax.Array]:
+            return jax.tree.leaves(inner.init(chosen.put_back(_masked(masks, weights.leaves))))
+
+        def reset(places: dict[int, Path], masks: list[jax.Array], leaves: Any) -> Any:
+            """Set the entries outside of masks back to what the optimizer starts with."""
+            initial, of_path = init_leaves(masks), dict(zip(weights.paths, masks, strict=True))
+            return {
+                place: jnp.where(of_path[path], leaves[place], initial[place])
+                for place, path in places.items()
+            }
 
         def renew(carry: Any) -> Any:
             _, kept, moments = carry
             before = _as_bools(kept, weights.leaves)
             after = method.next_mask(weights, before)
-            both = [m & n for m, n in zip(before, after, strict=True)]
-            start = inner.init(chosen.put_back(_masked(both, weights.leaves)))
-            initial = jax.tree.leaves(start)
-            moments = reset(
-                moments,
-                [initial[place] for place in single],
-                [found[place] for place in single],
-                dict(zip(weights.paths, both, strict=True)),
-            )
+            moments = reset(varying, _intersections(before, after), moments) if varying else moments
             return jnp.zeros_like(due), [stored(mask, mask_dtype) for mask in after], moments
 
         # A loop of at most one trip: `lax.cond` would run the renewal at each update of a vmap.
-        _, kept, moments = lax.while_loop(
-            lambda carry: carry[0], renew, (due, kept, [leaves[place] for place in single])
+        _, new, moments = lax.while_loop(
+            lambda carry: carry[0], renew, (due, kept, {place: leaves[place] for place in varying})
         )
-        for place, leaf in zip(single, moments, strict=True):
-            leaves[place] = leaf
-        return kept, structure.unflatten(leaves)
+        both = _intersections(*(_as_bools(masks, weights.leaves) for masks in (kept, new)))
+        # Constants outside of both masks are there already unless the masks are new. To write them
+        # at each update is part of the optimizer's pass over the moments; the loop would copy them.
+        moments |= reset(fixed, both, leaves)
+        found = [moments.get(place, leaf) for place, leaf in enumerate(leaves)]
+        return new, both, structure.unflatten(found)
 
     # optax's type of states leaves out None, which the key may be.
     return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
@@ -184,6 +187,10 @@ def _weights(
 ) -> Weights:
     paths: list[Path] = chosen.of([path for path, _ in flatten_with_path(params)])
     return Weights(params, paths, chosen.paths, chosen.leaves, grads, opt_state, step, key)
+
+
+def _intersections(before: list[jax.Array], after: list[jax.Array]) -> list[jax.Array]:
+    return [m & n for m, n in zip(before, after, strict=True)]
 
 
 def _as_bools(masks: list[jax.Array], leaves: Sequence[jax.Array]) -> list[jax.Array]:

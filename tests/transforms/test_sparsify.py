@@ -7,6 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
+from sparsejax.training import Batches, Checkpoints, fit, init_state, make_step
 from sparsejax.transforms import (
     ac_dc,
     adam_fisher_pruning,
@@ -59,8 +60,6 @@ def reference(optimizer, schedule, counts, steps):
     first = inner
     for n in range(steps):
         g = {name: leaf[n] for name, leaf in grads.items()}
-        seen = {**g, **{name: jnp.where(m, g[name], 0) for name, m in masks.items()}}
-        updates, inner = optimizer.update(seen, inner, params)
         if n in schedule.steps():
             number = schedule.steps().index(n)
             for name in masks:
@@ -76,6 +75,8 @@ def reference(optimizer, schedule, counts, steps):
             inner = jax.tree.map(
                 lambda t, i: reset(t, i) if _is_dict(t) else t, inner, first, is_leaf=_is_dict
             )
+        seen = {**g, **{name: jnp.where(m, g[name], 0) for name, m in masks.items()}}
+        updates, inner = optimizer.update(seen, inner, params)
         params = optax.apply_updates(params, updates)
         params = {k: jnp.where(masks.get(k, True), w, 0) for k, w in params.items()}
         yield params, masks, inner
@@ -369,6 +370,7 @@ def test_narrow_weights(dtype):
         (lambda: rigl(-0.1, 500), ValueError, r"sparsity must be a number in \[0, 1\); got -0.1"),
         (lambda: rigl(0.9, 500, drop_fraction=1.0), ValueError, r"drop_fraction .* in \(0, 1\); g"),
         (lambda: set_method(0.9, 500, drop_fraction=0), ValueError, r"drop_fraction .* in \(0, 1"),
+        (lambda: adam_fisher_pruning(0.5, one_shot(0)), ValueError, "schedule must prune after up"),
         (lambda: magnitude_pruning(0.6, pattern="2:4"), ValueError, "must be 0.5 for pattern '2:4"),
         (lambda: magnitude_pruning(0.5, pattern="4:2"), ValueError, "pattern must be None .* '4:2"),
         (
@@ -410,3 +412,26 @@ def test_lookahead_inside_is_refused_and_params_are_needed():
         optimizer.init(optax.LookaheadParams.init_synced(start()))
     with pytest.raises(ValueError, match="params must be passed to update"):
         sparsify(optax.sgd(0.1), METHODS["magnitude"]).update(start(), None)
+
+
+def test_a_run_resumes_from_a_checkpoint_to_the_same_bits(tmp_path):
+    optimizer = sparsify(
+        optax.adam(0.05), set_method(0.5, end=8, every=2, key=5), mask_dtype="packed"
+    )
+    data = {"x": np.random.default_rng(0).normal(size=(40, 16)).astype(np.float32)}
+
+    def loss(params, batch, key):
+        del key
+        return ((batch["x"] @ params["a"] + params["bias"] - 1) ** 2).mean(), {}
+
+    def trained(steps, **options):
+        params = {name: start()[name] for name in ("a", "bias")}
+        state = init_state(params, optimizer, jax.random.key(0))
+        return fit(take, state, Batches(data, 8), steps=steps, **options)
+
+    take = make_step(loss, optimizer)
+    whole = trained(9)
+    folder = tmp_path / "checkpoints"
+    trained(5, checkpoints=Checkpoints(folder, every=5))
+    resumed = trained(9, checkpoints=Checkpoints(folder, every=9))
+    same((resumed.params, resumed.opt_state), (whole.params, whole.opt_state))

@@ -1,0 +1,202 @@
+"""Cost of training with masks, beside JaxPruner: ``python -m benchmarks.transforms``.
+
+Steps of LeNet300 (batch 128) and of ResNet-20 (a small batch), by Adam alone, with gradual
+magnitude pruning and with RigL, which renew their masks every 100 updates; and the updates of the
+optimizers alone, on updates that renew masks and on others. All are interleaved in one process.
+JaxPruner is left out if it cannot be imported. Run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from flax import nnx
+
+from benchmarks.timing import interleaved, write
+from sparsejax.models import LeNet300, ResNet20
+from sparsejax.transforms import magnitude_pruning, polynomial, rigl, sparsify
+
+_EVERY, _END, _SPARSITY, _DROP = 100, 100_000, 0.9, 0.3
+_DUE, _NOT_DUE = 50 * _EVERY, 50 * _EVERY + 1
+"""Updates in the middle of the schedules."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Cost of a step with masks, relative to the optimizer alone and to JaxPruner."""
+
+    repeats: int = 9
+    """Timed calls of each; the median counts."""
+    resnet_batch: int = 16
+    """Batch size of ResNet-20."""
+    output: Path | None = None
+    """JSON file to write; default: none."""
+
+
+def main(config: Config) -> None:
+    """Measure, print, and write the JSON file if one is given."""
+    results = {}
+    for name, model, shape, steps in (
+        ("LeNet300", LeNet300(rngs=nnx.Rngs(0)), (128, 784), _EVERY),
+        ("ResNet-20", ResNet20(rngs=nnx.Rngs(0)), (config.resnet_batch, 32, 32, 3), 4),
+    ):
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
+        rng = np.random.default_rng(0)
+        batch = jnp.asarray(rng.normal(size=shape), jnp.float32), jnp.arange(shape[0]) % 10
+
+        def loss(params, batch, graph=graph, rest=rest):
+            logits = nnx.merge(graph, params, rest)(batch[0])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
+
+        plain = nnx.to_pure_dict(params)
+        results[name] = measured(name, loss, params, plain, batch, steps, config.repeats)
+    write(config.output, "transforms", results)
+
+
+def measured(name, loss, params, plain, batch, steps, repeats) -> dict[str, Any]:
+    """Measure whole steps and updates alone, and print both."""
+    optimizers = {
+        "optimizer alone": optax.adam(1e-3),
+        "magnitude": sparsify(
+            optax.adam(1e-3), magnitude_pruning(_SPARSITY, polynomial(0, _END, _EVERY))
+        ),
+        "magnitude, packed": sparsify(
+            optax.adam(1e-3), magnitude_pruning(_SPARSITY, polynomial(0, _END, _EVERY)),
+            mask_dtype="packed",
+        ),
+        "rigl": sparsify(optax.adam(1e-3), rigl(_SPARSITY, _END, _EVERY, _DROP)),
+    }  # fmt: skip
+    updates: dict[str, Callable[[], object]] = {}
+    whole: dict[str, Callable[[], object]] = {}
+    for method, optimizer in optimizers.items():
+        whole[method] = _steps(optimizer, loss, params, batch, steps)
+        updates |= _updates(method, optimizer, params, steps)
+    for method, updater in _jaxpruner().items():
+        updates |= _updates(f"JaxPruner {method}", updater.wrap_optax(optax.adam(1e-3)), plain,
+                            steps, updater.post_gradient_update)  # fmt: skip
+    step_seconds = {
+        method: [s / steps for s in times] for method, times in interleaved(whole, repeats).items()
+    }
+    update_seconds = {
+        method: [s / steps for s in times]
+        for method, times in interleaved(updates, repeats).items()
+    }
+    update = {k: statistics.median(v) for k, v in update_seconds.items()}
+    step = statistics.median(step_seconds["optimizer alone"])
+    alone = update["optimizer alone"]
+    print(f"{name}: a step takes {1e3 * step:.2f} ms, its update {1e3 * alone:.3f} ms")
+    print(f"{'added by':<24}{'each update':>14}{'a renewal':>14}{'amortised':>14}{'of a step':>10}")
+    summary = {}
+    for method in [m for m in update if f"{m}, renewing" in update]:
+        each = update[method] - alone
+        renewal = update[f"{method}, renewing"] - update[method]
+        amortised = each + renewal / _EVERY
+        summary[method] = {
+            "added_to_each_update": each, "added_by_a_renewal": renewal,
+            "amortised": amortised, "share_of_a_step": amortised / step,
+        }  # fmt: skip
+        print(f"{method:<24}{1e3 * each:>11.3f} ms{1e3 * renewal:>11.3f} ms"
+              f"{1e3 * amortised:>11.3f} ms{amortised / step:>9.1%}")  # fmt: skip
+    for method, times in step_seconds.items():
+        print(f"whole steps, {method}: {statistics.median(times) / step:.3f}x")
+    return {"step_seconds": step_seconds, "update_seconds": update_seconds, "added": summary}
+
+
+def _steps(optimizer, loss, params, batch, steps) -> Callable[[], object]:
+    """A function that takes some steps, the first of which renews masks if there are as many."""
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def scanned(carry):
+        def step(carry, _):
+            params, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(params, batch), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, carry, None, length=steps)[0]
+
+    params = jax.tree.map(jnp.copy, params)
+    carry = params, optimizer.init(params)
+    if steps < _EVERY:
+        carry = params, _at(carry[1], _NOT_DUE)
+
+    def run() -> None:
+        nonlocal carry
+        carry = jax.block_until_ready(scanned(carry))
+
+    return run
+
+
+def _updates(method, optimizer, params, steps, after=lambda params, state: params):
+    """Functions that make some updates alone: ordinary ones, and ones that renew masks."""
+
+    @jax.jit
+    def scanned(carry, step):
+        def one(carry, _):
+            params, state = carry
+            grads = jax.tree.map(lambda w: 0.9 * w, params)
+            updates, state = optimizer.update(grads, _at(state, step), params)
+            return (after(optax.apply_updates(params, updates), state), state), None
+
+        return jax.lax.scan(one, carry, None, length=steps)[0]
+
+    carry = jax.tree.map(jnp.copy, (params, optimizer.init(params)))
+    run = lambda step: jax.block_until_ready(scanned(carry, step))  # noqa: E731
+    functions = {method: lambda: run(_NOT_DUE)}
+    if hasattr(carry[1], "mask") or hasattr(carry[1], "masks"):
+        functions[f"{method}, renewing"] = lambda: run(_DUE)
+    return functions
+
+
+def _at(state, step):
+    """The state before a given update."""
+    step = jnp.asarray(step, jnp.int32)
+    if hasattr(state, "mask"):
+        return state._replace(step=step)
+    return state._replace(count=step) if hasattr(state, "masks") else state
+
+
+def _jaxpruner() -> dict[str, Any]:
+    """JaxPruner's updaters with the same settings."""
+    try:
+        if not hasattr(jax, "tree_map"):
+            jax.tree_map = jax.tree.map  # type: ignore[attr-defined]  # which it still calls
+        import jaxpruner  # type: ignore[import-not-found,unused-ignore]
+        from jaxpruner import sparsity_distributions  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        print("JaxPruner is not installed, so it is not compared")
+        return {}
+    schedule = jaxpruner.PolynomialSchedule(
+        update_freq=_EVERY, update_start_step=0, update_end_step=_END
+    )
+
+    def kernels(key, param):
+        return param.ndim > 1
+
+    def distribution(kind):
+        return functools.partial(kind, sparsity=_SPARSITY, filter_fn=kernels)
+
+    return {
+        "magnitude": jaxpruner.MagnitudePruning(
+            sparsity_distribution_fn=distribution(sparsity_distributions.uniform),
+            scheduler=schedule,
+        ),
+        "rigl": jaxpruner.RigL(
+            sparsity_distribution_fn=distribution(sparsity_distributions.erk),
+            scheduler=schedule,
+            drop_fraction_fn=optax.cosine_decay_schedule(_DROP, _END),
+        ),
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, prog="python -m benchmarks.transforms"))
