@@ -309,6 +309,7 @@ TRACED = {
     ),
     "expected_density": lambda e: constraints.expected_density(jax.nn.sigmoid(e.x)),
     "lagrangian": lambda e: constraints.lagrangian(scalar(1), scalar(0.2), scalar(0.3)),
+    "update_penalty": lambda e: constraints.update_penalty(e.params, e.grads(), 2.0, restart=1.0),
     "augmented_lagrangian": lambda e: constraints.augmented_lagrangian(
         scalar(1), scalar(0.2), scalar(0.3), 10.0
     ),

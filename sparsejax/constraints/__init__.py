@@ -23,6 +23,7 @@ from sparsejax.constraints._descent_ascent import (
 from sparsejax.constraints._dual_ascent import DualAscentState, dual_ascent
 from sparsejax.constraints._lagrangian import augmented_lagrangian, lagrangian
 from sparsejax.constraints._nupi import NuPIState, nupi
+from sparsejax.constraints._update_penalty import update_penalty
 
 __all__ = [
     "AnnealBoundState",
@@ -41,4 +42,5 @@ __all__ = [
     "gate_groups",
     "lagrangian",
     "nupi",
+    "update_penalty",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -61,3 +62,50 @@ def check_finite(violation: PyTree[Array]) -> None:
                 f"violation must be finite; {jax.tree_util.keystr(path) or 'its leaf'} holds "
                 f"{number[~np.isfinite(number)].flat[0]}"
             )
+
+
+def gains(
+    name: str, value: Any, allowed: str, fits: Callable[[float], bool]
+) -> Callable[[Array, PyTree[Array]], PyTree[Array]]:
+    """Return a gain, one for all constraints or one for each, as a function of step and tree.
+
+    Args:
+      name: the name of the gain in error messages.
+      value: a scalar, a schedule, or a pytree of these and of arrays that is a prefix of the
+        multipliers.
+      allowed: what a gain may be, for error messages.
+      fits: whether a known gain is allowed.
+
+    Returns:
+      ``(step, multipliers) -> gains``, a tree like the multipliers whose leaves broadcast to
+      theirs.
+
+    Raises:
+      TypeError: a gain is not a number.
+      ValueError: a known gain does not fit.
+    """
+
+    def one(path: Any, gain: Any) -> Callable[[Array], Array]:
+        label = name + jax.tree_util.keystr(path)
+        if callable(gain) or np.ndim(gain) == 0:
+            return _checks.schedule(label, gain, allowed, fits)
+        number = _checks.known(gain)
+        if number is not None and not all(fits(float(x)) for x in number.flat):
+            raise ValueError(f"{label} must hold {allowed}; got {gain}")
+        array = jnp.asarray(gain)
+        return lambda step: array
+
+    found = jax.tree_util.tree_map_with_path(one, value, is_leaf=lambda node: node is None)
+
+    def at(step: Array, multipliers: PyTree[Array]) -> PyTree[Array]:
+        try:
+            spread = jax.tree.broadcast(found, multipliers)
+        except ValueError as error:
+            structures: tuple[Any, Any] = jax.tree.structure(value), jax.tree.structure(multipliers)
+            raise ValueError(
+                f"{name} must be a scalar, a schedule or a prefix of the multipliers; its "
+                f"structure is {structures[0]}, theirs is {structures[1]}"
+            ) from error
+        return jax.tree.map(lambda gain, _: gain(step), spread, multipliers)
+
+    return at

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import PyTree
 
 from sparsejax._extra_args import accepting_extra_args
@@ -19,6 +21,7 @@ from sparsejax.constraints._lagrangian import lagrangian as plain_lagrangian
 Batch = Any
 Constraint = Callable[[PyTree, Batch, jax.Array], PyTree]
 Lagrangian = Callable[[jax.Array, PyTree, PyTree], jax.Array]
+Scheme: TypeAlias = Literal["simultaneous", "dual_first", "primal_first", "extrapolation"]
 
 
 def constrained_step(
@@ -26,8 +29,9 @@ def constrained_step(
     constraint: Constraint,
     optimizer: optax.GradientTransformation,
     lagrangian: Lagrangian = plain_lagrangian,
+    scheme: Scheme = "simultaneous",
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    r"""Build one simultaneous descent-ascent step as a pure function that is not jitted yet.
+    r"""Build one descent-ascent step as a pure function that is not jitted yet.
 
     .. math:: \min_x \max_{\lambda \ge 0} \; f(x) + \lambda^\top g(x)
 
@@ -59,6 +63,16 @@ def constrained_step(
       optimizer: a `descent_ascent`, alone or in an ``optax.chain``.
       lagrangian: ``(loss, violation, multiplier) -> scalar``, e.g. ``functools.partial(
         augmented_lagrangian, penalty=10.0)``.
+      scheme: what the two sides see of one another:
+
+        - ``"simultaneous"``: both move from the same point.
+        - ``"dual_first"``: the multipliers move, and the parameters move with the new ones. Loss
+          and constraints are evaluated once.
+        - ``"primal_first"``: the parameters move, and the multipliers move by the violations at the
+          new ones, which costs one more evaluation of the constraints.
+        - ``"extrapolation"``: both take a step to a point ahead, and from where they were they move
+          by the gradients there (extragradient), at twice the cost. It converges where simultaneous
+          steps circle around a saddle point.
 
     Returns:
       ``(state, batch) -> (state, metrics)``. The state is a ``sparsejax.training.TrainState``; step
@@ -67,34 +81,66 @@ def constrained_step(
       path of a leaf, as in ``violation/dense1``, where they are trees, and the largest where a leaf
       holds several.
 
+    Raises:
+      ValueError: ``scheme`` is none of these.
+
     References:
-      Gallego-Posada et al., NeurIPS 2022.
+      Gallego-Posada et al., NeurIPS 2022; Korpelevich, The extragradient method for finding saddle
+      points and other problems, Matecon 12 (1976); Sohrabi et al., ICML 2024 (alternating updates).
     """
+    if scheme not in typing.get_args(Scheme):
+        raise ValueError(
+            f"scheme must be one of {', '.join(map(repr, typing.get_args(Scheme)))}; got {scheme!r}"
+        )
     extra_args_optimizer = accepting_extra_args(optimizer)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
+
+        def taken(
+            multiplier: PyTree, ahead: PyTree = None, violation: PyTree = None
+        ) -> tuple[TrainState, jax.Array, Any]:
+            """Take a step from ``state``, with gradients at a point ahead if there is one."""
+
+            def evaluate(params: PyTree) -> tuple[jax.Array, Any]:
+                value, metrics, statistics = call_loss(loss, params, state.statistics, batch, key)
+                g = constraint(params, batch, key)
+                return lagrangian(value, g, multiplier), (value, g, metrics, statistics)
+
+            def objective(params: PyTree) -> tuple[jax.Array, Any]:
+                if ahead is None:
+                    return evaluate(params)
+                # The values ahead, differentiated as if they were those of ``params``.
+                zeros = jax.tree.map(lambda x: x - lax.stop_gradient(x), params)
+                return evaluate(jax.tree.map(jnp.add, ahead, zeros))
+
+            def value_fn(params: PyTree, violation: PyTree = None) -> jax.Array:
+                # A line search outside of `descent_ascent` refuses an extra argument that the
+                # function which it evaluates does not name; this one varies with the parameters.
+                del violation
+                return evaluate(params)[0]
+
+            return gradient_step(
+                objective,
+                extra_args_optimizer,
+                state,
+                extra_args=lambda aux: {"violation": aux[1] if violation is None else violation},
+                value_fn=value_fn,
+            )
+
+        # Each scheme takes the step again from the same state with what it saw ahead. Of the first
+        # attempt only that is used, and the compiler leaves the rest out.
         multiplier = current_multipliers(state.opt_state)
-
-        def objective(params: PyTree) -> tuple[jax.Array, Any]:
-            value, metrics, statistics = call_loss(loss, params, state.statistics, batch, key)
-            violation = constraint(params, batch, key)
-            return lagrangian(value, violation, multiplier), (value, violation, metrics, statistics)
-
-        def value_fn(params: PyTree, violation: PyTree = None) -> jax.Array:
-            # A line search outside of `descent_ascent` refuses an extra argument that the function
-            # which it evaluates does not name; this one varies with the parameters by itself.
-            del violation
-            return objective(params)[0]
-
-        state, total, (value, violation, metrics, statistics) = gradient_step(
-            objective,
-            extra_args_optimizer,
-            state,
-            extra_args=lambda aux: {"violation": aux[1]},
-            value_fn=value_fn,
-        )
-        return state._replace(statistics=statistics), {
+        new, total, aux = first = taken(multiplier)
+        if scheme == "dual_first":
+            multiplier = current_multipliers(new.opt_state)
+            new, total, aux = first = taken(multiplier)
+        elif scheme == "primal_first":
+            new, _, _ = taken(multiplier, violation=constraint(new.params, batch, key))
+        elif scheme == "extrapolation":
+            new, _, aux = taken(current_multipliers(new.opt_state), ahead=new.params)
+        value, violation, metrics, _ = first[2]
+        return new._replace(statistics=aux[3]), {
             "loss": value,
             "lagrangian": total,
             **_largest("violation", violation),

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int32
+from jaxtyping import Array, Int32, PyTree
 
-from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
 from sparsejax.constraints import _arguments, _ascent
 
@@ -26,7 +25,7 @@ class DualAscentState(NamedTuple):
 
 
 def dual_ascent(
-    learning_rate: optax.ScalarOrSchedule, restarts: bool = True, equality: bool = False
+    learning_rate: PyTree[optax.ScalarOrSchedule], restarts: bool = True, equality: bool = False
 ) -> optax.GradientTransformation:
     r"""Projected gradient ascent on Lagrange multipliers, with dual restarts.
 
@@ -46,7 +45,9 @@ def dual_ascent(
     just outside of the constraint. `nupi` avoids both.
 
     Args:
-      learning_rate: scalar ``eta >= 0``, may be traced; or a schedule of the number of updates.
+      learning_rate: scalar ``eta >= 0``, may be traced; or a schedule of the number of updates; or
+        a pytree of these that is a prefix of the multipliers, for a rate of each constraint, also
+        as arrays that broadcast to the multipliers.
       restarts: whether a multiplier is reset to 0 when its constraint is satisfied.
       equality: whether the constraints are  g(x) = 0 ; their multipliers may have either sign and
         are neither projected nor restarted.
@@ -58,7 +59,7 @@ def dual_ascent(
 
     Raises:
       TypeError: ``learning_rate`` is not a number; in ``init``: a multiplier is not floating point.
-      ValueError: ``learning_rate`` is negative or not a finite scalar; in ``init``: a multiplier is
+      ValueError: ``learning_rate`` is negative or not finite; in ``init``: a multiplier is
         not finite, or is negative and belongs to an inequality; in ``update``: ``params`` is
         missing, violations and multipliers differ in structure or shape, or a known violation
         (outside ``jit``) is not finite.
@@ -79,7 +80,7 @@ def dual_ascent(
       >>> print(new["size"], new["speed"])
       1.05 0.0
     """
-    rate_at = _checks.schedule(
+    rate_at = _arguments.gains(
         "learning_rate", learning_rate, "a finite number >= 0", lambda x: 0 <= x < math.inf
     )
 
@@ -92,16 +93,16 @@ def dual_ascent(
     ) -> tuple[optax.Updates, DualAscentState]:
         violation, multipliers = updates, params
         _ascent.check(violation, multipliers)
-        rate = rate_at(state.step)
 
-        def step_of(g: Array, multiplier: Array) -> Array:
+        def step_of(g: Array, multiplier: Array, rate: Array) -> Array:
             wide = at_least_float32(multiplier)
             step = rate.astype(wide) * jnp.asarray(g, wide)
             if restarts and not equality:
                 step = jnp.where(jnp.asarray(g) <= 0, -jnp.asarray(multiplier, wide), step)
             return step
 
-        steps = jax.tree.map(step_of, violation, multipliers)
+        rates = rate_at(state.step, multipliers)
+        steps = jax.tree.map(step_of, violation, multipliers, rates)
         ascent = _ascent.ascend(steps, violation, multipliers, equality)
         return ascent, DualAscentState(jnp.asarray(optax.safe_increment(state.step)))
 

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
-from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
 from sparsejax.constraints import _arguments
 
@@ -51,7 +50,7 @@ def augmented_lagrangian(
     loss: Float[ArrayLike, ""],
     violation: PyTree[Float[Array, "..."]],
     multiplier: PyTree[Float[Array, "..."]],
-    penalty: Real[ArrayLike, ""],
+    penalty: PyTree[Real[ArrayLike, "..."]],
     equality: bool = False,
 ) -> Float[Array, ""]:
     r"""The augmented Lagrangian, with a quadratic penalty on violated constraints.
@@ -71,7 +70,9 @@ def augmented_lagrangian(
       loss: scalar, f(x).
       violation: pytree of float arrays, g(x), as in `lagrangian`.
       multiplier: pytree of float arrays of the same structure and shapes, lambda.
-      penalty: c, a positive scalar, may be traced.
+      penalty: c, a positive scalar, may be traced; or a pytree of them that is a prefix of the
+        violations, also as arrays that broadcast to them, for a coefficient of each constraint (see
+        `update_penalty`).
       equality: whether the constraints are  g(x) = 0 .
 
     Returns:
@@ -80,7 +81,7 @@ def augmented_lagrangian(
     Raises:
       TypeError: ``penalty`` is not a number.
       ValueError: ``violation`` and ``multiplier`` differ in structure or shape, or ``penalty`` is
-        not a positive, finite scalar.
+        not positive and finite.
 
     References:
       Rockafellar, The multiplier method of Hestenes and Powell applied to convex programming,
@@ -92,9 +93,11 @@ def augmented_lagrangian(
       >>> print(augmented_lagrangian(1.0, jnp.array(0.5), jnp.array(2.0), penalty=8.0))
       3.0
     """
-    c = _checks.scalar("penalty", penalty, "a finite number > 0", lambda x: 0 < x < math.inf)
+    penalty_at = _arguments.gains(
+        "penalty", penalty, "a finite number > 0", lambda x: 0 < x < math.inf
+    )
 
-    def term(m: Array, g: Array) -> Array:
+    def term(m: Array, g: Array, c: Array) -> Array:
         weight = c.astype(m.dtype)
         inside = m * g + weight * g**2 / 2
         if equality:
@@ -102,19 +105,22 @@ def augmented_lagrangian(
         # The expanded square, since the difference of two large squares cancels small terms.
         return jnp.where(m + weight * g < 0, -(m**2) / (2 * weight), inside)
 
-    return _add_terms(loss, violation, multiplier, term)
+    coefficients = penalty_at(jnp.asarray(0, jnp.int32), multiplier)
+    return _add_terms(loss, violation, multiplier, term, coefficients)
 
 
 def _add_terms(
     loss: Float[ArrayLike, ""],
     violation: PyTree[Float[Array, "..."]],
     multiplier: PyTree[Float[Array, "..."]],
-    term: Callable[[Array, Array], Array],
+    term: Callable[..., Array],
+    *others: PyTree[Array],
 ) -> Float[Array, ""]:
     _arguments.check_like_multipliers(violation, multiplier)
     total = jnp.asarray(loss, at_least_float32(loss))
-    pairs = zip(jax.tree.leaves(multiplier), jax.tree.leaves(violation), strict=True)
-    for m, g in pairs:
+    trees = map(jax.tree.leaves, (multiplier, violation, *others))
+    for m, g, *more in zip(*trees, strict=True):
         wide = at_least_float32(m, g)
-        total = total + term(jnp.asarray(m, wide), jnp.asarray(g, wide)).sum().astype(total.dtype)
+        added = term(jnp.asarray(m, wide), jnp.asarray(g, wide), *more)
+        total = total + added.sum().astype(total.dtype)
     return total

@@ -29,8 +29,8 @@ class NuPIState(NamedTuple):
 
 
 def nupi(
-    ki: optax.ScalarOrSchedule,
-    kp: optax.ScalarOrSchedule,
+    ki: PyTree[optax.ScalarOrSchedule],
+    kp: PyTree[optax.ScalarOrSchedule],
     nu: Real[ArrayLike, ""] = 0.0,
     equality: bool = False,
     initial_average: Literal["violation", "zero"] = "violation",
@@ -59,8 +59,10 @@ def nupi(
     The last two are of theoretical interest: a negative ``kp`` amplifies oscillations.
 
     Args:
-      ki: integral gain, a scalar ``>= 0``, may be traced; or a schedule of the number of updates.
-      kp: proportional gain, a finite scalar, may be traced; or a schedule.
+      ki: integral gain, a scalar ``>= 0``, may be traced; or a schedule of the number of updates;
+        or a pytree of these that is a prefix of the multipliers, for a gain of each constraint,
+        also as arrays that broadcast to the multipliers.
+      kp: proportional gain, a finite scalar, a schedule or a pytree, likewise.
       nu: decay of the moving average, a scalar in ``(-1, 1)``, may be traced; 0 for no averaging.
       equality: whether the constraints are  g(x) = 0 ; their multipliers may have either sign and
         are not projected.
@@ -96,8 +98,8 @@ def nupi(
       0.5
       0.8125
     """
-    ki_at = _checks.schedule("ki", ki, "a finite number >= 0", lambda x: 0 <= x < math.inf)
-    kp_at = _checks.schedule("kp", kp, "a finite number", math.isfinite)
+    ki_at = _arguments.gains("ki", ki, "a finite number >= 0", lambda x: 0 <= x < math.inf)
+    kp_at = _arguments.gains("kp", kp, "a finite number", math.isfinite)
     memory = _checks.scalar("nu", nu, "a number between -1 and 1", lambda x: -1 < x < 1)
     if initial_average not in ("violation", "zero"):
         raise ValueError(f"initial_average must be 'violation' or 'zero'; got {initial_average!r}")
@@ -118,10 +120,10 @@ def nupi(
             first = state.step == 0
             before = jax.tree.map(lambda g, xi: jnp.where(first, g, xi), wide, before)
         change = jax.tree.map(lambda g, xi: (1 - memory).astype(g.dtype) * (g - xi), wide, before)
-        integral, proportional = ki_at(state.step), kp_at(state.step)
+        integral, proportional = (at(state.step, multipliers) for at in (ki_at, kp_at))
         steps = jax.tree.map(
-            lambda g, d: integral.astype(g.dtype) * g + proportional.astype(g.dtype) * d,
-            wide, change,
+            lambda g, d, ki, kp: ki.astype(g.dtype) * g + kp.astype(g.dtype) * d,
+            wide, change, integral, proportional,
         )  # fmt: skip
         ascent = _ascent.ascend(steps, violation, multipliers, equality)
         average = jax.tree.map(jnp.add, before, change)
