@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from sparsejax._variables import Path, flatten_with_path
@@ -21,17 +23,19 @@ def owners(opt_state: PyTree, params: PyTree) -> list[Path | None]:
     path counts. Its trailing dimensions must be those of the parameter, so that each of its entries
     belongs to one weight. None stands for all other leaves.
     """
-    shapes = {path: jnp.shape(leaf) for path, leaf in flatten_with_path(params)}
+    shapes = {path: np.shape(leaf) for path, leaf in flatten_with_path(params)}
     found: list[Path | None] = []
     for path, leaf in flatten_with_path(opt_state):
         suffixes = (path[start:] for start in range(len(path) + 1))
         owner = next((suffix for suffix in suffixes if suffix in shapes), None)
+        if not _is_floating(leaf):
+            owner = None
         if owner is not None:
             shape = shapes[owner]
-            fits = jnp.ndim(leaf) >= len(shape) and (
-                jnp.shape(leaf)[jnp.ndim(leaf) - len(shape) :] == shape
+            fits = len(leaf.shape) >= len(shape) and (
+                leaf.shape[len(leaf.shape) - len(shape) :] == shape
             )
-            owner = owner if fits and _is_floating(leaf) else None
+            owner = owner if fits else None
         found.append(owner)
     return found
 
@@ -44,11 +48,11 @@ def check_moments(opt_state: PyTree, params: PyTree, size: int) -> None:
     """
     belongs = owners(opt_state, params)
     for (path, leaf), owner in zip(flatten_with_path(opt_state), belongs, strict=True):
-        if owner is None and _is_floating(leaf) and jnp.size(leaf) >= size > 1:
+        if owner is None and _is_floating(leaf) and math.prod(leaf.shape) >= size > 1:
             raise ValueError(
                 "optimizer must keep its moments in trees like the parameters, so that those of "
                 "single weights can be found and set back; its state has an array of shape "
-                f"{jnp.shape(leaf)} at {jax.tree_util.keystr(path)}, as that of optax.flatten has"
+                f"{leaf.shape} at {jax.tree_util.keystr(path)}, as that of optax.flatten has"
             )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from sparsejax.transforms import _scores
@@ -220,7 +220,7 @@ def adam_fisher_pruning(
     """
     target = make_target(sparsity, distribution or uniform(), pattern)
     schedule = one_shot(1) if schedule is None else schedule
-    method = _pruning(_scores.adam_fisher, target, schedule, check=_scores.adam_fisher)
+    method = _pruning(_scores.adam_fisher, target, schedule, check=_scores.check_second_moments)
     if schedule.begin == 0 and schedule.progresses()[0] > 0:
         raise ValueError(
             "schedule must prune after update 0, before which all second moments are zero; got "
@@ -233,7 +233,7 @@ def _pruning(
     score: Score,
     target: Target,
     schedule: PruningSchedule | None,
-    check: Score | None = None,
+    check: Callable[[Weights], None] | None = None,
 ) -> SparseMethod:
     """Return the method that keeps the weights with the largest scores among those left."""
     schedule = one_shot() if schedule is None else schedule
@@ -248,7 +248,7 @@ def _pruning(
     def first_mask(weights: Weights) -> Masks:
         counts(weights)  # raises where the budget cannot be met
         if check is not None:
-            jax.eval_shape(lambda: check(weights))
+            check(weights)
         return all_kept(weights)
 
     def next_mask(weights: Weights, masks: Masks) -> Masks:

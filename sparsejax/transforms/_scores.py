@@ -45,22 +45,27 @@ def chance(weights: Weights) -> list[Float[Array, "..."]]:
 
 
 def adam_fisher(weights: Weights) -> list[Float[Array, "..."]]:
-    """Return w^2 v, in float32 or wider, with the second moment v of the optimizer.
+    """Return w^2 v, in float32 or wider, with the second moment v of the optimizer."""
+    moments = second_moments(weights.opt_state, weights.params)
+    wide = [w.astype(at_least_float32(w)) for w in weights.leaves]
+    return [
+        w**2 * moments[path].astype(w.dtype) for path, w in zip(weights.paths, wide, strict=True)
+    ]
+
+
+def check_second_moments(weights: Weights) -> None:
+    """Check that the optimizer keeps second moments of all chosen leaves.
 
     Raises:
-      ValueError: the optimizer keeps no second moments of a leaf.
+      ValueError: it does not.
     """
     moments = second_moments(weights.opt_state, weights.params)
-    scores = []
-    for path, name, w in zip(weights.paths, weights.names, weights.leaves, strict=True):
+    for path, name in zip(weights.paths, weights.names, strict=True):
         if path not in moments:
             raise ValueError(
                 "optimizer must keep second moments in a field nu, as optax.adam does, for "
                 f"adam_fisher_pruning; its state has none for {name or 'the leaf'}"
             )
-        wide = at_least_float32(w)
-        scores.append(w.astype(wide) ** 2 * moments[path].astype(wide))
-    return scores
 
 
 def normalised(score: Score) -> Score:

@@ -28,7 +28,7 @@ class Weights(NamedTuple):
     grads: Sequence[Float[Array, "..."]]
     """Their dense gradients; empty at the start."""
     opt_state: PyTree
-    """The state of the inner optimizer before the update."""
+    """The state of the inner optimizer before the update; at the start its shapes and dtypes."""
     step: Int32[Array, ""]
     """The number of the update, counted from 0."""
     key: PRNGKeyArray | None

@@ -106,13 +106,15 @@ def sparsify(
         _refuse_lookahead(params)
         refuse_tied(params, where)
         chosen = choose(params, where)
-        inner_state = inner.init(params)
-        check_moments(inner_state, params, chosen.size)
+        shapes = jax.eval_shape(inner.init, params)
+        check_moments(shapes, params, chosen.size)
         step = jnp.asarray(0, jnp.int32)
         key = key_data(method.key)
-        weights = _weights(params, chosen, [], inner_state, step, _key_before(method.key, key, 0))
-        masks = [stored(mask, mask_dtype) for mask in method.first_mask(weights)]
-        tree = chosen.put_back(masks, others=optax.MaskedNode())
+        weights = _weights(params, chosen, [], shapes, step, _key_before(method.key, key, 0))
+        masks = method.first_mask(weights)
+        inner_state = inner.init(chosen.put_back(_masked(masks, chosen.leaves)))
+        kept = [stored(mask, mask_dtype) for mask in masks]
+        tree = chosen.put_back(kept, others=optax.MaskedNode())
         return SparsifyState(step, fresh(tree), fresh(key), inner_state)
 
     def update(

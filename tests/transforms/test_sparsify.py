@@ -324,7 +324,7 @@ def test_around_any_optimizer(name):
                     momentum = next(node.ema for node in state.inner_state if hasattr(node, "ema"))
                     assert not np.asarray(momentum[leaf])[outside].any()
     for leaf in ("a", "b"):  # weights go on moving after they were grown
-        assert (np.asarray(params[leaf])[np.asarray(state.mask[leaf])] != 0).mean() > 0.9
+        assert (np.asarray(params[leaf])[np.asarray(state.mask[leaf])] != 0).mean() > 0.8
 
 
 def test_shared_names_belong_to_the_longest_path():
