@@ -135,6 +135,13 @@ def through(env):
     )
 
 
+def indexed_ascent(env):
+    dual = constraints.indexed(constraints.nupi(0.1, 1.0))
+    multipliers = jnp.zeros(4, jnp.float32)
+    seen = constraints.Indexed(jnp.asarray([2, 1], jnp.int32), jnp.ones(2, jnp.float32))
+    return dual.update(seen, dual.init(multipliers), multipliers)
+
+
 def gate_kinds(env):
     found = []
     for kind in (gates.hard_concrete, gates.sigmoid):
@@ -309,6 +316,10 @@ TRACED = {
     ),
     "expected_density": lambda e: constraints.expected_density(jax.nn.sigmoid(e.x)),
     "lagrangian": lambda e: constraints.lagrangian(scalar(1), scalar(0.2), scalar(0.3)),
+    "with_surrogate": lambda e: jax.grad(lambda x: constraints.with_surrogate(x.max(), x.mean()))(
+        e.x
+    ),
+    "indexed": indexed_ascent,
     "update_penalty": lambda e: constraints.update_penalty(e.params, e.grads(), 2.0, restart=1.0),
     "augmented_lagrangian": lambda e: constraints.augmented_lagrangian(
         scalar(1), scalar(0.2), scalar(0.3), 10.0

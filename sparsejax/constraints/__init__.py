@@ -21,8 +21,10 @@ from sparsejax.constraints._descent_ascent import (
     descent_ascent,
 )
 from sparsejax.constraints._dual_ascent import DualAscentState, dual_ascent
+from sparsejax.constraints._indexed import Indexed, indexed
 from sparsejax.constraints._lagrangian import augmented_lagrangian, lagrangian
 from sparsejax.constraints._nupi import NuPIState, nupi
+from sparsejax.constraints._surrogate import with_surrogate
 from sparsejax.constraints._update_penalty import update_penalty
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "DescentAscentState",
     "DualAscentState",
     "GateGroup",
+    "Indexed",
     "NuPIState",
     "anneal_bound",
     "augmented_lagrangian",
@@ -40,7 +43,9 @@ __all__ = [
     "dual_ascent",
     "expected_density",
     "gate_groups",
+    "indexed",
     "lagrangian",
     "nupi",
     "update_penalty",
+    "with_surrogate",
 ]

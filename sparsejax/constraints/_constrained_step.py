@@ -16,6 +16,7 @@ from sparsejax._extra_args import accepting_extra_args
 from sparsejax._step import LossFunction, Metrics, call_loss, gradient_step
 from sparsejax._train_state import TrainState
 from sparsejax.constraints._descent_ascent import current_multipliers
+from sparsejax.constraints._indexed import shown_terms
 from sparsejax.constraints._lagrangian import lagrangian as plain_lagrangian
 
 Batch = Any
@@ -51,7 +52,8 @@ def constrained_step(
     sees the Lagrangian, not the loss.
 
     Where the quantity to constrain is not differentiable (an error rate, say), give its value the
-    gradient of a surrogate: ``surrogate + jax.lax.stop_gradient(value - surrogate)``.
+    gradient of a surrogate by `with_surrogate`. Where a batch shows some of many constraints,
+    return `Indexed` violations, for an `indexed` dual optimizer.
 
     Args:
       loss: ``(params, batch, key) -> (loss, metrics)``, where ``metrics`` are scalars by name. If
@@ -105,7 +107,8 @@ def constrained_step(
             def evaluate(params: PyTree) -> tuple[jax.Array, Any]:
                 value, metrics, statistics = call_loss(loss, params, state.statistics, batch, key)
                 g = constraint(params, batch, key)
-                return lagrangian(value, g, multiplier), (value, g, metrics, statistics)
+                total = lagrangian(value, *shown_terms(g, multiplier))
+                return total, (value, g, metrics, statistics)
 
             def objective(params: PyTree) -> tuple[jax.Array, Any]:
                 if ahead is None:
@@ -143,7 +146,7 @@ def constrained_step(
         return new._replace(statistics=aux[3]), {
             "loss": value,
             "lagrangian": total,
-            **_largest("violation", violation),
+            **_largest("violation", shown_terms(violation, multiplier)[0]),
             **_largest("multiplier", multiplier),
             **metrics,
         }

@@ -1,0 +1,124 @@
+"""Multipliers of many constraints, of which each batch shows some."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from sparsejax._extra_args import accepting_extra_args
+
+
+class Indexed(NamedTuple):
+    """Violations of some of many constraints, in place of an array of all of them."""
+
+    indices: Int[Array, "batch"]  # noqa: F821
+    """The numbers of the constraints, positions along the first dimension of the multipliers. A
+    constraint that occurs several times counts with its mean violation."""
+    values: Float[Array, "batch ..."]
+    """The violation of each."""
+
+
+def indexed(dual: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    r"""Let a dual optimizer update only the multipliers of the constraints that a batch shows.
+
+    .. math:: \lambda_i \leftarrow \operatorname{dual}(\lambda_i, g_i(x)) \quad\text{for } i
+              \text{ in the batch}
+
+    Wherever violations are `Indexed` in place of an array, the multipliers that are not indexed
+    stay as they are, and so do their entries in the state of ``dual``, such as the averages of
+    `nupi`. `constrained_step` adds up the terms of the indexed constraints only, each time that it
+    occurs. So one constraint for each example of a data set can be trained: a ``constraint`` that
+    returns ``Indexed(batch["index"], violations)``.
+
+    Args:
+      dual: a dual optimizer that treats each multiplier by itself, such as `dual_ascent` or `nupi`.
+
+    Returns:
+      A ``GradientTransformationExtraArgs`` for the multipliers, with the calling convention of
+      `dual_ascent`.
+
+    Raises:
+      ValueError: in ``update``: ``params`` (the multipliers) is missing; and as ``dual`` raises it.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from sparsejax.constraints import Indexed, dual_ascent, indexed
+      >>> dual = indexed(dual_ascent(0.5, restarts=False))
+      >>> multipliers = jnp.zeros(4)
+      >>> seen = Indexed(jnp.array([3, 1]), jnp.array([1.0, 2.0]))
+      >>> updates, state = dual.update(seen, dual.init(multipliers), multipliers)
+      >>> print(optax.apply_updates(multipliers, updates))
+      [0.  1.  0.  0.5]
+    """
+    inner = accepting_extra_args(dual)
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, Any]:
+        if params is None:
+            raise ValueError("params (the multipliers) must be passed to update")
+        pairs = jax.tree.map(_spread, updates, params, is_leaf=is_indexed)
+        is_pair = lambda node: isinstance(node, _Spread)  # noqa: E731
+        dense = jax.tree.map(lambda pair: pair.violation, pairs, is_leaf=is_pair)
+        shown = [pair.shown for pair in jax.tree.leaves(pairs, is_leaf=is_pair)]
+        if "grad" in extra:
+            extra["grad"] = dense
+        ascent, new = inner.update(dense, state, params, **extra)
+        # A tree in the state that is like the multipliers has one entry for each of them.
+        structure: Any = jax.tree.structure(params)
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
+
+        def like(node: Any) -> bool:
+            return bool(jax.tree.structure(node) == structure)
+
+        def kept(after: PyTree, before: PyTree) -> PyTree:
+            leaves, old = jax.tree.leaves(after), jax.tree.leaves(before)
+            if not like(after) or [jnp.shape(leaf) for leaf in leaves] != shapes:
+                return after
+            found = [jnp.where(*triple) for triple in zip(shown, leaves, old, strict=True)]
+            return structure.unflatten(found)
+
+        zeros = jax.tree.map(jnp.zeros_like, ascent)
+        # A single scalar multiplier looks like a counter, but it is shown always.
+        return kept(ascent, zeros), jax.tree.map(kept, new, state, is_leaf=like)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+class _Spread(NamedTuple):
+    """The violations of all constraints, zero for those that a batch does not show."""
+
+    violation: Array
+    shown: Array
+
+
+def is_indexed(node: Any) -> bool:
+    """Whether a node holds violations of some constraints."""
+    return isinstance(node, Indexed)
+
+
+def shown_terms(
+    violation: PyTree[Array], multipliers: PyTree[Array]
+) -> tuple[PyTree[Array], PyTree[Array]]:
+    """Return the violations that a batch shows, and the multiplier of each."""
+    values = jax.tree.map(lambda g: g.values if is_indexed(g) else g, violation, is_leaf=is_indexed)
+    if not any(map(is_indexed, jax.tree.leaves(violation, is_leaf=is_indexed))):
+        return values, multipliers
+    shown = jax.tree.map(
+        lambda g, m: m[g.indices] if is_indexed(g) else m, violation, multipliers,
+        is_leaf=is_indexed,
+    )  # fmt: skip
+    return values, shown
+
+
+def _spread(g: Any, multiplier: Array) -> _Spread:
+    if not is_indexed(g):
+        return _Spread(g, jnp.ones(jnp.shape(g), bool))
+    zeros = jnp.zeros(multiplier.shape, g.values.dtype)
+    count = zeros.at[g.indices].add(jnp.ones_like(g.values))
+    total = zeros.at[g.indices].add(g.values)
+    return _Spread(total / jnp.maximum(count, 1), count > 0)
