@@ -80,6 +80,7 @@ def test_the_method_of_multipliers_with_growing_penalties():
     with jax.enable_x64(True):
         constraints = lambda p: {"less": p.sum() - 1, "equal": p[0] - p[1] - 0.5}  # noqa: E731
 
+        @jax.jit
         def minimised(multiplier, penalty):
             def objective(p):
                 g = constraints(p)
