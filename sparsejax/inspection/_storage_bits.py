@@ -77,7 +77,7 @@ class StorageBits(NamedTuple):
 def storage_bits(tree: PyTree, *, value_bits: int | None = None) -> StorageBits:
     r"""Count the bits that a tree takes in the forms of its compressed weights. Runs on the host.
 
-    The rules are those by which the LC toolkit states compression ratios:
+    The rules are those by which compression ratios are usually stated:
 
     - A quantised leaf takes :math:`\lceil \log_2 k \rceil` bits for each entry, and its codebook
       counts once for all leaves with an equal one.
@@ -103,6 +103,10 @@ def storage_bits(tree: PyTree, *, value_bits: int | None = None) -> StorageBits:
     Raises:
       TypeError: ``value_bits`` is not an integer, or a leaf is traced or no array of numbers.
       ValueError: ``value_bits`` is less than 1.
+
+    References:
+      Han, Mao and Dally, Deep compression: compressing deep neural networks with pruning, trained
+      quantization and Huffman coding, ICLR 2016 (gaps of a fixed width).
 
     Example:
       >>> import jax.numpy as jnp

@@ -101,7 +101,8 @@ def shrink(
     Args:
       network: a pure function, as it is used for inference, and its parameters, with zeros where
         pruned (gates and masks multiplied in, or multiplied in by the function). Arrays that the
-        function closes over are known, too.
+        function closes over are known, too. A kernel of low rank in the form of two factors is
+        made two layers first, where these take fewer products (`decode_network`).
       *inputs: examples, arrays or ``jax.ShapeDtypeStruct``; only shapes and dtypes are used. The
         first dimension is the batch and may differ later; the result does not depend on the number
         of examples. (The function is traced for other batch sizes, too. If it cannot be, or

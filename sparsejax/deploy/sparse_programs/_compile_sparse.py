@@ -83,7 +83,8 @@ def compile_sparse(
         logits = fast(images)
 
     Args:
-      network: a network, as for `shrink`; units that `shrink` cannot remove safely are kept.
+      network: a network, as for `shrink`, possibly with forms; units that `shrink` cannot remove
+        safely are kept.
       *inputs: examples, arrays or ``jax.ShapeDtypeStruct``, whose first dimension is the batch.
         Networks are timed on normal random numbers (zeros for other dtypes) of these shapes.
       kinds: the kinds to try besides ``dense``; default all.

@@ -87,6 +87,12 @@ def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
     return [builder.untransposed(result, numbers.out_spec)]
 
 
+_BY_WINDOW: dict[str, Any] = {
+    "window_strides": 1, "padding": (0, 0), "lhs_dilation": 1, "rhs_dilation": 1,
+}  # fmt: skip
+"""Parameters with an entry for each dimension of the window, and what has no effect."""
+
+
 def _factored(equation: Equation, operands: Sequence[Any]) -> Any:
     """Convolve with the factor that reads the input channels, and then with the other one.
 
@@ -119,12 +125,6 @@ def _factored(equation: Equation, operands: Sequence[Any]) -> Any:
     between = params["dimension_numbers"]._replace(out_spec=params["dimension_numbers"].lhs_spec)
     small = convolve(image, side, written, dimension_numbers=between, preferred_element_type=None)
     return convolve(small, not side, read)
-
-
-_BY_WINDOW: dict[str, Any] = {
-    "window_strides": 1, "padding": (0, 0), "lhs_dilation": 1, "rhs_dilation": 1,
-}  # fmt: skip
-"""Parameters with an entry for each dimension of the window, and what has no effect."""
 
 
 RULES = {
