@@ -1,4 +1,4 @@
-"""Checks of codebooks and of their sizes."""
+"""Codebooks and their sizes: checks, and the bits of a code."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ _MOST_VALUES = 2**16
 def check_k(k: int) -> int:
     """``k`` as a Python integer in range."""
     return _checks.python_integer("k", k, 1, _MOST_VALUES)
+
+
+def bits_for(count: int) -> int:
+    """Return the bits that tell ``count`` things apart."""
+    return max(count - 1, 0).bit_length()
 
 
 def check_codebook(codebook: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from sparsejax import _checks
+from sparsejax._codebooks import bits_for
 from sparsejax._forms import LowRankArray, QuantizedArray, RoundedArray, SumArray, is_form
 from sparsejax._variables import flatten_with_path
 from sparsejax.inspection._gap_code import gap_code
@@ -176,12 +177,12 @@ class _Count:
         self.codebooks[codebook.dtype.name, codebook.tobytes()] = codebook.size * self.value(
             leaf.codebook, label
         )
-        dense = codes.size * _width(codebook.size)
+        dense = codes.size * bits_for(codebook.size)
         values = int((codebook != 0).sum())
         if values == codebook.size:
             return "quantized", dense
         positions = np.flatnonzero(codebook[codes.ravel()] != 0)
-        best = gap_code(positions, _width(values), _width(values + 1)).bits
+        best = gap_code(positions, bits_for(values), bits_for(values + 1)).bits
         return ("quantized", dense) if dense <= best else ("quantized sparse", best)
 
 
@@ -191,11 +192,6 @@ def _plain(leaf: Any, bits: int) -> tuple[str, int]:
     sparse = gap_code(np.flatnonzero(array.ravel() != 0), bits).bits
     dense = array.size * bits
     return ("dense", dense) if dense <= sparse else ("sparse", sparse)
-
-
-def _width(count: int) -> int:
-    """The bits that tell ``count`` things apart."""
-    return max(count - 1, 0).bit_length()
 
 
 def _dtype_bits(dtype: Any) -> int:

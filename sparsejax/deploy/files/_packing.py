@@ -5,11 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 
-def bits_for(count: int) -> int:
-    """Return the bits that tell ``count`` things apart."""
-    return max(count - 1, 0).bit_length()
-
-
 def pack(numbers: np.ndarray, bits: int) -> bytes:
     """Write numbers [n] below ``2**bits``, the most significant bit of each first."""
     planes = np.arange(bits - 1, -1, -1, dtype=numbers.dtype)

@@ -8,9 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax._codebooks import bits_for
 from sparsejax.deploy.files import _varint
 from sparsejax.deploy.files._compression import compress
-from sparsejax.deploy.files._packing import bits_for, pack, packed_bytes, unpack
+from sparsejax.deploy.files._packing import pack, packed_bytes, unpack
 
 Spec = list[Any]
 """What the streams do not say about an array, as JSON."""

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from sparsejax.deploy.files._packing import bits_for, pack, packed_bytes, unpack
+from sparsejax._codebooks import bits_for
+from sparsejax.deploy.files._packing import pack, packed_bytes, unpack
 
 
 @pytest.mark.parametrize("bits", [0, 1, 2, 3, 7, 8, 9, 16, 17, 32])
