@@ -40,7 +40,8 @@ class Writer:
         common = int(np.bincount(flat).argmax()) if flat.size else 0
         mask = flat != common
         rest = flat[mask]
-        if 2 * rest.size < flat.size:
+        # Runs of a random mask take its entropy; compressing them to see more would take long.
+        if _entropy(rest.size, flat.size) + rest.size * bits_for(size - 1) < 8 * len(whole):
             packed = pack(rest - (rest > common), bits_for(size - 1))
             runs = _varint.encode(_runs(mask))
             if len(compress(runs)) + len(compress(packed)) < len(compress(whole)):
@@ -108,6 +109,13 @@ class Reader:
             raise ValueError("codes are missing")
         self._code = end
         return unpack(data, count, bits)
+
+
+def _entropy(count: int, size: int) -> float:
+    """The bits of a random mask with ``count`` of ``size`` entries set."""
+    shares = np.asarray([count, size - count]) / max(size, 1)
+    shares = shares[shares > 0]
+    return float(size * -(shares * np.log2(shares)).sum())
 
 
 def _size(shape: list[int]) -> int:
