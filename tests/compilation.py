@@ -10,9 +10,11 @@ if a version of JAX no longer calls it.
 """
 
 import atexit
+import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -26,6 +28,7 @@ _MAPS = Path("/proc/self/maps")
 
 compile_or_read = compiler.compile_or_get_cached
 programs: dict[str, object] = {}
+_optimized = False
 
 
 def share_programs() -> None:
@@ -52,6 +55,17 @@ def limit_programs() -> None:
         jax.clear_caches()
 
 
+@contextlib.contextmanager
+def as_users_compile() -> Iterator[None]:
+    """Compile with the usual flags of XLA; programs of both kinds are kept apart."""
+    global _optimized
+    jax.clear_caches()
+    _optimized = True
+    yield
+    _optimized = False
+    jax.clear_caches()
+
+
 def _options(folder: str) -> dict[str, object]:
     return {
         "jax_compilation_cache_dir": str(Path(os.environ[_VARIABLE]) / folder),
@@ -63,6 +77,8 @@ def _options(folder: str) -> dict[str, object]:
 
 def _compile_once(backend, module, devices, options, callbacks, executable_devices, *rest):
     load = compiler.backend_compile_and_load
+    if _optimized:
+        options.env_option_overrides = [*options.env_option_overrides, *flags.USUAL.items()]
     # A program holds on to the Python functions that it calls back.
     key = None if callbacks else compiler._get_cache_key(options, backend, module, devices)
     if key is None:

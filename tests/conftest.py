@@ -1,5 +1,6 @@
 """Eight simulated devices for every test (set before JAX starts), and the real MNIST."""
 
+import contextlib
 import os
 
 from tests import flags
@@ -26,3 +27,13 @@ def few_programs():
     """A process may map only so many pieces of memory, and each compiled program takes some."""
     yield
     compilation.limit_programs()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def usual_flags(request):
+    """Modules with the mark ``optimized`` run what users run, down to the last bit."""
+    marks = getattr(request.module, "pytestmark", ())
+    with contextlib.ExitStack() as stack:
+        if pytest.mark.optimized in (marks if isinstance(marks, list) else [marks]):
+            stack.enter_context(compilation.as_users_compile())
+        yield

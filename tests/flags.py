@@ -3,8 +3,9 @@
 Compiling is most of what the tests take. Without LLVM's optimisations, with one LLVM module for
 each program and with the earlier code generator (JAX 0.10 has both) it takes a third of the time.
 The flags concern the code that is made of a program; the passes that rewrite the program itself
-and that cut it for several devices are those that users get. With SPARSEJAX_TEST_OPTIMIZED, which
-`make test-oldest` sets, programs are compiled as users compile them.
+and that cut it for several devices are those that users get. Programs are compiled as users compile
+them in modules with the mark ``optimized``, which are about last bits, and everywhere with
+SPARSEJAX_TEST_OPTIMIZED, which `make test-oldest` sets.
 """
 
 import os
@@ -12,9 +13,13 @@ from importlib.metadata import version
 
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 
+USUAL = {"xla_backend_optimization_level": 3, "xla_cpu_parallel_codegen_split_count": 32}
+"""What XLA takes for the flags by default."""
+
 _GIVEN = os.environ.get("XLA_FLAGS", "").replace(EIGHT_DEVICES, "")  # pytest's workers inherit it
 _QUICK = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 if version("jaxlib") < "0.11":  # later versions have one code generator, and refuse the flag
+    USUAL["xla_cpu_use_fusion_emitters"] = True
     _QUICK.append("--xla_cpu_use_fusion_emitters=false")
 
 

@@ -1,5 +1,6 @@
 """The compilation cache of the tests: what it shares and what it must not."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +103,13 @@ def test_a_command_has_one_device_and_leaves_its_programs_to_the_next():
         subprocess.run(command, env=environment, check=True, timeout=120)
         folder = Path(environment["JAX_COMPILATION_CACHE_DIR"])
         assert len(files("unusual_name_of_a_command", folder)) == 1
+
+
+@pytest.mark.skipif(bool(os.environ.get("SPARSEJAX_TEST_OPTIMIZED")), reason="all are optimized")
+def test_programs_of_users_and_of_tests_are_kept_apart(compiled):
+    jax.jit(function("unusual_flags"))(0.5)
+    with compilation.as_users_compile():
+        jax.jit(function("unusual_flags"))(0.5)
+    assert len(kept("unusual_flags")) == len(files("unusual_flags")) == 2
+    jax.jit(function("unusual_flags"))(0.5)
+    assert compiled.count("jit_unusual_flags") == 2

@@ -55,7 +55,7 @@ def test_matches_a_stable_sort_with_ties_and_awkward_values(dtype, values, kappa
 @given(
     values=st.lists(st.sampled_from(AWKWARD), min_size=SIZE, max_size=SIZE),
     kappa=st.integers(0, SIZE),
-    order=st.permutations(DTYPES),
+    order=st.sampled_from([DTYPES[i:] + DTYPES[:i] for i in range(3)]),
 )
 def test_ranks_leaves_of_different_dtypes_by_value(values, kappa, order):
     tree = tree_of(values, order)

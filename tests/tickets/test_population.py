@@ -75,6 +75,8 @@ def run(step, state, turn, rounds=2, loop="auto", data=DATA, steps_per_call=None
     return tickets
 
 
+pytestmark = pytest.mark.optimized  # a member and a single search must agree to the last bit
+
 SINGLE = search_step(make, loss, OPTIMIZER, 16)
 MESH = jax.make_mesh((8,), ("members",), axis_types=(AxisType.Auto,))
 PAIRS = jax.make_mesh((4,), ("members",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
