@@ -160,13 +160,18 @@ def test_masks_and_indices_of_integers_and_booleans():
 
 # Settings
 
+# Each of a list is switched on: they refuse different things, and their messages tell them apart.
 SETTINGS = {
-    "x64": lambda: jax.enable_x64(True),
-    "strict promotion": lambda: jax.numpy_dtype_promotion("strict"),
-    "debug_nans": lambda: jax.debug_nans(True),
-    "debug_infs": lambda: jax.debug_infs(True),
-    "transfer guard": lambda: jax.transfer_guard("log"),
-    "no implicit rank promotion": lambda: jax.numpy_rank_promotion("raise"),
+    "x64": [lambda: jax.enable_x64(True)],
+    "no implicit promotion": [
+        lambda: jax.numpy_dtype_promotion("strict"),
+        lambda: jax.numpy_rank_promotion("raise"),
+    ],
+    "checks of numbers and transfers": [
+        lambda: jax.debug_nans(True),
+        lambda: jax.debug_infs(True),
+        lambda: jax.transfer_guard("log"),
+    ],
 }
 
 
@@ -180,7 +185,9 @@ def clipped_log(params, x):
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_all_of_deploy_under_settings(setting, tmp_path):
     key = jax.random.PRNGKey(0)  # of the old kind
-    with SETTINGS[setting]() or contextlib.nullcontext():
+    with contextlib.ExitStack() as settings:
+        for enter in SETTINGS[setting]:
+            settings.enter_context(enter())
         wide = jnp.float64 if setting == "x64" else jnp.float32
         keys = jax.random.split(key, 3)
         params = {

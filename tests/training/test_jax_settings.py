@@ -59,14 +59,15 @@ def expected(tmp_path_factory):
 @pytest.mark.parametrize(
     ("settings", "arguments"),
     [
-        ([lambda: jax.numpy_dtype_promotion("strict")], {}),
+        (
+            [lambda: jax.numpy_dtype_promotion("strict"), lambda: jax.debug_nans(True)],
+            {"make_key": jax.random.PRNGKey},
+        ),
         ([lambda: jax.enable_x64(True)], {"make_key": jax.random.PRNGKey}),
         ([lambda: jax.enable_x64(True)], {"dtype": "float64"}),
-        ([lambda: jax.debug_nans(True)], {}),
         ([], {"dtype": "bfloat16"}),
-        ([], {"make_key": jax.random.PRNGKey}),
     ],
-    ids=["strict", "x64", "x64 float64", "debug_nans", "bfloat16", "raw key"],
+    ids=["strict debug_nans", "x64", "x64 float64", "bfloat16"],
 )
 def test_the_numbers_do_not_depend_on_the_settings(settings, arguments, expected, tmp_path):
     with contextlib.ExitStack() as stack:
