@@ -162,8 +162,11 @@ def test_the_exact_form_takes_our_convolutions():
         terms = jax.tree.map(lambda g, w: inverse_sensitivity(g) * w**2, gradient(params), params)
         return sum(leaf.sum() for leaf in jax.tree.leaves(terms) if leaf.ndim > 1)
 
-    got = exact_gated_decay(gradient, params, 0.1)
-    wanted = jax.tree.map(lambda g, p: g + 0.1 * p, gradient(params), jax.grad(penalty)(params))
+    def decayed(params):
+        return jax.tree.map(lambda g, p: g + 0.1 * p, gradient(params), jax.grad(penalty)(params))
+
+    got = jax.jit(lambda params: exact_gated_decay(gradient, params, 0.1))(params)
+    wanted = jax.jit(decayed)(params)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
