@@ -32,13 +32,14 @@ PRESETS: Mapping[str, dict[str, int]] = {
 # Chosen on the validation images alone; see results/lc_toolkit/tuning.md.
 _FEW_VALUES = {"learning_rate": 0.1, "mu": 9e-5, "mu_growth": 1.2, "decay": 0.0}
 _FEW_WEIGHTS = {"learning_rate": 0.3, "mu": 9e-5, "mu_growth": 1.1, "decay": 1e-4}
+_MIXED = {"learning_rate": 0.2, "mu": 9e-5, "mu_growth": 1.2, "decay": 1e-4}
 DEFAULTS: Mapping[str, dict[str, float]] = {
     "reference": {"learning_rate": 0.1},
     "quantize_all": _FEW_VALUES,
     "quantize_first_third": _FEW_VALUES,
     "prune_5pct": _FEW_WEIGHTS,
     "quantize_plus_1pct": _FEW_VALUES,
-    "prune_lowrank_quantize": _FEW_VALUES,
+    "prune_lowrank_quantize": _MIXED,
     "rank_selection": _FEW_WEIGHTS,
     "ternary_all": _FEW_VALUES,
     "binary_all": _FEW_VALUES,
