@@ -36,7 +36,7 @@ _MIXED = {"learning_rate": 0.2, "mu": 9e-5, "mu_growth": 1.2, "decay": 1e-4}
 DEFAULTS: Mapping[str, dict[str, float]] = {
     "reference": {"learning_rate": 0.1},
     "quantize_all": _FEW_VALUES,
-    "quantize_first_third": _FEW_VALUES,
+    "quantize_first_third": _MIXED,
     "prune_5pct": _FEW_WEIGHTS,
     "quantize_plus_1pct": _FEW_VALUES,
     "prune_lowrank_quantize": _MIXED,
