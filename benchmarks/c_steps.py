@@ -64,7 +64,8 @@ def main(config: Config) -> None:
             row = _measure(name, functions, weights.size, base, config, rows)
             rows.append(row)
             _print(row)
-    settings = dataclasses.asdict(config) | {"output": str(config.output)}
+    settings = dataclasses.asdict(config)
+    del settings["output"]
     write(config.output, "c_steps", {"config": settings, "rows": rows})
 
 
