@@ -52,6 +52,7 @@ def main(config: Config) -> None:
         ("LeNet300", LeNet300(rngs=nnx.Rngs(0)), (128, 784), _EVERY),
         ("ResNet-20", ResNet20(rngs=nnx.Rngs(0)), (config.resnet_batch, 32, 32, 3), 4),
     ):
+        model.eval()  # batch normalisation would change its statistics
         graph, params, rest = nnx.split(model, nnx.Param, ...)
         rng = np.random.default_rng(0)
         batch = jnp.asarray(rng.normal(size=shape), jnp.float32), jnp.arange(shape[0]) % 10
