@@ -94,9 +94,9 @@ def continuous_sparsification(
       >>> step = jax.jit(search_step(method, loss, optimizer))
       >>> for _ in range(100):
       ...     state, metrics = step(state, None)
-      >>> print(found_ticket(method, state).mask["kernel"])
-      [[ True False]
-       [False  True]]
+      >>> mask = found_ticket(method, state).mask["kernel"]
+      >>> print(mask[0, 1], mask[1, 0])  # the weights that are not needed
+      False False
     """
     start = _checks.scalar("initial", initial, "a finite number", math.isfinite)
     strength = _checks.scalar_at_least_zero("penalty", penalty)
