@@ -55,6 +55,7 @@ def test_comes_back_bit_for_bit_and_old_ones_go(checkpoints):
 
 def test_coming_back_logs_no_warning(checkpoints, caplog):
     checkpoints.save(10, state_at(10), {})
+    caplog.clear()  # old versions of Orbax warn when they save
     again = Checkpoints(checkpoints.folder)
     again.restore(state_at(0))
     again.close()
@@ -69,6 +70,7 @@ def test_arrays_come_back_without_the_state_they_were_in(checkpoints, caplog):
     assert checkpoints.arrays() == {}
     state = state_at(7) | {"sharded": shard(jnp.arange(64.0).reshape(8, 8), "a", "b")}
     checkpoints.save(7, state, {})
+    caplog.clear()  # old versions of Orbax warn when they save
     again = Checkpoints(checkpoints.folder)
     found = again.arrays()
     again.close()
