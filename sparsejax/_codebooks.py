@@ -9,12 +9,12 @@ import numpy as np
 from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
 
-_MOST_VALUES = 2**16
+MOST_VALUES = 2**16
 
 
 def check_k(k: int) -> int:
     """``k`` as a Python integer in range."""
-    return _checks.python_integer("k", k, 1, _MOST_VALUES)
+    return _checks.python_integer("k", k, 1, MOST_VALUES)
 
 
 def bits_for(count: int) -> int:

@@ -11,10 +11,9 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from sparsejax import _checks
+from sparsejax._codebooks import MOST_VALUES
 from sparsejax._forms import Form, LowRankArray, QuantizedArray, RoundedArray, SumArray, wide_dtype
 from sparsejax._matrices import Matrices, factors
-
-_MOST_VALUES = 2**16
 
 
 def concrete(leaf: Any) -> np.ndarray:
@@ -58,7 +57,7 @@ def _shared(leaves: list[Any]) -> list[Any]:
     word = np.dtype(f"u{hosts[0].itemsize}")
     found = [np.unique(host.view(word), return_inverse=True) for host in hosts]
     words = np.unique(np.concatenate([own for own, _ in found]))
-    if words.size > _MOST_VALUES:
+    if words.size > MOST_VALUES:
         return leaves
     values = words.view(hosts[0].dtype)
     order = np.argsort(values.astype(np.float64), kind="stable")

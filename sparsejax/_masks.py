@@ -32,7 +32,7 @@ def apply_mask(params: PyTree[Array], mask: PyTree[Bool[Array, "..."]]) -> PyTre
     Raises:
       ValueError: ``mask`` does not have the structure of ``params`` or the shape of a leaf.
     """
-    return map_searched(_masked, params, mask)
+    return map_searched(masked_leaf, params, mask)
 
 
 def apply_mask_by_path(tree: PyTree, masks: Mapping[Path, Bool[Array, "..."]]) -> PyTree:
@@ -43,7 +43,7 @@ def apply_mask_by_path(tree: PyTree, masks: Mapping[Path, Bool[Array, "..."]]) -
     state.
     """
     return replace_leaves(
-        tree, lambda path, leaf: _masked(leaf, masks[path]) if path in masks else leaf
+        tree, lambda path, leaf: masked_leaf(leaf, masks[path]) if path in masks else leaf
     )
 
 
@@ -92,5 +92,6 @@ def map_searched(
     return jax.tree.unflatten(structure, leaves)
 
 
-def _masked(leaf: Array, mask: Bool[Array, "..."]) -> Array:
+def masked_leaf(leaf: Array, mask: Bool[Array, "..."]) -> Array:
+    """Return a leaf with zeros outside of its mask."""
     return jnp.where(mask, leaf, jnp.zeros_like(leaf))

@@ -84,12 +84,11 @@ def truncated_to(
 
     ``rank_of`` gets the falling singular values [..., min(m, n)], in float32 or wider.
     """
-    matrix = matrices.of(gathered(leaf).astype(at_least_float32(leaf)))
-    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    u, s, vt = _svd(leaf, matrices)
     rank = rank_of(s)
     kept = jnp.where(jnp.arange(s.shape[-1], dtype=jnp.int32) < rank[..., None], s, 0)
     low = jnp.matmul(u * kept[..., None, :], vt, precision=jax.lax.Precision.HIGHEST)
-    whole = rank >= min(matrix.shape[-2:])
+    whole = rank >= s.shape[-1]
     low = cut_like(matrices.back(low, leaf.shape).astype(leaf.dtype), leaf)
     whole = whole.reshape(whole.shape + (1,) * (leaf.ndim - whole.ndim)) if whole.ndim else whole
     return jnp.where(whole, leaf, low), rank
@@ -102,11 +101,17 @@ def factors(
 
     Where ``ranks`` gives each of the stacked layers its own rank, the rest of its factors is 0.
     """
-    matrix = matrices.of(gathered(leaf).astype(at_least_float32(leaf)))
-    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    u, s, vt = _svd(leaf, matrices)
     root = jnp.sqrt(s[..., :width])
     if ranks is not None:
         root = jnp.where(jnp.arange(width, dtype=jnp.int32) < ranks[..., None], root, 0)
     left = u[..., :width] * root[..., None, :]
     right = root[..., None] * vt[..., :width, :]
     return left.astype(leaf.dtype), right.astype(leaf.dtype)
+
+
+def _svd(leaf: jax.Array, matrices: Matrices) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """U, the falling singular values, and V' of a kernel, in float32 or wider."""
+    matrix = matrices.of(gathered(leaf).astype(at_least_float32(leaf)))
+    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    return u, s, vt

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from jaxtyping import Array, PyTree
-
-from sparsejax import _encoding
-from sparsejax._where import everything
-from sparsejax.compression._base import Compression, each_leaf, stateless
+from sparsejax.compression._base import Compression
+from sparsejax.compression._scaled_values import scaled_values
 from sparsejax.projections import project_binary
 
 
@@ -38,11 +35,4 @@ def binary(*, scaled: bool = False, per_leaf: bool = False) -> Compression:
       >>> theta
       Array([ 2., -2.,  2.], dtype=float32)
     """
-
-    def nearest(weights: PyTree[Array]) -> PyTree[Array]:
-        return project_binary(weights, everything, scaled=scaled)
-
-    return stateless(
-        lambda weights, mu: each_leaf(nearest, weights, per_leaf),
-        encode=lambda theta: _encoding.quantized(theta, per_leaf),
-    )
+    return scaled_values(project_binary, scaled, per_leaf)

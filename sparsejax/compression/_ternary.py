@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from jaxtyping import Array, PyTree
-
-from sparsejax import _encoding
-from sparsejax._where import everything
-from sparsejax.compression._base import Compression, each_leaf, stateless
+from sparsejax.compression._base import Compression
+from sparsejax.compression._scaled_values import scaled_values
 from sparsejax.projections import project_ternary
 
 
@@ -37,11 +34,4 @@ def ternary(*, scaled: bool = False, per_leaf: bool = False) -> Compression:
       >>> theta
       Array([ 3., -3.,  0.], dtype=float32)
     """
-
-    def nearest(weights: PyTree[Array]) -> PyTree[Array]:
-        return project_ternary(weights, everything, scaled=scaled)
-
-    return stateless(
-        lambda weights, mu: each_leaf(nearest, weights, per_leaf),
-        encode=lambda theta: _encoding.quantized(theta, per_leaf),
-    )
+    return scaled_values(project_ternary, scaled, per_leaf)

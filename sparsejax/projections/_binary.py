@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from sparsejax._where import PyTree, Where, choose
+from sparsejax._where import PyTree, Where
 from sparsejax.projections._common_scale import project_scaled
-from sparsejax.projections._shards import Layout, layouts_of
+from sparsejax.projections._shards import Layout
 from sparsejax.projections._sums import sums
 
 
@@ -44,10 +44,7 @@ def project_binary(
       convolutional neural networks, ECCV 2016. Carreira-Perpinan and Idelbayev, Model compression
       as constrained optimization, with application to neural nets. Part II: quantization, 2017.
     """
-    chosen = choose(tree, where)
-    layouts = tuple(layouts_of(tree, chosen, specs))
-    find_scale = _mean_magnitude if scaled else None
-    return chosen.put_back(project_scaled(chosen.leaves, layouts, find_scale, _signed))
+    return project_scaled(tree, where, specs, _mean_magnitude if scaled else None, _signed)
 
 
 def _mean_magnitude(

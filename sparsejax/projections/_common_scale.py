@@ -9,29 +9,39 @@ import jax
 import jax.numpy as jnp
 
 from sparsejax._dtypes import at_least_float32
-from sparsejax.projections._shards import Layout, on_each_shard
+from sparsejax._where import PyTree, Where, choose
+from sparsejax.projections._shards import Layout, layouts_of, on_each_shard
 
 FindScale = Callable[[Sequence[jax.Array], Sequence[Layout], jnp.dtype], jax.Array]
 
 
-@functools.partial(jax.jit, static_argnames=("layouts", "find_scale", "nearest"))
+Nearest = Callable[[jax.Array, jax.Array], jax.Array]
+
+
 def project_scaled(
+    tree: PyTree, where: Where, specs: PyTree, find_scale: FindScale | None, nearest: Nearest
+) -> PyTree:
+    """Apply ``nearest(leaf, scale)`` to each chosen leaf.
+
+    Args:
+      tree: pytree of arrays.
+      where: which leaves are projected.
+      specs: what the leaves are pieces of, or None.
+      find_scale: ``(leaves, layouts, dtype) -> scale``; None for a scale of 1.
+      nearest: elementwise in its first argument.
+    """
+    chosen = choose(tree, where)
+    layouts = tuple(layouts_of(tree, chosen, specs))
+    return chosen.put_back(_projected(chosen.leaves, layouts, find_scale, nearest))
+
+
+@functools.partial(jax.jit, static_argnames=("layouts", "find_scale", "nearest"))
+def _projected(
     leaves: Sequence[jax.Array],
     layouts: tuple[Layout, ...],
     find_scale: FindScale | None,
-    nearest: Callable[[jax.Array, jax.Array], jax.Array],
+    nearest: Nearest,
 ) -> list[jax.Array]:
-    """Apply ``nearest(leaf, scale)`` to each leaf.
-
-    Args:
-      leaves: what is projected.
-      layouts: how each leaf is cut.
-      find_scale: ``(leaves, layouts, dtype) -> scale``; None for a scale of 1.
-      nearest: elementwise in its first argument.
-
-    Returns:
-      The projected leaves.
-    """
     dtype = at_least_float32(*leaves)
 
     def project(

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sparsejax._where import PyTree, Where, choose
+from sparsejax._where import PyTree, Where
 from sparsejax.projections._common_scale import project_scaled
-from sparsejax.projections._shards import Layout, layouts_of
+from sparsejax.projections._shards import Layout
 from sparsejax.projections._sums import histogram, sums
 
 _COARSE, _FINE = 15, 16  # leading bits that choose a bucket, and the bits inside of it
@@ -56,10 +56,7 @@ def project_ternary(
       Carreira-Perpinan and Idelbayev, Model compression as constrained optimization, with
       application to neural nets. Part II: quantization, 2017 (theorem on ternarization with scale).
     """
-    chosen = choose(tree, where)
-    layouts = tuple(layouts_of(tree, chosen, specs))
-    find_scale = _best_scale if scaled else None
-    return chosen.put_back(project_scaled(chosen.leaves, layouts, find_scale, _ternary))
+    return project_scaled(tree, where, specs, _best_scale if scaled else None, _ternary)
 
 
 def _ternary(leaf: jax.Array, scale: jax.Array) -> jax.Array:

@@ -8,10 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
 from sparsejax import _checks
-from sparsejax.transforms import _scores
 from sparsejax.transforms._distributions import Distribution, all_together
 from sparsejax.transforms._patterns import Masks
-from sparsejax.transforms._schedules import one_shot
 from sparsejax.transforms._sparse_method import SparseMethod, Weights, all_kept
 from sparsejax.transforms._targets import make_target
 
@@ -71,7 +69,6 @@ def ac_dc(
     decompressed = _checks.python_integer("decompressed_steps", decompressed_steps, 1)
     if _checks.python_integer("end", end, 0) < warmup:
         raise ValueError(f"end must be an integer >= warmup; got warmup {warmup} and end {end}")
-    progresses = tuple(one_shot().progresses())
 
     def is_compressed(step: Int32[Array, ""]) -> Bool[Array, ""]:
         in_cycle = jnp.maximum(step - warmup, 0) % (compressed + decompressed)
@@ -81,18 +78,13 @@ def ac_dc(
         before = (step > 0) & is_compressed(step - 1)
         return is_compressed(step) != before
 
-    def counts(weights: Weights) -> Array:
-        layers = target.layers(weights.paths, weights.names, weights.leaves)
-        return target.counts(layers, progresses, jnp.asarray(0, jnp.int32))
-
     def first_mask(weights: Weights) -> Masks:
-        counts(weights)  # raises where the budget cannot be met
+        target.budget(weights)  # raises where it cannot be met
         return all_kept(weights)
 
     def next_mask(weights: Weights, masks: Masks) -> Masks:
         del masks
-        everything = all_kept(weights)
-        largest = target.largest(_scores.magnitude(weights), counts(weights), everything)
+        largest = target.magnitude_masks(weights)
         sparse = is_compressed(weights.step)
         return [m | ~sparse for m in largest]
 

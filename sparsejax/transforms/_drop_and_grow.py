@@ -17,7 +17,7 @@ from sparsejax.transforms._patterns import Masks
 from sparsejax.transforms._schedules import PruningSchedule, periodic
 from sparsejax.transforms._scores import Score
 from sparsejax.transforms._sparse_method import SparseMethod, Weights, all_kept, as_key
-from sparsejax.transforms._targets import Target, count_table, make_target
+from sparsejax.transforms._targets import AT_ONCE, Target, count_table, make_target
 
 
 def random_start(
@@ -48,13 +48,14 @@ def random_start(
 def table_of(target: Target, weights: Weights) -> np.ndarray:
     """Return the exact budget of each group as an array [1, groups]."""
     assert isinstance(target.sparsity, Fraction)
-    layers = target.layers(weights.paths, weights.names, weights.leaves)
-    return count_table(target.sparsity, target.distribution, layers, (Fraction(1),))
+    return count_table(target.sparsity, target.distribution, target.layers(weights), AT_ONCE)
 
 
 def drop_and_grow(
     sparsity: Any,
-    schedule: PruningSchedule,
+    begin: int | None,
+    end: int,
+    every: int,
     drop_fraction: float,
     distribution: Distribution | None,
     grow: Score,
@@ -63,10 +64,12 @@ def drop_and_grow(
     """Return a method that keeps the largest weights and grows others by a score.
 
     Raises:
-      TypeError: ``sparsity`` or ``drop_fraction`` is not a known number, ``distribution`` is of
-        another type, or ``key`` is no key.
-      ValueError: ``sparsity`` is not in [0, 1), or ``drop_fraction`` not in (0, 1).
+      TypeError: ``sparsity`` or ``drop_fraction`` is not a known number, ``begin``, ``end`` or
+        ``every`` not an integer, ``distribution`` is of another type, or ``key`` is no key.
+      ValueError: ``sparsity`` is not in [0, 1), ``drop_fraction`` not in (0, 1), ``begin`` or
+        ``every`` out of range, or ``end < begin``.
     """
+    schedule = _cosine_schedule(begin, end, every)
     target, start = random_start(sparsity, distribution, key)
     fractions = [_fraction(drop_fraction) * share for share in schedule.progresses()]
 
@@ -86,7 +89,7 @@ def drop_and_grow(
     return start._replace(next_mask=next_mask, is_due=schedule.is_due)
 
 
-def cosine_schedule(begin: int | None, end: int, every: int) -> PruningSchedule:
+def _cosine_schedule(begin: int | None, end: int, every: int) -> PruningSchedule:
     """Return a schedule whose progress is the share of the drop fraction, from 1 down to 0.
 
     Raises:

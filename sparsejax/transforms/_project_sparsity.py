@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from sparsejax._variables import flatten_with_path
+from sparsejax._masks import masked_leaf
 from sparsejax._where import Where, choose
 from sparsejax.transforms._distributions import Distribution, all_together
-from sparsejax.transforms._schedules import one_shot
+from sparsejax.transforms._sparse_method import weights_of
 from sparsejax.transforms._targets import make_target
 
 
@@ -52,14 +51,5 @@ def project_sparsity(
     """
     target = make_target(sparsity, distribution or all_together(), pattern)
     chosen = choose(params, where)
-    paths = chosen.of([path for path, _ in flatten_with_path(params)])
-    layers = target.layers(paths, chosen.paths, chosen.leaves)
-    counts = target.counts(layers, tuple(one_shot().progresses()), jnp.asarray(0, jnp.int32))
-    everything = [jnp.ones_like(leaf, bool) for leaf in chosen.leaves]
-    masks = target.largest([jnp.abs(leaf) for leaf in chosen.leaves], counts, everything)
-    return chosen.put_back(
-        [
-            jnp.where(mask, leaf, jnp.zeros_like(leaf))
-            for mask, leaf in zip(masks, chosen.leaves, strict=True)
-        ]
-    )
+    masks = target.magnitude_masks(weights_of(params, chosen))
+    return chosen.put_back(list(map(masked_leaf, chosen.leaves, masks)))

@@ -13,7 +13,7 @@ from sparsejax.transforms._patterns import Masks
 from sparsejax.transforms._schedules import PruningSchedule, one_shot
 from sparsejax.transforms._scores import Score
 from sparsejax.transforms._sparse_method import SparseMethod, Weights, all_kept, as_key
-from sparsejax.transforms._targets import Target, make_target
+from sparsejax.transforms._targets import make_target
 
 
 def magnitude_pruning(
@@ -60,8 +60,7 @@ def magnitude_pruning(
       >>> gradual = magnitude_pruning(0.98, polynomial(1_000, 20_000, every=100))
       >>> optimizer = sparsify(optax.adam(1e-3), gradual)
     """
-    return _pruning(_scores.magnitude, make_target(sparsity, distribution or uniform(), pattern),
-                    schedule)  # fmt: skip
+    return _pruning(_scores.magnitude, sparsity, schedule, distribution, pattern)
 
 
 def global_magnitude(
@@ -100,7 +99,7 @@ def global_magnitude(
       >>> optimizer = sparsify(optax.adam(1e-3), global_magnitude(0.98, normalise=True))
     """
     score = _scores.normalised(_scores.magnitude) if normalise else _scores.magnitude
-    return _pruning(score, make_target(sparsity, all_together(), pattern), schedule)
+    return _pruning(score, sparsity, schedule, all_together(), pattern)
 
 
 def saliency_pruning(
@@ -140,8 +139,7 @@ def saliency_pruning(
       >>> from sparsejax.transforms import one_shot, saliency_pruning, sparsify
       >>> optimizer = sparsify(optax.adam(1e-3), saliency_pruning(0.9, one_shot(500)))
     """
-    target = make_target(sparsity, distribution or uniform(), pattern)
-    return _pruning(_scores.saliency, target, schedule)
+    return _pruning(_scores.saliency, sparsity, schedule, distribution, pattern)
 
 
 def random_pruning(
@@ -174,8 +172,8 @@ def random_pruning(
       >>> from sparsejax.transforms import random_pruning, sparsify
       >>> optimizer = sparsify(optax.adam(1e-3), random_pruning(0.9, key=1))
     """
-    target = make_target(sparsity, distribution or uniform(), pattern)
-    return _pruning(_scores.chance, target, schedule)._replace(key=as_key(key))
+    method = _pruning(_scores.chance, sparsity, schedule, distribution, pattern)
+    return method._replace(key=as_key(key))
 
 
 def adam_fisher_pruning(
@@ -218,9 +216,9 @@ def adam_fisher_pruning(
       >>> from sparsejax.transforms import adam_fisher_pruning, one_shot, sparsify
       >>> optimizer = sparsify(optax.adam(1e-3), adam_fisher_pruning(0.9, one_shot(500)))
     """
-    target = make_target(sparsity, distribution or uniform(), pattern)
     schedule = one_shot(1) if schedule is None else schedule
-    method = _pruning(_scores.adam_fisher, target, schedule, check=_scores.check_second_moments)
+    check = _scores.check_second_moments
+    method = _pruning(_scores.adam_fisher, sparsity, schedule, distribution, pattern, check)
     if schedule.begin == 0 and schedule.progresses()[0] > 0:
         raise ValueError(
             "schedule must prune after update 0, before which all second moments are zero; got "
@@ -231,27 +229,29 @@ def adam_fisher_pruning(
 
 def _pruning(
     score: Score,
-    target: Target,
+    sparsity: Any,
     schedule: PruningSchedule | None,
+    distribution: Distribution | None,
+    pattern: str | None,
     check: Callable[[Weights], None] | None = None,
 ) -> SparseMethod:
     """Return the method that keeps the weights with the largest scores among those left."""
+    target = make_target(sparsity, distribution or uniform(), pattern)
     schedule = one_shot() if schedule is None else schedule
     if not isinstance(schedule, PruningSchedule):
         raise TypeError(f"schedule must be made by one_shot or polynomial; got {schedule!r}")
     progresses = tuple(schedule.progresses())
 
-    def counts(weights: Weights) -> Array:
-        layers = target.layers(weights.paths, weights.names, weights.leaves)
-        return target.counts(layers, progresses, schedule.renewal(weights.step))
+    def budget(weights: Weights) -> Array:
+        return target.budget(weights, progresses, schedule.renewal(weights.step))
 
     def first_mask(weights: Weights) -> Masks:
-        counts(weights)  # raises where the budget cannot be met
+        budget(weights)  # raises where it cannot be met
         if check is not None:
             check(weights)
         return all_kept(weights)
 
     def next_mask(weights: Weights, masks: Masks) -> Masks:
-        return target.largest(score(weights), counts(weights), masks)
+        return target.largest(score(weights), budget(weights), masks)
 
     return SparseMethod(first_mask, next_mask, schedule.is_due)

@@ -8,7 +8,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from sparsejax.transforms import _scores
 from sparsejax.transforms._distributions import Distribution
-from sparsejax.transforms._drop_and_grow import cosine_schedule, drop_and_grow
+from sparsejax.transforms._drop_and_grow import drop_and_grow
 from sparsejax.transforms._sparse_method import SparseMethod
 
 
@@ -60,5 +60,5 @@ def rigl(
       >>> from sparsejax.transforms import rigl, sparsify
       >>> optimizer = sparsify(optax.adam(1e-3), rigl(0.9, end=15_000))
     """
-    schedule = cosine_schedule(begin, end, every)
-    return drop_and_grow(sparsity, schedule, drop_fraction, distribution, _scores.gradient, key)
+    grow = _scores.gradient
+    return drop_and_grow(sparsity, begin, end, every, drop_fraction, distribution, grow, key)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, PyTree
 
-from sparsejax._variables import Path
+from sparsejax._variables import Path, flatten_with_path
+from sparsejax._where import Chosen
 from sparsejax.transforms._packed_masks import MaskDtype, pack, unpack
 from sparsejax.transforms._patterns import Masks
 
@@ -61,6 +62,19 @@ class SparsifyState(NamedTuple):
     """The data of the method's key; None for methods without chance."""
     inner_state: PyTree[Array]
     """The state of the inner optimizer."""
+
+
+def weights_of(
+    params: PyTree[Array],
+    chosen: Chosen,
+    grads: Sequence[Any] = (),
+    opt_state: PyTree = None,
+    step: Any = 0,
+    key: Any = None,
+) -> Weights:
+    """Return what a method may look at; the fields of `Weights` say what the arguments are."""
+    paths: list[Path] = chosen.of([path for path, _ in flatten_with_path(params)])
+    return Weights(params, paths, chosen.paths, chosen.leaves, grads, opt_state, step, key)
 
 
 def stored(mask: Bool[Array, "..."], dtype: MaskDtype) -> Array:

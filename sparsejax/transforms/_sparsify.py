@@ -13,8 +13,9 @@ from jaxtyping import Array, Bool, PyTree
 
 from sparsejax._dtypes import promoted
 from sparsejax._extra_args import accepting_extra_args
+from sparsejax._masks import masked_leaf
 from sparsejax._states import fresh
-from sparsejax._variables import Path, flatten_with_path
+from sparsejax._variables import Path
 from sparsejax._where import Chosen, Where, choose, refuse_tied
 from sparsejax.transforms._fresh_moments import check_moments, single_leaves
 from sparsejax.transforms._packed_masks import MaskDtype
@@ -26,6 +27,7 @@ from sparsejax.transforms._sparse_method import (
     key_data,
     key_like,
     stored,
+    weights_of,
 )
 
 
@@ -110,7 +112,7 @@ def sparsify(
         check_moments(shapes, params, chosen.size)
         step = jnp.asarray(0, jnp.int32)
         key = key_data(method.key)
-        weights = _weights(params, chosen, [], shapes, step, _key_before(method.key, key, 0))
+        weights = weights_of(params, chosen, [], shapes, step, _key_before(method.key, key, 0))
         masks = method.first_mask(weights)
         inner_state = inner.init(chosen.put_back(_masked(masks, chosen.leaves)))
         kept = [stored(mask, mask_dtype) for mask in masks]
@@ -131,7 +133,7 @@ def sparsify(
         masks = _as_bools(kept, chosen.leaves)
         if method.is_due is not None:
             key = _key_before(method.key, state.key, state.step + 1)
-            weights = _weights(params, chosen, grads, inner_state, state.step, key)
+            weights = weights_of(params, chosen, grads, inner_state, state.step, key)
             kept, masks, inner_state = renewed(method.is_due(state.step), weights, chosen, kept)
         gradient = chosen._replace(tree_leaves=jax.tree.leaves(updates))
         seen = gradient.put_back(_masked(masks, grads))
@@ -184,13 +186,6 @@ def sparsify(
     return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
 
 
-def _weights(
-    params: PyTree, chosen: Chosen, grads: Any, opt_state: PyTree, step: Any, key: Any
-) -> Weights:
-    paths: list[Path] = chosen.of([path for path, _ in flatten_with_path(params)])
-    return Weights(params, paths, chosen.paths, chosen.leaves, grads, opt_state, step, key)
-
-
 def _intersections(before: list[jax.Array], after: list[jax.Array]) -> list[jax.Array]:
     return [m & n for m, n in zip(before, after, strict=True)]
 
@@ -200,10 +195,7 @@ def _as_bools(masks: list[jax.Array], leaves: Sequence[jax.Array]) -> list[jax.A
 
 
 def _masked(masks: Sequence[jax.Array], leaves: Sequence[jax.Array]) -> list[jax.Array]:
-    return [
-        jnp.where(mask, leaf, jnp.zeros_like(leaf))
-        for mask, leaf in zip(masks, leaves, strict=True)
-    ]
+    return [masked_leaf(leaf, mask) for leaf, mask in zip(leaves, masks, strict=True)]
 
 
 def _hold(mask: jax.Array, w: jax.Array, u: jax.Array) -> jax.Array:

@@ -112,13 +112,7 @@ def straight_through_decay(
         raise TypeError(f"projection must be a function of the parameters; got {projection!r}")
     strength = _checks.scalar_at_least_zero("decay", decay)
 
-    def init(params: optax.Params) -> optax.EmptyState:
-        del params
-        return optax.EmptyState()
-
-    def update(
-        updates: optax.Updates, state: Any, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, Any]:
+    def pulled(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         if params is None:
             raise ValueError(
                 "params must be passed to update, since straight_through_decay needs them"
@@ -129,6 +123,7 @@ def straight_through_decay(
             pull = strength.astype(wide) * (w.astype(wide) - theta.astype(wide))
             return (g.astype(wide) + pull).astype(g.dtype)
 
-        return jax.tree.map(add, updates, params, projection(params)), state
+        found: optax.Updates = jax.tree.map(add, updates, params, projection(params))
+        return found
 
-    return optax.GradientTransformation(init, update)
+    return optax.stateless(pulled)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, ArrayLike, Float, Int32
 
 from sparsejax._dtypes import at_least_float32
 from sparsejax.transforms._budgets import exact_sparsity, kept_traced
 from sparsejax.transforms._distributions import Distribution, Layer, layer_counts
 from sparsejax.transforms._patterns import Masks, Pattern, Scores, parse_pattern
+from sparsejax.transforms._sparse_method import Weights, all_kept
+
+AT_ONCE = (Fraction(1),)
+"""The progress of a schedule that prunes at once."""
 
 
 class Target(NamedTuple):
@@ -27,19 +30,20 @@ class Target(NamedTuple):
     pattern: Pattern
     """What is kept or pruned together."""
 
-    def counts(
+    def budget(
         self,
-        layers: tuple[Layer, ...],
-        progresses: tuple[Fraction, ...],
-        index: Int32[Array, ""],
+        weights: Weights,
+        progresses: tuple[Fraction, ...] = AT_ONCE,
+        index: Int32[ArrayLike, ""] = 0,
     ) -> Int32[Array, " groups"]:
         """Return the number of items of each group at one of the renewals of a mask.
 
         Args:
-          layers: the leaves that are sparsified.
+          weights: the leaves that are sparsified.
           progresses: the progress of the schedule at each renewal.
           index: the renewal; may be traced.
         """
+        layers = self.layers(weights)
         if isinstance(self.sparsity, Fraction):
             table = count_table(self.sparsity, self.distribution, layers, progresses)
             return jnp.asarray(table)[index]
@@ -63,14 +67,17 @@ class Target(NamedTuple):
         """Return masks of the items with the largest scores, within masks of allowed weights."""
         return self.pattern.largest(scores, counts, within, self.distribution.sparsities is None)
 
-    def layers(
-        self, paths: Sequence[Any], names: Sequence[str], leaves: Sequence[Any]
-    ) -> tuple[Layer, ...]:
+    def magnitude_masks(self, weights: Weights) -> Masks:
+        """Return masks of the largest of all weights, as many as the budget keeps in the end."""
+        sizes = [jnp.abs(leaf) for leaf in weights.leaves]
+        return self.largest(sizes, self.budget(weights), all_kept(weights))
+
+    def layers(self, weights: Weights) -> tuple[Layer, ...]:
         """Return the leaves as the distribution sees them, after checking their dimensions."""
-        self.pattern.check(names, leaves)
+        self.pattern.check(weights.names, weights.leaves)
         return tuple(
             Layer(path, tuple(leaf.shape), self.pattern.items(tuple(leaf.shape)))
-            for path, leaf in zip(paths, leaves, strict=True)
+            for path, leaf in zip(weights.paths, weights.leaves, strict=True)
         )
 
 
