@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from benchmarks.timing import write
+from benchmarks.timing import interleaved, write
 from sparsejax.compression import (
     Compression,
     additive,
@@ -99,17 +98,11 @@ _GROWTH = {"low_rank(10)": 1.5, "rank_selection(1e-6)": 1.5}  # of a matrix's de
 
 
 def _time(functions: Peers, repeats: int) -> dict[str, list[float]]:
-    """Interleaved, after a call that compiles; what takes more than two seconds is timed once."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for repeat in range(repeats + 1):
-        for name, function in functions.items():
-            if repeat > 1 and seconds[name] and max(seconds[name]) > 2:
-                continue
-            start = time.perf_counter()
-            jax.block_until_ready(function())
-            if repeat:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+    """Interleaved; what takes more than two seconds is timed once."""
+    waiting = {
+        name: lambda call=call: jax.block_until_ready(call()) for name, call in functions.items()
+    }
+    return interleaved(waiting, repeats, slow=2)
 
 
 def _cases(weights: jax.Array) -> list[tuple[str, Peers]]:

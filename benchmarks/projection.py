@@ -15,7 +15,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from benchmarks.memory import free_memory, peak, reset_peak
 from benchmarks.projection_alternatives import COPIES_NEEDED, with_jax, with_numpy, with_torch
 from benchmarks.projection_figure import plot
-from benchmarks.timing import write
+from benchmarks.timing import interleaved, write
 from sparsejax.projections import project_l0_ball
 
 Projections = Mapping[str, Callable[[int], Any]]
@@ -127,16 +126,11 @@ def _measure(
 
 
 def _interleaved(functions: Projections, kappa: int, config: Config) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for repeat in range(config.repeats + 1):
-        for name, function in functions.items():
-            if repeat > 1 and max(seconds[name]) > config.max_seconds / config.repeats:
-                continue  # slow functions are timed once
-            start = time.perf_counter()
-            jax.block_until_ready(function(kappa))
-            if repeat:  # the first call compiles and warms up
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+    waiting = {
+        name: lambda call=call: jax.block_until_ready(call(kappa))
+        for name, call in functions.items()
+    }
+    return interleaved(waiting, config.repeats, config.max_seconds / config.repeats)
 
 
 def _ours(weights: jax.Array, kappa: int) -> dict[str, Callable[[int], Any]]:

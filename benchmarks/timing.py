@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,13 +16,14 @@ TORCH_IS_MISSING = "PyTorch is not installed, so it is not compared"
 
 
 def interleaved(
-    functions: Mapping[str, Callable[[], object]], repeats: int
+    functions: Mapping[str, Callable[[], object]], repeats: int, slow: float = math.inf
 ) -> dict[str, list[float]]:
     """Time functions in alternation, so that changes in the load of the machine affect all of them.
 
     Args:
       functions: functions of no arguments by name; each must wait for its result.
       repeats: number of timed calls of each; an untimed call before them compiles and warms up.
+      slow: seconds of a call above which a function is not called again.
 
     Returns:
       Seconds of each call by name.
@@ -29,6 +31,8 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for repeat in range(repeats + 1):
         for name, function in functions.items():
+            if max(seconds[name], default=0.0) > slow:
+                continue
             start = time.perf_counter()
             function()
             if repeat:

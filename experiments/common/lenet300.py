@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,45 @@ from flax import nnx
 
 import sparsejax
 from experiments.common.networks import cross_entropy, error, mistakes, mnist_classifier
+from experiments.common.runner import Config as CommonConfig
 from experiments.common.runner import Run
 from experiments.data import Dataset
 from sparsejax import inspection
 from sparsejax.compression import Compression
 from sparsejax.models import LENET300_LAYERS, LeNet300
 from sparsejax.training import Batches, TrainState, init_state, make_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(CommonConfig):
+    """The flags of every compression of LeNet300."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run of every row for each."""
+    decay: float | None = None
+    """lambda of an l2 penalty, of the rows that have one; default the row's."""
+    multipliers: bool = True
+    """Augmented Lagrangian, or (--no-multipliers) the quadratic penalty."""
+    mu: float | None = None
+    """The penalty's weight in the first L step; default the row's, or the preset's."""
+    mu_growth: float | None = None
+    """Growth of mu from one L step to the next; default the row's, or the preset's."""
+    learning_rate: float | None = None
+    """Learning rate of SGD with Nesterov momentum 0.9 in the first L step; default the row's. The
+    references keep theirs."""
+    learning_rate_decay: float = 0.98
+    """Decay of the learning rate from one L step to the next."""
+    cooldown: float = 0.8
+    """Further decay of the learning rate in each of the last L steps (the preset says how many)."""
+    batch_size: int = 256
+    """Images a step."""
+    validation_fold: int = 0
+    """Which of the disjoint sets of 5,000 images is held out of the training set."""
+
+    def l_step_flags(self) -> dict[str, Any]:
+        """The settings of L steps that only a flag changes."""
+        names = ("multipliers", "learning_rate_decay", "cooldown")
+        return {name: getattr(self, name) for name in names}
 
 
 class LeNet300Run(Run):
@@ -48,16 +82,16 @@ class LeNet300Run(Run):
         seed: int,
         resume: bool,
         dataset: Dataset,
-        reference: Run | None = None,
+        reference: LeNet300Run | None = None,
     ):
         super().__init__(row, folder, settings, seed, resume)
         self.dataset, self.reference = dataset, reference
         model = LeNet300(self.settings["activation"], rngs=nnx.Rngs(seed))
-        self.logits, self.initial = mnist_classifier(model)
+        self.logits, self._initial = mnist_classifier(model)
         self._mistakes = mistakes(self.logits)
         self._steps_per_epoch = len(dataset.train.labels) // self.settings["batch_size"]
         if reference:  # raises where a setting is out of its range, before a step is taken
-            jax.eval_shape(self._compressor()[0].init, self.initial)
+            jax.eval_shape(self._compressor()[0].init, self._initial)
 
     def c_step(self) -> tuple[Compression, Any]:
         """The C step, and the ``where`` of the leaves that it compresses."""
@@ -79,17 +113,20 @@ class LeNet300Run(Run):
         steps = self.settings["reference_epochs"] * self._steps_per_epoch
         rate = optax.cosine_decay_schedule(self.settings["learning_rate"], steps)
         optimizer = optax.sgd(rate, momentum=0.9, nesterov=True)
-        return self._fit(optimizer, self.initial, rate, steps, 1, 10, self._evaluate_dense)
+        return self._fit(optimizer, self._initial, rate, steps, 1, 10, self._evaluate_dense)
 
-    def _compress(self, reference: Run) -> TrainState:
+    def params(self) -> Any:
+        """The network that the run ended with, as parameters of the model."""
+        leaves = map(jnp.asarray, jax.tree.leaves(self.network()))
+        return jax.tree.unflatten(jax.tree.structure(self._initial), leaves)
+
+    def _compress(self, reference: LeNet300Run) -> TrainState:
         settings = self.settings
-        like = jax.tree.structure(self.initial)
-        start = map(jnp.asarray, jax.tree.leaves(reference.network()))
         optimizer, rate = self._compressor()
         epochs = settings["first_l_step_epochs"]
         epochs += (settings["l_steps"] - 1) * settings["epochs_per_l_step"]
         return self._fit(
-            optimizer, jax.tree.unflatten(like, start), rate, epochs * self._steps_per_epoch,
+            optimizer, reference.params(), rate, epochs * self._steps_per_epoch,
             settings["epochs_per_l_step"], settings["checkpoint_epochs"], self._evaluate_l_step,
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ SIZE = 224
 """Height and width of what a network sees."""
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
-"""Of the channels red, green and blue in [0, 1]."""
+"""Mean and standard deviation of the channels red, green and blue in [0, 1]."""
 
 _SHORTER_SIDE = 256
 _AREA = (0.08, 1.0)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from experiments.common.runner import Config as CommonConfig
+from experiments.common.lenet300 import Config as CommonConfig
 
 Row = Literal[
     "reference", "reference_tanh", "l0", "l1", "l0_l2", "l0_l2_relu", "l0_l2_1pct"
@@ -89,38 +89,17 @@ class Config(CommonConfig):
     """Rows of the table to make; the dense reference they start from is trained where missing."""
     preset: Literal["smoke", "quick", "paper"] = "quick"
     """How long: smoke (8 epochs), quick (200), paper (820, the published schedule)."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """One run of every method for each."""
     kappa: int | None = None
     """Weights kept by the l0 methods; default 5,324 (2 %), and 2,662 for l0_l2_1pct."""
-    decay: float | None = None
-    """lambda of the l2 penalty of the l0_l2 methods; default the row's."""
     alpha: float | None = None
     """The price of the l1 method; default the row's."""
     formulation: Literal["c_step", "l_step"] | None = None
     """Where the l2 penalty acts: on theta in the C step (version 1) or on w in the L step (version
     2); default the row's."""
-    multipliers: bool = True
-    """Augmented Lagrangian, or (--no-multipliers) the quadratic penalty."""
     activation: Literal["relu", "tanh"] | None = None
     """Activation of the hidden units; default the row's."""
-    mu: float | None = None
-    """The penalty's weight in the first L step; default the preset's."""
-    mu_growth: float | None = None
-    """Growth of mu from one L step to the next; default the preset's."""
     l_step_scale: int = 1
     """Factor by which L steps are longer than the preset's."""
-    learning_rate: float | None = None
-    """Learning rate of SGD with Nesterov momentum 0.9 in the first L step; default the row's. The
-    references keep theirs."""
-    learning_rate_decay: float = 0.98
-    """Decay of the learning rate from one L step to the next."""
-    cooldown: float = 0.8
-    """Further decay of the learning rate in each of the last L steps (the preset says how many)."""
-    batch_size: int = 256
-    """Images a step."""
-    validation_fold: int = 0
-    """Which of the disjoint sets of 5,000 images is held out of the training set."""
 
     def rows(self) -> tuple[Row, ...]:
         """The rows asked for, in the table's order."""
@@ -137,13 +116,10 @@ class Config(CommonConfig):
             return shared | chosen | {"reference_epochs": preset["reference_epochs"]}
         for name in ("epochs_per_l_step", "first_l_step_epochs", "checkpoint_epochs"):
             preset[name] *= self.l_step_scale
-        flags = {
-            name: getattr(self, name) for name in ("multipliers", "learning_rate_decay", "cooldown")
-        }
         return (
             shared
             | chosen
-            | flags
+            | self.l_step_flags()
             | preset
             | self.overridden({name: preset[name] for name in ("mu", "mu_growth")})
         )

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from experiments.common.runner import Config as CommonConfig
+from experiments.common.lenet300 import Config as CommonConfig
 
 Row = Literal[
     "reference", "quantize_all", "quantize_first_third", "prune_5pct", "quantize_plus_1pct",
@@ -68,32 +68,11 @@ class Config(CommonConfig):
     """Rows of the table to make; the dense reference they start from is trained where missing."""
     preset: Literal["smoke", "quick", "paper"] = "quick"
     """How long: smoke (3 epochs), quick (205), paper (820, the published schedule)."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """One run of every row for each."""
     final: bool = False
     """Evaluate the test images, too. Without it no test error is computed, so that settings can be
     chosen by the validation images alone."""
     activation: Literal["relu", "tanh"] = "tanh"
     """Activation of the hidden units."""
-    decay: float | None = None
-    """lambda of an l2 penalty on the uncompressed kernels; default the row's."""
-    multipliers: bool = True
-    """Augmented Lagrangian, or (--no-multipliers) the quadratic penalty."""
-    mu: float | None = None
-    """The penalty's weight in the first L step; default the row's."""
-    mu_growth: float | None = None
-    """Growth of mu from one L step to the next; default the row's."""
-    learning_rate: float | None = None
-    """Learning rate of SGD with Nesterov momentum 0.9 in the first L step; default the row's. The
-    reference keeps its own."""
-    learning_rate_decay: float = 0.98
-    """Decay of the learning rate from one L step to the next."""
-    cooldown: float = 0.8
-    """Further decay of the learning rate in each of the last L steps (the preset says how many)."""
-    batch_size: int = 256
-    """Images a step."""
-    validation_fold: int = 0
-    """Which of the disjoint sets of 5,000 images is held out of the training set."""
 
     def rows(self) -> tuple[Row, ...]:
         """The rows asked for, in the table's order."""
@@ -111,6 +90,5 @@ class Config(CommonConfig):
         }
         if row == "reference":
             return shared | DEFAULTS[row] | {"reference_epochs": preset["reference_epochs"]}
-        names = ("multipliers", "learning_rate_decay", "cooldown")
-        flags = {name: getattr(self, name) for name in names}
-        return shared | preset | flags | self.overridden(DEFAULTS[row]) | {"formulation": "l_step"}
+        chosen = self.overridden(DEFAULTS[row]) | {"formulation": "l_step"}
+        return shared | preset | self.l_step_flags() | chosen

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 import sparsejax
 from experiments.common.lenet300 import LeNet300Run, about
@@ -42,9 +41,7 @@ class CompressedRun(LeNet300Run):
 
     def test_error(self) -> float:
         """The test error of the network that the run ended with."""
-        like = jax.tree.structure(self.initial)
-        network = map(jnp.asarray, jax.tree.leaves(self.network()))
-        return self.error(jax.tree.unflatten(like, network), "test")
+        return self.error(self.params(), "test")
 
     def c_step(self) -> tuple[compression.Compression, Any]:
         """The C step of the row, and the kernels that it compresses."""

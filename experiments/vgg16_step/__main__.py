@@ -45,7 +45,7 @@ class Config:
     mu: float = 1e-3
     """The penalty's weight."""
     learning_rate: float = 1e-3
-    """Of SGD with momentum 0.9."""
+    """Learning rate of SGD with momentum 0.9."""
     width: float = 1.0
     """Multiplier of the channels and hidden units; less than 1 for a trial."""
     weights: Path | None = None
@@ -53,7 +53,7 @@ class Config:
     data_dir: Path | None = None
     """Folder in which TFDS has prepared imagenet2012; default: random images."""
     seed: int = 0
-    """Of the weights, the images and the dropped units."""
+    """Seed of the weights, the images and the dropped units."""
     output: Path | None = None
     """A JSON file for the figures; default none."""
 
