@@ -142,6 +142,13 @@ def indexed_ascent(env):
     return dual.update(seen, dual.init(multipliers), multipliers)
 
 
+def implicit_ascent(env):
+    dual = constraints.implicit_multipliers(optax.sgd(0.1))
+    phi = jnp.zeros(4, jnp.float32)
+    seen = constraints.Implicit(jnp.multiply, jnp.ones(4, jnp.float32), jnp.ones(4, jnp.float32))
+    return dual.update(seen, dual.init(phi), phi), seen.multipliers(phi)
+
+
 def gate_kinds(env):
     found = []
     for kind in (gates.hard_concrete, gates.sigmoid):
@@ -320,6 +327,7 @@ TRACED = {
         e.x
     ),
     "indexed": indexed_ascent,
+    "implicit_multipliers": implicit_ascent,
     "update_penalty": lambda e: constraints.update_penalty(e.params, e.grads(), 2.0, restart=1.0),
     "augmented_lagrangian": lambda e: constraints.augmented_lagrangian(
         scalar(1), scalar(0.2), scalar(0.3), 10.0

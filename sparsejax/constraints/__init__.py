@@ -21,6 +21,7 @@ from sparsejax.constraints._descent_ascent import (
     descent_ascent,
 )
 from sparsejax.constraints._dual_ascent import DualAscentState, dual_ascent
+from sparsejax.constraints._implicit_multipliers import Implicit, implicit_multipliers
 from sparsejax.constraints._indexed import Indexed, indexed
 from sparsejax.constraints._lagrangian import augmented_lagrangian, lagrangian
 from sparsejax.constraints._nupi import NuPIState, nupi
@@ -32,6 +33,7 @@ __all__ = [
     "DescentAscentState",
     "DualAscentState",
     "GateGroup",
+    "Implicit",
     "Indexed",
     "NuPIState",
     "anneal_bound",
@@ -43,6 +45,7 @@ __all__ = [
     "dual_ascent",
     "expected_density",
     "gate_groups",
+    "implicit_multipliers",
     "indexed",
     "lagrangian",
     "nupi",

@@ -16,8 +16,8 @@ from sparsejax._extra_args import accepting_extra_args
 from sparsejax._step import LossFunction, Metrics, call_loss, gradient_step
 from sparsejax._train_state import TrainState
 from sparsejax.constraints._descent_ascent import current_multipliers
-from sparsejax.constraints._indexed import shown_terms
 from sparsejax.constraints._lagrangian import lagrangian as plain_lagrangian
+from sparsejax.constraints._shown_terms import computed_multipliers, shown_terms
 
 Batch = Any
 Constraint = Callable[[PyTree, Batch, jax.Array], PyTree]
@@ -53,7 +53,8 @@ def constrained_step(
 
     Where the quantity to constrain is not differentiable (an error rate, say), give its value the
     gradient of a surrogate by `with_surrogate`. Where a batch shows some of many constraints,
-    return `Indexed` violations, for an `indexed` dual optimizer.
+    return `Indexed` violations, for an `indexed` dual optimizer, or `Implicit` violations, for
+    `implicit_multipliers`.
 
     Args:
       loss: ``(params, batch, key) -> (loss, metrics)``, where ``metrics`` are scalars by name. If
@@ -147,7 +148,7 @@ def constrained_step(
             "loss": value,
             "lagrangian": total,
             **_largest("violation", shown_terms(violation, multiplier)[0]),
-            **_largest("multiplier", multiplier),
+            **_largest("multiplier", computed_multipliers(violation, multiplier)),
             **metrics,
         }
 

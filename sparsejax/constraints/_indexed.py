@@ -101,20 +101,6 @@ def is_indexed(node: Any) -> bool:
     return isinstance(node, Indexed)
 
 
-def shown_terms(
-    violation: PyTree[Array], multipliers: PyTree[Array]
-) -> tuple[PyTree[Array], PyTree[Array]]:
-    """Return the violations that a batch shows, and the multiplier of each."""
-    values = jax.tree.map(lambda g: g.values if is_indexed(g) else g, violation, is_leaf=is_indexed)
-    if not any(map(is_indexed, jax.tree.leaves(violation, is_leaf=is_indexed))):
-        return values, multipliers
-    shown = jax.tree.map(
-        lambda g, m: m[g.indices] if is_indexed(g) else m, violation, multipliers,
-        is_leaf=is_indexed,
-    )  # fmt: skip
-    return values, shown
-
-
 def _spread(g: Any, multiplier: Array) -> _Spread:
     if not is_indexed(g):
         return _Spread(g, jnp.ones(jnp.shape(g), bool))

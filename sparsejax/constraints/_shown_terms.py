@@ -1,0 +1,42 @@
+"""The terms of the Lagrangian that a batch shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jaxtyping import Array, PyTree
+
+from sparsejax.constraints._implicit_multipliers import is_implicit
+from sparsejax.constraints._indexed import is_indexed
+
+
+def shown_terms(
+    violation: PyTree[Array], multipliers: PyTree[Array]
+) -> tuple[PyTree[Array], PyTree[Array]]:
+    """Return the violations that a batch shows, and the multiplier of each."""
+    if not any(map(_is_special, jax.tree.leaves(violation, is_leaf=_is_special))):
+        return violation, multipliers
+    values = jax.tree.map(
+        lambda g: g.values if _is_special(g) else g, violation, is_leaf=_is_special
+    )
+    computed = computed_multipliers(violation, multipliers)
+    shown = jax.tree.map(
+        lambda g, m: m[g.indices] if is_indexed(g) else m, violation, computed,
+        is_leaf=_is_special,
+    )  # fmt: skip
+    return values, shown
+
+
+def computed_multipliers(violation: PyTree[Array], multipliers: PyTree[Array]) -> PyTree[Array]:
+    """Return the multipliers, for `Implicit` violations those that their model computes."""
+    if not any(map(is_implicit, jax.tree.leaves(violation, is_leaf=_is_special))):
+        return multipliers
+    return jax.tree.map(
+        lambda g, m: g.multipliers(m) if is_implicit(g) else m, violation, multipliers,
+        is_leaf=_is_special,
+    )  # fmt: skip
+
+
+def _is_special(node: Any) -> bool:
+    return is_indexed(node) or is_implicit(node)
