@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +75,9 @@ def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
         if not (0 <= low < length and 0 <= high < length):
             what = f"with padding {(int(low), int(high))} of windows of {length}"
             raise builder.refusal(equation, what)
+    counts = _counts(builder, equation, spatial)
+    if not counts.all():
+        raise builder.refusal(equation, "with windows in the padding alone")
     attributes = {
         "kernel_shape": window,
         "strides": [int(params["window_strides"][axis]) for axis in spatial],
@@ -86,11 +90,39 @@ def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
     elif equation.name == "reduce_window_min":
         negative = builder.node("MaxPool", builder.node("Neg", operand), **attributes)
         result = builder.node("Neg", negative)
-    else:  # the sum is the mean times the count, up to rounding
-        count = builder.constant(np.asarray(math.prod(window), builder.graph.dtypes[value]))
-        mean = builder.node("AveragePool", operand, count_include_pad=1, **attributes)
-        result = builder.node("Mul", mean, count)
+    else:
+        result = _sum(builder, operand, counts.astype(builder.graph.dtypes[value]), attributes)
     return [builder.untransposed(result, order)]
+
+
+def _sum(builder: OnnxBuilder, operand: str, counts: np.ndarray, attributes: dict[str, Any]) -> str:
+    """Write the sum as the mean times the count, up to rounding.
+
+    onnxruntime up to 1.24 divides by wrong counts where zeros of the padding count in the mean and
+    the two ends of a dimension are padded differently (its issue 26708). Here they do not count.
+    A ``Pad`` before an ``AveragePool`` without padding becomes such padding in onnxruntime; a
+    ``Mul`` between the two keeps them apart.
+    """
+    count = builder.constant(counts)
+    if not counts.ndim and any(node.operator == "Pad" for node in builder.nodes):
+        return builder.node("AveragePool", builder.node("Mul", operand, count), **attributes)
+    return builder.node("Mul", builder.node("AveragePool", operand, **attributes), count)
+
+
+def _counts(builder: OnnxBuilder, equation: Equation, axes: list[int]) -> np.ndarray:
+    """Return how many entries each window along the axes holds: a scalar without padding."""
+    params = equation.params
+    window = params["window_dimensions"]
+    if not any(any(params["padding"][axis]) for axis in axes):
+        return np.asarray(math.prod(window[axis] for axis in axes))
+    counts = np.ones((), int)
+    for axis in axes:
+        starts = np.arange(builder.graph.shapes[equation.outs[0]][axis])
+        starts = starts * params["window_strides"][axis] - params["padding"][axis][0]
+        read = starts[:, None] + np.arange(window[axis]) * params["window_dilation"][axis]
+        real = (read >= 0) & (read < builder.graph.shapes[equation.ins[0]][axis])
+        counts = np.multiply.outer(counts, real.sum(1))
+    return counts
 
 
 _RULE = Rule(groups=_groups, constants=_constants, onnx=_onnx)

@@ -231,6 +231,12 @@ KERNEL = normal(3, 2, 4, 6)
                                        window_dilation=(1, 2, 3, 1)),
         lambda p, x: lax.reduce_window(x, 0.0, lax.add, (1, 2, 1, 3), (1, 1, 1, 2),
                                        ((0, 0), (1, 0), (0, 0), (0, 2))),
+        lambda p, x: lax.reduce_window(x, 0.0, lax.add, (1, 3, 2, 1), (1, 2, 1, 1),
+                                       ((0, 0), (0, 2), (1, 0), (0, 0)),
+                                       window_dilation=(1, 1, 3, 1)),
+        lambda p, x: nnx.avg_pool(jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0))), (2, 2)),
+        lambda p, x: lax.reduce_window(jnp.pad(x, ((0, 0), (0, 0), (0, 1), (0, 1))), 0.0, lax.add,
+                                       (1, 1, 2, 2), (1, 1, 1, 1), "VALID"),
     ],
 )  # fmt: skip
 def test_convolutions_and_pools(function):
@@ -372,6 +378,19 @@ def chosen(p, x):
         (
             lambda p, x: nnx.max_pool(x.astype(int), (2, 2)),
             "on a dtype or shape that ONNX does not allow",
+        ),
+        (
+            lambda p, x: lax.reduce_window(
+                x[:, :2],
+                0.0,
+                lax.add,
+                (1, 2, 1, 1),
+                (1, 1, 1, 1),
+                ((0, 0), (1, 1), (0, 0), (0, 0)),
+                None,
+                (1, 3, 1, 1),
+            ),
+            "reduce_window_sum with windows in the padding alone",
         ),
         (lambda p, x: x.astype(jnp.float8_e4m3b11fnuz), "dtype float8_e4m3b11fnuz, which ONNX"),
     ],
