@@ -5,7 +5,7 @@ each program and with the earlier code generator (JAX 0.10 has both) it takes a 
 The flags concern the code that is made of a program; the passes that rewrite the program itself
 and that cut it for several devices are those that users get. Programs are compiled as users compile
 them in modules with the mark ``optimized``, which are about last bits, and everywhere with
-SPARSEJAX_TEST_OPTIMIZED, which `make test-oldest` sets for the projections.
+SPARSEJAX_TEST_OPTIMIZED.
 """
 
 import os

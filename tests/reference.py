@@ -53,18 +53,21 @@ def shard(array, *axes):
     return jax.device_put(array, NamedSharding(mesh, PartitionSpec(*axes)))
 
 
-def primitives(jaxpr):
-    """Names of all primitives in a jaxpr and those inside it."""
-    names = set()
+def equations(jaxpr):
+    """All equations of a jaxpr and of those inside it."""
     for equation in jaxpr.eqns:
-        names.add(equation.primitive.name)
+        yield equation
         for parameter in jax.tree.leaves(
             equation.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")
         ):
             inner = getattr(parameter, "jaxpr", parameter)
             if hasattr(inner, "eqns"):
-                names |= primitives(inner)
-    return names
+                yield from equations(inner)
+
+
+def primitives(jaxpr):
+    """Names of all primitives in a jaxpr and those inside it."""
+    return {equation.primitive.name for equation in equations(jaxpr)}
 
 
 def exact_square(entries):

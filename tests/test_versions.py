@@ -49,6 +49,13 @@ def test_the_newest_versions_are_pinned_for_each_python(requirement, python):
     assert version in requirement.specifier
 
 
+@pytest.mark.parametrize("python", ["3.12", "3.13", "3.14"])
+@pytest.mark.parametrize("requirement", requirements(TESTED), ids=str)
+def test_where_the_lower_bound_has_no_build_a_later_version_is_the_oldest(requirement, python):
+    version = pins("constraints-oldest.txt", python)[requirement.name.lower().replace("_", "-")]
+    assert version in requirement.specifier
+
+
 @pytest.mark.parametrize("python", ["3.11", "3.12"])
 @pytest.mark.parametrize("name", ["constraints.txt", "constraints-oldest.txt"])
 def test_jax_and_jaxlib_go_together(name, python):
