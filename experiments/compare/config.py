@@ -1,0 +1,113 @@
+"""The flags of the experiment, its networks and their budgets."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+import tyro
+from flax import nnx
+
+from experiments.common.runner import Config as CommonConfig
+from experiments.compare.methods import METHODS, Name, names
+from sparsejax.models import LeNet5, LeNet300
+
+Network = Literal["lenet300_mnist", "lenet5_fashion_mnist"]
+
+
+class Task(NamedTuple):
+    """A network, its data, and the lengths and budgets at which methods are compared."""
+
+    model: Callable[..., nnx.Module]
+    name: str
+    dataset: str
+    epochs: int
+    """Epochs in all: searches, pruning and fine-tuning together."""
+    budgets: tuple[str, ...]
+    """Weights left, in per cent of the kernels' weights."""
+    tuned_at: str
+    """The budget at which the settings of each method are chosen."""
+    tuning_epochs: int
+    """Epochs of a run that chooses settings."""
+
+
+TASKS: Mapping[Network, Task] = {
+    "lenet300_mnist": Task(
+        functools.partial(LeNet300, "relu"),
+        "lenet300",
+        "mnist",
+        100,
+        ("5", "2", "1", "0.5"),
+        "1",
+        40,
+    ),
+    "lenet5_fashion_mnist": Task(LeNet5, "lenet5", "fashion_mnist", 30, ("2.5", "1"), "1", 12),
+}
+
+TUNING_SEED = 100
+"""Of the runs that choose settings; no reported run has it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(CommonConfig):
+    """Every method of the library at the same budgets of weights and epochs."""
+
+    experiment = "compare"
+
+    network: tuple[Literal["all"] | Network, ...] = ("all",)
+    """Networks to train."""
+    method: Annotated[tuple[Literal["all"] | Name, ...], tyro.conf.arg(aliases=["--methods"])] = (
+        "all",
+    )
+    """Methods to compare."""
+    preset: Literal["smoke", "full"] = "full"
+    """How long: smoke (3 epochs, one budget), full (100 epochs of LeNet300, 30 of LeNet5)."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run of every method and budget for each; all runs of a seed come before the next's."""
+    tune_only: bool = False
+    """Choose the settings and stop; no test error is computed."""
+    batch_size: int = 128
+    """Images a step."""
+
+    def networks(self) -> tuple[Network, ...]:
+        """The networks asked for."""
+        return tuple(n for n in get_args(Network) if "all" in self.network or n in self.network)
+
+    def methods(self) -> tuple[Name, ...]:
+        """The methods asked for, in the table's order."""
+        return tuple(name for name in names() if "all" in self.method or name in self.method)
+
+    def budgets(self, network: Network) -> tuple[str, ...]:
+        """The budgets of a network, in per cent."""
+        task = TASKS[network]
+        return (task.tuned_at,) if self.preset == "smoke" else task.budgets
+
+    def settings(
+        self,
+        network: Network,
+        method: Name,
+        budget: str,
+        chosen: Mapping[str, Any],
+        tuning: bool = False,
+    ) -> dict[str, Any]:
+        """What defines a run, as JSON values; ``chosen`` is a candidate of the method."""
+        epochs = TASKS[network].tuning_epochs if tuning else TASKS[network].epochs
+        return {
+            "network": network,
+            "method": method,
+            "kept_percent": budget,
+            "epochs": 3 if self.preset == "smoke" else epochs,
+            "batch_size": self.batch_size,
+            **METHODS[method].shared,
+            **chosen,
+        }
+
+    def check(self) -> None:
+        """See `experiments.common.runner.Config`."""
+        self.require("positive", lambda x: x > 0, "batch_size")
+        if not self.seeds:
+            raise ValueError("--seeds must name at least one seed; got none")
+        if TUNING_SEED in self.seeds:
+            raise ValueError(f"--seeds must not hold {TUNING_SEED}, which chooses the settings")

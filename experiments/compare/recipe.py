@@ -1,0 +1,118 @@
+"""Tune every method alike on the validation images; then train it with every budget and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from experiments.common.runner import Recipe
+from experiments.compare import report
+from experiments.compare.config import TASKS, TUNING_SEED, Config, Network
+from experiments.compare.methods import METHODS, Name
+from experiments.compare.trainer import Trainer
+from experiments.data import Dataset, load
+from sparsejax import inspection
+
+
+class ComparedRun(Trainer):
+    """A method with one budget and seed. With ``tuning`` no test error is computed."""
+
+    tuning = False
+
+    @property
+    def title(self) -> str:
+        """Its network, method, budget and seed."""
+        settings = self.settings
+        what = f"{settings['network']} {settings['method']} {settings['kept_percent']} %"
+        return f"{what}{' tuning' if self.tuning else f' seed {self.seed}'}"
+
+    def headline(self, result: Mapping[str, Any]) -> str:
+        """The validation error alone."""
+        return f"validation error {result['validation_error']:.2f} %, {result['nonzeros']:,} left"
+
+    def train(self) -> tuple[dict[str, Any], Any]:
+        """Search, prune what is above the budget, and fine-tune for the rest of the epochs."""
+        method = METHODS[self.settings["method"]]
+        share = self.settings.get("search_share", method.search_share)
+        epochs = self.share(share)
+        found = method.search(self, epochs)
+        left = inspection.report(found).nonzeros
+        params = self.project(found)
+        if epochs < self.epochs:
+            rate = self.settings["rate"]
+            params = self.fine_tune("fine_tune", params, rate, self.epochs - epochs)
+        phases = {
+            folder.name: rows[-1]
+            for folder in sorted(self.folder.iterdir())
+            if folder.is_dir() and (rows := self.metrics(folder.name))
+        }
+        result = {
+            "model": TASKS[self.settings["network"]].name,
+            "dataset": self.dataset.name,
+            "name": self.row,
+            "network": {"model": TASKS[self.settings["network"]].name},
+            "validation_error": self.error(params, "validation"),
+            "kept": self.kept,
+            "nonzeros": inspection.report(params).nonzeros,
+            "nonzeros_after_search": left,
+            "epochs": sum(row["epoch"] for row in phases.values()),
+            "seconds": sum(row["seconds"] for row in phases.values()),
+        }
+        if not self.tuning:
+            result["test_error"] = self.error(params, "test")
+        return result, params
+
+
+class TuningRun(ComparedRun):
+    """A candidate of the settings of a method."""
+
+    tuning = True
+
+
+def plan(config: Config) -> Iterator[ComparedRun]:
+    """For each network the candidates of every method; then all runs of a seed before the next."""
+    chosen: dict[tuple[Network, Name], Mapping[str, Any]] = {}
+    datasets = {
+        TASKS[n].dataset: load(TASKS[n].dataset, config.data_dir) for n in config.networks()
+    }
+    for network in config.networks():
+        dataset = datasets[TASKS[network].dataset]
+        for method in config.methods():
+            runs = list(candidates(config, network, method, dataset))
+            for run, _ in runs:
+                yield run
+            if all(run.done() for run, _ in runs):
+                _, chosen[network, method] = min(
+                    runs, key=lambda pair: pair[0].result()["validation_error"]
+                )
+    if config.tune_only:
+        return
+    for network in config.networks():
+        dataset = datasets[TASKS[network].dataset]
+        for seed in config.seeds:
+            for method in config.methods():
+                if (network, method) not in chosen:  # --partial
+                    continue
+                for budget in ("100",) if method == "dense" else config.budgets(network):
+                    settings = config.settings(network, method, budget, chosen[network, method])
+                    folder = config.folder / network / method / f"kept_{budget}" / f"seed_{seed}"
+                    row = f"{network}_{method}_{budget}"
+                    model = TASKS[network].model
+                    yield ComparedRun(row, folder, settings, seed, config.resume, dataset, model)
+
+
+def candidates(
+    config: Config, network: Network, method: Name, dataset: Dataset
+) -> Iterator[tuple[ComparedRun, Mapping[str, Any]]]:
+    """The runs that choose the settings of a method, each with its candidate."""
+    task = TASKS[network]
+    budget = "100" if method == "dense" else task.tuned_at
+    for number, candidate in enumerate(METHODS[method].candidates):
+        settings = config.settings(network, method, budget, candidate, tuning=True)
+        folder = config.folder / network / method / "tuning" / f"candidate_{number}"
+        row = f"{network}_{method}_tuning"
+        run = TuningRun(row, folder, settings, TUNING_SEED, config.resume, dataset, task.model)
+        yield run, candidate
+
+
+RECIPE = Recipe(Config, plan, report.rows, report.parts, report.figures)

@@ -1,0 +1,279 @@
+"""The tables: errors by method and budget, what to use when, and how settings were chosen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.common.report import (
+    MADE_BY,
+    Columns,
+    Parts,
+    Row,
+    Table,
+    aggregate,
+    describe,
+    error,
+    figure,
+)
+from experiments.common.runner import Picture
+from experiments.compare import figures as pictures
+from experiments.compare.config import TASKS, TUNING_SEED, Config
+from experiments.compare.methods import METHODS, names
+
+FOUR = ("lc_l0", "lc_l0_l2", "constrained_l0", "cs", "gated_decay")
+"""The methods of the four published systems that this library rebuilds."""
+BASELINES = ("magnitude", "rigl")
+_AFFORDABLE = 1.1
+_FIELDS = ("kept", "nonzeros", "nonzeros_after_search", "epochs", "seconds")
+
+
+def rows(config: Config, ended: Mapping[str, Sequence[Any]], command: str) -> list[Row]:
+    """The rows of report.json: the tuning of each method, then its budgets."""
+    del command
+    found = []
+    for network in config.networks():
+        for method in names():
+            tuning = ended.get(f"{network}_{method}_tuning")
+            if tuning:
+                found.append(_tuning_row(config, network, method, tuning))
+            for budget in ("100", *TASKS[network].budgets):
+                name = f"{network}_{method}_{budget}"
+                if runs := ended.get(name):
+                    results = [run.result() for run in runs]
+                    about = {"network": network, "method": method, "kept_percent": budget}
+                    row = describe(config, name, results, **about)
+                    found.append(row | aggregate(results, _FIELDS))
+    return found
+
+
+def _tuning_row(config: Config, network: str, method: str, runs: Sequence[Any]) -> Row:
+    results = [run.result() for run in runs]
+    row = describe(config, f"{network}_{method}_tuning", results, network=network, method=method)
+    tried = [
+        {
+            "settings": _varied(method, result["settings"]),
+            "validation_error": result["validation_error"],
+        }
+        for result in results
+    ]
+    best = min(tried, key=lambda one: one["validation_error"])
+    del row["settings"]
+    return row | {"tried": tried, "chosen": best["settings"]}
+
+
+def _varied(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in which the candidates of a method differ."""
+    return {name: settings[name] for name in METHODS[method].candidates[0]}
+
+
+def compared(rows: Sequence[Row], network: str) -> dict[str, dict[str, Row]]:
+    """The rows of a network by budget and method, the most weights first."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row["network"] == network and "kept_percent" in row:
+            found.setdefault(row["kept_percent"], {})[row["method"]] = row
+    return {budget: found[budget] for budget in sorted(found, key=float, reverse=True)}
+
+
+def cost(row: Row, dense: Row) -> float:
+    """Seconds of a run over those of training the dense network for the same epochs."""
+    return (sum(row["seconds"]) / len(row["seconds"])) / (
+        sum(dense["seconds"]) / len(dense["seconds"])
+    )
+
+
+def difference(first: Row, second: Row) -> tuple[float, float]:
+    """Mean test error of ``first`` less that of ``second``, and its standard error."""
+    one, two = first["test_error"], second["test_error"]
+    variance = sum(e["std"] ** 2 / len(e["values"]) for e in (one, two))
+    return one["mean"] - two["mean"], math.sqrt(variance)
+
+
+def _mean(row: Row) -> float:
+    return row["test_error"]["mean"]
+
+
+def _best(candidates: Sequence[Row]) -> str:
+    """The method of the lowest mean test error, and those within the standard error of it."""
+    if not candidates:
+        return "(none)"
+    best = min(candidates, key=_mean)
+    equal = [row for row in candidates if row is not best and _within(difference(row, best))]
+    also = ", ".join(METHODS[row["method"]].title for row in sorted(equal, key=_mean))
+    return f"{METHODS[best['method']].title} ({error(best['test_error'])})" + (
+        f"; as good: {also}" if also else ""
+    )
+
+
+def _within(pair: tuple[float, float]) -> bool:
+    return pair[0] <= pair[1]
+
+
+def choices(by_budget: Mapping[str, Mapping[str, Row]]) -> list[dict[str, str]]:
+    """What to use when: a line for each budget."""
+    (dense,) = by_budget["100"].values()
+    lines = []
+    for budget, found in by_budget.items():
+        if budget != "100":
+            cheap = [row for row in found.values() if cost(row, dense) <= _AFFORDABLE]
+            sparse = [row for name, row in found.items() if METHODS[name].always_sparse]
+            lines.append(
+                {
+                    "budget": budget,
+                    "error": _best(list(found.values())),
+                    "cheap": _best(cheap),
+                    "sparse": _best(sparse),
+                }
+            )
+    return lines
+
+
+def _errors_table(by_budget: Mapping[str, Mapping[str, Row]]) -> Table:
+    (dense,) = by_budget["100"].values()
+    budgets = [budget for budget in by_budget if budget != "100"]
+    methods = [name for name in names() if any(name in by_budget[b] for b in by_budget)]
+
+    def cell(budget):
+        def text(method):
+            if method == "dense":
+                return error(dense["test_error"])
+            row = by_budget[budget].get(method)
+            if row is None:
+                return ""
+            lowest = min(map(_mean, by_budget[budget].values()))
+            return (
+                f"**{error(row['test_error'])}**"
+                if _mean(row) == lowest
+                else error(row["test_error"])
+            )
+
+        return text
+
+    def relative(method):
+        there = [by_budget[b][method] for b in by_budget if method in by_budget[b]]
+        return f"{sum(cost(row, dense) for row in there) / len(there):.2f}"
+
+    columns: list[Any] = [("method", lambda method: f"{METHODS[method].title} [{method}]")]
+    columns += [(f"{budget} % left", cell(budget)) for budget in budgets]
+    columns += [("seconds, dense = 1", relative)]
+    return Table(columns, methods)
+
+
+_CHOICES: Columns = (
+    ("weights left", lambda line: f"{line['budget']} %"),
+    ("lowest error", lambda line: line["error"]),
+    (f"at most {_AFFORDABLE} times the time of dense training", lambda line: line["cheap"]),
+    ("never more weights than the budget", lambda line: line["sparse"]),
+)
+
+
+def _target_table(by_budget: Mapping[str, Mapping[str, Row]]) -> Table | None:
+    lines = []
+    for budget, found in by_budget.items():
+        ours = [found[name] for name in FOUR if name in found]
+        if budget == "100" or not ours or not all(name in found for name in BASELINES):
+            continue
+        best = min(ours, key=_mean)
+        line = {"budget": budget, "best": METHODS[best["method"]].title}
+        for name in BASELINES:
+            gap, spread = difference(best, found[name])
+            verdict = "yes" if gap < -spread else "no"
+            line[name] = f"{gap:+.2f} ± {spread:.2f} ({verdict})"
+        lines.append(line)
+    if not lines:
+        return None
+    columns: list[Any] = [
+        ("weights left", lambda line: f"{line['budget']} %"),
+        ("best of the four systems", lambda line: line["best"]),
+    ]
+    columns += [
+        (f"less than {METHODS[name].title}?", lambda line, name=name: line[name])
+        for name in BASELINES
+    ]
+    return Table(columns, lines)
+
+
+def _tuning_table(rows: Sequence[Row], network: str) -> Table:
+    def settings(values):
+        return ", ".join(
+            f"{name} {value:g}" if not isinstance(value, str) else f"{name} {value}"
+            for name, value in values.items()
+        )
+
+    def tried(row):
+        return "; ".join(
+            f"{settings(one['settings'])}: {one['validation_error']:.2f} %" for one in row["tried"]
+        )
+
+    columns: Columns = (
+        ("method", lambda row: f"[{row['method']}]"),
+        ("candidates and their validation errors", tried),
+        ("chosen", lambda row: settings(row["chosen"])),
+    )
+    chosen = [row for row in rows if row["network"] == network and "tried" in row]
+    return Table(columns, chosen, on_screen=False)
+
+
+def parts(rows: Sequence[Row]) -> Parts:
+    """The report."""
+    found: list[str | Table] = ["# Which method to use"]
+    for network in dict.fromkeys(row["network"] for row in rows):
+        task, by_budget = TASKS[network], compared(rows, network)
+        some = next(row for row in rows if row["network"] == network)
+        found.append(f"## {network}: {task.name} on {task.dataset}")
+        if by_budget.get("100") and len(by_budget) > 1:
+            seeds = sorted(
+                {s for b in by_budget.values() for row in b.values() for s in row["seeds"]}
+            )
+            (dense,) = by_budget["100"].values()
+            found += [
+                _errors_table(by_budget),
+                f"Test errors in per cent at the end of training, mean ± sample standard deviation "
+                f"over seeds {', '.join(map(str, seeds))}. Every method has "
+                f"{dense['settings']['epochs']} epochs in all, searches and fine-tuning included, "
+                "the same images in batches of the same size and the same initial weights. Weights "
+                "left are those of the kernels; biases are dense. No network has more weights than "
+                "its budget.",
+                "### What to use when",
+                Table(_CHOICES, choices(by_budget)),
+                "The rule: the method of the lowest mean test error among all, among those whose "
+                f"runs took at most {_AFFORDABLE} times the seconds of dense training, and among "
+                "those that never hold more weights than the budget. Methods whose mean is within "
+                "one standard error of the difference to it count as good as it.",
+                figure("Test error against weights left", f"{network}_errors.png"),
+                figure("Training cost against test error", f"{network}_costs.png"),
+            ]
+            targets = _target_table(by_budget)
+            if targets:
+                found += [
+                    "### The four systems against gradual magnitude pruning and RigL",
+                    targets,
+                    "Difference of the mean test errors and its standard error, in points of "
+                    "per cent; yes: lower by more than the standard error.",
+                ]
+        if "preset" in some:
+            found += [
+                "### How the settings were chosen",
+                f"Four candidates for each method, trained for {task.tuning_epochs} epochs with "
+                f"{task.tuned_at} % of the weights and seed {TUNING_SEED}, which no reported run "
+                "has. The lowest validation error decides (5,000 images held out of the training "
+                "set); the script makes the choice before any test error is computed. The grids "
+                "themselves were laid around settings that earlier experiments of this repository "
+                "had found, in some of which test errors were on the screen.",
+                _tuning_table(rows, network),
+            ]
+    return [*found, MADE_BY]
+
+
+def figures(rows: Sequence[Row], ended: Mapping[str, Sequence[Any]]) -> dict[str, Picture]:
+    """Error against weights left, and cost against error, for each network."""
+    del ended
+    found: dict[str, Picture] = {}
+    for network in dict.fromkeys(row["network"] for row in rows):
+        by_budget = compared(rows, network)
+        if by_budget.get("100") and len(by_budget) > 1:
+            found[f"{network}_errors.png"] = pictures.errors(by_budget)
+            found[f"{network}_costs.png"] = pictures.costs(by_budget, cost)
+    return found
