@@ -79,6 +79,9 @@ def plan(config: Config) -> Iterator[ComparedRun]:
         dataset = datasets[TASKS[network].dataset]
         for method in config.methods():
             runs = list(candidates(config, network, method, dataset))
+            if len(runs) == 1:  # there is nothing to choose
+                chosen[network, method] = METHODS[method].candidates[0]
+                continue
             for run, _ in runs:
                 yield run
             if all(run.done() for run, _ in runs):

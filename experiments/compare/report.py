@@ -77,6 +77,12 @@ def compared(rows: Sequence[Row], network: str) -> dict[str, dict[str, Row]]:
     return {budget: found[budget] for budget in sorted(found, key=float, reverse=True)}
 
 
+def seeds_of(by_budget: Mapping[str, Mapping[str, Row]]) -> list[int]:
+    """The seeds of any of the rows."""
+    rows = (row for found in by_budget.values() for row in found.values())
+    return sorted({seed for row in rows for seed in row["seeds"]})
+
+
 def cost(row: Row, dense: Row) -> float:
     """Seconds of a run over those of training the dense network for the same epochs."""
     return (sum(row["seconds"]) / len(row["seconds"])) / (
@@ -161,7 +167,7 @@ def _errors_table(by_budget: Mapping[str, Mapping[str, Row]]) -> Table:
     return Table(columns, methods)
 
 
-_CHOICES: Columns = (
+CHOICES: Columns = (
     ("weights left", lambda line: f"{line['budget']} %"),
     ("lowest error", lambda line: line["error"]),
     (f"at most {_AFFORDABLE} times the time of dense training", lambda line: line["cheap"]),
@@ -224,20 +230,17 @@ def parts(rows: Sequence[Row]) -> Parts:
         some = next(row for row in rows if row["network"] == network)
         found.append(f"## {network}: {task.name} on {task.dataset}")
         if by_budget.get("100") and len(by_budget) > 1:
-            seeds = sorted(
-                {s for b in by_budget.values() for row in b.values() for s in row["seeds"]}
-            )
             (dense,) = by_budget["100"].values()
             found += [
                 _errors_table(by_budget),
                 f"Test errors in per cent at the end of training, mean ± sample standard deviation "
-                f"over seeds {', '.join(map(str, seeds))}. Every method has "
+                f"over seeds {', '.join(map(str, seeds_of(by_budget)))}. Every method has "
                 f"{dense['settings']['epochs']} epochs in all, searches and fine-tuning included, "
                 "the same images in batches of the same size and the same initial weights. Weights "
                 "left are those of the kernels; biases are dense. No network has more weights than "
                 "its budget.",
                 "### What to use when",
-                Table(_CHOICES, choices(by_budget)),
+                Table(CHOICES, choices(by_budget)),
                 "The rule: the method of the lowest mean test error among all, among those whose "
                 f"runs took at most {_AFFORDABLE} times the seconds of dense training, and among "
                 "those that never hold more weights than the budget. Methods whose mean is within "

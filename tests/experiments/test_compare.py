@@ -1,0 +1,191 @@
+"""The comparison of all methods on a part of MNIST, and what its tables conclude."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.compare import methods, recipe, report
+from experiments.compare.config import TASKS, TUNING_SEED, Config
+from experiments.compare.methods import METHODS
+from experiments.compare.recipe import RECIPE
+from experiments.deploy import forms
+from sparsejax.deploy import load_sparse
+from tests.experiments import smoke
+
+
+def config(output, **flags):
+    flags = {"preset": "smoke", "seeds": (0,), "batch_size": 250, "resume": True} | flags
+    return Config(network=("lenet300_mnist",), output=output, **flags)
+
+
+@pytest.fixture(scope="module")
+def finished(small_mnist, tmp_path_factory):
+    """Every method with the last of its candidates, dense training with the best of all."""
+    chosen = config(tmp_path_factory.mktemp("compare") / "run")
+    last = {
+        name: method if name == "dense" else method._replace(candidates=method.candidates[-1:])
+        for name, method in METHODS.items()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (methods, recipe, report):
+            patch.setattr(module, "METHODS", last)
+        printed, rows = smoke.run(RECIPE, recipe, small_mnist, chosen)
+    return chosen, printed, rows
+
+
+def results_of(chosen, kind):
+    files = chosen.folder.glob(f"lenet300_mnist/*/{kind}/*/result.json")
+    return {file.parts[-4]: json.loads(file.read_text()) for file in files}
+
+
+def test_every_method_has_the_same_epochs_and_keeps_to_its_budget(finished):
+    chosen, _, rows = finished
+    found = results_of(chosen, "kept_*")
+    assert set(found) == set(METHODS)
+    for name, result in found.items():
+        kept = 266_200 if name == "dense" else 2_662
+        assert result["kept"] == kept
+        # What SET and RigL grow behind a dead unit stays at its zero.
+        assert 0.5 * kept <= result["nonzeros"] <= kept, name
+        assert result["epochs"] == 3, name
+        assert result["test_error"] < 95
+        folder = chosen.folder / "lenet300_mnist" / name
+        network = load_sparse(next(folder.glob("kept_*/seed_0")) / "network.safetensors")
+        kernels = [leaf for leaf in jax.tree.leaves(network) if leaf.ndim > 1]
+        assert sum(map(np.count_nonzero, kernels)) == result["nonzeros"]
+    assert [row["method"] for row in rows if "kept_percent" in row] == list(METHODS)
+
+
+def test_methods_that_are_always_sparse_find_what_they_end_with(finished):
+    chosen, _, _ = finished
+    found = results_of(chosen, "kept_1")
+    for name in (name for name, method in METHODS.items() if method.always_sparse):
+        assert found[name]["nonzeros_after_search"] <= 2_662
+    assert found["one_shot"]["nonzeros_after_search"] > 200_000
+
+
+def test_the_best_candidate_is_chosen_by_the_validation_images_alone(finished):
+    chosen, _, rows = finished
+    folder = chosen.folder / "lenet300_mnist"
+    for file in folder.glob("*/tuning/*/*.json*"):
+        assert "test_error" not in file.read_text()
+    tried = [json.loads(f.read_text()) for f in sorted(folder.glob("dense/tuning/*/result.json"))]
+    assert len(tried) == 4
+    assert {result["seed"] for result in tried} == {TUNING_SEED}
+    best = min(tried, key=lambda result: result["validation_error"])
+    assert results_of(chosen, "kept_*")["dense"]["settings"]["rate"] == best["settings"]["rate"]
+    (row,) = [row for row in rows if row["name"] == "lenet300_mnist_dense_tuning"]
+    assert row["chosen"] == {"rate": best["settings"]["rate"]}
+
+
+def test_a_run_that_has_ended_is_not_made_again(finished, small_mnist):
+    chosen, _, rows = finished
+    again = config(chosen.folder, method=("dense",))
+    printed, found = smoke.run(RECIPE, recipe, small_mnist, again)
+    assert printed.count("(already there)") == 5
+    assert found == rows[:2]
+
+
+def test_tune_only_computes_no_test_error(small_mnist, tmp_path):
+    chosen = config(tmp_path, method=("one_shot",), tune_only=True, batch_size=1000)
+    printed, rows = smoke.run(RECIPE, recipe, small_mnist, chosen)
+    assert "test" not in printed
+    assert len(rows) == 1
+    assert not list(tmp_path.glob("**/kept_*"))
+
+
+def test_its_networks_can_be_deployed(finished, small_mnist):
+    folder = finished[0].folder / "lenet300_mnist" / "rigl" / "kept_1" / "seed_0"
+    smoke.check_readable(folder, small_mnist)
+    with smoke.loading(forms, small_mnist):
+        assert forms.read(folder, None, None, 0).name == "lenet300_mnist_rigl_1"
+
+
+def test_every_method_has_four_candidates_and_settings_that_are_json():
+    for name, method in METHODS.items():
+        assert len(method.candidates) == 4, name
+        for candidate in method.candidates:
+            json.dumps(Config().settings("lenet300_mnist", name, "1", candidate))
+    assert set(methods.names()) == set(METHODS)
+
+
+@pytest.mark.parametrize("network", TASKS)
+def test_budgets_are_tuned_at_one_of_them(network):
+    assert TASKS[network].tuned_at in TASKS[network].budgets
+
+
+def test_bad_flags_are_named():
+    with pytest.raises(ValueError, match=f"--seeds must not hold {TUNING_SEED}"):
+        Config(seeds=(0, TUNING_SEED)).check()
+    with pytest.raises(ValueError, match="--seeds must name at least one seed"):
+        Config(seeds=()).check()
+    with pytest.raises(ValueError, match="--batch-size must be positive; got 0"):
+        Config(batch_size=0).check()
+
+
+def test_flags_become_settings():
+    chosen = smoke.parsed(
+        Config, "--network", "lenet5_fashion_mnist", "--methods", "rigl", "dense", "--seeds", "4",
+        "--batch-size", "8", "--tune-only", "--preset", "smoke",
+    )  # fmt: skip
+    assert chosen.methods() == ("dense", "rigl")
+    assert chosen.networks() == ("lenet5_fashion_mnist",)
+    settings = chosen.settings("lenet5_fashion_mnist", "rigl", "1", {"rate": 7})
+    assert settings.items() >= {"epochs": 3, "batch_size": 8, "rate": 7}.items()
+    assert chosen.tune_only
+
+
+def row(method, errors, seconds=1.0, budget="1"):
+    """A row as a report has it."""
+    mean, std = float(np.mean(errors)), float(np.std(errors, ddof=1))
+    return {
+        "network": "lenet300_mnist", "method": method, "kept_percent": budget,
+        "seconds": [seconds] * len(errors), "seeds": [0, 1, 2], "preset": "full",
+        "settings": {"epochs": 100},
+        "test_error": {"mean": mean, "std": std, "values": list(errors)},
+    }  # fmt: skip
+
+
+DENSE = row("dense", [1.4, 1.5, 1.6], 10.0, "100")
+MADE = [
+    DENSE,
+    row("lc_l0_l2", [2.0, 2.1, 2.2], 12.0),
+    row("cs", [2.1, 2.2, 2.3], 11.0),
+    row("magnitude", [2.4, 2.5, 2.6], 10.5),
+    row("rigl", [2.2, 3.1, 2.2], 10.9),
+    row("static", [9.0, 9.1, 9.2], 9.0),
+]
+
+
+def test_the_choice_follows_the_stated_rule():
+    (line,) = report.choices(report.compared(MADE, "lenet300_mnist"))
+    # The standard error of a difference of two means of deviation 0.1 is 0.08: 0.1 is outside.
+    assert line["error"] == "learning-compression, l0 + l2 (2.10 ± 0.10 %)"
+    assert line["cheap"] == "continuous sparsification (2.20 ± 0.10 %)"
+    # RigL's mean is 0.3 above that, and its own standard error 0.3.
+    assert line["sparse"] == "RigL (2.50 ± 0.52 %)"
+    noisy = [*MADE[:4], row("rigl", [1.9, 2.8, 2.0], 10.9), MADE[5]]
+    (line,) = report.choices(report.compared(noisy, "lenet300_mnist"))
+    assert line["cheap"].endswith("; as good: RigL")
+
+
+def test_the_four_systems_are_set_against_the_baselines_with_a_standard_error():
+    table = report._target_table(report.compared(MADE, "lenet300_mnist"))
+    (line,) = table.cells()[1:]
+    assert line[1] == "learning-compression, l0 + l2"
+    assert line[2] == f"-0.40 ± {np.hypot(0.1, 0.1) / np.sqrt(3):.2f} (yes)"
+    assert line[3].startswith("-0.40 ± 0.31")
+    assert report._target_table(report.compared(MADE[:3], "lenet300_mnist")) is None
+
+
+def test_the_figures_show_every_method():
+    by_budget = report.compared(MADE, "lenet300_mnist")
+    figure = report.pictures.errors(by_budget)
+    shown = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert shown == {METHODS[row["method"]].title for row in MADE}
+    figure = report.pictures.costs(by_budget, report.cost)
+    (axes,) = figure.axes
+    points = {float(line.get_xdata()[0]) for line in axes.lines if len(line.get_xdata()) == 1}
+    assert points >= {1.2, 1.1, 1.05, 0.9}
