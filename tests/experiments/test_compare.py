@@ -91,7 +91,7 @@ def test_a_run_that_has_ended_is_not_made_again(finished, small_mnist):
 def test_tune_only_computes_no_test_error(small_mnist, tmp_path):
     chosen = config(tmp_path, method=("one_shot",), tune_only=True, batch_size=1000)
     printed, rows = smoke.run(RECIPE, recipe, small_mnist, chosen)
-    assert "test" not in printed
+    assert "test error" not in printed
     assert len(rows) == 1
     assert not list(tmp_path.glob("**/kept_*"))
 

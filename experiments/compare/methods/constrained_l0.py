@@ -60,8 +60,7 @@ def _search(trainer: Trainer, epochs: int) -> Any:
         {"weights": "weights", "gates": "gates"},
     )
     optimizer = descent_ascent(primal, optax.chain(anneal_bound(bound), nupi(0.1, 300.0)))
-    # Random numbers for every weight and step: this generator is the faster one on a CPU.
-    key = jax.random.key(trainer.seed, impl="rbg")
+    key = jax.random.key(trainer.seed)
     state = init_state({"weights": weights, "gates": phi}, optimizer, key)
     step = constrained_step(loss, violation, optimizer)
     final = trainer.run(
