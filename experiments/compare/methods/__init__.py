@@ -21,7 +21,7 @@ Name = Literal[
     "magnitude", "saliency", "rigl", "set", "static", "ste", "ac_dc",
 ]  # fmt: skip
 
-METHODS: Mapping[Name, Method] = {
+METHODS: Mapping[str, Method] = {
     "dense": magnitude.DENSE,
     "lc_l0": learning_compression.L0,
     "lc_l0_l2": learning_compression.L0_L2,
