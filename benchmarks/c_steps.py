@@ -179,7 +179,8 @@ def _lloyd(values: np.ndarray, k: int, tries: int = 100) -> np.ndarray:
         if np.array_equal(moved, centers):
             break
         centers = moved
-    return centers[np.searchsorted((centers[1:] + centers[:-1]) / 2, values)]
+    nearest = np.searchsorted((centers[1:] + centers[:-1]) / 2, values)
+    return np.asarray(centers[nearest])
 
 
 def _ternary_by_sorting(values: np.ndarray) -> np.ndarray:

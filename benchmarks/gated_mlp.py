@@ -69,11 +69,11 @@ def main(config: Config) -> None:
     write(config.output, "gated_mlp", results)
 
 
-def _ours(images, labels, gated: bool) -> Callable[[], None]:
+def _ours(images: np.ndarray, labels: np.ndarray, gated: bool) -> Callable[[], None]:
     """A function that trains for one more epoch at each call."""
     network = GatedNetwork("mlp", (0.2, 0.5), seed=0)
 
-    def loss(params, batch, key):
+    def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         weights = network.sampled(params, key) if gated else params["weights"]
         logits = network.logits(weights, batch["image"])
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), {}
@@ -85,9 +85,10 @@ def _ours(images, labels, gated: bool) -> Callable[[], None]:
         )
         optimizer: Any = descent_ascent(primal, dual_ascent(_DUAL_RATE))
 
-        def constraint(params, batch, key):
+        def constraint(params: Any, batch: Any, key: jax.Array) -> jax.Array:
             del batch, key
-            return density_violation(network.activity(params), _TARGET)
+            violation: jax.Array = density_violation(network.activity(params), _TARGET)
+            return violation
 
         step: Any = constrained_step(loss, constraint, optimizer)
         params = network.initial
@@ -107,7 +108,7 @@ def _ours(images, labels, gated: bool) -> Callable[[], None]:
     return epoch
 
 
-def _torch(images, labels) -> dict[str, Callable[[], None]]:
+def _torch(images: np.ndarray, labels: np.ndarray) -> dict[str, Callable[[], None]]:
     """The same epoch in PyTorch with one gate sample per step, by a DataLoader or slices."""
     try:
         import torch
@@ -132,7 +133,7 @@ def _torch(images, labels) -> dict[str, Callable[[], None]]:
         torch.utils.data.TensorDataset(x, y), batch_size=_BATCH, shuffle=True, drop_last=True
     )
 
-    def step(image, label) -> None:
+    def step(image: Any, label: Any) -> None:
         nonlocal multiplier
         hidden, active = image, 0.0
         for number, (layer, alpha) in enumerate(zip(layers, log_alpha, strict=True)):
@@ -154,7 +155,7 @@ def _torch(images, labels) -> dict[str, Callable[[], None]]:
         excess = float(violation.detach())
         multiplier = multiplier + _DUAL_RATE * excess if excess > 0 else 0.0
 
-    def epoch(batches) -> None:
+    def epoch(batches: Callable[[], Any]) -> None:
         for image, label in batches():
             step(image, label)
 

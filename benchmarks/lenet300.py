@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +78,9 @@ def main(config: Config) -> None:
     write(config.output, "lenet300", results)
 
 
-def _ours(images, labels) -> tuple[Callable[[], None], float, Callable[[], None]]:
+def _ours(
+    images: np.ndarray, labels: np.ndarray
+) -> tuple[Callable[[], None], float, Callable[[], None]]:
     """A function that trains for one epoch, the seconds of its compilation, and a C step."""
     graph, params, rest = nnx.split(LeNet300(rngs=nnx.Rngs(0)), nnx.Param, ...)
     step_count = len(labels) // _BATCH
@@ -87,7 +90,7 @@ def _ours(images, labels) -> tuple[Callable[[], None], float, Callable[[], None]
         optax.sgd(0.05, momentum=0.9, nesterov=True),
     )
 
-    def loss(params, batch, key):
+    def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         del key
         logits = nnx.merge(graph, params, rest)(batch["image"].astype(jnp.float32) / 255)
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), {}
@@ -113,7 +116,7 @@ def _ours(images, labels) -> tuple[Callable[[], None], float, Callable[[], None]
     return epoch, first - later, c_step
 
 
-def _torch(images, labels) -> dict[str, Callable[[], None]]:
+def _torch(images: np.ndarray, labels: np.ndarray) -> dict[str, Callable[[], None]]:
     """The same epoch in PyTorch, fed by a DataLoader and by slices of a shuffled tensor."""
     try:
         import torch
@@ -132,7 +135,7 @@ def _torch(images, labels) -> dict[str, Callable[[], None]]:
         torch.utils.data.TensorDataset(x, y), batch_size=_BATCH, shuffle=True, drop_last=True
     )
 
-    def epoch(batches) -> None:
+    def epoch(batches: Callable[[], Any]) -> None:
         for image, label in batches():
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(image), label)

@@ -12,8 +12,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,8 +104,8 @@ def main(config: Config) -> None:
 
 def _flax(
     model: nnx.Module,
-    images,
-    labels,
+    images: np.ndarray,
+    labels: np.ndarray,
     block: int,
     regulariser: optax.GradientTransformation | None = None,
 ) -> Callable[[], None]:
@@ -112,7 +113,7 @@ def _flax(
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     optimizer = optax.chain(regulariser or optax.identity(), optax.adam(_RATE))
 
-    def loss(params, batch, key):
+    def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         del key
         logits = nnx.merge(graph, params, rest)(batch["image"].astype(jnp.float32) / 255)
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), {}
@@ -130,7 +131,7 @@ def _flax(
     return segment
 
 
-def _torch(images, labels) -> dict[str, Callable[[], None]]:
+def _torch(images: np.ndarray, labels: np.ndarray) -> dict[str, Callable[[], None]]:
     """The same in PyTorch, on slices of a shuffled tensor, with all threads and with one.
 
     If other programs use the machine, PyTorch's threads wait for each other, and one is faster.
@@ -149,7 +150,7 @@ def _torch(images, labels) -> dict[str, Callable[[], None]]:
     x = torch.from_numpy(images.reshape(-1, 1, 28, 28).astype(np.float32) / 255)
     y = torch.from_numpy(labels.astype(np.int64))
 
-    def batches():
+    def batches() -> Iterator[Any]:
         while True:
             yield from torch_slices(x, y, _BATCH)
 

@@ -158,7 +158,7 @@ def _expected(name: str, size: int, earlier: Mapping[str, Any]) -> float:
     """Estimated seconds per call, proportional to size; infinite if left out at a smaller size."""
     if name in earlier["left_out"]:
         return float("inf")
-    return earlier["median"].get(name, 0.0) * size / earlier["size"]
+    return float(earlier["median"].get(name, 0.0) * size / earlier["size"])
 
 
 def _extra_memory(weights: jax.Array, kappa: int) -> dict[str, float | None]:
@@ -187,7 +187,8 @@ def _in_another_process(
     done = subprocess.run(
         [*command, *options], env=os.environ | environment, stdout=subprocess.PIPE, check=True
     )
-    return json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def _on_devices(config: Config, size: int) -> dict[str, Any]:

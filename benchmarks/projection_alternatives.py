@@ -18,7 +18,7 @@ COPIES_NEEDED = {
 def with_jax(weights: jax.Array) -> dict[str, Callable[[int], Any]]:
     """Projections with a threshold from ``lax.top_k`` or from a sort."""
 
-    def above(threshold):
+    def above(threshold: jax.Array) -> jax.Array:
         return jnp.where(jnp.abs(weights) >= threshold, weights, 0)
 
     top = jax.jit(lambda w, k: jax.lax.top_k(jnp.abs(w), k)[0][-1], static_argnums=1)

@@ -83,14 +83,15 @@ def main(config: Config) -> None:
 
 
 def _resnet20(config: Config) -> dict[str, Any]:
-    model = ResNet20(rngs=nnx.Rngs(0))
+    model: Any = ResNet20(rngs=nnx.Rngs(0))
     model.eval()
     graph, state, rest = nnx.split(model, nnx.Param, ...)
     structure, params = jax.tree.structure(state), nnx.to_pure_dict(state)
 
-    def function(params, images):
+    def function(params: Any, images: jax.Array) -> jax.Array:
         state = jax.tree.unflatten(structure, jax.tree.leaves(params))
-        return nnx.merge(graph, state, rest)(images)
+        logits: jax.Array = nnx.merge(graph, state, rest)(images)
+        return logits
 
     shape = config.batch_size, 32, 32, 3
     images = np.random.default_rng(0).standard_normal(shape, np.float32)
@@ -148,16 +149,17 @@ def _vgg16(width: float) -> dict[str, Any]:
     rng = np.random.default_rng(0)
 
     def draw(path: Any, leaf: Any) -> np.ndarray:
-        array = rng.standard_normal(leaf.shape, np.float32)
+        array: np.ndarray = rng.standard_normal(leaf.shape, np.float32)
         if path[0].key != "fc8":
             array[..., rng.permutation(leaf.shape[-1])[::2] if leaf.ndim > 1 else slice(None)] = 0
         return array
 
     params = jax.tree_util.tree_map_with_path(draw, nnx.to_pure_dict(state))
 
-    def function(params, images):
+    def function(params: Any, images: jax.Array) -> jax.Array:
         state = jax.tree.unflatten(structure, jax.tree.leaves(params))
-        return nnx.merge(graph, state, rest)(images)
+        logits: jax.Array = nnx.merge(graph, state, rest)(images)
+        return logits
 
     leaves = jax.tree.leaves(params)
     weights = sum(leaf.nbytes for leaf in leaves)

@@ -135,7 +135,7 @@ def _vmapped(data: ArrayData) -> Callable[[], None]:
 def _segment(data: ArrayData, step: Any, states: list[Any], **how: Any) -> Callable[[], None]:
     """A function that trains each of ``states`` for one more segment at each call."""
 
-    def advance(state):
+    def advance(state: Any) -> Any:
         steps = int(state.step) + _STEPS
         state = fit(step, state, Batches(data, _BATCH), steps=steps, **how)
         return jax.block_until_ready(state)
@@ -152,10 +152,10 @@ def _searches() -> tuple[Any, Any, list[Any]]:
     optimizer = optax.sgd(0.1, momentum=0.9, nesterov=True)
     keys = jax.random.split(jax.random.key(0), len(_STARTS))
 
-    def method(initial):
+    def method(initial: Any) -> tickets.Method:
         return tickets.continuous_sparsification(_ROUND, initial)
 
-    def loss(params, batch, key):
+    def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         del key
         logits = nnx.merge(graph, params, rest)(batch["image"].astype(jnp.float32) / 255)
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), {}
@@ -185,7 +185,7 @@ def _lower_bound(data: ArrayData) -> Callable[[], None]:
     kernels = [jnp.stack([params[layer]["kernel"][...]] * members) for layer in LENET300_LAYERS]
     inputs = [jnp.ones((members, _BATCH, kernel.shape[1])) for kernel in kernels]
 
-    def step(kernels, _):
+    def step(kernels: Any, _: None) -> tuple[Any, None]:
         new = []
         for place, (x, kernel) in enumerate(zip(inputs, kernels, strict=True)):
             out = jnp.einsum("mbi,mio->mbo", x, kernel)

@@ -33,7 +33,7 @@ def shifted_and_mirrored(
         around = ((0, 0), (shift, shift), (shift, shift), (0, 0))
         corners = jax.random.randint(places, (len(images), 2), 0, 2 * shift + 1)
 
-        def crop(image, corner):
+        def crop(image: jax.Array, corner: jax.Array) -> jax.Array:
             return lax.dynamic_slice(image, (corner[0], corner[1], 0), images.shape[1:])
 
         images = jax.vmap(crop)(jnp.pad(images, around), corners)

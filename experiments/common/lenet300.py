@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ class LeNet300Run(Run):
 
     def error(self, params: Any, split: str) -> float:
         """Misclassified images of a split in per cent."""
-        return error(self._mistakes, params, getattr(self.dataset, split))
+        return float(error(self._mistakes, params, getattr(self.dataset, split)))
 
     def fit_to_end(self) -> TrainState:
         """Train the reference, or compress it, to the last step."""
@@ -131,7 +131,14 @@ class LeNet300Run(Run):
         )  # fmt: skip
 
     def _fit(
-        self, optimizer, params, rate, steps, report_epochs, checkpoint_epochs, evaluate
+        self,
+        optimizer: optax.GradientTransformation,
+        params: Any,
+        rate: optax.Schedule,
+        steps: int,
+        report_epochs: int,
+        checkpoint_epochs: int,
+        evaluate: Callable[[TrainState], dict[str, Any]],
     ) -> TrainState:
         train = self.dataset.train
         images = {"image": train.images, "label": train.labels}
@@ -146,7 +153,9 @@ class LeNet300Run(Run):
             learning_rate=rate,
         )
 
-    def _loss(self, params, batch, key):
+    def _loss(
+        self, params: Any, batch: Any, key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         del key
         return cross_entropy(self.logits(params, batch["image"]), batch["label"])
 
@@ -157,13 +166,13 @@ class LeNet300Run(Run):
         cooldown_start = settings["l_steps"] - settings["cooldown_l_steps"]
         last_growth = self.last_growth_of_mu()
 
-        def rate(step):
+        def rate(step: Any) -> Any:
             l_step = jnp.maximum(0, (step - first) // per_l_step + 1)
             cooling = jnp.maximum(0, l_step - cooldown_start)
             decay = settings["learning_rate_decay"] ** l_step * settings["cooldown"] ** cooling
             return settings["learning_rate"] * decay
 
-        def mu(l_step):
+        def mu(l_step: Any) -> Any:
             return settings["mu"] * settings["mu_growth"] ** jnp.minimum(l_step, last_growth)
 
         compression, where = self.c_step()

@@ -32,14 +32,15 @@ def pure(model: nnx.Module) -> tuple[Callable[[Any, jax.Array], jax.Array], Any]
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     structure = jax.tree.structure(params)
 
-    def function(params, inputs):
+    def function(params: Any, inputs: jax.Array) -> jax.Array:
         state = jax.tree.unflatten(structure, jax.tree.leaves(params))
-        return nnx.merge(graph, state, rest)(inputs)
+        outputs: jax.Array = nnx.merge(graph, state, rest)(inputs)
+        return outputs
 
     return function, params
 
 
-def unit_range(images: Any) -> jax.Array:
+def unit_range(images: Any) -> Any:
     """Images of uint8 as float32 in [0, 1]."""
     return images.astype(jnp.float32) / 255
 
@@ -102,45 +103,47 @@ def trainable(
     return _normalized(lambda rngs: make(10, width, jnp.dtype(dtype), rngs=rngs), mean, deviation)
 
 
-def _plain(model: type[nnx.Module]) -> Trainable:
+def _plain(model: Callable[..., nnx.Module]) -> Trainable:
     logits, _ = mnist_classifier(nnx.eval_shape(lambda: model(rngs=nnx.Rngs(0))))
 
-    def init(seed):
+    def init(seed: int) -> tuple[Any, Any]:
         return nnx.state(model(rngs=nnx.Rngs(seed)), nnx.Param), None
 
-    def loss(params, batch, key):
+    def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         del key
         return cross_entropy(logits(params, batch["image"]), batch["label"])
 
-    def wrong(state, images, labels):
+    def wrong(state: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
         return (logits(state[0], images).argmax(-1) != labels).sum()
 
     return Trainable(init, loss, wrong, False)
 
 
-def _normalized(make, mean: np.ndarray, deviation: np.ndarray) -> Trainable:
+def _normalized(
+    make: Callable[..., nnx.Module], mean: np.ndarray, deviation: np.ndarray
+) -> Trainable:
     model = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
     training = nnx.graphdef(model)
     model.eval()
     evaluating = nnx.graphdef(model)
 
-    def init(seed):
+    def init(seed: int) -> tuple[Any, Any]:
         model = make(nnx.Rngs(seed))
         return nnx.state(model, nnx.Param), nnx.state(model, nnx.BatchStat)
 
-    def run(graph, params, statistics, images):
-        model = nnx.merge(graph, params, statistics, copy=True)
+    def run(graph: Any, params: Any, statistics: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+        model: Any = nnx.merge(graph, params, statistics, copy=True)
         logits = model((images.astype(jnp.float32) - mean) / deviation)
         return logits, nnx.state(model, nnx.BatchStat)
 
-    def loss(params, statistics, batch, key):
+    def loss(params: Any, statistics: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
         images = batch["image"].astype(jnp.float32) - mean  # what moves in is the mean
         images = shifted_and_mirrored(images, key, _PAD, mirror=True) + mean
         logits, statistics = run(training, params, statistics, images)
         value, metrics = cross_entropy(logits, batch["label"])
         return value, (metrics, statistics)
 
-    def wrong(state, images, labels):
+    def wrong(state: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
         return (run(evaluating, state[0], state[1], images)[0].argmax(-1) != labels).sum()
 
     return Trainable(init, loss, wrong, True)
@@ -189,12 +192,13 @@ def evaluation(about: Mapping[str, Any], dataset: Dataset) -> tuple[Callable[...
     graph, params, statistics, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     structures = jax.tree.structure(params), jax.tree.structure(statistics)
 
-    def function_of_both(tree, images):
+    def function_of_both(tree: Any, images: jax.Array) -> jax.Array:
         states = (
             jax.tree.unflatten(structure, jax.tree.leaves(tree[key]))
             for structure, key in zip(structures, ("params", "statistics"), strict=True)
         )
-        return nnx.merge(graph, *states, rest)(images)
+        logits: jax.Array = nnx.merge(graph, *states, rest)(images)
+        return logits
 
     mean, deviation = channels(dataset)
     like = cifar_tree(nnx.to_pure_dict(params), nnx.to_pure_dict(statistics))
@@ -222,6 +226,7 @@ def imagenet_vgg16(
         return VGG16(_IMAGENET_CLASSES, width, rngs=nnx.Rngs(key))
 
     if weights is None:
-        return nnx.split(build(), nnx.Param, ...)
+        graph, params, rest = nnx.split(build(), nnx.Param, ...)
+        return graph, params, rest
     graph, shapes, rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
     return graph, load_vgg16_weights(shapes, weights), rest

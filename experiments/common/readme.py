@@ -36,7 +36,8 @@ def documents(root: Path = ROOT) -> list[Path]:
 
 
 def _json(results: Path, name: str) -> dict[str, Any]:
-    return json.loads((results / name).read_text())
+    found: dict[str, Any] = json.loads((results / name).read_text())
+    return found
 
 
 def _rows(results: Path, experiment: str) -> dict[str, Row]:
@@ -260,7 +261,8 @@ def _deploy(results: Path) -> str:
     rows = list(_rows(results, "deploy").values())
 
     def seconds(row: Row, form: str, dispatch: str, time: str) -> float:
-        return next(f for f in row["forms"] if f["form"] == form)[dispatch][f"{time}_seconds"]
+        found = next(f for f in row["forms"] if f["form"] == form)
+        return float(found[dispatch][f"{time}_seconds"])
 
     def sparse(time: str, dispatch: str) -> Callable[[Row], str]:
         def cell(row: Row) -> str:

@@ -31,6 +31,7 @@ from sparsejax.training import (
     MetricLog,
     ProgressBar,
     TrainingDivergedError,
+    TrainState,
     Writer,
     fit,
     init_run_dir,
@@ -38,6 +39,8 @@ from sparsejax.training import (
     report,
     write_json,
 )
+
+_State = TypeVar("_State", bound=TrainState)
 
 Picture = Figure | Callable[[Path], Any]
 """A figure, or a function that writes one to a path."""
@@ -133,7 +136,8 @@ class Run:
 
     def result(self) -> dict[str, Any]:
         """The result that it ended with."""
-        return json.loads((self.folder / "result.json").read_text())
+        result: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
+        return result
 
     def network(self) -> Any:
         """The parameters that it ended with: a pytree of NumPy arrays in nested dicts."""
@@ -160,7 +164,7 @@ class Run:
     def fit(
         self,
         step: Any,
-        state: Any,
+        state: _State,
         batches: Any,
         *,
         steps: int,
@@ -171,7 +175,7 @@ class Run:
         checkpoint_every: int | None = None,
         callbacks: Sequence[Callback] = (),
         **options: Any,
-    ) -> Any:
+    ) -> _State:
         """`sparsejax.training.fit`, reported and saved in the folder of the run or of a phase.
 
         The first arguments and ``options`` are those of `fit`. ``phase`` is the name of a part of

@@ -98,7 +98,7 @@ class GatedNetwork:
         groups = gate_groups(weights, gates.broadcast_gates(weights, probability))
         return {layer: groups[layer] for layer in self.kind.layers}
 
-    def purged(self, params: Any) -> nnx.Module:
+    def purged(self, params: Any) -> Any:
         """The smaller dense network."""
         return self.kind.purged(self.evaluated(params))
 
@@ -145,7 +145,7 @@ def parameters(model: nnx.Module) -> int:
 
 def _gates(drop_rates: Mapping[str, float]) -> gates.Gates:
     def one_layer(layer: str, drop_rate: float) -> gates.Gates:
-        def here(path, leaf):
+        def here(path: Any, leaf: Any) -> bool:
             return leaf.ndim >= 2 and _layer_of(path) == layer
 
         return gates.hard_concrete(
@@ -160,11 +160,11 @@ def _gates(drop_rates: Mapping[str, float]) -> gates.Gates:
 def _kernels(key: jax.Array, weights: Any, initialisation: Initialisation) -> Any:
     """Random kernels; biases as they are."""
 
-    def draw(key, path, leaf):
+    def draw(key: jax.Array, path: Any, leaf: Any) -> Any:
         if leaf.ndim < 2:
             return leaf
         by_inputs = initialisation == "published" and _layer_of(path).startswith("conv")
-        fan = "fan_in" if by_inputs else "fan_out"
+        fan: Literal["fan_in", "fan_out"] = "fan_in" if by_inputs else "fan_out"
         return nnx.initializers.variance_scaling(2.0, fan, "normal")(key, leaf.shape, leaf.dtype)
 
     return _map_with_keys(draw, key, weights)
@@ -173,7 +173,7 @@ def _kernels(key: jax.Array, weights: Any, initialisation: Initialisation) -> An
 def _with_random_biases(key: jax.Array, weights: Any, drop_rates: Mapping[str, float]) -> Any:
     """Random biases; kernels as they are."""
 
-    def draw(key, path, leaf):
+    def draw(key: jax.Array, path: Any, leaf: Any) -> Any:
         if leaf.ndim >= 2:
             return leaf
         layer = _layer_of(path)

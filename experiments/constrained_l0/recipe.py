@@ -80,7 +80,8 @@ class GatedRun(Run):
 
     def log_alpha(self) -> dict[str, np.ndarray]:
         """The gates of each layer at the end."""
-        return load_sparse(self.folder / "gates.safetensors")
+        found: dict[str, np.ndarray] = load_sparse(self.folder / "gates.safetensors")
+        return found
 
     def train(self) -> tuple[dict[str, Any], Any]:
         """Train to the end; the network has the gates of evaluation multiplied in."""
@@ -101,11 +102,13 @@ class GatedRun(Run):
         save_sparse(self.folder / "gates.safetensors", log_alpha)
         return self._result(final.params), self._evaluated(final.params)
 
-    def _loss(self, params, batch, key):
+    def _loss(
+        self, params: Any, batch: Any, key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         logits = self.gated.logits(self.gated.sampled(params, key), batch["image"])
         return cross_entropy(logits, batch["label"])
 
-    def _violation(self, params):
+    def _violation(self, params: Any) -> Any:
         """The excess density, of the whole or by layer; the density of a penalised run."""
         activity, target = self.gated.activity(params), self.settings.get("target")
         if target is None:
@@ -118,26 +121,22 @@ class GatedRun(Run):
         settings = self.settings
         steps = settings["epochs"] * self._steps_per_epoch
 
-        def rate(name):
+        def rate(name: str) -> optax.Schedule:
             if settings["rate_decay"] == "none":
                 return optax.constant_schedule(settings[name])
             return optax.cosine_decay_schedule(settings[name], steps)
 
-        def kernels(weights):
+        def kernels(weights: Any) -> Any:
             return jax.tree.map(lambda leaf: leaf.ndim > 1, weights)
 
         layers, decay = self.gated.kind.layers, settings["weight_decay"]
         lows, highs = (self._by_layer(f"log_alpha_{end}") for end in ("low", "high"))
-        primal = optax.partition(
-            {"weights": optax.adamw(rate("learning_rate"), weight_decay=decay, mask=kernels)}
-            | {
-                layer: optax.chain(
-                    optax.adam(rate("gate_learning_rate")), gates.clip_params(low, high)
-                )
-                for layer, low, high in zip(layers, lows, highs, strict=True)
-            },
-            {"weights": "weights", "gates": tuple(layers)},
-        )
+        parts: dict[Any, optax.GradientTransformation] = {
+            layer: optax.chain(optax.adam(rate("gate_learning_rate")), gates.clip_params(low, high))
+            for layer, low, high in zip(layers, lows, highs, strict=True)
+        }
+        parts["weights"] = optax.adamw(rate("learning_rate"), weight_decay=decay, mask=kernels)
+        primal = optax.partition(parts, {"weights": "weights", "gates": tuple(layers)})
         start = settings.get("penalty", 0.0)
         shapes = jax.eval_shape(self._violation, self.gated.initial)
         multipliers = jax.tree.map(lambda leaf: jnp.full(leaf.shape, start), shapes)

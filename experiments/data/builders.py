@@ -8,7 +8,9 @@ from __future__ import annotations
 import shutil
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -41,12 +43,12 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,  # keeps the published order, so that the checksums hold
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager  # `fetch` has its own routes
         self.fetched = fetch(self._spec, self._folder)
         return {split: self._generate_examples(split) for split in ("train", "test")}
 
-    def _generate_examples(self, split):
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         images, labels = (self.fetched[f"{split}_{kind}"] for kind in ("images", "labels"))
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
             yield number, {"image": image, "label": label}

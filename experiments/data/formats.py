@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +79,7 @@ def read_cifar10_folder(folder: Path) -> Mapping[str, np.ndarray] | None:
     return None
 
 
-def _cifar10(read_batch) -> dict[str, np.ndarray]:
+def _cifar10(read_batch: Callable[[str], tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
     batches = [read_batch(name) for name in _CIFAR_TRAIN]
     test_images, test_labels = read_batch("test_batch")
     return {

@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -174,7 +174,7 @@ def run_watched(command: Sequence[str], scratch: Path, title: str, megabytes: in
         raise RouteError(f"{Path(command[0]).name} failed: {' '.join(last)}")
 
 
-def _byte_bar(title: str, total: int | None) -> tqdm:
+def _byte_bar(title: str, total: int | None) -> tqdm[Any]:
     return tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=None, leave=False)
 
 

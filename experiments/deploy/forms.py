@@ -36,7 +36,7 @@ class Finished(NamedTuple):
     @property
     def name(self) -> str:
         """The name of its row."""
-        return self.result["name"]
+        return str(self.result["name"])
 
     @property
     def flattened(self) -> dict[str, tuple[int, int]]:
@@ -149,7 +149,7 @@ def error(finished: Finished, logits: Callable[[np.ndarray], Any]) -> float:
         found = np.asarray(logits(finished.prepare(images)))
         return int((found.argmax(-1) != labels).sum())
 
-    return networks.error(mistakes, None, finished.dataset.test)
+    return float(networks.error(mistakes, None, finished.dataset.test))
 
 
 def _jax(function: Callable[..., Any]) -> Form:

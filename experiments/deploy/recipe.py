@@ -47,7 +47,8 @@ class Measurement:
 
     def result(self) -> list[dict[str, Any]]:
         """A row for each run."""
-        return json.loads(self._file.read_text())
+        rows: list[dict[str, Any]] = json.loads(self._file.read_text())
+        return rows
 
     def _in_a_process(self) -> None:
         config = self._config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -52,7 +52,7 @@ def rows(measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Row]:
 def speedup(row: Row, form: str, dispatch: str, time: str) -> float:
     """Seconds of the dense network over those of a form, in the same process."""
     seconds = {f["form"]: f[dispatch][f"{time}_seconds"] for f in row["forms"]}
-    return seconds[DENSE] / seconds[form]
+    return float(seconds[DENSE] / seconds[form])
 
 
 _NETWORK: Columns = (
@@ -99,8 +99,8 @@ def _dispatches(row: Row) -> list[str]:
 
 
 def _forms(row: Row) -> Columns:
-    def timed(dispatch, time):
-        def cell(form):
+    def timed(dispatch: str, time: str) -> Callable[[Row], str]:
+        def cell(form: Row) -> str:
             seconds = form[dispatch][f"{time}_seconds"]
             return f"{1e6 * seconds:,.1f} µs ({speedup(row, form['form'], dispatch, time):.2f}x)"
 

@@ -20,7 +20,7 @@ from experiments.gated_decay.config import PHASES, Config, Row
 from experiments.gated_decay.tasks import LeNet5Task, Task, VGG16Task
 from sparsejax import compression, inspection
 from sparsejax.models import LeNet5
-from sparsejax.training import StopWhen, TrainState, init_state, make_step
+from sparsejax.training import StepFunction, StopWhen, TrainState, init_state, make_step
 from sparsejax.transforms import exact_gated_decay
 
 _COMPRESSION = ("compress_", "l_step_", "mu", "kappa")
@@ -139,14 +139,14 @@ class GatedDecayRun(Run):
         task, decay = self.task, self.settings["decay"]
 
         @jax.jit
-        def share(params):
+        def share(params: Any) -> jax.Array:
             gradient = task.gradient(params)
             cheap = sparsejax.gated_weight_decay(decay, _everything)
             applied, _ = cheap.update(gradient, cheap.init(params), params)
             whole = exact_gated_decay(task.gradient, params, decay, _everything)
-            difference = lambda a, b: jax.tree.map(jnp.subtract, a, b)  # noqa: E731
-            norm = optax.tree.norm
-            return norm(difference(whole, applied)) / norm(difference(applied, gradient))
+            neglected = jax.tree.map(jnp.subtract, whole, applied)
+            decayed = jax.tree.map(jnp.subtract, applied, gradient)
+            return optax.tree.norm(neglected) / optax.tree.norm(decayed)
 
         return float(share(params))
 
@@ -155,7 +155,7 @@ class GatedDecayRun(Run):
         step = make_step(self._search_loss, optimizer)
         return self._phase("start", self.task, step, optimizer, params).params
 
-    def _prune(self, params: Any) -> Any:
+    def _prune(self, params: Any) -> TrainState:
         settings, every = self.settings, self.settings["eval_interval"]
         decay = optax.exponential_decay(settings["decay"], every, settings["decay_rate"])
         pruning = self._pruner.init(params)
@@ -170,7 +170,8 @@ class GatedDecayRun(Run):
             """Whether the target is reached, or the accuracy is on a plateau."""
             if int(state.pruning.remaining) <= settings["min_weights"]:
                 return True
-            return 0 < settings["patience"] <= int(state.pruning.evaluations_since_pruning)
+            since = int(state.pruning.evaluations_since_pruning)
+            return bool(0 < settings["patience"] <= since)
 
         def evaluate(state: Any) -> dict[str, float]:
             return {
@@ -202,7 +203,10 @@ class GatedDecayRun(Run):
             ),
             self._optimizer(settings["learning_rate"]),
         )
-        theta = lambda state: sparsejax.compressed_params(state.opt_state, state.params)  # noqa: E731
+
+        def theta(state: TrainState) -> Any:
+            return sparsejax.compressed_params(state.opt_state, state.params)
+
         step = make_step(task.loss, optimizer)
         return theta(self._phase("compress", task, step, optimizer, params, theta))
 
@@ -234,7 +238,15 @@ class GatedDecayRun(Run):
             optax.scale_by_learning_rate(rate),
         )
 
-    def _phase(self, phase, task, step, optimizer, params, shown=lambda state: state.params) -> Any:
+    def _phase(
+        self,
+        phase: str,
+        task: Task,
+        step: StepFunction[TrainState],
+        optimizer: optax.GradientTransformation,
+        params: Any,
+        shown: Callable[[Any], Any] = lambda state: state.params,
+    ) -> TrainState:
         """Train ``params`` in a phase; metrics are of the parameters that ``shown`` gives."""
 
         def evaluate(state: Any) -> dict[str, float]:
@@ -245,7 +257,15 @@ class GatedDecayRun(Run):
         state = init_state(params, optimizer, jax.random.key(self.seed))
         return self._fit_phase(phase, task, step, state, evaluate)
 
-    def _fit_phase(self, phase: str, task: Task, step, state, evaluate, **options: Any) -> Any:
+    def _fit_phase(
+        self,
+        phase: str,
+        task: Task,
+        step: StepFunction[TrainState],
+        state: TrainState,
+        evaluate: Callable[[Any], dict[str, float]],
+        **options: Any,
+    ) -> TrainState:
         later = _LATER[phase]
         relevant = {n: value for n, value in self.settings.items() if not n.startswith(later)}
         return self.fit(
@@ -271,10 +291,14 @@ def plan(config: Config) -> Iterator[GatedDecayRun]:
         yield from runs
 
 
-def _runs(config: Config, row: Row, make_task, seed: int) -> Iterator[GatedDecayRun]:
+def _runs(
+    config: Config, row: Row, make_task: Callable[[int], Task], seed: int
+) -> Iterator[GatedDecayRun]:
     folder = config.folder / row / f"seed_{seed}"
 
-    def new(name, folder, settings, source=None):
+    def new(
+        name: str, folder: Path, settings: dict[str, Any], source: GatedDecayRun | None = None
+    ) -> GatedDecayRun:
         return GatedDecayRun(name, folder, make_task, settings, seed, config.resume, source)
 
     pruned = new(row, folder, config.settings(row))

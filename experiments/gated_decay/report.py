@@ -48,7 +48,7 @@ def rows(config: Config, ended: Mapping[str, Sequence[Any]], command: str) -> li
 
 def _accuracy(row: Row) -> float:
     """Mean test accuracy in per cent."""
-    return 100 - row["test_error"]["mean"]
+    return 100 - float(row["test_error"]["mean"])
 
 
 _COLUMNS: Columns = (

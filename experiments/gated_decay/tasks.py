@@ -25,7 +25,7 @@ from experiments.data import Dataset
 from experiments.data.imagenet import ImageNetBatches, ImageNetEvaluation
 from sparsejax import deploy, inspection
 from sparsejax.models import LENET5_LAYERS, VGG16_LAYERS, LeNet5, purged_lenet5
-from sparsejax.training import Batches, StepFunction, revise
+from sparsejax.training import Batches, StepFunction, TrainState, revise
 from sparsejax.transforms import Pruner, prune_state, pruning_step
 
 SplitName = Literal["train", "validation", "test"]
@@ -37,7 +37,7 @@ _CHUNK = 500  # images a forward pass of the evaluation inside the step
 class Pruning(NamedTuple):
     """How pruning joins a training step."""
 
-    step: StepFunction
+    step: StepFunction[TrainState]
     stop_every: int
     """Steps between two looks at whether the pruning has ended."""
     validation_error: Callable[[Any], float]
@@ -71,7 +71,9 @@ class LeNet5Task:
         """The training images, in an order that depends on the seed."""
         return Batches(self._data, self._settings["batch_size"], seed)
 
-    def loss(self, params, batch, key, augment=True):
+    def loss(
+        self, params: Any, batch: Any, key: jax.Array, augment: bool = True
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Cross-entropy and metrics of a batch, whose images may be augmented first."""
         images, settings = batch["image"], self._settings
         if augment:
@@ -80,14 +82,14 @@ class LeNet5Task:
 
     def error(self, params: Any, split: SplitName) -> float:
         """Misclassified images of a split, in per cent."""
-        return error(self._mistakes, params, getattr(self._dataset, split))
+        return float(error(self._mistakes, params, getattr(self._dataset, split)))
 
     def gradient(self, params: Any) -> Any:
         """Gradient of the loss on the first images of the training data."""
         batch = {name: array[:_PIECE] for name, array in self._data.items()}
         return jax.grad(lambda p: self.loss(p, batch, jax.random.key(0), augment=False)[0])(params)
 
-    def pruning(self, step: StepFunction, pruner: Pruner, every: int) -> Pruning:
+    def pruning(self, step: StepFunction[TrainState], pruner: Pruner, every: int) -> Pruning:
         """``step`` with an evaluation on the validation split after every ``every`` steps."""
         step = pruning_step(step, pruner, self._accuracy, every)
         return Pruning(
@@ -109,17 +111,18 @@ class LeNet5Task:
         task._train_on(*(np.concatenate(pair) for pair in pairs))
         return task
 
-    def _accuracy(self, params):
+    def _accuracy(self, params: Any) -> jax.Array:
         """Accuracy on the validation split, inside a step."""
         images, labels = self._dataset.validation
 
-        def right(chunk):
+        def right(chunk: tuple[jax.Array, jax.Array]) -> jax.Array:
             return (self._logits(params, chunk[0]).argmax(-1) == chunk[1]).sum()
 
         chunks = jax.tree.map(
             lambda array: jnp.asarray(array).reshape(-1, _CHUNK, *array.shape[1:]), (images, labels)
         )
-        return lax.map(right, chunks).sum() / len(labels)
+        counts: jax.Array = lax.map(right, chunks)
+        return counts.sum() / len(labels)
 
 
 class VGG16Task:
@@ -147,7 +150,9 @@ class VGG16Task:
         del seed
         return self._data
 
-    def loss(self, params, batch, key, augment=True):
+    def loss(
+        self, params: Any, batch: Any, key: jax.Array, augment: bool = True
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Cross-entropy with dropout; the pipeline has augmented the images."""
         del augment
         model = nnx.merge(self._graph, params, self._rest)
@@ -165,15 +170,16 @@ class VGG16Task:
         batch = {name: array[0, :_FEW] for name, array in arrays.items()}
         return jax.grad(lambda p: self.loss(p, batch, jax.random.key(0))[0])(params)
 
-    def pruning(self, step: StepFunction, pruner: Pruner, every: int) -> Pruning:
+    def pruning(self, step: StepFunction[TrainState], pruner: Pruner, every: int) -> Pruning:
         found: dict[int, float] = {}  # by step, before the pruning: the images are read once
         prune = jax.jit(lambda state, accuracy: prune_state(state, pruner, accuracy))
 
-        def assess(state):
+        def assess(state: TrainState) -> TrainState:
             found[int(state.step)] = self.error(state.params, "validation")
-            return prune(state, 1 - found[int(state.step)] / 100)
+            pruned: TrainState = prune(state, 1 - found[int(state.step)] / 100)
+            return pruned
 
-        def validation_error(state):
+        def validation_error(state: TrainState) -> float:
             number = int(state.step)
             return found[number] if number in found else self.error(state.params, "validation")
 
@@ -188,11 +194,11 @@ class VGG16Task:
         """Not available: half of the validation images are the test split."""
         raise ValueError("--finetune-whole is for --model lenet5 alone")
 
-    def _weighted_mistakes(self, params, batch):
+    def _weighted_mistakes(self, params: Any, batch: Any) -> jax.Array:
         model = nnx.merge(self._graph, params, self._rest)
         model.eval()
         wrong = model(batch["image"]).argmax(-1) != batch["label"]
-        return (batch["weight"] * wrong).sum()
+        return jnp.sum(batch["weight"] * wrong)
 
 
 Task = LeNet5Task | VGG16Task

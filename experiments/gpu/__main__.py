@@ -63,14 +63,13 @@ class Config:
 
 def common(config: Config, model: Model) -> list[str]:
     """The flags of experiments.tickets that all pieces of a network share."""
-    words = lambda values: [str(value) for value in values]  # noqa: E731
     length, seeds, initial = ["--preset", "paper"], config.seeds, config.initial
     if config.trial:
         length = ["--preset", "smoke", "--epochs", "1", "--width", "0.125", "--batch-size", "1500"]
         seeds, initial = (0,), (0.05,)  # an initial value that prunes little within an epoch
     flags = [
-        "--model", model, *length, "--dtype", "bfloat16", "--seeds", *words(seeds),
-        "--initial", *words(initial), "--output", str(config.output),
+        "--model", model, *length, "--dtype", "bfloat16", "--seeds", *map(str, seeds),
+        "--initial", *map(str, initial), "--output", str(config.output),
         "--results", str(config.results), "--devices", "1", "--resume",
     ]  # fmt: skip
     flags += ["--published"] if config.published else []

@@ -70,7 +70,7 @@ def lower(one: float, other: float) -> bool:
 
 
 def _validation(point: Mapping[str, Any]) -> float:
-    return point["validation_error"]["mean"]
+    return float(point["validation_error"]["mean"])
 
 
 def best(found: Sequence[Point]) -> Point | None:
@@ -185,7 +185,7 @@ def comparison(row: Mapping[str, Any]) -> Comparison | None:
 def standard_error(point: Mapping[str, Any]) -> float:
     """Standard error of the mean difference, paired by seed."""
     difference = point["difference"]
-    return difference["std"] / math.sqrt(len(difference["values"]))
+    return float(difference["std"]) / math.sqrt(len(difference["values"]))
 
 
 def _count(points: Sequence[Mapping[str, Any]]) -> Count:

@@ -308,10 +308,10 @@ def _optimizer(settings: dict[str, Any], steps: int) -> optax.GradientTransforma
         settings["learning_rate"], {steps * 2 // 3: 0.1, steps * 5 // 6: 0.1}
     )
 
-    def rate(count):
+    def rate(count: Any) -> Any:
         return of_round(count % steps)  # the count continues where the optimizer does
 
-    def weights_alone(trained):
+    def weights_alone(trained: Any) -> Any:
         return {
             name: jax.tree.map(lambda _, n=name: n == "weights", tree)
             for name, tree in trained.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -313,7 +313,7 @@ def overview(rows: Sequence[Row]) -> tuple[str, Table]:
         name = f"{line[0]['model']} on {line[0]['dataset']}"
         return f"{name}, {_options(line[0])}" if networks.count(group(line[0])) > 1 else name
 
-    def significant(place: int):
+    def significant(place: int) -> Callable[[Any], str]:
         return lambda line: (
             "(one seed)" if line[1].significant is None else str(line[1].significant[place])
         )

@@ -25,7 +25,8 @@ import sparsejax
 from experiments.common.networks import imagenet_vgg16
 from experiments.common.report import Columns, Table, origin
 from experiments.common.runner import command_line
-from experiments.data.imagenet import SIZE, ImageNetBatches
+from experiments.data.imagenet import ImageNetBatches
+from experiments.data.imagenet_images import SIZE
 from sparsejax import compression, inspection, projections
 from sparsejax.training import TrainState, init_state, make_step, write_json
 
@@ -71,7 +72,9 @@ def main(config: Config, command: str) -> dict[str, Any]:
     compile_seconds: dict[str, float] = {}
     seconds: dict[str, float] = {}
 
-    def measure(name: str, function: Any, *arguments: Any, donate: bool = False, times: int = 1):
+    def measure(
+        name: str, function: Any, *arguments: Any, donate: bool = False, times: int = 1
+    ) -> tuple[Any, Any]:
         """Compile and call ``function``; return its result and the compiled program."""
         start = time.perf_counter()
         jitted = jax.jit(function, donate_argnums=0 if donate else ())
@@ -94,7 +97,7 @@ def main(config: Config, command: str) -> dict[str, Any]:
         f"({parameter_bytes / _GIB:.3f} GiB); {kappa:,} of {weights:,} kernel weights are kept"
     )
 
-    def loss(params, batch, key):
+    def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         model = nnx.merge(graph, params, rest)
         model.train()
         logits = model(batch["image"], rngs=nnx.Rngs(dropout=key))
@@ -109,7 +112,7 @@ def main(config: Config, command: str) -> dict[str, Any]:
     key = jax.random.key(config.seed)
     peaks["start"] = _peak_gib()
 
-    def direct_compression(params) -> TrainState:
+    def direct_compression(params: Any) -> TrainState:
         return init_state(params, optimizer, key)
 
     state, _ = measure("direct_compression", direct_compression, params, donate=True)
@@ -157,7 +160,7 @@ def _batch(config: Config) -> Mapping[str, np.ndarray]:
     }
 
 
-def _size(tree) -> tuple[int, int]:
+def _size(tree: Any) -> tuple[int, int]:
     """Entries and bytes of the arrays of a tree."""
     leaves = jax.tree.leaves(tree)
     return sum(leaf.size for leaf in leaves), sum(leaf.nbytes for leaf in leaves)

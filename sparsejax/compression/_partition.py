@@ -21,7 +21,7 @@ class PartitionState(NamedTuple):
 
 
 def partition(
-    compressions: Mapping[Hashable, Compression],
+    compressions: Mapping[Any, Compression],
     labels: PyTree | Callable[[Any, jax.Array], Hashable],
 ) -> Compression:
     r"""Compress different leaves in different ways.
