@@ -10,6 +10,8 @@ from sparsejax.projections._keys import key_format
 from sparsejax.projections._squares import divided, ranked, squared_norms
 from tests.reference import exact_square
 
+pytestmark = pytest.mark.optimized  # what users compile must be exact to the last bit
+
 AWKWARD = [0, 1, 1 + 2**-23, 3.25, 2**-10, 1e-40, 1e-45, 1e30, 3e38, 2**-60, 5e-39]
 
 
