@@ -32,7 +32,7 @@ lint: $(VENV)/installed-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-benchmark: $(VENV)/installed-benchmarks  ## speed ratios (against PyTorch too, where it is installed)
+benchmark: $(VENV)/installed-benchmarks  ## speed ratios (against PyTorch too, where it is installed; JAXPRUNER=a checkout of it)
 	$(BIN)/python -m benchmarks.lenet300
 	$(BIN)/python -m benchmarks.gated_mlp
 	$(BIN)/python -m benchmarks.lenet5
@@ -41,6 +41,7 @@ benchmark: $(VENV)/installed-benchmarks  ## speed ratios (against PyTorch too, w
 	$(BIN)/python -m benchmarks.projection
 	$(BIN)/python -m benchmarks.c_steps
 	$(BIN)/python -m benchmarks.l_steps
+	$(BIN)/python -m benchmarks.transforms $(if $(JAXPRUNER),--jaxpruner $(JAXPRUNER))
 
 results: $(VENV)/installed-benchmarks  ## all that results/ and the README state, made again
 	$(BIN)/python -m experiments.lc_lenet300 --preset quick --output runs/lc_lenet300 --results results/lc_lenet300 --resume
@@ -73,6 +74,7 @@ results: $(VENV)/installed-benchmarks  ## all that results/ and the README state
 	$(BIN)/python -m benchmarks.projection --output results/benchmarks
 	$(BIN)/python -m benchmarks.c_steps --output results/benchmarks/c_steps.json
 	$(BIN)/python -m benchmarks.l_steps --output results/benchmarks/l_steps.json
+	$(BIN)/python -m benchmarks.transforms $(if $(JAXPRUNER),--jaxpruner $(JAXPRUNER)) --output results/benchmarks/transforms.json
 	$(BIN)/python -m experiments.vgg16_step --output results/vgg16_step/report.json
 	$(BIN)/python -m experiments.common.readme
 

@@ -16,7 +16,10 @@ TORCH_IS_MISSING = "PyTorch is not installed, so it is not compared"
 
 
 def interleaved(
-    functions: Mapping[str, Callable[[], object]], repeats: int, slow: float = math.inf
+    functions: Mapping[str, Callable[[], object]],
+    repeats: int,
+    slow: float = math.inf,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Time functions in alternation, so that changes in the load of the machine affect all of them.
 
@@ -24,6 +27,7 @@ def interleaved(
       functions: functions of no arguments by name; each must wait for its result.
       repeats: number of timed calls of each; an untimed call before them compiles and warms up.
       slow: seconds of a call above which a function is not called again.
+      clock: what counts as seconds; ``time.process_time`` leaves out those of other processes.
 
     Returns:
       Seconds of each call by name.
@@ -33,10 +37,10 @@ def interleaved(
         for name, function in functions.items():
             if max(seconds[name], default=0.0) > slow:
                 continue
-            start = time.perf_counter()
+            start = clock()
             function()
             if repeat:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

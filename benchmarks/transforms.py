@@ -3,14 +3,19 @@
 Steps of LeNet300 (batch 128) and of ResNet-20 (a small batch), by Adam alone, with gradual
 magnitude pruning and with RigL, which renew their masks every 100 updates; and the updates of the
 optimizers alone, on updates that renew masks and on others. All are interleaved in one process.
-JaxPruner is left out if it cannot be imported. Run it on an idle machine.
+JaxPruner is compared if ``--jaxpruner`` names a checkout of github.com/google-research/jaxpruner,
+which no package index has in a current version and which needs ``ml-collections``; its updaters and
+ours then see the same kernels. Run it on an idle core (``taskset -c 1``), or with ``--cpu-time``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import statistics
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,13 +46,22 @@ class Config:
     """Timed calls of each; the median counts."""
     resnet_batch: int = 16
     """Batch size of ResNet-20."""
+    jaxpruner: Path | None = None
+    """Folder with a checkout of JaxPruner; default: it is not compared."""
+    cpu_time: bool = False
+    """Count the CPU seconds of this process instead of those of a clock on the wall."""
     output: Path | None = None
     """JSON file to write; default: none."""
 
 
 def main(config: Config) -> None:
     """Measure, print, and write the JSON file if one is given."""
-    results = {}
+    jaxpruner = _jaxpruner(config.jaxpruner)
+    clock = time.process_time if config.cpu_time else time.perf_counter
+    results: dict[str, Any] = {
+        "context": {"clock": clock.__name__, "cores": len(os.sched_getaffinity(0)),
+                    "load_average": os.getloadavg()},
+    }  # fmt: skip
     for name, model, shape, steps in (
         ("LeNet300", LeNet300(rngs=nnx.Rngs(0)), (128, 784), _EVERY),
         ("ResNet-20", ResNet20(rngs=nnx.Rngs(0)), (config.resnet_batch, 32, 32, 3), 4),
@@ -61,60 +75,74 @@ def main(config: Config) -> None:
             logits = nnx.merge(graph, params, rest)(batch[0])
             return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
 
-        # JaxPruner's RigL takes no leaf without a mask on current JAX: it gets the kernels alone.
+        # JaxPruner's RigL takes no leaf without a mask on current JAX: for the comparison with it
+        # both get the kernels alone.
         leaves = jax.tree.leaves(nnx.to_pure_dict(params))
-        plain = [leaf for leaf in leaves if leaf.ndim > 1]
-        results[name] = measured(name, loss, params, plain, batch, steps, config.repeats)
-    write(config.output, "transforms", results)
+        kernels = [leaf for leaf in leaves if leaf.ndim > 1]
+        plain = {f"layer_{n}": {"kernel": leaf} for n, leaf in enumerate(kernels)}
+        timed = functools.partial(interleaved, repeats=config.repeats, clock=clock)
+        results[name] = measured(name, loss, params, plain, batch, steps, jaxpruner, timed)
+        write(config.output, "transforms", results)  # the other network takes long to compile
 
 
-def measured(name, loss, params, plain, batch, steps, repeats) -> dict[str, Any]:
+def measured(name, loss, params, plain, batch, steps, jaxpruner, timed) -> dict[str, Any]:
     """Measure whole steps and updates alone, and print both."""
+    adam, renewals = optax.adam(1e-3), polynomial(0, _END, _EVERY)
     optimizers = {
-        "optimizer alone": optax.adam(1e-3),
-        "magnitude": sparsify(
-            optax.adam(1e-3), magnitude_pruning(_SPARSITY, polynomial(0, _END, _EVERY))
-        ),
+        "optimizer alone": adam,
+        "magnitude": sparsify(adam, magnitude_pruning(_SPARSITY, renewals)),
         "magnitude, packed": sparsify(
-            optax.adam(1e-3), magnitude_pruning(_SPARSITY, polynomial(0, _END, _EVERY)),
-            mask_dtype="packed",
+            adam, magnitude_pruning(_SPARSITY, renewals), mask_dtype="packed"
         ),
-        "rigl": sparsify(optax.adam(1e-3), rigl(_SPARSITY, _END, _EVERY, _DROP)),
-    }  # fmt: skip
+        "rigl": sparsify(adam, rigl(_SPARSITY, _END, _EVERY, _DROP)),
+    }
     updates: dict[str, Callable[[], object]] = {}
     whole: dict[str, Callable[[], object]] = {}
     for method, optimizer in optimizers.items():
         whole[method] = _steps(optimizer, loss, params, batch, steps)
         updates |= _updates(method, optimizer, params)
-    for method, updater in _jaxpruner().items():
-        updates |= _updates(f"JaxPruner {method}", updater.wrap_optax(optax.adam(1e-3)), plain,
+        if jaxpruner:
+            updates |= _updates(f"{method}, kernels", optimizer, plain)
+    for method, updater in jaxpruner.items():
+        updates |= _updates(f"JaxPruner {method}", updater.wrap_optax(adam), plain,
                             updater.post_gradient_update)  # fmt: skip
-    step_seconds = {
-        method: [s / steps for s in times] for method, times in interleaved(whole, repeats).items()
-    }
+    step_seconds = {method: [s / steps for s in times] for method, times in timed(whole).items()}
     update_seconds = {
-        method: [s / _UPDATES for s in times]
-        for method, times in interleaved(updates, repeats).items()
+        method: [s / _UPDATES for s in times] for method, times in timed(updates).items()
     }
     update = {k: statistics.median(v) for k, v in update_seconds.items()}
     step = statistics.median(step_seconds["optimizer alone"])
-    alone = update["optimizer alone"]
-    print(f"{name}: a step takes {1e3 * step:.2f} ms, its update {1e3 * alone:.3f} ms")
-    print(f"{'added by':<24}{'each update':>14}{'a renewal':>14}{'amortised':>14}{'of a step':>10}")
+    alone = {True: update["optimizer alone"], False: update.get("optimizer alone, kernels", 0.0)}
+    print(f"{name}: a step takes {1e3 * step:.2f} ms, its update {1e3 * alone[True]:.3f} ms")
+    print(f"{'added by':<28}{'each update':>14}{'a renewal':>14}{'amortised':>14}{'of a step':>10}")
     summary = {}
     for method in [m for m in update if f"{m}, renewing" in update]:
-        each = update[method] - alone
+        each = update[method] - alone[method in optimizers]
         renewal = update[f"{method}, renewing"] - update[method]
         amortised = each + renewal / _EVERY
         summary[method] = {
             "added_to_each_update": each, "added_by_a_renewal": renewal,
             "amortised": amortised, "share_of_a_step": amortised / step,
         }  # fmt: skip
-        print(f"{method:<24}{1e3 * each:>11.3f} ms{1e3 * renewal:>11.3f} ms"
+        print(f"{method:<28}{1e3 * each:>11.3f} ms{1e3 * renewal:>11.3f} ms"
               f"{1e3 * amortised:>11.3f} ms{amortised / step:>9.1%}")  # fmt: skip
-    for method, times in step_seconds.items():
-        print(f"whole steps, {method}: {statistics.median(times) / step:.3f}x")
-    return {"step_seconds": step_seconds, "update_seconds": update_seconds, "added": summary}
+    ratios = {
+        method: statistics.median(times) / step
+        for method, times in step_seconds.items() if method != "optimizer alone"
+    }  # fmt: skip
+    for method, ratio in ratios.items():
+        print(f"whole steps, {method}: {ratio:.3f}x")
+    cheaper = {
+        method: summary[f"JaxPruner {method}"]["amortised"]
+        / summary[f"{method}, kernels"]["amortised"]
+        for method in jaxpruner
+    }
+    for method, ratio in cheaper.items():
+        print(f"JaxPruner's {method} adds {ratio:.1f} times as much")
+    return {
+        "step_seconds": step_seconds, "update_seconds": update_seconds, "added": summary,
+        "whole_step_ratio": ratios, "jaxpruner_adds_times_ours": cheaper,
+    }  # fmt: skip
 
 
 def _steps(optimizer, loss, params, batch, steps) -> Callable[[], object]:
@@ -170,16 +198,19 @@ def _at(state, step):
     return state._replace(count=step) if hasattr(state, "masks") else state
 
 
-def _jaxpruner() -> dict[str, Any]:
-    """JaxPruner's updaters with the same settings."""
-    try:
-        if not hasattr(jax, "tree_map"):
-            jax.tree_map = jax.tree.map  # type: ignore[attr-defined]  # which it still calls
-        import jaxpruner  # type: ignore[import-not-found,unused-ignore]
-        from jaxpruner import sparsity_distributions  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        print("JaxPruner is not installed, so it is not compared")
+def _jaxpruner(folder: Path | None) -> dict[str, Any]:
+    """JaxPruner's updaters with the same settings, if there is a checkout."""
+    if folder is None:
+        print("--jaxpruner names no checkout of JaxPruner, so it is not compared")
         return {}
+    if not (folder / "jaxpruner" / "__init__.py").is_file():
+        raise SystemExit(f"--jaxpruner must be a checkout of JaxPruner; {folder} is none")
+    sys.path.insert(0, str(folder))
+    if not hasattr(jax, "tree_map"):
+        jax.tree_map = jax.tree.map  # type: ignore[attr-defined]  # which it still calls
+    import jaxpruner  # type: ignore[import-not-found,unused-ignore]
+    from jaxpruner import sparsity_distributions  # type: ignore[import-not-found,unused-ignore]
+
     schedule = jaxpruner.PolynomialSchedule(
         update_freq=_EVERY, update_start_step=0, update_end_step=_END
     )

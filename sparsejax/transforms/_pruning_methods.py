@@ -254,4 +254,4 @@ def _pruning(
     def next_mask(weights: Weights, masks: Masks) -> Masks:
         return target.largest(score(weights), budget(weights), masks)
 
-    return SparseMethod(first_mask, next_mask, schedule.is_due)
+    return SparseMethod(first_mask, next_mask, schedule.is_due, regrows=False)

@@ -47,6 +47,8 @@ class SparseMethod(NamedTuple):
     """Whether masks are renewed at an update; None for never."""
     key: PRNGKeyArray | None = None
     """The key of a method with chance, typed or raw."""
+    regrows: bool = True
+    """Whether a new mask may have weights that the old one lacks."""
 
 
 class SparsifyState(NamedTuple):

@@ -104,6 +104,9 @@ def sparsify(
         raise ValueError(f"mask_dtype must be 'bool' or 'packed'; got {mask_dtype!r}")
     inner = accepting_extra_args(optimizer)
 
+    def as_stored(masks: list[jax.Array]) -> list[jax.Array]:
+        return [stored(mask, mask_dtype) for mask in masks]
+
     def init(params: optax.Params) -> SparsifyState:
         _refuse_lookahead(params)
         refuse_tied(params, where)
@@ -115,8 +118,7 @@ def sparsify(
         weights = weights_of(params, chosen, [], shapes, step, _key_before(method.key, key, 0))
         masks = method.first_mask(weights)
         inner_state = inner.init(chosen.put_back(_masked(masks, chosen.leaves)))
-        kept = [stored(mask, mask_dtype) for mask in masks]
-        tree = chosen.put_back(kept, others=optax.MaskedNode())
+        tree = chosen.put_back(as_stored(masks), others=optax.MaskedNode())
         return SparsifyState(step, fresh(tree), fresh(key), inner_state)
 
     def update(
@@ -165,17 +167,21 @@ def sparsify(
             }
 
         def renew(carry: Any) -> Any:
-            _, kept, moments = carry
+            _, kept, _, moments = carry
             before = _as_bools(kept, weights.leaves)
             after = method.next_mask(weights, before)
-            moments = reset(varying, _intersections(before, after), moments) if varying else moments
-            return jnp.zeros_like(due), [stored(mask, mask_dtype) for mask in after], moments
+            both = [m & n for m, n in zip(before, after, strict=True)]
+            moments = reset(varying, both, moments) if varying else moments
+            stay = as_stored(both) if method.regrows else []
+            return jnp.zeros_like(due), as_stored(after), stay, moments
 
-        # A loop of at most one trip: `lax.cond` would run the renewal at each update of a vmap.
-        _, new, moments = lax.while_loop(
-            lambda carry: carry[0], renew, (due, kept, {place: leaves[place] for place in varying})
-        )
-        both = _intersections(*(_as_bools(masks, weights.leaves) for masks in (kept, new)))
+        # A loop of at most one trip: `lax.cond` would run the renewal at each update of a vmap. The
+        # intersection comes out of it, at the cost of a copy of the masks at each update; to read
+        # the old masks after the loop would cost two. A method that only prunes needs neither.
+        stay = kept if method.regrows else []
+        carry = due, kept, stay, {place: leaves[place] for place in varying}
+        _, new, stay, moments = lax.while_loop(lambda carry: carry[0], renew, carry)
+        both = _as_bools(stay if method.regrows else new, weights.leaves)
         # Constants outside of both masks are there already unless the masks are new. To write them
         # at each update is part of the optimizer's pass over the moments; the loop would copy them.
         moments |= reset(fixed, both, leaves)
@@ -184,10 +190,6 @@ def sparsify(
 
     # optax's type of states leaves out None, which the key may be.
     return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
-
-
-def _intersections(before: list[jax.Array], after: list[jax.Array]) -> list[jax.Array]:
-    return [m & n for m, n in zip(before, after, strict=True)]
 
 
 def _as_bools(masks: list[jax.Array], leaves: Sequence[jax.Array]) -> list[jax.Array]:
