@@ -12,7 +12,14 @@ from typing import Any
 
 from experiments.common.report import Columns, Row, Table, error
 from experiments.compare.config import TASKS
-from experiments.compare.report import CHOICES, choices, compared, seeds_of
+from experiments.compare.report import (
+    CHOICES,
+    choices,
+    compared,
+    complete,
+    errors_table,
+    seeds_of,
+)
 from experiments.tickets.points import comparison
 from experiments.tickets.report import HEADLINES, overview
 
@@ -311,27 +318,41 @@ def _deploy(results: Path) -> str:
     )
 
 
+def _compared(results: Path) -> dict[str, dict[str, dict[str, Row]]]:
+    """The rows of each network that was compared, by budget and method."""
+    rows = _json(results, "compare/report.json")["rows"]
+    networks = dict.fromkeys(row["network"] for row in rows)
+    found = {network: compared(rows, network) for network in networks}
+    return {network: by_budget for network, by_budget in found.items() if complete(by_budget)}
+
+
+def _compare_errors(results: Path) -> str:
+    """The errors of all methods on each network."""
+    return "\n\n".join(
+        f"{TASKS[network].name} on {TASKS[network].dataset}:\n\n{errors_table(found).markdown()}"
+        for network, found in _compared(results).items()
+    )
+
+
 def _compare(results: Path) -> str:
     """What to use when, on each network that was compared."""
-    rows = _json(results, "compare/report.json")["rows"]
     found = []
-    for network in dict.fromkeys(row["network"] for row in rows):
-        by_budget = compared(rows, network)
-        if len(by_budget) > 1 and "100" in by_budget:
-            (dense,) = by_budget["100"].values()
-            found += [
-                Table(CHOICES, choices(by_budget)).markdown(),
-                f"Test errors of {TASKS[network].name} on {TASKS[network].dataset} after "
-                f"{dense['settings']['epochs']} epochs in all, mean ± sample standard deviation "
-                f"over seeds {', '.join(map(str, seeds_of(by_budget)))}; the dense network has "
-                f"{error(dense['test_error'])}.",
-            ]
+    for network, by_budget in _compared(results).items():
+        (dense,) = by_budget["100"].values()
+        found += [
+            Table(CHOICES, choices(by_budget)).markdown(),
+            f"Test errors of {TASKS[network].name} on {TASKS[network].dataset} after "
+            f"{dense['settings']['epochs']} epochs in all, mean ± sample standard deviation "
+            f"over seeds {', '.join(map(str, seeds_of(by_budget)))}; the dense network has "
+            f"{error(dense['test_error'])}.",
+        ]
     return "\n\n".join(found)
 
 
 PARTS: Mapping[str, Callable[[Path], str]] = {
     "summary": _summary,
     "compare": _compare,
+    "compare_errors": _compare_errors,
     "lc_lenet300": _from_report("lc_lenet300"),
     "lc_lenet300_repeat": _repeat,
     "lc_toolkit": _from_report("lc_toolkit"),

@@ -77,6 +77,11 @@ def compared(rows: Sequence[Row], network: str) -> dict[str, dict[str, Row]]:
     return {budget: found[budget] for budget in sorted(found, key=float, reverse=True)}
 
 
+def complete(by_budget: Mapping[str, Mapping[str, Row]]) -> bool:
+    """Whether there is a dense network, and a pruned one to set beside it."""
+    return "100" in by_budget and len(by_budget) > 1
+
+
 def seeds_of(by_budget: Mapping[str, Mapping[str, Row]]) -> list[int]:
     """The seeds of any of the rows."""
     rows = (row for found in by_budget.values() for row in found.values())
@@ -136,7 +141,8 @@ def choices(by_budget: Mapping[str, Mapping[str, Row]]) -> list[dict[str, str]]:
     return lines
 
 
-def _errors_table(by_budget: Mapping[str, Mapping[str, Row]]) -> Table:
+def errors_table(by_budget: Mapping[str, Mapping[str, Row]]) -> Table:
+    """A line for each method, a column for each budget; the lowest mean of a budget is bold."""
     (dense,) = by_budget["100"].values()
     budgets = [budget for budget in by_budget if budget != "100"]
     methods = [name for name in names() if any(name in by_budget[b] for b in by_budget)]
@@ -229,10 +235,10 @@ def parts(rows: Sequence[Row]) -> Parts:
         task, by_budget = TASKS[network], compared(rows, network)
         some = next(row for row in rows if row["network"] == network)
         found.append(f"## {network}: {task.name} on {task.dataset}")
-        if by_budget.get("100") and len(by_budget) > 1:
+        if complete(by_budget):
             (dense,) = by_budget["100"].values()
             found += [
-                _errors_table(by_budget),
+                errors_table(by_budget),
                 f"Test errors in per cent at the end of training, mean ± sample standard deviation "
                 f"over seeds {', '.join(map(str, seeds_of(by_budget)))}. Every method has "
                 f"{dense['settings']['epochs']} epochs in all, searches and fine-tuning included, "
@@ -276,7 +282,7 @@ def figures(rows: Sequence[Row], ended: Mapping[str, Sequence[Any]]) -> dict[str
     found: dict[str, Picture] = {}
     for network in dict.fromkeys(row["network"] for row in rows):
         by_budget = compared(rows, network)
-        if by_budget.get("100") and len(by_budget) > 1:
+        if complete(by_budget):
             found[f"{network}_errors.png"] = pictures.errors(by_budget)
             found[f"{network}_costs.png"] = pictures.costs(by_budget, cost)
     return found
