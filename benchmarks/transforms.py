@@ -16,7 +16,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ _UPDATES = 10
 """Updates in a call that measures them alone."""
 _DUE, _NOT_DUE = 50 * _EVERY, 50 * _EVERY + 1
 """Updates in the middle of the schedules."""
+
+
+Loss = Callable[[Any, Any], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,18 +65,20 @@ def main(config: Config) -> None:
         "context": {"clock": clock.__name__, "cores": len(os.sched_getaffinity(0)),
                     "load_average": os.getloadavg()},
     }  # fmt: skip
-    for name, model, shape, steps in (
+    networks: tuple[tuple[str, Any, tuple[int, ...], int], ...] = (
         ("LeNet300", LeNet300(rngs=nnx.Rngs(0)), (128, 784), _EVERY),
         ("ResNet-20", ResNet20(rngs=nnx.Rngs(0)), (config.resnet_batch, 32, 32, 3), 4),
-    ):
+    )
+    for name, model, shape, steps in networks:
         model.eval()  # batch normalisation would change its statistics
         graph, params, rest = nnx.split(model, nnx.Param, ...)
         rng = np.random.default_rng(0)
         batch = jnp.asarray(rng.normal(size=shape), jnp.float32), jnp.arange(shape[0]) % 10
 
-        def loss(params, batch, graph=graph, rest=rest):
+        def loss(params: Any, batch: Any, graph: Any = graph, rest: Any = rest) -> jax.Array:
             logits = nnx.merge(graph, params, rest)(batch[0])
-            return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch[1])
+            return jnp.mean(losses)
 
         # JaxPruner's RigL takes no leaf without a mask on current JAX: for the comparison with it
         # both get the kernels alone.
@@ -85,7 +90,16 @@ def main(config: Config) -> None:
         write(config.output, "transforms", results)  # the other network takes long to compile
 
 
-def measured(name, loss, params, plain, batch, steps, jaxpruner, timed) -> dict[str, Any]:
+def measured(
+    name: str,
+    loss: Loss,
+    params: Any,
+    plain: Any,
+    batch: Any,
+    steps: int,
+    jaxpruner: Mapping[str, Any],
+    timed: Callable[..., dict[str, list[float]]],
+) -> dict[str, Any]:
     """Measure whole steps and updates alone, and print both."""
     adam, renewals = optax.adam(1e-3), polynomial(0, _END, _EVERY)
     optimizers = {
@@ -145,12 +159,14 @@ def measured(name, loss, params, plain, batch, steps, jaxpruner, timed) -> dict[
     }  # fmt: skip
 
 
-def _steps(optimizer, loss, params, batch, steps) -> Callable[[], object]:
+def _steps(
+    optimizer: optax.GradientTransformation, loss: Loss, params: Any, batch: Any, steps: int
+) -> Callable[[], object]:
     """A function that takes some steps, the first of which renews masks if there are as many."""
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def scanned(carry):
-        def step(carry, _):
+    def scanned(carry: Any) -> Any:
+        def step(carry: Any, _: None) -> tuple[Any, None]:
             params, state = carry
             updates, state = optimizer.update(jax.grad(loss)(params, batch), state, params)
             return (optax.apply_updates(params, updates), state), None
@@ -169,12 +185,17 @@ def _steps(optimizer, loss, params, batch, steps) -> Callable[[], object]:
     return run
 
 
-def _updates(method, optimizer, params, after=lambda params, state: params):
+def _updates(
+    method: str,
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    after: Callable[[Any, Any], Any] = lambda params, state: params,
+) -> dict[str, Callable[[], object]]:
     """Functions that make some updates alone: ordinary ones, and ones that renew masks."""
 
     @jax.jit
-    def scanned(carry, step):
-        def one(carry, _):
+    def scanned(carry: Any, step: jax.Array | int) -> Any:
+        def one(carry: Any, _: None) -> tuple[Any, None]:
             params, state = carry
             grads = jax.tree.map(lambda w: 0.9 * w, params)
             updates, state = optimizer.update(grads, _at(state, step), params)
@@ -183,14 +204,17 @@ def _updates(method, optimizer, params, after=lambda params, state: params):
         return jax.lax.scan(one, carry, None, length=_UPDATES)[0]
 
     carry = jax.tree.map(jnp.copy, (params, optimizer.init(params)))
-    run = lambda step: jax.block_until_ready(scanned(carry, step))  # noqa: E731
-    functions = {method: lambda: run(_NOT_DUE)}
+
+    def run(step: int) -> object:
+        return jax.block_until_ready(scanned(carry, step))
+
+    functions: dict[str, Callable[[], object]] = {method: lambda: run(_NOT_DUE)}
     if hasattr(carry[1], "mask") or hasattr(carry[1], "masks"):
         functions[f"{method}, renewing"] = lambda: run(_DUE)
     return functions
 
 
-def _at(state, step):
+def _at(state: Any, step: jax.Array | int) -> Any:
     """The state before a given update."""
     step = jnp.asarray(step, jnp.int32)
     if hasattr(state, "mask"):
@@ -215,10 +239,10 @@ def _jaxpruner(folder: Path | None) -> dict[str, Any]:
         update_freq=_EVERY, update_start_step=0, update_end_step=_END
     )
 
-    def kernels(key, param):
+    def kernels(key: Any, param: jax.Array) -> bool:
         return param.ndim > 1
 
-    def distribution(kind):
+    def distribution(kind: Callable[..., Any]) -> Callable[..., Any]:
         return functools.partial(kind, sparsity=_SPARSITY, filter_fn=kernels)
 
     return {

@@ -33,7 +33,7 @@ class Task(NamedTuple):
     """Epochs of a run that chooses settings."""
 
 
-TASKS: Mapping[Network, Task] = {
+TASKS: Mapping[str, Task] = {
     "lenet300_mnist": Task(
         functools.partial(LeNet300, "relu"),
         "lenet300",
@@ -79,14 +79,14 @@ class Config(CommonConfig):
         """The methods asked for, in the table's order."""
         return tuple(name for name in names() if "all" in self.method or name in self.method)
 
-    def budgets(self, network: Network) -> tuple[str, ...]:
+    def budgets(self, network: str) -> tuple[str, ...]:
         """The budgets of a network, in per cent."""
         task = TASKS[network]
         return (task.tuned_at,) if self.preset == "smoke" else task.budgets
 
     def settings(
         self,
-        network: Network,
+        network: str,
         method: Name,
         budget: str,
         chosen: Mapping[str, Any],

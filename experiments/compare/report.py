@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.common.report import (
@@ -103,7 +103,8 @@ def difference(first: Row, second: Row) -> tuple[float, float]:
 
 
 def _mean(row: Row) -> float:
-    return row["test_error"]["mean"]
+    mean: float = row["test_error"]["mean"]
+    return mean
 
 
 def _best(candidates: Sequence[Row]) -> str:
@@ -147,8 +148,8 @@ def errors_table(by_budget: Mapping[str, Mapping[str, Row]]) -> Table:
     budgets = [budget for budget in by_budget if budget != "100"]
     methods = [name for name in names() if any(name in by_budget[b] for b in by_budget)]
 
-    def cell(budget):
-        def text(method):
+    def cell(budget: str) -> Callable[[str], str]:
+        def text(method: str) -> str:
             if method == "dense":
                 return error(dense["test_error"])
             row = by_budget[budget].get(method)
@@ -163,7 +164,7 @@ def errors_table(by_budget: Mapping[str, Mapping[str, Row]]) -> Table:
 
         return text
 
-    def relative(method):
+    def relative(method: str) -> str:
         there = [by_budget[b][method] for b in by_budget if method in by_budget[b]]
         return f"{sum(cost(row, dense) for row in there) / len(there):.2f}"
 
@@ -208,13 +209,13 @@ def _target_table(by_budget: Mapping[str, Mapping[str, Row]]) -> Table | None:
 
 
 def _tuning_table(rows: Sequence[Row], network: str) -> Table:
-    def settings(values):
+    def settings(values: Mapping[str, Any]) -> str:
         return ", ".join(
             f"{name} {value:g}" if not isinstance(value, str) else f"{name} {value}"
             for name, value in values.items()
         )
 
-    def tried(row):
+    def tried(row: Row) -> str:
         return "; ".join(
             f"{settings(one['settings'])}: {one['validation_error']:.2f} %" for one in row["tried"]
         )

@@ -70,19 +70,22 @@ class Trainer(Run):
 
     def error(self, params: Any, split: str) -> float:
         """Misclassified images of a split in per cent."""
-        return error(self._mistakes, params, getattr(self.dataset, split))
+        found: float = error(self._mistakes, params, getattr(self.dataset, split))
+        return found
 
     def validation_accuracy(self, params: Any) -> jax.Array:
         """Accuracy in [0, 1] on the validation images, inside a step."""
         images, labels = self.dataset.validation
 
-        def right(chunk):
-            return (self.logits(params, chunk[0]).argmax(-1) == chunk[1]).sum()
+        def right(chunk: Any) -> jax.Array:
+            count: jax.Array = (self.logits(params, chunk[0]).argmax(-1) == chunk[1]).sum()
+            return count
 
         chunks = jax.tree.map(
             lambda array: jnp.asarray(array).reshape(-1, _CHUNK, *array.shape[1:]), (images, labels)
         )
-        return lax.map(right, chunks).sum() / len(labels)
+        share: jax.Array = lax.map(right, chunks).sum() / len(labels)
+        return share
 
     def project(self, params: Any) -> Any:
         """The ``kept`` weights of largest magnitude of all kernels together."""
@@ -104,7 +107,9 @@ class Trainer(Run):
     ) -> TrainState:
         """Minimise the loss, or ``loss``, for some epochs; errors are those of ``shown(state)``."""
         state = init_state(params, optimizer, jax.random.key(self.seed))
-        return self.run(phase, make_step(loss or self.loss, optimizer), state, epochs, shown)
+        step = make_step(loss or self.loss, optimizer)
+        final: TrainState = self.run(phase, step, state, epochs, shown)
+        return final
 
     def fine_tune(self, phase: str, params: Any, rate: float, epochs: int) -> Any:
         """Train the biases and the weights of kernels that are not zero."""

@@ -32,15 +32,15 @@ def _search(trainer: Trainer, epochs: int) -> Any:
     weights = kind.rescale(trainer.initial)
     phi = kind.init(jax.random.key(trainer.seed), weights)
 
-    def loss(params, batch, key):
+    def loss(params: Any, batch: Any, key: jax.Array) -> Any:
         sampled = gates.apply(params["weights"], kind.sample(params["gates"], key))
         return trainer.loss(sampled, batch, key)
 
-    def violation(params, batch=None, key=None):
+    def violation(params: Any, batch: Any, key: jax.Array) -> Any:
         del batch, key
         return density_violation(kind.active_probability(params["gates"]), 1 - trainer.sparsity)
 
-    def median(params):
+    def median(params: Any) -> Any:
         return gates.apply(params["weights"], kind.median(params["gates"]))
 
     bound = optax.polynomial_schedule(trainer.sparsity, 0.0, 3, int(_ANNEALED * steps))

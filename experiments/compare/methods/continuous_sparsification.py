@@ -20,13 +20,14 @@ def _search(trainer: Trainer, epochs: int) -> Any:
         epochs * trainer.steps_per_epoch, initial, settings["penalty"], _BETA
     )
     optimizer = trainer.sgd(settings["rate"], epochs)
-    state = tickets.init_search(method, trainer.initial, optimizer, jax.random.key(trainer.seed))
+    key = jax.random.key(trainer.seed)
+    state = tickets.init_search(method, trainer.initial, optimizer, key)
     step = tickets.search_step(method, trainer.loss, optimizer)
     # Gates that have just closed are small and not zero: they fill up a budget that is not used.
     kind = gates.sigmoid(initial, beta=_BETA)
 
-    def gated(params):
-        return gates.apply(params["weights"], kind.sample(params["gates"]))
+    def gated(params: Any) -> Any:
+        return gates.apply(params["weights"], kind.sample(params["gates"], key))
 
     final = trainer.run(
         "search", step, state, epochs, lambda state: trainer.project(gated(state.params))

@@ -11,6 +11,7 @@ import sparsejax
 from experiments.compare.methods.method import Method, grid
 from experiments.compare.trainer import Trainer, kernels
 from sparsejax import compression
+from sparsejax.training import TrainState
 
 _L_STEPS = 40
 _COOLDOWN = 12  # last L steps, in which the rate falls faster
@@ -25,15 +26,15 @@ def _search(trainer: Trainer, epochs: int) -> Any:
     epochs -= dense_epochs
     steps = max(1, epochs * trainer.steps_per_epoch // _L_STEPS)
 
-    def rate(step):
+    def rate(step: Any) -> Any:
         l_step = step // steps
         cooling = jnp.maximum(0, l_step - (_L_STEPS - _COOLDOWN))
         return settings["rate"] * 0.98**l_step * 0.8**cooling
 
-    def mu(l_step):
+    def mu(l_step: Any) -> Any:
         return settings["mu"] * settings["mu_growth"] ** l_step
 
-    def theta(state):
+    def theta(state: TrainState) -> Any:
         return sparsejax.compressed_params(state.opt_state, state.params)
 
     optimizer = optax.chain(

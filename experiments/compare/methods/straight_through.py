@@ -8,21 +8,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+
 from experiments.compare.methods.method import Method, grid
 from experiments.compare.trainer import Trainer
+from sparsejax.training import TrainState
 from sparsejax.transforms import erdos_renyi, project_sparsity, straight_through
 
 
 def _search(trainer: Trainer, epochs: int) -> Any:
-    def largest(params):
+    def largest(params: Any) -> Any:
         return project_sparsity(params, trainer.sparsity, erdos_renyi())
 
     forward = straight_through(largest)
 
-    def loss(params, batch, key):
+    def loss(params: Any, batch: Any, key: jax.Array) -> Any:
         return trainer.loss(forward(params), batch, key)
 
-    def shown(state):
+    def shown(state: TrainState) -> Any:
         return largest(state.params)
 
     optimizer = trainer.sgd(trainer.settings["rate"], epochs)
