@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import tyro
 from flax import nnx
 
 from experiments.common.runner import Config as CommonConfig
-from experiments.compare.methods import METHODS, Name, names
+from experiments.compare.methods import METHODS, PEERS, Name, jaxpruner, names
 from sparsejax.models import LeNet5, LeNet300
 
 Network = Literal["lenet300_mnist", "lenet5_fashion_mnist"]
@@ -71,13 +72,19 @@ class Config(CommonConfig):
     batch_size: int = 128
     """Images a step."""
 
+    jaxpruner: Path | None = None
+    """Folder with a checkout of JaxPruner, which no package index has in a current version; its
+    RigL (rigl_jaxpruner) is then compared, too."""
+
     def networks(self) -> tuple[Network, ...]:
         """The networks asked for."""
         return tuple(n for n in get_args(Network) if "all" in self.network or n in self.network)
 
     def methods(self) -> tuple[Name, ...]:
         """The methods asked for, in the table's order."""
-        return tuple(name for name in names() if "all" in self.method or name in self.method)
+        hidden = PEERS if self.jaxpruner is None else frozenset()
+        everything = [name for name in names() if "all" in self.method and name not in hidden]
+        return tuple(name for name in names() if name in everything or name in self.method)
 
     def budgets(self, network: str) -> tuple[str, ...]:
         """The budgets of a network, in per cent."""
@@ -107,6 +114,10 @@ class Config(CommonConfig):
     def check(self) -> None:
         """See `experiments.common.runner.Config`."""
         self.require("positive", lambda x: x > 0, "batch_size")
+        if self.jaxpruner is not None:
+            jaxpruner.use(self.jaxpruner)
+        elif not self.partial and PEERS.intersection(self.methods()):
+            raise ValueError("--methods rigl_jaxpruner needs --jaxpruner, a checkout of JaxPruner")
         if not self.seeds:
             raise ValueError("--seeds must name at least one seed; got none")
         if TUNING_SEED in self.seeds:

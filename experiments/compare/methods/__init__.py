@@ -9,6 +9,7 @@ from experiments.compare.methods import (
     constrained_l0,
     continuous_sparsification,
     gated_decay,
+    jaxpruner,
     learning_compression,
     magnitude,
     masked_updates,
@@ -18,7 +19,7 @@ from experiments.compare.methods.method import Method
 
 Name = Literal[
     "dense", "lc_l0", "lc_l0_l2", "constrained_l0", "cs", "gated_decay", "imp", "one_shot",
-    "magnitude", "saliency", "rigl", "set", "static", "ste", "ac_dc",
+    "magnitude", "saliency", "rigl", "rigl_jaxpruner", "set", "static", "ste", "ac_dc",
 ]  # fmt: skip
 
 METHODS: Mapping[str, Method] = {
@@ -33,11 +34,16 @@ METHODS: Mapping[str, Method] = {
     "magnitude": masked_updates.MAGNITUDE,
     "saliency": masked_updates.SALIENCY,
     "rigl": masked_updates.RIGL,
+    "rigl_jaxpruner": jaxpruner.RIGL,
     "set": masked_updates.SET,
     "static": masked_updates.STATIC,
     "ste": straight_through.METHOD,
     "ac_dc": masked_updates.AC_DC,
 }
+
+
+PEERS: frozenset[Name] = frozenset({"rigl_jaxpruner"})
+"""Methods of other libraries, which need a checkout of them."""
 
 
 def names() -> tuple[Name, ...]:
