@@ -67,6 +67,8 @@ class Config(CommonConfig):
     """How long: smoke (3 epochs, one budget), full (100 epochs of LeNet300, 30 of LeNet5)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of every method and budget for each; all runs of a seed come before the next's."""
+    kept_percent: tuple[str, ...] = ()
+    """Budgets to train with, of those of the network; default all."""
     tune_only: bool = False
     """Choose the settings and stop; no test error is computed."""
     batch_size: int = 128
@@ -89,7 +91,8 @@ class Config(CommonConfig):
     def budgets(self, network: str) -> tuple[str, ...]:
         """The budgets of a network, in per cent."""
         task = TASKS[network]
-        return (task.tuned_at,) if self.preset == "smoke" else task.budgets
+        budgets = (task.tuned_at,) if self.preset == "smoke" else task.budgets
+        return tuple(b for b in budgets if b in self.kept_percent or not self.kept_percent)
 
     def settings(
         self,
@@ -118,6 +121,11 @@ class Config(CommonConfig):
             jaxpruner.use(self.jaxpruner)
         elif not self.partial and PEERS.intersection(self.methods()):
             raise ValueError("--methods rigl_jaxpruner needs --jaxpruner, a checkout of JaxPruner")
+        there = {budget for network in self.networks() for budget in TASKS[network].budgets}
+        if unknown := set(self.kept_percent) - there:
+            raise ValueError(
+                f"--kept-percent must be of {', '.join(sorted(there))}; got {', '.join(unknown)}"
+            )
         if not self.seeds:
             raise ValueError("--seeds must name at least one seed; got none")
         if TUNING_SEED in self.seeds:

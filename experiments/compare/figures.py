@@ -67,7 +67,7 @@ def errors(by_budget: ByBudget) -> Figure:
     return figure
 
 
-def costs(by_budget: ByBudget, cost: Callable[[Row, Row], float]) -> Figure:
+def costs(by_budget: ByBudget, cost: Callable[[str, ByBudget], float]) -> Figure:
     """Seconds, those of dense training being 1, against test error; a panel for each budget."""
     (dense,) = by_budget["100"].values()
     budgets = [budget for budget in by_budget if budget != "100"]
@@ -76,7 +76,7 @@ def costs(by_budget: ByBudget, cost: Callable[[Row, Row], float]) -> Figure:
         for name, row in by_budget[budget].items():
             found = row["test_error"]
             axes.errorbar(
-                cost(row, dense), found["mean"], found["std"], capsize=2,
+                cost(name, by_budget), found["mean"], found["std"], capsize=2,
                 label=METHODS[name].title, **_style(name) | {"linestyle": "none"},
             )  # fmt: skip
         axes.axhline(

@@ -130,6 +130,8 @@ def test_bad_flags_are_named():
         Config(method=("rigl_jaxpruner",)).check()
     with pytest.raises(ValueError, match="--jaxpruner must be a checkout of JaxPruner; got /no"):
         Config(jaxpruner=Path("/nowhere")).check()
+    with pytest.raises(ValueError, match="--kept-percent must be of .*; got 3"):
+        Config(kept_percent=("3",)).check()
     with pytest.raises(ValueError, match="--batch-size must be positive; got 0"):
         Config(batch_size=0).check()
 
@@ -137,13 +139,15 @@ def test_bad_flags_are_named():
 def test_flags_become_settings():
     chosen = smoke.parsed(
         Config, "--network", "lenet5_fashion_mnist", "--methods", "rigl", "dense", "--seeds", "4",
-        "--batch-size", "8", "--tune-only", "--preset", "smoke",
+        "--batch-size", "8", "--tune-only", "--preset", "smoke", "--kept-percent", "1", "2.5",
     )  # fmt: skip
     assert chosen.methods() == ("dense", "rigl")
     assert chosen.networks() == ("lenet5_fashion_mnist",)
     settings = chosen.settings("lenet5_fashion_mnist", "rigl", "1", {"rate": 7})
     assert settings.items() >= {"epochs": 3, "batch_size": 8, "rate": 7}.items()
     assert chosen.tune_only
+    assert chosen.budgets("lenet5_fashion_mnist") == ("1",)
+    assert Config(kept_percent=("2",)).budgets("lenet300_mnist") == ("2",)
 
 
 def row(method, errors, seconds=1.0, budget="1"):
