@@ -95,7 +95,8 @@ def cost(method: str, by_budget: Mapping[str, Mapping[str, Row]]) -> float:
     """
 
     def seconds(name: str) -> float:
-        return min(min(found[name]["seconds"]) for found in by_budget.values() if name in found)
+        times: list[float] = [min(b[name]["seconds"]) for b in by_budget.values() if name in b]
+        return min(times)
 
     return seconds(method) / seconds("dense")
 
