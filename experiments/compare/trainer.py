@@ -92,8 +92,14 @@ class Trainer(Run):
         return project_sparsity(params, self.sparsity, all_together())
 
     def sgd(self, rate: float, epochs: int) -> optax.GradientTransformation:
-        """SGD with Nesterov momentum 0.9, whose rate falls to 0 along a cosine."""
-        schedule = optax.cosine_decay_schedule(rate, epochs * self.steps_per_epoch)
+        """SGD with Nesterov momentum 0.9, whose rate falls to 0 along a cosine.
+
+        It rises linearly from 0 first, in the setting ``warmup_share`` of the steps, if there is
+        one.
+        """
+        steps = epochs * self.steps_per_epoch
+        warmup = int(self.settings.get("warmup_share", 0) * steps)
+        schedule = optax.warmup_cosine_decay_schedule(0.0 if warmup else rate, rate, warmup, steps)
         return optax.sgd(schedule, momentum=0.9, nesterov=True)
 
     def descend(

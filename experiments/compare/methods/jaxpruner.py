@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import optax
 
+from experiments.compare.methods.masked_updates import SPARSE_START
 from experiments.compare.methods.method import Method
 from experiments.compare.trainer import Trainer
 from sparsejax.training import TrainState, init_state, make_step
@@ -97,5 +98,6 @@ RIGL = Method(
     "RigL of JaxPruner",
     _search,
     [{"rate": rate, "drop_fraction": drop} for rate in (0.1, 0.3) for drop in (0.3, 0.5)],
+    shared=SPARSE_START,
     always_sparse=True,
 )
