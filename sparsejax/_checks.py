@@ -132,3 +132,11 @@ def no_nan(name: str, paths: list[str], leaves: list[jax.Array]) -> None:
                 f"{name} must not hold NaN; it has NaN in {count} of the {leaf.size} entries of "
                 f"{path or 'its leaf'}"
             )
+
+
+def compression(name: str, value: Any) -> None:
+    """Raise TypeError if ``value`` is no C step; one that was not called is said to be so."""
+    if hasattr(value, "init") and hasattr(value, "project"):
+        return
+    hint = f"; call it: {value.__name__}(...)" if hasattr(value, "__name__") else ""
+    raise TypeError(f"{name} must be a Compression; got {value!r}{hint}")

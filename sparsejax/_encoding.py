@@ -98,26 +98,34 @@ def low_rank(leaf: Any, rank: Any, matrices: Matrices) -> Any:
         of the largest.
       matrices: how the kernel is read as a matrix.
     """
-    concrete(leaf)
+    host = concrete(leaf)
     rows, columns = matrices.shape(leaf)
     ranks = np.asarray(rank)
     most = int(ranks.max(initial=0))
     if not leaf.size or most * (rows + columns) > rows * columns:
         return leaf
     left, right = factors(jnp.asarray(leaf), most, matrices, jnp.asarray(ranks, jnp.int32))
+    # Rows and columns of zeros, such as those of pruned units, stay zero to the bit.
+    used = matrices.of(jnp.asarray(host)) != 0
+    left = jnp.where(used.any(-1, keepdims=True), left, 0)
+    right = jnp.where(used.any(-2, keepdims=True), right, 0)
     form = LowRankArray(left, right, tuple(leaf.shape), matrices.scheme, matrices.stacked)
     return form if agrees(form, leaf) else leaf
 
 
 def agrees(form: Form, leaf: Any) -> bool:
-    """Whether a form is that of a leaf: to the bit, or up to rounding if factors are part of it."""
+    """Whether a form is that of a leaf: to the bit, or up to rounding if factors are part of it.
+
+    What is zero in the leaf must always be zero in the form.
+    """
     decoded = form.dense()
     if not any(isinstance(part, LowRankArray) for part in _parts(form)):
         return _same(np.asarray(decoded), concrete(leaf))
     wide = wide_dtype(leaf.dtype)
     allowed = max(2 * float(jnp.finfo(leaf.dtype).eps), 64 * float(jnp.finfo(wide).eps))
     here, there = (np.asarray(x).astype(np.float64).ravel() for x in (decoded, leaf))
-    return bool(np.linalg.norm(here - there) <= allowed * np.linalg.norm(there))
+    close = np.linalg.norm(here - there) <= allowed * np.linalg.norm(there)
+    return bool(close and not here[there == 0].any())
 
 
 def _parts(form: Any) -> Iterator[Any]:

@@ -14,12 +14,15 @@ def accepting_extra_args(
     """Return ``optimizer`` with an ``update`` that ignores extra arguments it does not name.
 
     Unlike ``optax.with_extra_args_support`` this covers transformations that are declared to take
-    extra arguments but take none, such as ``optax.contrib.sam``.
+    extra arguments but take none, such as ``optax.contrib.sam``, and ones that take them without
+    being declared to, such as ``optax.MultiSteps``.
     """
+    if _takes_any(optimizer.update):
+        return optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
     supported = optax.with_extra_args_support(optimizer)
-    parameters = inspect.signature(supported.update).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+    if _takes_any(supported.update):
         return supported
+    parameters = inspect.signature(supported.update).parameters
 
     def update(
         updates: optax.Updates,
@@ -31,3 +34,9 @@ def accepting_extra_args(
         return supported.update(updates, state, params, **named)
 
     return optax.GradientTransformationExtraArgs(supported.init, update)
+
+
+def _takes_any(update: Any) -> bool:
+    """Whether a function takes keyword arguments of any name."""
+    parameters = inspect.signature(update).parameters.values()
+    return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)

@@ -26,12 +26,26 @@ def call_loss(
 
     Returns:
       ``(value, metrics, statistics)``; the statistics are None if the network has none.
+
+    Raises:
+      TypeError: ``loss`` returns something else than a pair.
     """
     if statistics is None:
-        value, metrics = loss(params, batch, key)
+        value, metrics = _pair(loss(params, batch, key), "(loss, metrics)")
         return value, metrics, None
-    value, (metrics, statistics) = loss(params, statistics, batch, key)
+    value, (metrics, statistics) = _pair(
+        loss(params, statistics, batch, key), "(loss, (metrics, statistics))"
+    )
     return value, metrics, statistics
+
+
+def _pair(found: Any, wanted: str) -> Any:
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise TypeError(
+            f"loss must return {wanted}, where metrics are scalars by name, perhaps none ({{}}); "
+            f"got {found!r}"
+        )
+    return found
 
 
 def gradient_step(

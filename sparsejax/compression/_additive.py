@@ -62,12 +62,13 @@ def additive(compressions: Sequence[Compression], *, sweeps: int = 10) -> Compre
       >>> theta, state.parts[1]
       (Array([ 1., -1.,  1.,  5.], dtype=float32), Array([0., 0., 0., 4.], dtype=float32))
     """
+    if hasattr(compressions, "project"):
+        raise TypeError("compressions must be a sequence of C steps; got a single one")
     compressions = tuple(compressions)
     if not compressions:
         raise ValueError("compressions must hold one or more C steps; it is empty")
     for number, part in enumerate(compressions):
-        if not (hasattr(part, "init") and hasattr(part, "project")):
-            raise TypeError(f"compressions[{number}] must be a Compression; got {part!r}")
+        _checks.compression(f"compressions[{number}]", part)
     sweeps = _checks.python_integer("sweeps", sweeps, 1)
 
     def init(weights: PyTree[Array]) -> AdditiveState:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, Integer, PyTree
 
@@ -70,6 +71,8 @@ def l0_ball(
       Array([3., 0., 2.], dtype=float32)
     """
     _checks.scalar_count("kappa", kappa)
+    if isinstance(values, np.integer):
+        values = int(values)
     if values is not None and not isinstance(values, int) and values not in _ROUNDED:
         raise ValueError(f"values must be None, one of {_ROUNDED} or a number; got {values!r}")
     k = check_k(values) if isinstance(values, int) else None

@@ -9,6 +9,7 @@ import jax
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from sparsejax import _checks
 from sparsejax._where import is_masked
 from sparsejax.compression._base import Compression, encoded
 
@@ -53,13 +54,15 @@ def partition(
       {'first': Array([3., 0.], dtype=float32), 'last': Array([ 1., -1.], dtype=float32)}
     """
     compressions = dict(compressions)
+    for label, c_step in compressions.items():
+        _checks.compression(f"compressions[{label!r}]", c_step)
 
     def label_of(weights: PyTree[Array]) -> PyTree[Hashable]:
         if callable(labels):
             found = jax.tree_util.tree_map_with_path(labels, weights)
         else:
             found = _broadcast(labels, weights)
-        given = set(jax.tree.leaves(found, is_leaf=lambda x: x is None))
+        given = set(jax.tree.structure(weights).flatten_up_to(found))  # a label may be a tuple
         unknown, unused = given - compressions.keys(), compressions.keys() - given
         if unknown:
             raise ValueError(

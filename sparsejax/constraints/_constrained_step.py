@@ -49,7 +49,8 @@ def constrained_step(
     ``value`` is the Lagrangian at the present multipliers, ``grad`` its gradient in the parameters,
     and ``value_fn`` computes it at other parameters, with the same multipliers, batch and key. So
     line searches and ``optax.contrib.reduce_on_plateau`` work in the primal optimizer; the latter
-    sees the Lagrangian, not the loss.
+    sees the Lagrangian, not the loss. With ``"extrapolation"`` the gradient is that of another
+    point, so line searches find no function that fits it there: use another scheme with them.
 
     Where the quantity to constrain is not differentiable (an error rate, say), give its value the
     gradient of a surrogate by `with_surrogate`. Where a batch shows some of many constraints,
@@ -80,9 +81,9 @@ def constrained_step(
     Returns:
       ``(state, batch) -> (state, metrics)``. The state is a ``sparsejax.training.TrainState``; step
       t uses ``jax.random.fold_in(key, t)``. ``metrics`` gains ``loss`` (f alone), ``lagrangian``,
-      and for each constraint, before the step, ``violation`` and ``multiplier``: followed by the
-      path of a leaf, as in ``violation/dense1``, where they are trees, and the largest where a leaf
-      holds several.
+      and for each constraint, before the step, ``violation`` and ``multiplier`` (with
+      ``"dual_first"`` the new one, with which the parameters move): followed by the path of a leaf,
+      as in ``violation/dense1``, where they are trees, and the largest where a leaf holds several.
 
     Raises:
       ValueError: ``scheme`` is none of these.

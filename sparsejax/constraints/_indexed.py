@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from sparsejax import _checks
 from sparsejax._extra_args import accepting_extra_args
 
 
@@ -42,7 +43,8 @@ def indexed(dual: optax.GradientTransformation) -> optax.GradientTransformationE
       `dual_ascent`.
 
     Raises:
-      ValueError: in ``update``: ``params`` (the multipliers) is missing; and as ``dual`` raises it.
+      ValueError: in ``update``: ``params`` (the multipliers) is missing; there are more or fewer
+        values than indices; an index that is not traced is out of range; and as ``dual`` raises it.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -96,6 +98,28 @@ class _Spread(NamedTuple):
     shown: Array
 
 
+def check_indexed(g: Indexed, multiplier: Array) -> None:
+    """Check that each violation has the number of one of the multipliers; traced ones are not.
+
+    Raises:
+      ValueError: there are more or fewer values than indices, or an index is out of range.
+    """
+    indices, values = jnp.shape(g.indices), jnp.shape(g.values)
+    if len(indices) != 1 or values != indices + jnp.shape(multiplier)[1:]:
+        raise ValueError(
+            "Indexed must have one index and one value for each violation, values of shape "
+            f"[batch, ...] for multipliers [constraints, ...]; got indices of shape {indices} and "
+            f"values of shape {values} for multipliers of shape {jnp.shape(multiplier)}"
+        )
+    known = _checks.known(g.indices)
+    count = jnp.shape(multiplier)[0]
+    if known is not None and known.size and not (-count <= known.min() and known.max() < count):
+        raise ValueError(
+            f"indices must be below {count}, the number of multipliers; got {known.min()} to "
+            f"{known.max()}"
+        )
+
+
 def is_indexed(node: Any) -> bool:
     """Whether a node holds violations of some constraints."""
     return isinstance(node, Indexed)
@@ -104,6 +128,7 @@ def is_indexed(node: Any) -> bool:
 def _spread(g: Any, multiplier: Array) -> _Spread:
     if not is_indexed(g):
         return _Spread(g, jnp.ones(jnp.shape(g), bool))
+    check_indexed(g, multiplier)
     zeros = jnp.zeros(multiplier.shape, g.values.dtype)
     count = zeros.at[g.indices].add(jnp.ones_like(g.values))
     total = zeros.at[g.indices].add(g.values)

@@ -8,7 +8,7 @@ import jax
 from jaxtyping import Array, PyTree
 
 from sparsejax.constraints._implicit_multipliers import is_implicit
-from sparsejax.constraints._indexed import is_indexed
+from sparsejax.constraints._indexed import check_indexed, is_indexed
 
 
 def shown_terms(
@@ -21,11 +21,16 @@ def shown_terms(
         lambda g: g.values if _is_special(g) else g, violation, is_leaf=_is_special
     )
     computed = computed_multipliers(violation, multipliers)
-    shown = jax.tree.map(
-        lambda g, m: m[g.indices] if is_indexed(g) else m, violation, computed,
-        is_leaf=_is_special,
-    )  # fmt: skip
+    shown = jax.tree.map(_shown, violation, computed, is_leaf=_is_special)
     return values, shown
+
+
+def _shown(violation: Any, multipliers: Array) -> Array:
+    """Return the multipliers of the violations of a leaf."""
+    if not is_indexed(violation):
+        return multipliers
+    check_indexed(violation, multipliers)
+    return multipliers[violation.indices]
 
 
 def computed_multipliers(violation: PyTree[Array], multipliers: PyTree[Array]) -> PyTree[Array]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from sparsejax.constraints import _arguments
 
 
 def with_surrogate(
-    violation: PyTree[Float[Array, "..."]], surrogate: PyTree[Float[Array, "..."]]
+    violation: PyTree[Shaped[Array, "..."]], surrogate: PyTree[Float[Array, "..."]]
 ) -> PyTree[Float[Array, "..."]]:
     r"""Return violations with the gradient of a surrogate.
 
@@ -21,13 +21,15 @@ def with_surrogate(
     differentiable, and the parameters move by the gradient of the surrogate, such as a hinge loss.
 
     Args:
-      violation: pytree of float arrays, g(x).
+      violation: pytree of arrays, g(x); integers and booleans, such as counts of errors, become
+        the surrogate's dtype, without which they would have no gradient.
       surrogate: pytree of differentiable float arrays of the same structure and shapes.
 
     Returns:
-      A tree like ``violation`` with its values and dtypes.
+      A tree like ``violation`` with its values, and its dtypes where they are floating point.
 
     Raises:
+      TypeError: a surrogate is not floating point.
       ValueError: ``violation`` and ``surrogate`` differ in structure or shape.
 
     References:
@@ -45,6 +47,10 @@ def with_surrogate(
 
     def combine(g: Array, s: Array) -> Array:
         g, s = jnp.asarray(g), jnp.asarray(s)
+        if not jnp.issubdtype(s.dtype, jnp.floating):
+            raise TypeError(f"surrogate must be floating point; got {s.dtype}")
+        if not jnp.issubdtype(g.dtype, jnp.floating):
+            g = g.astype(s.dtype)
         return lax.stop_gradient(g) + (s - lax.stop_gradient(s)).astype(g.dtype)
 
     return jax.tree.map(combine, violation, surrogate)

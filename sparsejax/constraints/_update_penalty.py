@@ -46,9 +46,9 @@ def update_penalty(
       A tree like ``penalty``, of its dtypes.
 
     Raises:
-      TypeError: a scalar is not a number.
-      ValueError: a scalar is out of its range, or ``penalty`` and ``violation`` differ in structure
-        or shape.
+      TypeError: a scalar is not a number, or ``penalty`` is not floating point.
+      ValueError: a scalar or a known ``penalty`` is out of its range, or ``penalty`` and
+        ``violation`` differ in structure or shape.
 
     References:
       Bertsekas, Constrained optimization and Lagrange multiplier methods, Academic Press 1982.
@@ -61,6 +61,7 @@ def update_penalty(
       [8. 4. 1.]
     """
     _arguments.check_like_multipliers(violation, penalty)
+    _check_penalty(penalty)
     a = _checks.scalar("factor", factor, "a finite number >= 1", lambda x: 1 <= x < math.inf)
     b = _checks.scalar("increment", increment, "a finite number >= 0", lambda x: 0 <= x < math.inf)
     tau = _checks.scalar_at_least_zero("tolerance", tolerance)
@@ -78,3 +79,15 @@ def update_penalty(
         return new.astype(jnp.asarray(c).dtype)
 
     return jax.tree.map(updated, penalty, violation)
+
+
+def _check_penalty(penalty: PyTree[Array]) -> None:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(penalty)[0]:
+        where = jax.tree_util.keystr(path) or "its leaf"
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"penalty must be floating point; {where} has dtype {jnp.result_type(leaf)}"
+            )
+        number = _checks.known(leaf)
+        if number is not None and not (number > 0).all():
+            raise ValueError(f"penalty must be > 0; {where} holds {number[~(number > 0)].flat[0]}")

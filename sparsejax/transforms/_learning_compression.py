@@ -125,6 +125,7 @@ def learning_compression(
       >>> optax.apply_updates(params, updates)["kernel"]
       Array([[3. , 0.5]], dtype=float32)
     """
+    _checks.compression("compression", compression)
     steps = _steps("steps_per_l_step", steps_per_l_step, 1)
     # The update after the last gradient step of the first L step runs the first C step.
     first = (

@@ -43,7 +43,7 @@ class Pattern(NamedTuple):
         """Check that all leaves have the dimensions that the pattern needs.
 
         Raises:
-          ValueError: one has too few.
+          ValueError: one has too few, or its inputs are not a multiple of m.
         """
         least = {"weights": 0, "channels": 1}.get(self.kind, 2)
         for path, leaf in zip(paths, leaves, strict=True):
@@ -51,6 +51,11 @@ class Pattern(NamedTuple):
                 raise ValueError(
                     f"where must choose leaves of {least} or more dimensions for this pattern; "
                     f"{path or 'the leaf'} has shape {leaf.shape}"
+                )
+            if self.kind == "n_m" and leaf.shape[-2] % self.numbers[1]:
+                raise ValueError(
+                    f"pattern needs a multiple of {self.numbers[1]} inputs, the dimension before "
+                    f"the last; {path or 'the leaf'} has shape {leaf.shape}; leave it out by where="
                 )
 
     def largest(

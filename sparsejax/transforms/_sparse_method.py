@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, PyTree
 
 from sparsejax._variables import Path, flatten_with_path
@@ -100,8 +101,8 @@ def as_key(key: Any) -> PRNGKeyArray:
     Raises:
       TypeError: ``key`` is neither a key nor an integer.
     """
-    if isinstance(key, int) and not isinstance(key, bool):
-        return jax.random.key(key)
+    if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        return jax.random.key(int(key))
     dtype = getattr(key, "dtype", None)
     if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32):
         raise TypeError(f"key must be a key of jax.random or an integer seed; got {key!r}")

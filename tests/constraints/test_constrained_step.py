@@ -374,3 +374,28 @@ def test_what_is_missing_is_named():
     step = constrained_step(distance, half_planes, optimizer)
     with pytest.raises(ValueError, match="violation must have the structure of the multipliers"):
         step(init_state(jnp.zeros(2), optimizer, jax.random.key(0)), None)
+
+
+def test_gradients_are_accumulated_over_calls_by_multi_steps():
+    """``optax.MultiSteps`` takes extra arguments although it is not declared to."""
+    optimizer = optax.MultiSteps(descent_ascent(optax.sgd(0.1), dual_ascent(0.1)), 2)
+    step = jax.jit(
+        constrained_step(
+            lambda x, batch, key: ((x - 2) ** 2, {}), lambda x, batch, key: x - 1, optimizer
+        )
+    )
+    state = init_state(jnp.asarray(0.0), optimizer, jax.random.key(0))
+    params = []
+    for _ in range(400):
+        state, _ = step(state, None)
+        params.append(float(state.params))
+    assert params[0] == 0.0
+    assert params[1] == pytest.approx(0.4)
+    assert params[-1] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_loss_that_returns_a_bare_scalar_is_told_what_to_return():
+    optimizer = descent_ascent(optax.sgd(0.1), dual_ascent(0.1))
+    step = constrained_step(lambda x, b, k: x**2, lambda x, b, k: x - 1, optimizer)
+    with pytest.raises(TypeError, match=r"loss must return \(loss, metrics\)"):
+        step(init_state(jnp.asarray(0.0), optimizer, jax.random.key(0)), None)

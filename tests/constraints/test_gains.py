@@ -132,3 +132,10 @@ def test_gains_of_another_structure_are_named():
     dual = dual_ascent({"c": 0.1})
     with pytest.raises(ValueError, match="learning_rate must be .* a prefix of the multipliers"):
         dual.update(VIOLATIONS[0], dual.init(MULTIPLIERS), MULTIPLIERS)
+
+
+def test_coefficients_of_a_penalty_are_positive_floats():
+    with pytest.raises(ValueError, match=r"penalty must be > 0; \['a'\] holds 0.0"):
+        update_penalty({"a": jnp.zeros(2)}, {"a": jnp.ones(2)}, 2.0)
+    with pytest.raises(TypeError, match="penalty must be floating point; its leaf has dtype int"):
+        update_penalty(jnp.ones(2, jnp.int32), jnp.ones(2), 2.0)

@@ -16,6 +16,7 @@ from sparsejax.constraints import (
     nupi,
     with_surrogate,
 )
+from sparsejax.constraints._shown_terms import shown_terms
 from sparsejax.training import init_state
 
 
@@ -96,3 +97,28 @@ def test_values_of_the_violation_and_gradients_of_the_surrogate():
     np.testing.assert_allclose(slope, [-1 / 3, -1 / 3, 0])
     with pytest.raises(ValueError, match="violation must have the structure of the multipliers"):
         with_surrogate({"a": x}, x)
+
+
+def test_a_count_has_the_gradient_of_its_surrogate():
+    def both(x):
+        return with_surrogate((x > 0).sum() - 1, jax.nn.sigmoid(x).sum() - 1)
+
+    x = jnp.array([1.0, -2.0, 3.0])
+    value, slope = jax.value_and_grad(both)(x)
+    assert value == 1
+    np.testing.assert_allclose(slope, jax.nn.sigmoid(x) * jax.nn.sigmoid(-x), rtol=1e-6)
+    with pytest.raises(TypeError, match="surrogate must be floating point; got int32"):
+        with_surrogate(jnp.ones(2), jnp.ones(2, jnp.int32))
+
+
+def test_indices_and_values_must_fit_the_multipliers():
+    dual = indexed(dual_ascent(0.1))
+    state = dual.init(jnp.zeros(3))
+    with pytest.raises(ValueError, match="indices must be below 3.*got 1 to 3"):
+        dual.update(Indexed(jnp.array([1, 3]), jnp.ones(2)), state, jnp.zeros(3))
+    with pytest.raises(ValueError, match="one index and one value for each violation"):
+        dual.update(Indexed(jnp.array([1, 2]), jnp.ones(1)), state, jnp.zeros(3))
+    with pytest.raises(ValueError, match=r"for multipliers of shape \(\)"):
+        dual.update(Indexed(jnp.array([1]), jnp.ones(1)), dual.init(0.0), jnp.asarray(0.0))
+    with pytest.raises(ValueError, match="indices must be below 3"):
+        shown_terms(Indexed(jnp.array([5]), jnp.ones(1)), jnp.zeros(3))

@@ -114,3 +114,37 @@ def test_sharded_weights_have_sharded_codes():
 def test_needs_a_learning_compression():
     with pytest.raises(ValueError, match="must hold a state of sparsejax.learning_compression"):
         compressed_forms(compression.quantize(2), optax.sgd(0.1).init(params()), params())
+
+
+@pytest.mark.parametrize(
+    "c_step",
+    [
+        compression.low_rank(2),
+        compression.additive([compression.low_rank(2), compression.l0_ball(10)]),
+    ],
+)
+def test_what_is_held_at_zero_is_zero_in_every_form(c_step):
+    mask = {"kernel": jnp.ones((80, 7), bool).at[:40].set(False)}
+    w = {"kernel": jax.random.normal(jax.random.key(0), (80, 7)) * mask["kernel"]}
+    optimizer = optax.chain(
+        learning_compression(c_step, 1e-2, 5), optax.sgd(0.1), sparsejax.hold_zeros(mask)
+    )
+    form = compressed_forms(c_step, optimizer.init(w), w)["kernel"]
+    assert not np.any(np.asarray(decode(form))[:40])
+    if not isinstance(c_step.init(w), sparsejax.compression.AdditiveState):
+        assert isinstance(form, LowRankArray)  # still two factors
+
+
+def test_a_c_step_that_was_not_called_is_said_to_be_so():
+    with pytest.raises(TypeError, match=r"compression must be a Compression; .*binary\(\.\.\.\)"):
+        learning_compression(compression.binary, 0.1, 5)
+    with pytest.raises(TypeError, match=r"compressions\['a'\] must be a Compression"):
+        compression.partition({"a": compression.binary}, lambda path, leaf: "a")
+    with pytest.raises(TypeError, match="compressions must be a sequence of C steps"):
+        compression.additive(compression.l0_ball(3))
+
+
+def test_labels_may_be_tuples():
+    c_step = compression.partition({("x", 1): compression.binary()}, lambda path, leaf: ("x", 1))
+    w = {"kernel": jnp.array([[0.5, -2.0]])}
+    np.testing.assert_array_equal(c_step.project(w, 1.0, c_step.init(w))[0]["kernel"], [[1, -1]])

@@ -7,6 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
+from sparsejax.compression import l0_ball
 from sparsejax.training import Batches, Checkpoints, fit, init_state, make_step
 from sparsejax.transforms import (
     ac_dc,
@@ -435,3 +436,20 @@ def test_a_run_resumes_from_a_checkpoint_to_the_same_bits(tmp_path):
     trained(5, checkpoints=Checkpoints(folder, every=5))
     resumed = trained(9, checkpoints=Checkpoints(folder, every=9))
     same((resumed.params, resumed.opt_state), (whole.params, whole.opt_state))
+
+
+def test_n_m_is_refused_in_init_where_the_inputs_are_no_multiple_of_m():
+    params = {"b": {"kernel": jnp.ones((6, 4))}}
+    optimizer = sparsify(optax.sgd(0.1), magnitude_pruning(0.5, pattern="2:4"))
+    with pytest.raises(ValueError, match=r"multiple of 4 inputs.*\['b'\]\['kernel'\].*\(6, 4\)"):
+        optimizer.init(params)
+
+
+def test_seeds_and_numbers_of_values_may_be_numpy_integers():
+    params = {"kernel": jnp.arange(1.0, 65.0).reshape(8, 8)}
+    masks = [
+        sparsify(optax.sgd(0.1), rigl(0.5, 20, key=key)).init(params).mask
+        for key in (1, np.int64(1))
+    ]
+    np.testing.assert_array_equal(masks[0]["kernel"], masks[1]["kernel"])
+    l0_ball(3, values=np.int64(2)).init(params)
