@@ -62,7 +62,8 @@ def partition(
             found = jax.tree_util.tree_map_with_path(labels, weights)
         else:
             found = _broadcast(labels, weights)
-        given = set(jax.tree.structure(weights).flatten_up_to(found))  # a label may be a tuple
+        structure: Any = jax.tree.structure(weights)
+        given = set(structure.flatten_up_to(found))  # a label may be a tuple
         unknown, unused = given - compressions.keys(), compressions.keys() - given
         if unknown:
             raise ValueError(

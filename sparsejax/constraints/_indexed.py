@@ -105,7 +105,8 @@ def check_indexed(g: Indexed, multiplier: Array) -> None:
       ValueError: there are more or fewer values than indices, or an index is out of range.
     """
     indices, values = jnp.shape(g.indices), jnp.shape(g.values)
-    if len(indices) != 1 or values != indices + jnp.shape(multiplier)[1:]:
+    fits = values == indices + jnp.shape(multiplier)[1:]
+    if not fits or len(indices) != 1 or not jnp.ndim(multiplier):
         raise ValueError(
             "Indexed must have one index and one value for each violation, values of shape "
             f"[batch, ...] for multipliers [constraints, ...]; got indices of shape {indices} and "

@@ -448,7 +448,7 @@ def test_n_m_is_refused_in_init_where_the_inputs_are_no_multiple_of_m():
 def test_seeds_and_numbers_of_values_may_be_numpy_integers():
     params = {"kernel": jnp.arange(1.0, 65.0).reshape(8, 8)}
     masks = [
-        sparsify(optax.sgd(0.1), rigl(0.5, 20, key=key)).init(params).mask
+        sparsify(optax.sgd(0.1), rigl(0.5, 200, key=key)).init(params).mask
         for key in (1, np.int64(1))
     ]
     np.testing.assert_array_equal(masks[0]["kernel"], masks[1]["kernel"])
