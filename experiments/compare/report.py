@@ -113,6 +113,16 @@ def _mean(row: Row) -> float:
     return mean
 
 
+def one_seed(by_budget: Mapping[str, Mapping[str, Row]]) -> str:
+    """A warning where no difference can be told from chance; empty where there are more seeds."""
+    if len(seeds_of(by_budget)) > 1:
+        return ""
+    return (
+        "This is one seed of each method: there are no standard errors yet, and small differences "
+        "mean nothing."
+    )
+
+
 def _best(candidates: Sequence[Row]) -> str:
     """The method of the lowest mean test error, and those within the standard error of it."""
     if not candidates:
@@ -259,8 +269,9 @@ def parts(rows: Sequence[Row]) -> Parts:
                 figure("Test error against weights left", f"{network}_errors.png"),
                 figure("Training cost against test error", f"{network}_costs.png"),
             ]
-            targets = _target_table(by_budget)
-            if targets:
+            if one := one_seed(by_budget):
+                found.append(one)
+            elif targets := _target_table(by_budget):
                 found += [
                     "### The four systems against gradual magnitude pruning and RigL",
                     targets,

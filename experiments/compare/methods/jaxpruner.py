@@ -97,7 +97,7 @@ def _kernels_and_biases(
 RIGL = Method(
     "RigL of JaxPruner",
     _search,
-    [{"rate": rate, "drop_fraction": drop} for rate in (0.1, 0.3) for drop in (0.3, 0.5)],
+    [{"rate": rate, "drop_fraction": drop} for rate in (0.1, 0.2) for drop in (0.3, 0.5)],
     shared=SPARSE_START,
     always_sparse=True,
 )
