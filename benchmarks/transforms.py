@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ import tyro
 from flax import nnx
 
 from benchmarks.timing import interleaved, write
+from experiments.compare.methods.jaxpruner import use
 from sparsejax.models import LeNet300, ResNet20
 from sparsejax.transforms import magnitude_pruning, polynomial, rigl, sparsify
 
@@ -227,11 +227,10 @@ def _jaxpruner(folder: Path | None) -> dict[str, Any]:
     if folder is None:
         print("--jaxpruner names no checkout of JaxPruner, so it is not compared")
         return {}
-    if not (folder / "jaxpruner" / "__init__.py").is_file():
-        raise SystemExit(f"--jaxpruner must be a checkout of JaxPruner; {folder} is none")
-    sys.path.insert(0, str(folder))
-    if not hasattr(jax, "tree_map"):
-        jax.tree_map = jax.tree.map  # type: ignore[attr-defined]  # which it still calls
+    try:
+        use(folder)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
     import jaxpruner  # type: ignore[import-not-found,unused-ignore]
     from jaxpruner import sparsity_distributions  # type: ignore[import-not-found,unused-ignore]
 

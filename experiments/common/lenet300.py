@@ -13,14 +13,15 @@ import optax
 from flax import nnx
 
 import sparsejax
-from experiments.common.networks import cross_entropy, error, mistakes, mnist_classifier
+from experiments.common.classifier import ClassifierRun
+from experiments.common.l_steps import l_step_rate
+from experiments.common.networks import kernels
 from experiments.common.runner import Config as CommonConfig
-from experiments.common.runner import Run
 from experiments.data import Dataset
 from sparsejax import inspection
 from sparsejax.compression import Compression
 from sparsejax.models import LENET300_LAYERS, LeNet300
-from sparsejax.training import Batches, TrainState, init_state, make_step
+from sparsejax.training import TrainState, init_state, make_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class Config(CommonConfig):
         return {name: getattr(self, name) for name in names}
 
 
-class LeNet300Run(Run):
+class LeNet300Run(ClassifierRun):
     """A dense LeNet300, or the compression of one.
 
     The settings are ``activation``, ``learning_rate`` and ``batch_size``; of a reference
@@ -84,14 +85,11 @@ class LeNet300Run(Run):
         dataset: Dataset,
         reference: LeNet300Run | None = None,
     ):
-        super().__init__(row, folder, settings, seed, resume)
-        self.dataset, self.reference = dataset, reference
-        model = LeNet300(self.settings["activation"], rngs=nnx.Rngs(seed))
-        self.logits, self._initial = mnist_classifier(model)
-        self._mistakes = mistakes(self.logits)
-        self._steps_per_epoch = len(dataset.train.labels) // self.settings["batch_size"]
+        model = LeNet300(settings["activation"], rngs=nnx.Rngs(seed))
+        super().__init__(row, folder, settings, seed, resume, dataset, model)
+        self.reference = reference
         if reference:  # raises where a setting is out of its range, before a step is taken
-            jax.eval_shape(self._compressor()[0].init, self._initial)
+            jax.eval_shape(self._compressor()[0].init, self.initial)
 
     def c_step(self) -> tuple[Compression, Any]:
         """The C step, and the ``where`` of the leaves that it compresses."""
@@ -101,24 +99,20 @@ class LeNet300Run(Run):
         """The L step after which mu stays."""
         return int(self.settings["l_steps"])
 
-    def error(self, params: Any, split: str) -> float:
-        """Misclassified images of a split in per cent."""
-        return float(error(self._mistakes, params, getattr(self.dataset, split)))
-
     def fit_to_end(self) -> TrainState:
         """Train the reference, or compress it, to the last step."""
         return self._fit_reference() if self.reference is None else self._compress(self.reference)
 
     def _fit_reference(self) -> TrainState:
-        steps = self.settings["reference_epochs"] * self._steps_per_epoch
+        steps = self.settings["reference_epochs"] * self.steps_per_epoch
         rate = optax.cosine_decay_schedule(self.settings["learning_rate"], steps)
         optimizer = optax.sgd(rate, momentum=0.9, nesterov=True)
-        return self._fit(optimizer, self._initial, rate, steps, 1, 10, self._evaluate_dense)
+        return self._fit(optimizer, self.initial, rate, steps, 1, 10, self._evaluate_dense)
 
     def params(self) -> Any:
         """The network that the run ended with, as parameters of the model."""
         leaves = map(jnp.asarray, jax.tree.leaves(self.network()))
-        return jax.tree.unflatten(jax.tree.structure(self._initial), leaves)
+        return jax.tree.unflatten(jax.tree.structure(self.initial), leaves)
 
     def _compress(self, reference: LeNet300Run) -> TrainState:
         settings = self.settings
@@ -126,7 +120,7 @@ class LeNet300Run(Run):
         epochs = settings["first_l_step_epochs"]
         epochs += (settings["l_steps"] - 1) * settings["epochs_per_l_step"]
         return self._fit(
-            optimizer, reference.params(), rate, epochs * self._steps_per_epoch,
+            optimizer, reference.params(), rate, epochs * self.steps_per_epoch,
             settings["epochs_per_l_step"], settings["checkpoint_epochs"], self._evaluate_l_step,
         )  # fmt: skip
 
@@ -140,37 +134,30 @@ class LeNet300Run(Run):
         checkpoint_epochs: int,
         evaluate: Callable[[TrainState], dict[str, Any]],
     ) -> TrainState:
-        train = self.dataset.train
-        images = {"image": train.images, "label": train.labels}
         return self.fit(
-            make_step(self._loss, optimizer),
+            make_step(self.loss, optimizer),
             init_state(params, optimizer, jax.random.key(self.seed)),
-            Batches(images, self.settings["batch_size"], self.seed),
+            self.batches(self.seed),
             steps=steps,
             evaluate=evaluate,
-            report_every=report_epochs * self._steps_per_epoch,
-            checkpoint_every=checkpoint_epochs * self._steps_per_epoch,
+            report_every=report_epochs * self.steps_per_epoch,
+            checkpoint_every=checkpoint_epochs * self.steps_per_epoch,
             learning_rate=rate,
         )
 
-    def _loss(
-        self, params: Any, batch: Any, key: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        del key
-        return cross_entropy(self.logits(params, batch["image"]), batch["label"])
-
     def _compressor(self) -> tuple[optax.GradientTransformation, optax.Schedule]:
         settings = self.settings
-        per_l_step = settings["epochs_per_l_step"] * self._steps_per_epoch
-        first = settings["first_l_step_epochs"] * self._steps_per_epoch
-        cooldown_start = settings["l_steps"] - settings["cooldown_l_steps"]
+        per_l_step = settings["epochs_per_l_step"] * self.steps_per_epoch
+        first = settings["first_l_step_epochs"] * self.steps_per_epoch
         last_growth = self.last_growth_of_mu()
-
-        def rate(step: Any) -> Any:
-            l_step = jnp.maximum(0, (step - first) // per_l_step + 1)
-            cooling = jnp.maximum(0, l_step - cooldown_start)
-            decay = settings["learning_rate_decay"] ** l_step * settings["cooldown"] ** cooling
-            return settings["learning_rate"] * decay
+        rate = l_step_rate(
+            settings["learning_rate"],
+            settings["learning_rate_decay"],
+            settings["cooldown"],
+            settings["l_steps"] - settings["cooldown_l_steps"],
+            first,
+            per_l_step,
+        )
 
         def mu(l_step: Any) -> Any:
             return settings["mu"] * settings["mu_growth"] ** jnp.minimum(l_step, last_growth)
@@ -187,7 +174,6 @@ class LeNet300Run(Run):
         )
         chain = [transform, optax.sgd(rate, momentum=0.9, nesterov=True)]
         if settings.get("formulation") == "l_step":
-            kernels = lambda params: jax.tree.map(lambda leaf: leaf.ndim >= 2, params)  # noqa: E731
             chain.insert(1, optax.add_decayed_weights(2 * settings["decay"], kernels))
         return optax.chain(*chain), rate
 

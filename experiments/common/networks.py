@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax import lax
 
 from experiments.common.augment import shifted_and_mirrored
 from experiments.data import Dataset, Split
@@ -20,6 +21,7 @@ MNIST_MODELS: Mapping[str, Any] = {"lenet300": LeNet300, "lenet5": LeNet5}
 CIFAR_MODELS: Mapping[str, Any] = {"resnet20": ResNet20, "vgg16": VGG16Cifar}
 
 _CHUNK = 5000  # images a forward pass
+_CHUNK_IN_STEP = 500  # the same inside a step
 _PAD = 4  # pixels around an image of CIFAR-10 before it is cropped
 _IMAGENET_CLASSES = 1000
 
@@ -72,6 +74,25 @@ def error(count: Callable[[Any, Any, Any], Any], params: Any, split: Split) -> A
         wrong += np.asarray(count(params, split.images[start:end], split.labels[start:end]))
     found = 100 * wrong / len(split.labels)
     return found if np.ndim(found) else float(found)
+
+
+def accuracy(logits: Callable[[Any, jax.Array], jax.Array], params: Any, split: Split) -> jax.Array:
+    """Accuracy in [0, 1] on a split, as a part of a jitted step."""
+
+    def right(chunk: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return (logits(params, chunk[0]).argmax(-1) == chunk[1]).sum()
+
+    chunks = jax.tree.map(
+        lambda array: jnp.asarray(array).reshape(-1, _CHUNK_IN_STEP, *array.shape[1:]),
+        (split.images, split.labels),
+    )
+    counts: jax.Array = lax.map(right, chunks)
+    return counts.sum() / len(split.labels)
+
+
+def kernels(params: Any) -> Any:
+    """Which leaves of a network are kernels; all others are vectors here."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 class Trainable(NamedTuple):

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.common.report import Columns, Row, Table, error
+from experiments.common.report import Columns, Row, Table, difference, error, seeds_of
 from experiments.compare.config import TASKS
 from experiments.compare.report import (
     CHOICES,
+    all_rows,
     choices,
     compared,
     complete,
     errors_table,
     one_seed,
-    seeds_of,
 )
 from experiments.tickets.points import comparison
 from experiments.tickets.report import HEADLINES, overview
@@ -148,16 +147,15 @@ def _repeat(results: Path) -> str:
     """The errors of the first table beside those of its blind repeat, and what differs."""
     first, again = _rows(results, "lc_lenet300"), _rows(results, "lc_lenet300/repeat")
 
-    def difference(name: str) -> str:
-        before, after = first[name]["test_error"], again[name]["test_error"]
-        spread = math.hypot(*(f["std"] / len(f["values"]) ** 0.5 for f in (before, after)))
-        return f"{after['mean'] - before['mean']:+.2f} ± {spread:.2f}"
+    def shift(name: str) -> str:
+        gap, spread = difference(again[name], first[name])
+        return f"{gap:+.2f} ± {spread:.2f}"
 
     columns: Columns = (
         ("row", lambda name: f"[{name}]"),
         ("test error, settings seen", lambda name: error(first[name]["test_error"])),
         ("blind repeat", lambda name: error(again[name]["test_error"])),
-        ("difference and its standard error", difference),
+        ("difference and its standard error", shift),
     )
     return Table(columns, [name for name in first if name in again]).markdown()
 
@@ -340,11 +338,12 @@ def _compare(results: Path) -> str:
     found = []
     for network, by_budget in _compared(results).items():
         (dense,) = by_budget["100"].values()
+        seeds = ", ".join(map(str, seeds_of(all_rows(by_budget))))
         found += [
             Table(CHOICES, choices(by_budget)).markdown(),
             f"Test errors of {TASKS[network].name} on {TASKS[network].dataset} after "
             f"{dense['settings']['epochs']} epochs in all, mean ± sample standard deviation "
-            f"over seeds {', '.join(map(str, seeds_of(by_budget)))}; the dense network has "
+            f"over seeds {seeds}; the dense network has "
             f"{error(dense['test_error'])}. {one_seed(by_budget)}".rstrip(),
         ]
     return "\n\n".join(found)

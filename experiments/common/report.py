@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,6 +91,18 @@ def aggregate(
     """Fields of a row over the results of its seeds: summaries of the errors, lists of the rest."""
     summaries = {name: summary([result[name] for result in results]) for name in errors}
     return summaries | {name: [result[name] for result in results] for name in columns}
+
+
+def seeds_of(rows: Iterable[Row]) -> list[int]:
+    """The seeds of any of the rows."""
+    return sorted({seed for row in rows for seed in row["seeds"]})
+
+
+def difference(first: Row, second: Row) -> tuple[float, float]:
+    """Mean test error of ``first`` less that of ``second``, and its standard error."""
+    one, two = first["test_error"], second["test_error"]
+    spread = math.hypot(*(found["std"] / len(found["values"]) ** 0.5 for found in (one, two)))
+    return one["mean"] - two["mean"], spread
 
 
 def describe(config: Any, name: str, results: Sequence[Mapping[str, Any]], **more: Any) -> Row:

@@ -48,7 +48,7 @@ TASKS: Mapping[str, Task] = {
 }
 
 TUNING_SEED = 100
-"""Of the runs that choose settings; no reported run has it."""
+"""The seed of the runs that choose settings; no reported run has it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+from flax import nnx
 
 from experiments.common.runner import Recipe
 from experiments.compare import report
@@ -15,9 +18,12 @@ from sparsejax import inspection
 
 
 class ComparedRun(Trainer):
-    """A method with one budget and seed. With ``tuning`` no test error is computed."""
+    """A method with one budget and seed. No test error is computed of one that chooses settings."""
 
-    tuning = False
+    @property
+    def tuning(self) -> bool:
+        """Whether it is one of the runs that choose settings."""
+        return self.seed == TUNING_SEED
 
     @property
     def title(self) -> str:
@@ -63,12 +69,6 @@ class ComparedRun(Trainer):
         return result, params
 
 
-class TuningRun(ComparedRun):
-    """A candidate of the settings of a method."""
-
-    tuning = True
-
-
 def plan(config: Config) -> Iterator[ComparedRun]:
     """For each network the candidates of every method; then all runs of a seed before the next."""
     chosen: dict[tuple[Network, Name], Mapping[str, Any]] = {}
@@ -100,8 +100,7 @@ def plan(config: Config) -> Iterator[ComparedRun]:
                     settings = config.settings(network, method, budget, chosen[network, method])
                     folder = config.folder / network / method / f"kept_{budget}" / f"seed_{seed}"
                     row = f"{network}_{method}_{budget}"
-                    model = TASKS[network].model
-                    yield ComparedRun(row, folder, settings, seed, config.resume, dataset, model)
+                    yield _run(row, folder, settings, seed, config.resume, dataset)
 
 
 def candidates(
@@ -114,8 +113,14 @@ def candidates(
         settings = config.settings(network, method, budget, candidate, tuning=True)
         folder = config.folder / network / method / "tuning" / f"candidate_{number}"
         row = f"{network}_{method}_tuning"
-        run = TuningRun(row, folder, settings, TUNING_SEED, config.resume, dataset, task.model)
-        yield run, candidate
+        yield _run(row, folder, settings, TUNING_SEED, config.resume, dataset), candidate
+
+
+def _run(
+    row: str, folder: Path, settings: dict[str, Any], seed: int, resume: bool, dataset: Dataset
+) -> ComparedRun:
+    model = TASKS[settings["network"]].model(rngs=nnx.Rngs(seed))
+    return ComparedRun(row, folder, settings, seed, resume, dataset, model)
 
 
 RECIPE = Recipe(Config, plan, report.rows, report.parts, report.figures)

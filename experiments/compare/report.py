@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,8 +13,10 @@ from experiments.common.report import (
     Table,
     aggregate,
     describe,
+    difference,
     error,
     figure,
+    seeds_of,
 )
 from experiments.common.runner import Picture
 from experiments.compare import figures as pictures
@@ -82,10 +83,9 @@ def complete(by_budget: Mapping[str, Mapping[str, Row]]) -> bool:
     return "100" in by_budget and len(by_budget) > 1
 
 
-def seeds_of(by_budget: Mapping[str, Mapping[str, Row]]) -> list[int]:
-    """The seeds of any of the rows."""
-    rows = (row for found in by_budget.values() for row in found.values())
-    return sorted({seed for row in rows for seed in row["seeds"]})
+def all_rows(by_budget: Mapping[str, Mapping[str, Row]]) -> list[Row]:
+    """The rows of every budget and method."""
+    return [row for found in by_budget.values() for row in found.values()]
 
 
 def cost(method: str, by_budget: Mapping[str, Mapping[str, Row]]) -> float:
@@ -101,13 +101,6 @@ def cost(method: str, by_budget: Mapping[str, Mapping[str, Row]]) -> float:
     return seconds(method) / seconds("dense")
 
 
-def difference(first: Row, second: Row) -> tuple[float, float]:
-    """Mean test error of ``first`` less that of ``second``, and its standard error."""
-    one, two = first["test_error"], second["test_error"]
-    variance = sum(e["std"] ** 2 / len(e["values"]) for e in (one, two))
-    return one["mean"] - two["mean"], math.sqrt(variance)
-
-
 def _mean(row: Row) -> float:
     mean: float = row["test_error"]["mean"]
     return mean
@@ -115,7 +108,7 @@ def _mean(row: Row) -> float:
 
 def one_seed(by_budget: Mapping[str, Mapping[str, Row]]) -> str:
     """A warning where no difference can be told from chance; empty where there are more seeds."""
-    if len(seeds_of(by_budget)) > 1:
+    if len(seeds_of(all_rows(by_budget))) > 1:
         return ""
     return (
         "This is one seed of each method: there are no standard errors yet, and small differences "
@@ -128,15 +121,12 @@ def _best(candidates: Sequence[Row]) -> str:
     if not candidates:
         return "(none)"
     best = min(candidates, key=_mean)
-    equal = [row for row in candidates if row is not best and _within(difference(row, best))]
+    gaps = [(row, *difference(row, best)) for row in candidates if row is not best]
+    equal = [row for row, gap, spread in gaps if gap <= spread]
     also = ", ".join(METHODS[row["method"]].title for row in sorted(equal, key=_mean))
     return f"{METHODS[best['method']].title} ({error(best['test_error'])})" + (
         f"; as good: {also}" if also else ""
     )
-
-
-def _within(pair: tuple[float, float]) -> bool:
-    return pair[0] <= pair[1]
 
 
 def choices(by_budget: Mapping[str, Mapping[str, Row]]) -> list[dict[str, str]]:
@@ -170,12 +160,9 @@ def errors_table(by_budget: Mapping[str, Mapping[str, Row]]) -> Table:
             row = by_budget[budget].get(method)
             if row is None:
                 return ""
+            found = error(row["test_error"])
             lowest = min(map(_mean, by_budget[budget].values()))
-            return (
-                f"**{error(row['test_error'])}**"
-                if _mean(row) == lowest
-                else error(row["test_error"])
-            )
+            return f"**{found}**" if _mean(row) == lowest else found
 
         return text
 
@@ -222,7 +209,7 @@ def _target_table(by_budget: Mapping[str, Mapping[str, Row]]) -> Table | None:
     return Table(columns, lines)
 
 
-def _tuning_table(rows: Sequence[Row], network: str) -> Table:
+def _tuning_table(rows: Sequence[Row]) -> Table:
     def settings(values: Mapping[str, Any]) -> str:
         return ", ".join(
             f"{name} {value:g}" if not isinstance(value, str) else f"{name} {value}"
@@ -239,8 +226,7 @@ def _tuning_table(rows: Sequence[Row], network: str) -> Table:
         ("candidates and their validation errors", tried),
         ("chosen", lambda row: settings(row["chosen"])),
     )
-    chosen = [row for row in rows if row["network"] == network and "tried" in row]
-    return Table(columns, chosen, on_screen=False)
+    return Table(columns, rows, on_screen=False)
 
 
 def parts(rows: Sequence[Row]) -> Parts:
@@ -248,14 +234,14 @@ def parts(rows: Sequence[Row]) -> Parts:
     found: list[str | Table] = ["# Which method to use"]
     for network in dict.fromkeys(row["network"] for row in rows):
         task, by_budget = TASKS[network], compared(rows, network)
-        some = next(row for row in rows if row["network"] == network)
         found.append(f"## {network}: {task.name} on {task.dataset}")
         if complete(by_budget):
             (dense,) = by_budget["100"].values()
+            seeds = ", ".join(map(str, seeds_of(all_rows(by_budget))))
             found += [
                 errors_table(by_budget),
                 f"Test errors in per cent at the end of training, mean ± sample standard deviation "
-                f"over seeds {', '.join(map(str, seeds_of(by_budget)))}. Every method has "
+                f"over seeds {seeds}. Every method has "
                 f"{dense['settings']['epochs']} epochs in all, searches and fine-tuning included, "
                 "the same images in batches of the same size and the same initial weights. Weights "
                 "left are those of the kernels; biases are dense. No network has more weights than "
@@ -278,7 +264,8 @@ def parts(rows: Sequence[Row]) -> Parts:
                     "Difference of the mean test errors and its standard error, in points of "
                     "per cent; yes: lower by more than the standard error.",
                 ]
-        if "preset" in some:
+        tuned = [row for row in rows if row["network"] == network and "tried" in row]
+        if tuned:
             found += [
                 "### How the settings were chosen",
                 f"Four candidates for each method, trained for {task.tuning_epochs} epochs with "
@@ -287,7 +274,7 @@ def parts(rows: Sequence[Row]) -> Parts:
                 "set); the script makes the choice before any test error is computed. The grids "
                 "themselves were laid around settings that earlier experiments of this repository "
                 "had found, in some of which test errors were on the screen.",
-                _tuning_table(rows, network),
+                _tuning_table(tuned),
             ]
     return [*found, MADE_BY]
 

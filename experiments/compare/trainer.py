@@ -3,89 +3,43 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
-from flax import nnx
-from jax import lax
 
 import sparsejax
-from experiments.common.networks import cross_entropy, error, mistakes, mnist_classifier
-from experiments.common.runner import Run
-from experiments.data import Dataset
+from experiments.common.classifier import ClassifierRun
+from experiments.common.networks import accuracy
 from sparsejax import inspection
-from sparsejax.training import Batches, StepFunction, TrainState, init_state, make_step
+from sparsejax.training import StepFunction, TrainState, init_state, make_step
 from sparsejax.transforms import all_together, kept_weights, project_sparsity
 
 _CHECKPOINT_EPOCHS = 25
-_CHUNK = 1000  # images a forward pass of an evaluation inside a step
 
 
-class Trainer(Run):
+class Trainer(ClassifierRun):
     """What every method trains with: the same loss, data, order of images and initial weights.
 
-    Args:
-      row: the row of the report that it belongs to.
-      folder: its own.
-      settings: see `experiments.compare.config.Config.settings`.
-      seed: the seed of the parameters and of the order of the images.
-      resume: whether to continue what is in the folder.
-      dataset: it is trained on.
-      model: the network, made by ``model(rngs=)``.
+    Its arguments are those of `ClassifierRun`; the settings are those of
+    `experiments.compare.config.Config.settings`.
     """
 
-    def __init__(
-        self,
-        row: str,
-        folder: Path,
-        settings: Mapping[str, Any],
-        seed: int,
-        resume: bool,
-        dataset: Dataset,
-        model: Callable[..., nnx.Module],
-    ):
-        super().__init__(row, folder, settings, seed, resume)
-        self.dataset = dataset
-        self.logits, self.initial = mnist_classifier(model(rngs=nnx.Rngs(seed)))
-        self._mistakes = mistakes(self.logits)
-        self.steps_per_epoch = len(dataset.train.labels) // self.settings["batch_size"]
+    def __init__(self, *args: Any):
+        super().__init__(*args)
         self.epochs: int = self.settings["epochs"]
         self.sparsity = float(1 - Decimal(self.settings["kept_percent"]) / 100)
-        self.kernel_weights = inspection.report(self.initial).size
-        self.kept = int(kept_weights(self.kernel_weights, self.sparsity))
+        self.kept = int(kept_weights(inspection.report(self.initial).size, self.sparsity))
 
     def share(self, fraction: float) -> int:
         """``fraction`` of all epochs, at least one."""
         return max(1, round(fraction * self.epochs))
 
-    def loss(self, params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-        """Cross-entropy of a batch."""
-        del key
-        return cross_entropy(self.logits(params, batch["image"]), batch["label"])
-
-    def error(self, params: Any, split: str) -> float:
-        """Misclassified images of a split in per cent."""
-        found: float = error(self._mistakes, params, getattr(self.dataset, split))
-        return found
-
     def validation_accuracy(self, params: Any) -> jax.Array:
         """Accuracy in [0, 1] on the validation images, inside a step."""
-        images, labels = self.dataset.validation
-
-        def right(chunk: Any) -> jax.Array:
-            count: jax.Array = (self.logits(params, chunk[0]).argmax(-1) == chunk[1]).sum()
-            return count
-
-        chunks = jax.tree.map(
-            lambda array: jnp.asarray(array).reshape(-1, _CHUNK, *array.shape[1:]), (images, labels)
-        )
-        share: jax.Array = lax.map(right, chunks).sum() / len(labels)
-        return share
+        return accuracy(self.logits, params, self.dataset.validation)
 
     def project(self, params: Any) -> Any:
         """The ``kept`` weights of largest magnitude of all kernels together."""
@@ -132,20 +86,13 @@ class Trainer(Run):
         shown: Callable[[Any], Any] = lambda state: state.params,
     ) -> Any:
         """Take the steps of some epochs in a phase, each with an order of its own."""
-        train = self.dataset.train
-        images = {"image": train.images, "label": train.labels}
         order = 1000 * self.seed + zlib.crc32(phase.encode()) % 1000
         return self.fit(
             step,
             state,
-            Batches(images, self.settings["batch_size"], order),
+            self.batches(order),
             steps=epochs * self.steps_per_epoch,
             phase=phase,
             evaluate=lambda state: {"error": self.error(shown(state), "validation")},
             checkpoint_every=_CHECKPOINT_EPOCHS * self.steps_per_epoch,
         )
-
-
-def kernels(params: Any) -> Any:
-    """Which leaves of the networks here are kernels."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.common.networks import cross_entropy, error, mistakes, unit_range
+from experiments.common.networks import cross_entropy, error, kernels, mistakes, unit_range
 from experiments.common.runner import Recipe, Run
 from experiments.constrained_l0 import report
 from experiments.constrained_l0.config import PRESETS, SOUGHT, Config, Row
@@ -125,9 +125,6 @@ class GatedRun(Run):
             if settings["rate_decay"] == "none":
                 return optax.constant_schedule(settings[name])
             return optax.cosine_decay_schedule(settings[name], steps)
-
-        def kernels(weights: Any) -> Any:
-            return jax.tree.map(lambda leaf: leaf.ndim > 1, weights)
 
         layers, decay = self.gated.kind.layers, settings["weight_decay"]
         lows, highs = (self._by_layer(f"log_alpha_{end}") for end in ("low", "high"))

@@ -15,6 +15,7 @@ from experiments.common.report import (
     describe,
     error,
     figure,
+    seeds_of,
 )
 from experiments.constrained_l0.config import PUBLISHED, ROWS, SOUGHT, Config
 from experiments.constrained_l0.figures import figures
@@ -177,7 +178,7 @@ def _bisection(row: Row) -> str:
 
 
 def _notes(rows: Sequence[Row]) -> str:
-    seeds = sorted({seed for row in rows for seed in row["seeds"]})
+    seeds = seeds_of(rows)
     epochs = sorted({row["settings"]["epochs"] for row in rows})
     difference = max(max(row["purging_logit_difference"]) for row in rows)
     trained = (

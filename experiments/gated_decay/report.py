@@ -15,6 +15,7 @@ from experiments.common.report import (
     describe,
     deviation,
     figure,
+    seeds_of,
 )
 from experiments.gated_decay.config import LEVELS, PHASES, PUBLISHED, Config
 from experiments.gated_decay.figures import figures
@@ -80,7 +81,7 @@ _COLUMNS: Columns = (
 
 def parts(rows: Sequence[Row]) -> Parts:
     """The report."""
-    seeds = sorted({seed for row in rows for seed in row["seeds"]})
+    seeds = seeds_of(rows)
     whole = ", ".join(row["name"] for row in rows if row["settings"]["finetune_whole"])
     shares = [
         f"{row['neglected_share']:.2%} ({row['name']})" for row in rows if "neglected_share" in row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -11,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 
 from experiments.common.augment import shifted_and_mirrored
 from experiments.common.networks import (
+    accuracy,
     cross_entropy,
     error,
     imagenet_vgg16,
@@ -31,7 +32,6 @@ from sparsejax.transforms import Pruner, prune_state, pruning_step
 SplitName = Literal["train", "validation", "test"]
 _PIECE = 1000  # images whose gradient shows what the cheap regulariser neglects
 _FEW = 8  # the same for VGG-16, which is differentiated twice
-_CHUNK = 500  # images a forward pass of the evaluation inside the step
 
 
 class Pruning(NamedTuple):
@@ -91,7 +91,8 @@ class LeNet5Task:
 
     def pruning(self, step: StepFunction[TrainState], pruner: Pruner, every: int) -> Pruning:
         """``step`` with an evaluation on the validation split after every ``every`` steps."""
-        step = pruning_step(step, pruner, self._accuracy, every)
+        accuracy_of = functools.partial(accuracy, self._logits, split=self._dataset.validation)
+        step = pruning_step(step, pruner, accuracy_of, every)
         return Pruning(
             step, self.steps_per_epoch, lambda state: self.error(state.params, "validation")
         )
@@ -110,19 +111,6 @@ class LeNet5Task:
         task = copy.copy(self)
         task._train_on(*(np.concatenate(pair) for pair in pairs))
         return task
-
-    def _accuracy(self, params: Any) -> jax.Array:
-        """Accuracy on the validation split, inside a step."""
-        images, labels = self._dataset.validation
-
-        def right(chunk: tuple[jax.Array, jax.Array]) -> jax.Array:
-            return (self._logits(params, chunk[0]).argmax(-1) == chunk[1]).sum()
-
-        chunks = jax.tree.map(
-            lambda array: jnp.asarray(array).reshape(-1, _CHUNK, *array.shape[1:]), (images, labels)
-        )
-        counts: jax.Array = lax.map(right, chunks)
-        return counts.sum() / len(labels)
 
 
 class VGG16Task:

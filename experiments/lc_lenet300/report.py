@@ -16,6 +16,7 @@ from experiments.common.report import (
     describe,
     error,
     figure,
+    seeds_of,
 )
 from experiments.common.runner import Picture, Run
 from experiments.lc_lenet300.config import PUBLISHED, ROWS, Config, is_reference
@@ -97,7 +98,7 @@ def _blindness(rows: Sequence[Row]) -> str:
 
 def parts(rows: Sequence[Row]) -> Parts:
     """The report."""
-    seeds = sorted({seed for row in rows for seed in row["seeds"]})
+    seeds = seeds_of(rows)
     return [
         "# LeNet300 on MNIST, compressed by learning-compression",
         Table(_COLUMNS, rows),

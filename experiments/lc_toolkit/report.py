@@ -16,6 +16,7 @@ from experiments.common.report import (
     describe,
     error,
     figure,
+    seeds_of,
     summary,
 )
 from experiments.common.runner import Picture
@@ -78,7 +79,7 @@ _COLUMNS: Columns = (
 
 def parts(rows: Sequence[Row]) -> Parts:
     """The report."""
-    seeds = sorted({seed for row in rows for seed in row["seeds"]})
+    seeds = seeds_of(rows)
     return [
         "# LeNet300 on MNIST, compressed in the ways of the LC toolkit",
         Table(_COLUMNS, rows),

@@ -20,19 +20,31 @@ def check_multipliers(multipliers: PyTree[Array], equality: bool) -> None:
       TypeError: a multiplier is not floating point.
       ValueError: a multiplier is not finite, or is negative and belongs to an inequality.
     """
-    for path, leaf in jax.tree_util.tree_flatten_with_path(multipliers)[0]:
+    if equality:
+        check_floats("multipliers", multipliers, "finite", np.isfinite)
+    else:
+        allowed = "finite and >= 0 (those of inequality constraints)"
+        check_floats("multipliers", multipliers, allowed, lambda x: np.isfinite(x) & (x >= 0))
+
+
+def check_floats(
+    name: str, tree: PyTree[Array], allowed: str, fits: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """Check that the leaves of a tree are floating point, and that known entries fit.
+
+    Raises:
+      TypeError: a leaf is not floating point.
+      ValueError: an entry does not fit.
+    """
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         where = jax.tree_util.keystr(path) or "its leaf"
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
-                f"multipliers must be floating point; {where} has dtype {jnp.result_type(leaf)}"
+                f"{name} must be floating point; {where} has dtype {jnp.result_type(leaf)}"
             )
         number = _checks.known(leaf)
-        if number is None:
-            continue
-        bad = ~np.isfinite(number) if equality else ~(np.isfinite(number) & (number >= 0))
-        if bad.any():
-            allowed = "finite" if equality else "finite and >= 0 (those of inequality constraints)"
-            raise ValueError(f"multipliers must be {allowed}; {where} holds {number[bad].flat[0]}")
+        if number is not None and (bad := ~fits(number)).any():
+            raise ValueError(f"{name} must be {allowed}; {where} holds {number[bad].flat[0]}")
 
 
 def check_like_multipliers(violation: PyTree[Array], multipliers: PyTree[Array]) -> None:

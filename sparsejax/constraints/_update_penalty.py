@@ -61,7 +61,7 @@ def update_penalty(
       [8. 4. 1.]
     """
     _arguments.check_like_multipliers(violation, penalty)
-    _check_penalty(penalty)
+    _arguments.check_floats("penalty", penalty, "> 0", lambda c: c > 0)
     a = _checks.scalar("factor", factor, "a finite number >= 1", lambda x: 1 <= x < math.inf)
     b = _checks.scalar("increment", increment, "a finite number >= 0", lambda x: 0 <= x < math.inf)
     tau = _checks.scalar_at_least_zero("tolerance", tolerance)
@@ -79,15 +79,3 @@ def update_penalty(
         return new.astype(jnp.asarray(c).dtype)
 
     return jax.tree.map(updated, penalty, violation)
-
-
-def _check_penalty(penalty: PyTree[Array]) -> None:
-    for path, leaf in jax.tree_util.tree_flatten_with_path(penalty)[0]:
-        where = jax.tree_util.keystr(path) or "its leaf"
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise TypeError(
-                f"penalty must be floating point; {where} has dtype {jnp.result_type(leaf)}"
-            )
-        number = _checks.known(leaf)
-        if number is not None and not (number > 0).all():
-            raise ValueError(f"penalty must be > 0; {where} holds {number[~(number > 0)].flat[0]}")

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import optax
 
+from experiments.common.networks import kernels
 from experiments.compare.methods.method import Method, grid
-from experiments.compare.trainer import Trainer, kernels
+from experiments.compare.trainer import Trainer
 from sparsejax import gates
 from sparsejax.constraints import (
     anneal_bound,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 
 import sparsejax
+from experiments.common.l_steps import l_step_rate
+from experiments.common.networks import kernels
 from experiments.compare.methods.method import Method, grid
-from experiments.compare.trainer import Trainer, kernels
+from experiments.compare.trainer import Trainer
 from sparsejax import compression
 from sparsejax.training import TrainState
 
@@ -26,10 +27,7 @@ def _search(trainer: Trainer, epochs: int) -> Any:
     epochs -= dense_epochs
     steps = max(1, epochs * trainer.steps_per_epoch // _L_STEPS)
 
-    def rate(step: Any) -> Any:
-        l_step = step // steps
-        cooling = jnp.maximum(0, l_step - (_L_STEPS - _COOLDOWN))
-        return settings["rate"] * 0.98**l_step * 0.8**cooling
+    rate = l_step_rate(settings["rate"], 0.98, 0.8, _L_STEPS - _COOLDOWN, steps, steps)
 
     def mu(l_step: Any) -> Any:
         return settings["mu"] * settings["mu_growth"] ** l_step
