@@ -1,7 +1,7 @@
 """Gradient transformations that compose in an ``optax.chain``, and pruning during training."""
 
+from sparsejax._counts import kept_weights
 from sparsejax.transforms._ac_dc import ac_dc
-from sparsejax.transforms._budgets import kept_weights
 from sparsejax.transforms._compressed_forms import compressed_forms
 from sparsejax.transforms._compressed_params import compressed_params
 from sparsejax.transforms._distributions import Distribution, all_together, erdos_renyi, uniform

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 
+from sparsejax._counts import exact_sparsity, kept, kept_ratio
 from sparsejax._variables import Path
-from sparsejax.transforms._budgets import exact_sparsity, kept, kept_ratio
 
 Rules: TypeAlias = Sequence[tuple[Callable[[Path, Any], bool], Any]]
 """Pairs of a callable ``(path, leaf) -> bool`` and the sparsity of the leaves that it chooses; the

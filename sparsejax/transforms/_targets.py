@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int32
 
+from sparsejax._counts import exact_sparsity, kept_traced
 from sparsejax._dtypes import at_least_float32
-from sparsejax.transforms._budgets import exact_sparsity, kept_traced
 from sparsejax.transforms._distributions import Distribution, Layer, layer_counts
 from sparsejax.transforms._patterns import Masks, Pattern, Scores, parse_pattern
 from sparsejax.transforms._sparse_method import Weights, all_kept
