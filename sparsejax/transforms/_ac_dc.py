@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
 from sparsejax import _checks
-from sparsejax.transforms._distributions import Distribution, all_together
+from sparsejax.transforms._distributions import Distribution
 from sparsejax.transforms._patterns import Masks
 from sparsejax.transforms._sparse_method import SparseMethod, Weights, all_kept
 from sparsejax.transforms._targets import make_target
@@ -40,7 +40,8 @@ def ac_dc(
       compressed_steps: the number of updates of a compressed phase, an integer >= 1.
       decompressed_steps: the number of updates of a decompressed phase, an integer >= 1.
       warmup: the number of dense updates at the start.
-      distribution: the budget of each layer; None for `all_together`.
+      distribution: the budget of each layer; None for `all_together`, or for
+        `uniform` with the pattern n:m.
       pattern: what is kept or pruned together, as in `magnitude_pruning`.
 
     Returns:
@@ -63,7 +64,7 @@ def ac_dc(
       >>> method = ac_dc(0.9, 8_000, compressed_steps=500, decompressed_steps=500, warmup=1_000)
       >>> optimizer = sparsify(optax.sgd(0.1, momentum=0.9), method)
     """
-    target = make_target(sparsity, distribution or all_together(), pattern)
+    target = make_target(sparsity, distribution, pattern)
     warmup = _checks.python_integer("warmup", warmup, 0)
     compressed = _checks.python_integer("compressed_steps", compressed_steps, 1)
     decompressed = _checks.python_integer("decompressed_steps", decompressed_steps, 1)

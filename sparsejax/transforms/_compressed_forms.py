@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
@@ -41,8 +43,8 @@ def compressed_forms(
 
     Raises:
       TypeError: an array is traced.
-      ValueError: as `compressed_params` raises; there are more or fewer C steps than states; or an
-        array lies on devices of other processes.
+      ValueError: as `compressed_params` raises; there are more or fewer C steps than states; the
+        state of one is that of another C step; or an array lies on devices of other processes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -68,9 +70,29 @@ def compressed_forms(
     for c_step, (state, thetas) in zip(compressions, found, strict=True):
         encode = getattr(c_step, "encode", None)
         theta = _with(params, thetas, optax.MaskedNode())
+        _check_same(c_step, theta, state.compression)
         encoded = theta if encode is None else encode(theta, state.compression)
         forms.update(flatten_with_path(encoded, is_leaf=is_form))
     return _with(params, forms, ...)
+
+
+def _check_same(c_step: Compression, theta: PyTree[Array], state: PyTree[Array]) -> None:
+    """Check that the state of a C step has the type and the shapes that its ``init`` makes.
+
+    Raises:
+      ValueError: it has others.
+    """
+    expected = jax.eval_shape(c_step.init, theta)
+
+    def shapes(tree: PyTree) -> dict[Path, tuple[int, ...]]:
+        return {path: jnp.shape(leaf) for path, leaf in flatten_with_path(tree)}
+
+    if type(state) is not type(expected) or shapes(state) != shapes(expected):
+        raise ValueError(
+            "compression must be the C step that made the state in opt_state, a "
+            f"{type(state).__name__} with leaves of shapes {list(shapes(state).values())}; this C "
+            f"step makes a {type(expected).__name__} of {list(shapes(expected).values())}"
+        )
 
 
 def _with(params: PyTree[Array], leaves: dict[Path, Any], others: Any) -> PyTree:

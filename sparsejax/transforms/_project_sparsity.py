@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PyTree
 
 from sparsejax._masks import masked_leaf
 from sparsejax._where import Where, choose
-from sparsejax.transforms._distributions import Distribution, all_together
+from sparsejax.transforms._distributions import Distribution
 from sparsejax.transforms._sparse_method import weights_of
 from sparsejax.transforms._targets import make_target
 
@@ -28,7 +28,8 @@ def project_sparsity(
       params: pytree of arrays, sharded or not.
       sparsity: the fraction of weights to remove, a scalar in ``[0, 1)``; may be traced, as from a
         schedule: ``0.9 * polynomial(0, 1_000).progress(step)``.
-      distribution: the budget of each layer; None for `all_together`.
+      distribution: the budget of each layer; None for `all_together`, or for
+        `uniform` with the pattern n:m.
       pattern: what is kept or pruned together, as in `magnitude_pruning`.
       where: the leaves that are projected; all others are returned unchanged.
 
@@ -49,7 +50,7 @@ def project_sparsity(
       [[3. 0.]
        [0. 4.]]
     """
-    target = make_target(sparsity, distribution or all_together(), pattern)
+    target = make_target(sparsity, distribution, pattern)
     chosen = choose(params, where)
     masks = target.magnitude_masks(weights_of(params, chosen))
     return chosen.put_back(list(map(masked_leaf, chosen.leaves, masks)))

@@ -12,7 +12,13 @@ from jaxtyping import Array, ArrayLike, Float, Int32
 
 from sparsejax._counts import exact_sparsity, kept_traced
 from sparsejax._dtypes import at_least_float32
-from sparsejax.transforms._distributions import Distribution, Layer, layer_counts
+from sparsejax.transforms._distributions import (
+    Distribution,
+    Layer,
+    all_together,
+    layer_counts,
+    uniform,
+)
 from sparsejax.transforms._patterns import Masks, Pattern, Scores, parse_pattern
 from sparsejax.transforms._sparse_method import Weights, all_kept
 
@@ -81,8 +87,12 @@ class Target(NamedTuple):
         )
 
 
-def make_target(sparsity: Any, distribution: Distribution, pattern: str | None = None) -> Target:
+def make_target(
+    sparsity: Any, distribution: Distribution | None, pattern: str | None = None
+) -> Target:
     """Return a target after checking its parts.
+
+    Without a distribution all layers are ranked together; for the pattern n:m it is `uniform`.
 
     Raises:
       TypeError: ``sparsity`` is not a number, or ``distribution`` is no `Distribution`.
@@ -90,12 +100,14 @@ def make_target(sparsity: Any, distribution: Distribution, pattern: str | None =
         sparsity is not 1 - n/m or the distribution ranks or divides otherwise than `uniform`.
     """
     exact = exact_sparsity("sparsity", sparsity)
+    parsed = parse_pattern(pattern)
+    if distribution is None:
+        distribution = uniform() if parsed.kind == "n_m" else all_together()
     if not isinstance(distribution, Distribution):
         raise TypeError(
             "distribution must be made by all_together, uniform or erdos_renyi; got "
             f"{distribution!r}"
         )
-    parsed = parse_pattern(pattern)
     if parsed.kind == "n_m":
         n, m = parsed.numbers
         wanted = 1 - Fraction(n, m)

@@ -148,3 +148,13 @@ def test_labels_may_be_tuples():
     c_step = compression.partition({("x", 1): compression.binary()}, lambda path, leaf: ("x", 1))
     w = {"kernel": jnp.array([[0.5, -2.0]])}
     np.testing.assert_array_equal(c_step.project(w, 1.0, c_step.init(w))[0]["kernel"], [[1, -1]])
+
+
+@pytest.mark.parametrize(
+    "other", [compression.quantize(4), compression.low_rank(3), compression.binary(scaled=True)]
+)
+def test_the_state_of_another_c_step_is_refused(other):
+    w = params()
+    state = learning_compression(compression.quantize(2), 0.1, 5).init(w)
+    with pytest.raises(ValueError, match="compression must be the C step that made the state"):
+        compressed_forms(other, state, w)
