@@ -7,6 +7,7 @@
 - ``sparsejax.gates`` multiplies the parameters of any network by random gates, and
   ``sparsejax.constraints`` trains under constraints, such as on the expected density of gates.
 - ``sparsejax.tickets`` searches for subnetworks in rounds of training, many in one program.
+- ``sparsejax.oneshot`` prunes without training, by the inputs that a few batches give each kernel.
 - ``sparsejax.inspection`` reports the weights, units and operations that remain, and
   ``sparsejax.deploy`` makes a smaller network of them.
 
@@ -31,6 +32,7 @@ from sparsejax import (
     deploy,
     gates,
     inspection,
+    oneshot,
     projections,
     tickets,
     transforms,
@@ -59,6 +61,7 @@ __all__ = [
     "hold_zeros",
     "inspection",
     "learning_compression",
+    "oneshot",
     "projections",
     "prune_when_accurate",
     "tickets",

@@ -23,6 +23,7 @@ ROOMS = [
     "graph",
     "inspection",
     "models",
+    "oneshot",
     "projections",
     "tickets",
     "training",

@@ -12,7 +12,7 @@ import sparsejax
 
 ROOMS = [
     "projections", "compression", "transforms", "gates", "constraints", "tickets", "inspection",
-    "deploy", "training", "models",
+    "oneshot", "deploy", "training", "models",
 ]  # fmt: skip
 OPTIONAL = [
     "flax", "orbax", "tensorflow_datasets", "matplotlib", "tqdm", "tyro", "tensorboardX",
@@ -34,6 +34,7 @@ ALLOWED = {
     "gates": set(),
     "constraints": set(),
     "tickets": {"gates", "projections"},
+    "oneshot": {"graph", "projections"},
     "inspection": {"graph"},
     "deploy": {"graph"},
     "training": {"flax"},

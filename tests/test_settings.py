@@ -23,6 +23,7 @@ from sparsejax import (
     deploy,
     gates,
     inspection,
+    oneshot,
     projections,
     tickets,
     training,
@@ -31,8 +32,8 @@ from sparsejax import (
 from sparsejax.training import fit, fsdp_specs, init_state, make_step
 
 ROOMS = (
-    sparsejax, compression, constraints, deploy, gates, inspection, projections, tickets, training,
-    transforms,
+    sparsejax, compression, constraints, deploy, gates, inspection, oneshot, projections, tickets,
+    training, transforms,
 )  # fmt: skip
 
 

@@ -1,0 +1,5 @@
+"""Pruning without training: layer by layer, by the inputs that a few batches give each kernel."""
+
+from sparsejax.oneshot._calibration import Calibration, KernelInputs, KernelLayout
+
+__all__ = ["Calibration", "KernelInputs", "KernelLayout"]
