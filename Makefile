@@ -13,23 +13,26 @@ RUN ?= runs/demo
 
 # A test that hangs inside XLA ends its process; worksteal then starts another one in its place.
 PYTEST := python -m pytest -n 2 --dist worksteal --timeout 600 --timeout-method thread --durations 25
+RUFF = $(BIN)/ruff check . && $(BIN)/ruff format --check .
 OLDEST := .venv-oldest
 NO_PYTHON = Python 3.11 or newer is needed: put it on PATH, or run 'make $(MAKECMDGOALS) PYTHON=/path/to/python3'
 
-.PHONY: demo test test-oldest lint benchmark results docs clean
+.PHONY: demo environments test test-oldest lint benchmark results docs clean
 
 demo: $(VENV)/installed-experiments  ## train LeNet300, compress it to 2 %, print the paper's table beside ours
 	$(BIN)/python -m experiments.lc_lenet300 --preset quick --methods reference l0 l0_l2 --seeds 0 --output $(RUN) --resume
 
-test: $(VENV)/installed-test $(VENV)/installed-torch lint  ## lint, type-check and test
-	$(BIN)/$(PYTEST)
+environments: $(VENV)/installed-lint $(OLDEST)/installed-test  ## what test and test-oldest need; --jobs 2 makes both at once
+
+test: $(VENV)/installed-lint $(VENV)/installed-torch  ## lint, type-check (beside the tests) and test
+	$(RUFF)
+	$(BIN)/mypy & types=$$!; $(BIN)/$(PYTEST); tests=$$?; wait $$types && exit $$tests
 
 test-oldest: $(OLDEST)/installed-test  ## the library's tests under the oldest packages that pyproject.toml allows
 	$(OLDEST)/bin/$(PYTEST) $(addprefix tests/,projections transforms gates constraints training deploy test_versions.py)
 
 lint: $(VENV)/installed-lint
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(RUFF)
 	$(BIN)/mypy
 
 benchmark: $(VENV)/installed-benchmarks  ## speed ratios (against PyTorch too, where it is installed; JAXPRUNER=a checkout of it)
@@ -95,7 +98,7 @@ $(OLDEST)/installed-test: pyproject.toml constraints-oldest.txt
 	@touch $@
 
 # Few tests need PyTorch. Its CPU build is not in every package index, and no other build will do.
-$(VENV)/installed-torch: $(VENV)/installed-test
+$(VENV)/installed-torch: $(VENV)/installed-lint
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[torch]' \
 	    && touch $@ || echo "pip found no CPU build of PyTorch: the tests that need it are skipped"
 

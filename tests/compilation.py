@@ -1,12 +1,16 @@
 """A compilation cache for a test session: compiling is most of what the tests take.
 
 Tests trace the same functions again and again. `share_programs` keeps every program in memory by
-JAX's cache key, and those for one device that took long in a folder besides, where the session's
-other processes find them. Programs for several simulated devices never go through the folder: on a
+JAX's cache key, and those for one device in a folder besides, where the session's other processes
+find them. Programs for several simulated devices never go through the folder: on a
 CPU they crash or hang when they are read from it (JAX 0.10.2).
 
-JAX offers no hook for this, so a private function is replaced; tests/test_compilation.py fails
-if a version of JAX no longer calls it.
+Most programs of the tests are a single operation: XLA compiles it in 10 ms, and it is read from the
+folder in 1 ms. JAX before 0.12 makes an MLIR context for each program, in another 4 ms, and finds
+each key twice, in 1 ms; here a hundred programs share a context, and a key is found once.
+
+JAX offers no hooks for this, so private functions are replaced; tests/test_compilation.py fails
+if a version of JAX no longer calls them.
 """
 
 import atexit
@@ -14,11 +18,13 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from jax._src import compilation_cache, compiler
+from jax._src.interpreters import mlir
 from jax._src.lru_cache import LRUCache
 
 from tests import flags
@@ -26,9 +32,16 @@ from tests import flags
 _VARIABLE = "SPARSEJAX_TEST_PROGRAMS"
 _MAPS = Path("/proc/self/maps")
 
+_PROGRAMS_PER_CONTEXT = 100  # a context keeps the types and the constants of all its programs
+
 compile_or_read = compiler.compile_or_get_cached
+find_key = compiler._get_cache_key
+make_context = mlir.make_ir_context
 programs: dict[str, object] = {}
 _optimized = False
+_NO_KEY = (None, "")
+_known_key: tuple[object, str] = _NO_KEY
+_context = threading.local()
 
 
 def share_programs() -> None:
@@ -40,6 +53,8 @@ def share_programs() -> None:
         jax.config.update(option, value)
     compilation_cache.get_file_cache = lambda path: (_Folder(path, max_size=-1), path)
     compiler.compile_or_get_cached = _compile_once
+    compiler._get_cache_key = _find_key
+    mlir.make_ir_context = _shared_context
 
 
 def environment_for_commands() -> dict[str, str]:
@@ -69,28 +84,46 @@ def as_users_compile() -> Iterator[None]:
 def _options(folder: str) -> dict[str, object]:
     return {
         "jax_compilation_cache_dir": str(Path(os.environ[_VARIABLE]) / folder),
-        # Writing a program that compiles faster would take longer than compiling it.
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
 
 
 def _compile_once(backend, module, devices, options, callbacks, executable_devices, *rest):
+    global _known_key
     load = compiler.backend_compile_and_load
     if _optimized:
         options.env_option_overrides = [*options.env_option_overrides, *flags.USUAL.items()]
     # A program holds on to the Python functions that it calls back.
-    key = None if callbacks else compiler._get_cache_key(options, backend, module, devices)
+    key = None if callbacks else find_key(options, backend, module, devices)
     if key is None:
         return load(backend, module, executable_devices, options, callbacks)
     if key not in programs:
         if devices.size > 1:
             programs[key] = load(backend, module, executable_devices, options, callbacks)
         else:
+            _known_key = module, key
             programs[key] = compile_or_read(
                 backend, module, devices, options, callbacks, executable_devices, *rest
             )
+            _known_key = _NO_KEY
     return programs[key]
+
+
+def _find_key(options, backend, computation, devices, *rest):
+    """The key of a program, which `_compile_once` may already have found."""
+    module, key = _known_key
+    if module is computation and not rest:
+        return key
+    return find_key(options, backend, computation, devices, *rest)
+
+
+def _shared_context():
+    uses = getattr(_context, "uses", 0)
+    if uses % _PROGRAMS_PER_CONTEXT == 0:
+        _context.context = make_context()
+    _context.uses = uses + 1
+    return _context.context
 
 
 class _Folder(LRUCache):

@@ -46,17 +46,15 @@ def kept(name):
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """The names of the programs that XLA compiles during the test; all of them go to the folder."""
-    names, seconds = [], jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    """The names of the programs that XLA compiles during the test."""
+    names = []
 
     def record(backend, module, *arguments, original=compilation.compiler.backend_compile_and_load):
         names.append(str(module.operation.attributes["sym_name"]).strip('"'))
         return original(backend, module, *arguments)
 
     monkeypatch.setattr(compilation.compiler, "backend_compile_and_load", record)
-    yield names
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+    return names
 
 
 def test_a_program_for_one_device_is_compiled_once_and_read_from_the_folder(compiled):
@@ -96,13 +94,25 @@ def test_each_program_calls_back_its_own_function(compiled):
 
 def test_a_command_has_one_device_and_leaves_its_programs_to_the_next():
     environment = compilation.environment_for_commands()
-    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     assert "device_count" not in environment["XLA_FLAGS"]
     command = [sys.executable, "-c", CODE]
     for _ in range(2):
         subprocess.run(command, env=environment, check=True, timeout=120)
         folder = Path(environment["JAX_COMPILATION_CACHE_DIR"])
         assert len(files("unusual_name_of_a_command", folder)) == 1
+
+
+def test_programs_share_a_context_and_their_keys_are_found_once(monkeypatch):
+    found, made = [], []
+    for name, calls in (("find_key", found), ("make_context", made)):
+        original = getattr(compilation, name)
+        monkeypatch.setattr(
+            compilation, name, lambda *a, o=original, c=calls, **k: c.append(a) or o(*a, **k)
+        )
+    for number in range(10):
+        jax.jit(function(f"unusual_key_{number}"))(0.5)
+    assert len(found) == 10
+    assert len(made) <= 1
 
 
 @pytest.mark.skipif(bool(os.environ.get("SPARSEJAX_TEST_OPTIMIZED")), reason="all are optimized")
