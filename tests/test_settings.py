@@ -451,6 +451,7 @@ HOST = {
     "shrink expand": shrunk,
     "compile_sparse": compiled,
     "export_stablehlo load_stablehlo export_onnx": exported,
+    "calibrate": lambda e: oneshot.calibrate(forward, e.params, [e.x]),
     "torch_state": lambda e: deploy.torch_state(e.params),
     "check_ticket": checked,
     "fit revise report read_metrics init_run_dir write_json": fitted,

@@ -24,6 +24,7 @@ from sparsejax.graph._group_builder import (
 )
 from sparsejax.graph._indices import FixedIndices, Indices
 from sparsejax.graph._live import find_live
+from sparsejax.graph._moved_leaf import MovedLeaf, Piece
 from sparsejax.graph._nearest import nearest_leaf
 from sparsejax.graph._onnx_builder import OPSET, OnnxBuilder, OnnxNode
 from sparsejax.graph._passes import (
@@ -36,6 +37,7 @@ from sparsejax.graph._passes import (
     write_onnx,
 )
 from sparsejax.graph._rule import Rule
+from sparsejax.graph._scan import Scan, scan_of
 from sparsejax.graph._sliced_graph import take
 from sparsejax.graph._trace_batch import BatchTrace, trace_batch, trace_every_batch
 from sparsejax.graph.rules import RULES
@@ -56,10 +58,13 @@ __all__ = [
     "FixedIndices",
     "Graph",
     "Indices",
+    "MovedLeaf",
     "OnnxBuilder",
     "OnnxNode",
+    "Piece",
     "ReshapeEdge",
     "Rule",
+    "Scan",
     "SliceEdge",
     "Weights",
     "abstract",
@@ -78,6 +83,7 @@ __all__ = [
     "narrow",
     "nearest_leaf",
     "removable_units",
+    "scan_of",
     "take",
     "trace",
     "trace_batch",

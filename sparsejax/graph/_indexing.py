@@ -18,6 +18,7 @@ from sparsejax.graph._rule import (
     Equation,
     Graph,
     GroupBuilder,
+    MovedLeaf,
     OnnxBuilder,
     Rule,
     SlicedGraph,
@@ -26,6 +27,11 @@ from sparsejax.graph._rule import (
 
 def static_indexing(find: Callable[[Graph, Equation], list[FixedIndices]], **fields: Any) -> Rule:
     """Return the rule of a primitive whose parameters say which indices each result reads."""
+
+    def moved(graph: Graph, equation: Equation, leaf: MovedLeaf) -> list[MovedLeaf | None]:
+        return [leaf.read(indices) for indices in find(graph, equation)]
+
+    fields = {"moved": moved} | fields
     return _rule(lambda context, equation: find(context.graph, equation), find, **fields)
 
 

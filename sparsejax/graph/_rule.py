@@ -14,6 +14,7 @@ from sparsejax.graph._factored import Factored, NotFactoredError
 from sparsejax.graph._graph import Equation, Graph
 from sparsejax.graph._group_builder import GroupBuilder
 from sparsejax.graph._indices import FixedIndices
+from sparsejax.graph._moved_leaf import MovedLeaf
 from sparsejax.graph._onnx_builder import OnnxBuilder
 from sparsejax.graph._sliced_graph import SlicedGraph
 
@@ -25,6 +26,7 @@ __all__ = [
     "Factored",
     "Graph",
     "GroupBuilder",
+    "MovedLeaf",
     "NotFactoredError",
     "OnnxBuilder",
     "OnnxRule",
@@ -78,6 +80,9 @@ class Rule:
     factored: Callable[[Equation, Sequence[Any]], Any] | None = None
     """Return the result, an array or a `Factored`, where an operand is `Factored`; raise
     `NotFactoredError` if the factors must be multiplied for it."""
+    moved: Callable[[Graph, Equation, MovedLeaf], list[MovedLeaf | None]] | None = None
+    """Return where the entries of a parameter, the first operand, are in the results; None for a
+    result for which they are computed or rearranged otherwise."""
     elementwise: bool = False
     """Whether entry i of the result depends on entries i of the operands alone."""
     per_example: bool = False

@@ -14,6 +14,7 @@ from sparsejax.graph._rule import (
     Equation,
     Graph,
     GroupBuilder,
+    MovedLeaf,
     NotFactoredError,
     OnnxBuilder,
     Rule,
@@ -85,6 +86,13 @@ def _factored(equation: Equation, operands: Sequence[Any]) -> Any:
     return value.reshaped(shape)
 
 
+def _moved(graph: Graph, equation: Equation, leaf: MovedLeaf) -> list[MovedLeaf | None]:
+    shape = graph.shapes[equation.outs[0]]
+    if math.prod(shape) != math.prod(graph.shapes[equation.ins[0]]):
+        return [None]
+    return [leaf.reshaped(shape)]
+
+
 RULES = {
     "broadcast_in_dim": Rule(
         groups=_groups,
@@ -94,6 +102,7 @@ RULES = {
         onnx=_onnx,
         moved_axes=_moved_axes,
         factored=_factored,
+        moved=_moved,
         per_example=True,
         lengths="shape",
     )

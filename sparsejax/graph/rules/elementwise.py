@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparsejax.graph._elementwise import elementwise
-from sparsejax.graph._rule import Equation, OnnxBuilder
+from sparsejax.graph._rule import Equation, Graph, MovedLeaf, OnnxBuilder
 
 _OPERATORS = {
     "abs": "Abs", "add": "Add", "add_any": "Add", "and": "And", "ceil": "Ceil", "cos": "Cos",
@@ -71,9 +71,13 @@ def _each_factor(equation: Equation, operands: Sequence[Any]) -> Any:
     return operands[0].map(lambda factor: equation.apply([factor])[0])
 
 
+def _unmoved(graph: Graph, equation: Equation, leaf: MovedLeaf) -> list[MovedLeaf | None]:
+    return [leaf]
+
+
 RULES = (
     dict.fromkeys(_WITHOUT_ONNX, elementwise())
     | {name: elementwise(operator) for name, operator in _OPERATORS.items()}
     | {name: elementwise(write) for name, write in _COMPOSED.items()}
 )
-RULES |= {name: replace(RULES[name], factored=_each_factor) for name in _FACTORED}
+RULES |= {name: replace(RULES[name], factored=_each_factor, moved=_unmoved) for name in _FACTORED}

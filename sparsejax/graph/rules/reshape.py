@@ -16,6 +16,7 @@ from sparsejax.graph._rule import (
     Equation,
     Graph,
     GroupBuilder,
+    MovedLeaf,
     NotFactoredError,
     OnnxBuilder,
     Rule,
@@ -138,6 +139,13 @@ def _factored(equation: Equation, operands: Sequence[Any]) -> Any:
     return value.reshaped(params["new_sizes"])
 
 
+def _moved(graph: Graph, equation: Equation, leaf: MovedLeaf) -> list[MovedLeaf | None]:
+    shape = graph.shapes[equation.outs[0]]
+    if equation.params.get("dimensions") is not None and equation.name == "reshape":
+        return [None]
+    return [leaf.reshaped(shape)]
+
+
 RULES = {
     "reshape": Rule(
         groups=_groups,
@@ -147,6 +155,7 @@ RULES = {
         onnx=_onnx,
         moved_axes=_moved_axes,
         factored=_factored,
+        moved=_moved,
         per_example=True,
         lengths="new_sizes",
     )

@@ -11,7 +11,9 @@ from sparsejax.graph._rule import (
     AxisConstants,
     ConstantFinder,
     Equation,
+    Graph,
     GroupBuilder,
+    MovedLeaf,
     OnnxBuilder,
     Rule,
 )
@@ -38,6 +40,10 @@ def _factored(equation: Equation, operands: Sequence[Any]) -> Any:
     return operands[0].transposed(equation.params["permutation"])
 
 
+def _moved(graph: Graph, equation: Equation, leaf: MovedLeaf) -> list[MovedLeaf | None]:
+    return [leaf.transposed(equation.params["permutation"])]
+
+
 RULES = {
     "transpose": Rule(
         groups=_groups,
@@ -45,6 +51,7 @@ RULES = {
         compute=_compute,
         onnx=_onnx,
         factored=_factored,
+        moved=_moved,
         per_example=True,
     )
 }
