@@ -67,7 +67,7 @@ def load(
     """
     if name not in SPECS:
         raise ValueError(f"name must be one of {sorted(SPECS)}; got {name!r}")
-    folder, spec = _check_folder(data_dir), SPECS[name]
+    folder, spec = check_folder(data_dir), SPECS[name]
     mapped = folder / f"sparsejax_{name}" / "arrays"
     with filelock.FileLock(folder / f".{name}.lock"):
         try:
@@ -93,7 +93,12 @@ def load(
     )
 
 
-def _check_folder(data_dir: str | os.PathLike[str] | None) -> Path:
+def check_folder(data_dir: str | os.PathLike[str] | None) -> Path:
+    """Return the data folder, made if only its last part is missing.
+
+    Raises:
+      ValueError: ``data_dir`` is not a folder.
+    """
     if data_dir is None:
         folder = default_data_dir()
         folder.mkdir(parents=True, exist_ok=True)

