@@ -16,7 +16,7 @@ ROOMS = [
 ]  # fmt: skip
 OPTIONAL = [
     "flax", "orbax", "tensorflow_datasets", "matplotlib", "tqdm", "tyro", "tensorboardX",
-    "safetensors", "onnx",
+    "safetensors", "onnx", "gguf", "tokenizers",
 ]  # fmt: skip
 
 

@@ -10,7 +10,12 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-TESTED = ("deploy", "experiments", "test")  # the extras that the tests of the oldest versions need
+TESTED = (
+    "deploy",
+    "experiments",
+    "language",
+    "test",
+)  # the extras that the tests of the oldest versions need
 
 
 def pins(name, python):

@@ -122,7 +122,9 @@ def _config(reader: GGUFReader, tied: bool) -> DecoderConfig:
         hidden=_field(fields, "llama.feed_forward_length"),
         rope_theta=float(_field(fields, "llama.rope.freq_base", 10000.0)),
         # The file has float32; the published number is the decimal that rounds to it.
-        norm_epsilon=float(str(np.float32(_field(fields, "llama.attention.layer_norm_rms_epsilon")))),
+        norm_epsilon=float(
+            str(np.float32(_field(fields, "llama.attention.layer_norm_rms_epsilon")))
+        ),
         tie_embedding=tied,
     )
 

@@ -13,7 +13,7 @@ class DecoderConfig:
     """The sizes of a Llama-style decoder.
 
     Raises:
-      TypeError: a size is not an integer, or a number is not a float.
+      TypeError: a size is not an integer.
       ValueError: a size is less than 1, ``width`` is not a multiple of ``heads`` or gives heads of
         an odd size, ``heads`` is not a multiple of ``kv_heads``, or a number is not positive.
     """

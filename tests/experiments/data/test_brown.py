@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+
+from experiments.data import DataError
+from experiments.data.brown import BROWN, SPLITS, load_brown, split_texts, windows
+from experiments.data.detokenize import detokenize
+from experiments.data.gguf_tokenizer import read_tokenizer
+from experiments.data.load import default_data_dir
+from tests.experiments.data import tiny_gguf
+
+
+@pytest.mark.parametrize(
+    ("tagged", "text"),
+    [
+        ("\tThe/at jury/nn ,/, he/pps said/vbd ./.\nIt/pps was/bedz ./.",
+         "The jury, he said. It was."),
+        ("Why/wrb ?/. ?/. No/rb ;/. ;/.", "Why? No;"),
+        ("``/`` Only/rb a/at few/ap ''/'' ,/, he/pps said/vbd ./.", '"Only a few," he said.'),
+        ("``/`` What/wdt ''/'' ?/. ?/.", '"What?"'),
+        ("``/`` A/at ''/'' ;/. ;/.", '"A";'),
+        ("the/at ``/`` new/jj ''/'' plan/nn", 'the "new" plan'),
+        ("(/( He/pps left/vbd ./.\n)/) She/pps", "(He left.) She"),
+        ("``/`` '/' pro/jj '/' ,/, ''/'' a/at '/' con/jj '/' ''/'' ./.",
+         "\"'pro,'\" a 'con.'\""),
+        ("Ivan/np Allen/np Jr./np ./.", "Ivan Allen Jr."),
+        ("came/vbd --/-- presto/uh --/-- up/rp", "came -- presto -- up"),
+        ("1/2/cd and/or/cc 1/4''/nn", '1/2 and/or 1/4"'),
+        ("\tEnd/nn ./.\n\n\nMerger/nn-hl proposed/vbn-hl\nHowever/wrb ./.\n\n\tNew/jj",
+         "End.\n\nMerger proposed\n\nHowever.\n\nNew"),
+        ("Austin/np-hl ,/,-hl Texas/np-hl\n--/-- A/at teacher/nn", "Austin, Texas -- A teacher"),
+        ("\n\n", ""),
+    ],
+)  # fmt: skip
+def test_detokenized_text_reads_as_print(tagged, text):
+    assert detokenize(tagged) == text
+
+
+def names():
+    """Names with the genres' sizes of the corpus."""
+    sizes = {"a": 44, "b": 27, "c": 17, "d": 17, "e": 36, "f": 48, "g": 75, "h": 30, "j": 80,
+             "k": 29, "l": 24, "m": 6, "n": 29, "p": 29, "r": 9}  # fmt: skip
+    return [f"c{genre}{i:02}" for genre, size in sizes.items() for i in range(size)]
+
+
+def test_the_splits_are_disjoint_and_have_all_genres_in_proportion():
+    found, again = split_texts(names()), split_texts(names())
+    assert found == again
+    assert [len(found[split]) for split in SPLITS] == [400, 50, 50]
+    assert sorted(i for part in found.values() for i in part) == list(range(500))
+    for split in ("validation", "test"):
+        genres = [names()[i][1] for i in found[split]]
+        assert abs(genres.count("j") - 8) <= 1
+        assert abs(genres.count("a") - 4.4) <= 1
+        assert len(set(genres[:12])) > 3  # a random order
+
+
+def test_windows():
+    tokens = np.arange(23)
+    np.testing.assert_array_equal(windows(tokens, 5), np.arange(20).reshape(4, 5))
+    np.testing.assert_array_equal(windows(tokens, 5, count=2), np.arange(10).reshape(2, 5))
+    drawn = windows(tokens, 5, seed=3)
+    assert sorted(drawn[:, 0].tolist()) == [0, 5, 10, 15]
+    np.testing.assert_array_equal(windows(tokens, 5, 2, seed=3), drawn[:2])
+    with pytest.raises(ValueError, match="length must be from 1 to 23; got 24"):
+        windows(tokens, 24)
+    with pytest.raises(ValueError, match="count must be from 1 to 4; got 5"):
+        windows(tokens, 5, 5)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    return read_tokenizer(tiny_gguf.write(path, tiny_gguf.random_params()))
+
+
+def corpus_was_fetched():
+    try:
+        return bool(BROWN.check(default_data_dir() / BROWN.name))
+    except DataError:
+        return False
+
+
+@pytest.mark.skipif(not corpus_was_fetched(), reason="the Brown corpus was not fetched")
+def test_the_corpus_as_tokens_is_kept(tokenizer, tmp_path):
+    (tmp_path / BROWN.name).symlink_to(default_data_dir() / BROWN.name)
+    folder = tmp_path / "copy"
+    (folder / BROWN.name).mkdir(parents=True)
+    for path in (default_data_dir() / BROWN.name).glob(BROWN.pattern):
+        (folder / BROWN.name / path.name).symlink_to(path)
+    found = load_brown(folder, tokenizer)
+    assert {split: array.dtype for split, array in found.items()} == dict.fromkeys(SPLITS, np.int32)
+    assert [int((found[split] == 0).sum()) for split in SPLITS] == [400, 50, 50]
+    files = list((folder / BROWN.name).glob("tokens_*/*.npy"))
+    assert sorted(path.stem for path in files) == sorted(SPLITS)
+    text = tokenizer.decode(found["calibration"][:2000].tolist())
+    assert " the " in text
+    assert "/nn" not in text
+    np.save(files[0], np.zeros(3, np.int32)[:0].reshape(0))
+    files[1].write_bytes(b"damaged")
+    again = load_brown(folder, tokenizer)
+    np.testing.assert_array_equal(again[files[1].stem], found[files[1].stem])
