@@ -10,12 +10,8 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-TESTED = (
-    "deploy",
-    "experiments",
-    "language",
-    "test",
-)  # the extras that the tests of the oldest versions need
+# The extras that the tests of the oldest versions need.
+TESTED = ("deploy", "experiments", "language", "test")
 
 
 def pins(name, python):

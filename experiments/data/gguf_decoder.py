@@ -113,6 +113,7 @@ def _config(reader: GGUFReader, tied: bool) -> DecoderConfig:
             f"the rotary embedding must rotate all {width // heads} units of a head; "
             f"the GGUF file says {rotated}"
         )
+    epsilon = _field(fields, "llama.attention.layer_norm_rms_epsilon")
     return DecoderConfig(
         vocabulary=len(fields["tokenizer.ggml.tokens"].data),
         width=width,
@@ -122,9 +123,7 @@ def _config(reader: GGUFReader, tied: bool) -> DecoderConfig:
         hidden=_field(fields, "llama.feed_forward_length"),
         rope_theta=float(_field(fields, "llama.rope.freq_base", 10000.0)),
         # The file has float32; the published number is the decimal that rounds to it.
-        norm_epsilon=float(
-            str(np.float32(_field(fields, "llama.attention.layer_norm_rms_epsilon")))
-        ),
+        norm_epsilon=float(str(np.float32(epsilon))),
         tie_embedding=tied,
     )
 

@@ -145,8 +145,8 @@ def _attend(
     value: Float[Array, "batch length kv_heads size"],
 ) -> Float[Array, "batch length heads size"]:
     """Mix the values of the positions up to each position, by softmax(q'k / sqrt(size))."""
-    batch, length, heads, size = query.shape
-    grouped = query.reshape(batch, length, key.shape[2], -1, size)
+    length, size = query.shape[1], query.shape[3]
+    grouped = query.reshape(*query.shape[:2], key.shape[2], -1, size)
     dtype = at_least_float32(query.dtype)
     scores = jnp.einsum("blkgs,bmks->bkglm", grouped, key, preferred_element_type=dtype)
     position = jnp.arange(length)

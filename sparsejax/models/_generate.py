@@ -51,7 +51,10 @@ def generate(
     if (given := _checks.known(temperature)) is not None and not given > 0:
         raise ValueError(f"temperature must be a positive number; got {temperature}")
     graph, params = nnx.split(model)
-    return _continue(graph, params, tokens.astype(jnp.int32), steps, key, temperature)
+    continued: jax.Array = _continue(
+        graph, params, tokens.astype(jnp.int32), steps, key, temperature
+    )
+    return continued
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -76,4 +79,5 @@ def _continue(
         return filled.at[:, position].set(new.astype(jnp.int32))
 
     filled = jnp.pad(tokens, ((0, 0), (0, steps)))
-    return lax.fori_loop(length, length + steps, step, filled)
+    filled = lax.fori_loop(length, length + steps, step, filled)
+    return filled

@@ -82,20 +82,21 @@ def corpus_was_fetched():
 
 @pytest.mark.skipif(not corpus_was_fetched(), reason="the Brown corpus was not fetched")
 def test_the_corpus_as_tokens_is_kept(tokenizer, tmp_path):
-    (tmp_path / BROWN.name).symlink_to(default_data_dir() / BROWN.name)
-    folder = tmp_path / "copy"
-    (folder / BROWN.name).mkdir(parents=True)
-    for path in (default_data_dir() / BROWN.name).glob(BROWN.pattern):
-        (folder / BROWN.name / path.name).symlink_to(path)
-    found = load_brown(folder, tokenizer)
+    folder = tmp_path / BROWN.name
+    folder.mkdir()
+    for path in BROWN.find(default_data_dir() / BROWN.name):
+        (folder / path.name).symlink_to(path)
+    found = load_brown(tmp_path, tokenizer)
     assert {split: array.dtype for split, array in found.items()} == dict.fromkeys(SPLITS, np.int32)
     assert [int((found[split] == 0).sum()) for split in SPLITS] == [400, 50, 50]
-    files = list((folder / BROWN.name).glob("tokens_*/*.npy"))
-    assert sorted(path.stem for path in files) == sorted(SPLITS)
     text = tokenizer.decode(found["calibration"][:2000].tolist())
     assert " the " in text
     assert "/nn" not in text
-    np.save(files[0], np.zeros(3, np.int32)[:0].reshape(0))
-    files[1].write_bytes(b"damaged")
-    again = load_brown(folder, tokenizer)
-    np.testing.assert_array_equal(again[files[1].stem], found[files[1].stem])
+    files = {path.stem: path for path in folder.glob("tokens_*/*.npy")}
+    assert files.keys() == set(SPLITS)
+    np.save(files["test"], np.arange(3, dtype=np.int32))
+    assert load_brown(tmp_path, tokenizer)["test"].tolist() == [0, 1, 2]  # they are read
+    files["validation"].write_bytes(b"damaged")
+    again = load_brown(tmp_path, tokenizer)
+    for split in SPLITS:
+        np.testing.assert_array_equal(again[split], found[split])

@@ -46,7 +46,7 @@ def random_params(config=CONFIG):
 
 
 def neighbouring(rows, heads):
-    """Rows of each head in the order in which a pair that is rotated together is next to another."""
+    """Rows in an order in which those that are rotated together are neighbours."""
     blocks = [head.reshape(2, -1, rows.shape[1]) for head in np.split(rows, heads)]
     return np.concatenate([row for block in blocks for row in zip(*block, strict=True)]).reshape(
         rows.shape
@@ -71,7 +71,7 @@ def write(path, params, config=CONFIG, architecture="llama", pre="smollm", quant
     writer.add_token_merges(MERGES)
     for name, array in params.items():
         for part, heads in (("attn_q", config.heads), ("attn_k", config.kv_heads)):
-            if part in name:
+            if part in name and array.ndim > 1:
                 array = neighbouring(array, heads)
         if quantized is not None and array.ndim > 1:
             writer.add_tensor(name, gguf.quants.quantize(array, quantized), raw_dtype=quantized)
