@@ -79,5 +79,5 @@ def _continue(
         return filled.at[:, position].set(new.astype(jnp.int32))
 
     filled = jnp.pad(tokens, ((0, 0), (0, steps)))
-    filled = lax.fori_loop(length, length + steps, step, filled)
-    return filled
+    continued: jax.Array = lax.fori_loop(length, length + steps, step, filled)
+    return continued
