@@ -1,0 +1,250 @@
+"""Pruning of the kernels of a network, each by itself, in one call."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from sparsejax import _checks
+from sparsejax._where import Where
+from sparsejax.oneshot._admm import admm
+from sparsejax.oneshot._calibration import Calibration
+from sparsejax.oneshot._errors import relative_error
+from sparsejax.oneshot._kernels import Kernel, Kernels, kernels_of
+from sparsejax.oneshot._magnitude import magnitude
+from sparsejax.oneshot._method import Method
+from sparsejax.oneshot._patterns import Pattern, parse_budget, parse_pattern
+from sparsejax.oneshot._sparsegpt import sparsegpt
+from sparsejax.oneshot._wanda import wanda
+
+OnLayer: TypeAlias = Callable[[str, float], None]
+METHODS: dict[str, Callable[[], Method]] = {
+    "magnitude": magnitude,
+    "wanda": wanda,
+    "sparsegpt": sparsegpt,
+    "admm": admm,
+}
+"""The methods that a string names."""
+
+
+def prune(
+    params: PyTree[Array],
+    calibration: Calibration,
+    budget: float | Fraction | None,
+    method: str | Method = "admm",
+    pattern: str = "layer",
+    where: Where = None,
+    *,
+    vmap_size: int = 1,
+    on_layer: OnLayer | None = None,
+    progress: bool = False,
+) -> PyTree[Array]:
+    r"""Prune a network without training it, by the inputs that its kernels had.
+
+    .. math:: \min_{W}\ \mathrm{tr}\,(W - W_0)\, G\, (W - W_0)^\top
+              \quad\text{s.t. $W$ has the pattern and the budget}, \qquad G = \tfrac1n X^\top X
+
+    Each kernel :math:`W_0` (as a matrix [outputs, inputs]; each of stacked layers by itself) is
+    pruned such that its outputs change little on the inputs X of the calibration. The methods
+    differ in what they do about that: `magnitude`, `wanda`, `sparsegpt`, `admm`.
+
+    The number of weights that are kept is exact: as many as `sparsejax.transforms.kept_weights`
+    says. It is counted for each output (``pattern="row"``), for each matrix (``"layer"``), or of
+    groups:
+
+    - ``"2:4"``: at most 2 of 4 neighbouring inputs of an output; ``budget`` is None or 0.5.
+    - ``"4x1"``: blocks of 4 inputs x 1 output.
+    - ``"units"``, ``"units/64"``: outputs, or groups of 64 of them. Their weights stay as they are,
+      since no weights of other outputs can make good for them.
+    - ``"inputs"``, ``"inputs/64"``: inputs of a kernel, or groups of 64 of them, such as the heads
+      that an attention's output kernel reads.
+
+    Methods run as one jitted program for each shape of a matrix, in which the budget is traced. The
+    matrices of arrays that are sharded over several devices are given to these devices one by one,
+    so the result does not depend on their number.
+
+    Args:
+      params: pytree of arrays.
+      calibration: what `calibrate` returned for these parameters.
+      budget: the sparsity, the fraction of weights to prune, in ``[0, 1)``.
+      method: a `Method`, or ``"magnitude"``, ``"wanda"``, ``"sparsegpt"`` or ``"admm"`` for the one
+        with default options.
+      pattern: what is pruned together and over which weights the budget is counted, see above.
+      where: the leaves that are pruned; by default all kernels of the calibration. Each has to be
+        one of them.
+      vmap_size: the number of matrices of one shape that one program prunes together.
+      on_layer: called with the name of each kernel and its relative error, as `layer_errors`
+        defines it, in the order in which kernels are done.
+      progress: whether to print a line for each kernel.
+
+    Returns:
+      A tree with the structure, shapes, dtypes and shardings of ``params``. Pruned weights are
+      exactly 0.
+
+    Raises:
+      TypeError: ``params`` are traced, a chosen leaf is not floating point, or ``budget`` or
+        ``vmap_size`` is not a number.
+      ValueError: ``budget``, ``method``, ``pattern`` or ``vmap_size`` is none of the allowed ones,
+        the calibration has not seen a chosen leaf or saw another shape, a group does not divide a
+        kernel, or a weight or a Gram matrix is not finite; the message names the kernel.
+
+    Warns:
+      UserWarning: Gram matrices were singular in floating point and were damped more than asked
+        for.
+    """
+    shape = parse_pattern(pattern)
+    sparsity = parse_budget(budget, shape)
+    chosen = _method(method)
+    vmap_size = _checks.python_integer("vmap_size", vmap_size, 1)
+    kernels = kernels_of(params, calibration, where)
+    for kernel in kernels.kernels:
+        shape.check(kernel.name, kernel.layout.outputs, kernel.layout.inputs)
+    counts = [
+        [shape.kept(sparsity, kernel.layout.outputs, kernel.layout.inputs)] * kernel.layout.batch
+        for kernel in kernels.kernels
+    ]
+    report = _Report(len(kernels.kernels), on_layer, progress)
+    pruned = _prune_all(kernels, counts, chosen, shape, vmap_size, report)
+    return kernels.put_back(pruned)
+
+
+class _Job(NamedTuple):
+    """One matrix to be pruned."""
+
+    kernel: Kernel
+    number: int
+    """Which of the kernel's matrices it is."""
+    arrays: tuple[jax.Array, jax.Array, jax.Array]
+    """The matrix, the moments of its inputs and how many of its items are kept."""
+
+
+class _Done(NamedTuple):
+    """A pruned matrix."""
+
+    weights: Float[Array, "outputs inputs"]
+    damping: Float[Array, ""]
+    error: Float[Array, ""]
+
+
+class _Report:
+    """Whoever wants to know when a kernel is done."""
+
+    def __init__(self, total: int, on_layer: OnLayer | None, progress: bool):
+        self.total, self.on_layer, self.progress, self.number = total, on_layer, progress, 0
+
+    def __call__(self, kernel: Kernel, done: Sequence[_Done]) -> None:
+        self.number += 1
+        if not self.progress and self.on_layer is None:
+            return  # reading the error would wait for it
+        error = sum(float(one.error) for one in done) / len(done)
+        if self.on_layer is not None:
+            self.on_layer(kernel.name, error)
+        if self.progress:
+            print(f"{self.number}/{self.total} {kernel.name}: error {error:.4g}", flush=True)
+
+
+def _prune_all(
+    kernels: Kernels,
+    counts: Sequence[Sequence[int]],
+    method: Method,
+    pattern: Pattern,
+    vmap_size: int,
+    report: _Report,
+) -> dict[str, Float[Array, "batch outputs inputs"]]:
+    """Return the pruned matrices of each kernel."""
+    results: dict[str, dict[int, _Done]] = {kernel.name: {} for kernel in kernels.kernels}
+    devices = itertools.cycle(kernels.devices)
+    jobs = _jobs(kernels, counts, by_shape=vmap_size > 1)
+    for _, same in itertools.groupby(jobs, lambda job: job.kernel.signature):
+        while part := list(itertools.islice(same, vmap_size)):
+            for job, done in zip(part, _run(part, method, pattern, next(devices)), strict=True):
+                found = results[job.kernel.name]
+                found[job.number] = done
+                if len(found) == job.kernel.layout.batch:
+                    report(job.kernel, list(found.values()))
+    _check(results)
+    return {
+        name: jnp.stack([jax.device_put(done[n].weights, kernels.devices[0]) for n in sorted(done)])
+        for name, done in results.items()
+    }
+
+
+def _jobs(kernels: Kernels, counts: Sequence[Sequence[int]], by_shape: bool) -> Iterator[_Job]:
+    """Yield all matrices; those of a kernel are made when its first one is asked for."""
+    pairs = list(zip(kernels.kernels, counts, strict=True))
+    if by_shape:
+        pairs.sort(key=lambda pair: pair[0].signature)
+    for kernel, own in pairs:
+        matrices, moments = kernel.matrices(), kernel.moments()
+        for index, count in enumerate(own):
+            kept = jnp.asarray(count, jnp.int32)
+            yield _Job(kernel, index, (matrices[index], moments[index], kept))
+
+
+def _run(jobs: Sequence[_Job], method: Method, pattern: Pattern, device: jax.Device) -> list[_Done]:
+    """Prune matrices of one shape in one program."""
+    inputs = [jax.device_put(job.arrays, device) for job in jobs]
+    if len(jobs) == 1:
+        return [_prune_one(*inputs[0], method, pattern)]
+    stacked = [jnp.stack(each) for each in zip(*inputs, strict=True)]
+    done = _prune_several(*stacked, method, pattern)
+    return [_Done(*(each[n] for each in done)) for n in range(len(jobs))]
+
+
+@functools.partial(jax.jit, static_argnames=("method", "pattern"))
+def _prune_one(
+    weights: jax.Array, gram: jax.Array, count: jax.Array, method: Method, pattern: Pattern
+) -> _Done:
+    pruned, damping = method.prune(weights, gram, pattern, count)
+    return _Done(pruned, damping, relative_error(weights, pruned, gram))
+
+
+@functools.partial(jax.jit, static_argnames=("method", "pattern"))
+def _prune_several(
+    weights: jax.Array, grams: jax.Array, counts: jax.Array, method: Method, pattern: Pattern
+) -> _Done:
+    def one(weights: jax.Array, gram: jax.Array, count: jax.Array) -> _Done:
+        done: _Done = _prune_one(weights, gram, count, method, pattern)
+        return done
+
+    return jax.vmap(one)(weights, grams, counts)
+
+
+def _check(results: dict[str, dict[int, _Done]]) -> None:
+    """Check that all results are finite, and say which Gram matrices were singular."""
+    raised: dict[str, float] = {}
+    for name, found in results.items():
+        for done in found.values():
+            if not bool(jnp.isfinite(done.weights).all()):
+                raise ValueError(
+                    f"calibration must hold Gram matrices that damping makes regular; that of "
+                    f"{name} leads to weights that are not finite"
+                )
+            raised[name] = max(raised.get(name, 0), float(done.damping))
+    raised = {name: damping for name, damping in raised.items() if damping > 0}
+    if raised:
+        worst = max(raised, key=raised.__getitem__)
+        warnings.warn(
+            f"the Gram matrices of {len(raised)} kernels were singular in floating point and were "
+            f"damped more than asked for, that of {worst} by {raised[worst]:g} of its mean "
+            "diagonal. More calibration batches or a higher damping avoid this",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _method(method: Any) -> Method:
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, str) and method in METHODS:
+        return METHODS[method]()
+    hint = f"; call it: {method.__name__}()" if callable(method) else ""
+    raise ValueError(f"method must be a Method or one of {tuple(METHODS)}; got {method!r}{hint}")
