@@ -118,6 +118,19 @@ def constrained(env):
     return state, metrics, constraints.current_multipliers(state.opt_state)
 
 
+def pruned_at_once(env):
+    """Each method of `oneshot`, on the Gram matrix of the examples."""
+    x = env.x.astype(jnp.promote_types(env.x.dtype, jnp.float32))
+    inputs = oneshot.KernelInputs((x.T @ x)[None], jnp.full(1, len(x), x.dtype))
+    layout = oneshot.KernelLayout((8, 8), (), (1,), (0,))
+    calibration = oneshot.Calibration({"kernel": inputs}, {"kernel": layout})
+    for method in (oneshot.magnitude, oneshot.wanda, oneshot.sparsegpt, oneshot.admm):
+        for pattern in ("row", "layer", "2:4", "4x1", "inputs", "units"):
+            found = oneshot.prune(env.params, calibration, 0.5, method(), pattern)
+            assert (found["kernel"] != 0).sum() <= 32
+    oneshot.layer_errors(env.params, found, calibration)
+
+
 RMS = optax.chain(optax.scale_by_rms(), optax.scale(-0.1))
 
 
@@ -455,6 +468,7 @@ HOST = {
     "torch_state": lambda e: deploy.torch_state(e.params),
     "check_ticket": checked,
     "fit revise report read_metrics init_run_dir write_json": fitted,
+    "prune magnitude wanda sparsegpt admm layer_errors": pruned_at_once,
     "fsdp_specs": lambda e: fsdp_specs(e.params, jax.make_mesh((8,), ("data",))),
 }
 ELSEWHERE = {

@@ -21,42 +21,52 @@ from sparsejax.oneshot._whole_outputs import live_inputs, prune_outputs
 
 
 def admm(
-    iterations: int = 60,
-    rho: tuple[float, float] = (0.3, 3.0),
+    iterations: int = 40,
+    rho: tuple[float, float] = (0.3, 1.0),
     stages: int = 3,
     refit_iterations: int = 10,
-    damping: float = 0.01,
+    damping: float = 0.001,
+    metric_damping: float = 0.1,
 ) -> Method:
     r"""Find a mask and the least-squares weights under it together.
 
     .. math::
 
         \min_{W, Z}\ \mathrm{tr}\,(W - W_0)\, H\, (W - W_0)^\top
-        \quad\text{s.t.}\quad W = Z,\ Z \text{ sparse}
+        \quad\text{s.t.}\quad W = Z,\ Z \text{ sparse}, \qquad
+        H = G + \delta\, \mathrm{diag}(G)
 
-    With the metric :math:`D = \mathrm{diag}(1 / [H^{-1}]_{jj})`, the price of a unit change of a
-    weight after all others have made good for it, one iteration is
+    One iteration, in the metric D of the next paragraph, is
 
     .. math::
 
-        W &\leftarrow (W_0 H + \rho (Z - U) D) (H + \rho D)^{-1} \
-        Z &\leftarrow \text{the entries of } W + U \text{ with the largest } D_{jj} (w + u)_{ij}^2 \
+        W &\leftarrow (W_0 H + \rho (Z - U) D) (H + \rho D)^{-1} \\
+        Z &\leftarrow \text{the entries of } W + U \text{ with the largest } D_{jj} (w + u)_{ij}^2
+        \\
         U &\leftarrow U + W - Z
 
-    The number of entries in Z falls along a cubic curve from all of them in the first iteration to
-    the budget in the last one, so that the mask is found while the weights adapt. For pruned
-    entries U is minus the gradient over :math:`\rho D`: an entry returns if the error wants it back
-    more than others. So :math:`\rho` rises in stages, from one that lets masks change to one that
-    fixes them. At the end conjugate gradients solve for the least-squares weights under the mask.
+    :math:`D_{jj} = 1 / [(G + \tau\, \mathrm{diag}(G))^{-1}]_{jj}` is the price of a change of a
+    weight after other weights have made good for it. With :math:`\tau = 0` these would be all
+    others, as in optimal brain surgery, and with a large one none. What remains for making good
+    is somewhere between.
 
-    All is products of matrices. A few times the iterations lower the error by some per cent more.
+    The number of entries in Z falls along a cubic curve from all of them to the budget, so that the
+    weights adapt while the mask is found. For pruned entries U is minus the gradient over
+    :math:`\rho D`: entries that the error wants back more than others return. So :math:`\rho` rises
+    in stages, from one that moves masks much to one at which they settle. At the end conjugate
+    gradients solve for the least-squares weights under the mask.
+
+    Nearly all of it is products of matrices, one for each iteration of both kinds.
 
     Args:
-      iterations: the number of iterations in all stages together.
+      iterations: the number of iterations of all stages together. More of them lower the error by a
+        few per cent.
       rho: the penalties of the first and of the last stage; those between lie on a geometric curve.
+        The error grows steeply where the last one is much below 1.
       stages: the number of penalties. Each inverts one matrix of the size of the inputs.
       refit_iterations: the number of iterations of conjugate gradients.
-      damping: what is added to the diagonal of the Gram matrix, as a fraction of it.
+      damping: :math:`\delta \ge 0`.
+      metric_damping: :math:`\tau > 0`.
 
     Returns:
       A `Method` for `prune`.
@@ -76,11 +86,13 @@ def admm(
     stages = _checks.python_integer("stages", stages, 1, iterations)
     refit_iterations = _checks.python_integer("refit_iterations", refit_iterations, 0)
     _checks.scalar_at_least_zero("damping", damping)
+    _checks.scalar("metric_damping", metric_damping, "a number > 0", lambda x: x > 0)
     first, last = rho
     for value in (first, last):
         _checks.scalar("rho", value, "two numbers > 0", lambda x: x > 0)
     penalties = tuple(float(p) for p in np.geomspace(first, last, stages))
-    return Method("admm", _prune, (iterations, penalties, refit_iterations, float(damping)))
+    numbers = (refit_iterations, float(damping), float(metric_damping))
+    return Method("admm", _prune, (iterations, penalties, *numbers))
 
 
 _Stage: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
@@ -104,23 +116,26 @@ def _prune(
     rho: tuple[float, ...],
     refit_iterations: int,
     damping: float,
+    metric_damping: float,
 ) -> Pruned:
     if pattern.drops_outputs:
         return prune_outputs(weights, gram, pattern, count)
     weights = live_inputs(weights, gram)
     diagonal = jnp.diagonal(gram)
-    whole = damped(gram, jnp.where(diagonal > 0, diagonal, 1), damping)
-    metric = _metric(whole)
+    diagonal = jnp.where(diagonal > 0, diagonal, 1)
+    identity = jnp.eye(gram.shape[0], dtype=gram.dtype)
+    metric, raised = _metric(damped(gram, diagonal, metric_damping))
+    gram = gram + damping * diagonal * identity
     scale = 1 / jnp.sqrt(metric)
-    scaled = whole.gram * scale * scale[:, None]
+    scaled = gram * scale * scale[:, None]
     total = pattern.counted(*weights.shape)
     target = weights / scale
     pull = matmul(target, scaled)
-    identity = jnp.eye(gram.shape[0], dtype=gram.dtype)
 
     def iterate(number: jax.Array, state: _State, inverse: Gram, penalty: jax.Array) -> _State:
-        left = 1 - (number + 1) / iterations
-        kept = count + jnp.ceil((total - count) * left**3).astype(count.dtype)
+        left = 1 - (number + 1).astype(gram.dtype) / iterations
+        more = jnp.ceil((total - count).astype(gram.dtype) * left**3)
+        kept = count + more.astype(count.dtype)
         point = state.weights + state.dual
         mask = pattern.largest(jnp.square(point), kept)
         masked = jnp.where(mask, point, 0)
@@ -142,16 +157,16 @@ def _prune(
     penalties = jnp.asarray(rho, gram.dtype)
     before = jnp.concatenate([penalties[:1], penalties[:-1]])
     start = _State(target, jnp.zeros_like(target), jnp.ones(target.shape, bool))
-    state, _ = lax.scan(run_stage, start, (jnp.arange(stages), penalties, before))
-    found = jnp.where(state.mask, (state.weights + state.dual) * scale, 0)
-    found = refit(found, weights, whole.gram, state.mask, refit_iterations)
-    return found, whole.raised
+    state, _ = lax.scan(run_stage, start, (jnp.arange(stages, dtype=jnp.int32), penalties, before))
+    found = jnp.where(state.mask, state.weights * scale, 0)
+    return refit(found, weights, gram, state.mask, refit_iterations), raised
 
 
-def _metric(whole: Damped) -> Float[Array, " inputs"]:
-    r"""Return the diagonal of D: 1 / [H^-1]_jj, from the columns of the inverse factor."""
+def _metric(whole: Damped) -> tuple[Float[Array, " inputs"], Float[Array, ""]]:
+    """Return 1 / [H^-1]_jj, by H^-1 = L^-T L^-1, and the raised damping of H or 0."""
     identity = jnp.eye(whole.gram.shape[0], dtype=whole.gram.dtype)
-    return 1 / jnp.square(solve_triangular(whole.factor, identity, lower=True)).sum(0)
+    inverse = solve_triangular(whole.factor, identity, lower=True)
+    return 1 / jnp.square(inverse).sum(0), whole.raised
 
 
 def _inverse(matrix: Gram) -> Gram:

@@ -98,7 +98,7 @@ def _prune(
         return _Sweep(sweep.weights - matmul(errors, rows), until), pruned
 
     start = _Sweep(weights, jnp.zeros((), count.dtype))
-    _, panels = lax.scan(prune_block, start, jnp.arange(blocks))
+    _, panels = lax.scan(prune_block, start, jnp.arange(blocks, dtype=jnp.int32))
     return jnp.moveaxis(panels, 0, 1).reshape(outputs, -1)[:, :inputs], amount
 
 
