@@ -145,14 +145,25 @@ def _attend(
     value: Float[Array, "batch length kv_heads size"],
 ) -> Float[Array, "batch length heads size"]:
     """Mix the values of the positions up to each position, by softmax(q'k / sqrt(size))."""
-    length, size = query.shape[1], query.shape[3]
-    grouped = query.reshape(*query.shape[:2], key.shape[2], -1, size)
+    batch, length, _, size = query.shape
+    shared = key.shape[2]
     dtype = at_least_float32(query.dtype)
-    scores = jnp.einsum("blkgs,bmks->bkglm", grouped, key, preferred_element_type=dtype)
+    # The queries that share a key head are the rows of one product, which is fast on CPUs.
+    rows = query.reshape(batch, length, shared, -1, size).transpose(0, 2, 3, 1, 4)
+    rows = rows.reshape(batch, shared, -1, size) / size**0.5
+    scores = jnp.matmul(rows, key.transpose(0, 2, 3, 1), preferred_element_type=dtype)
+    scores = scores.reshape(batch, shared, -1, length, length)
     position = jnp.arange(length)
-    scores = jnp.where(position <= position[:, None], scores / size**0.5, -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bkglm,bmks->blkgs", weights, value).reshape(query.shape)
+    scores = jnp.where(position <= position[:, None], scores, -jnp.inf)
+    weights = jnp.exp(scores - lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    mixed = jnp.matmul(
+        weights.reshape(batch, shared, -1, length).astype(value.dtype),
+        value.transpose(0, 2, 1, 3),
+        preferred_element_type=dtype,
+    ).reshape(batch, shared, -1, length, size)
+    # Divided after the product, since there are fewer numbers.
+    mixed = mixed / weights.sum(axis=-1, keepdims=True)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(query.shape).astype(query.dtype)
 
 
 class _FeedForward(nnx.Module):
