@@ -14,6 +14,8 @@ RUN ?= runs/demo
 # A test that hangs inside XLA ends its process; worksteal then starts another one in its place.
 PYTEST := python -m pytest -n 2 --dist worksteal --timeout 600 --timeout-method thread --durations 25
 RUFF = $(BIN)/ruff check . && $(BIN)/ruff format --check .
+# To compile all of the packages' modules takes a minute; Python compiles the fifth that is imported.
+PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 OLDEST := .venv-oldest
 NO_PYTHON = Python 3.11 or newer is needed: put it on PATH, or run 'make $(MAKECMDGOALS) PYTHON=/path/to/python3'
 
@@ -88,18 +90,18 @@ docs: $(VENV)/installed-docs  ## the reference of every public name, as pages
 $(VENV)/installed-%: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "$(NO_PYTHON)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[$*]'
 	@touch $@
 
 $(OLDEST)/installed-test: pyproject.toml constraints-oldest.txt
 	@test -n "$(OLDEST_PYTHON)" || { echo "$(NO_PYTHON)"; exit 1; }
 	test -x $(OLDEST)/bin/python || $(OLDEST_PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[test]'
+	$(OLDEST)/bin/python $(PIP) --constraint constraints-oldest.txt --editable '.[test]'
 	@touch $@
 
 # Few tests need PyTorch. Its CPU build is not in every package index, and no other build will do.
 $(VENV)/installed-torch: $(VENV)/installed-lint
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[torch]' \
+	@$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[torch]' \
 	    && touch $@ || echo "pip found no CPU build of PyTorch: the tests that need it are skipped"
 
 clean:

@@ -14,6 +14,7 @@ import pytest
 from tests import compilation
 
 compilation.share_programs()
+compilation.keep_memory()
 # What tracing leaves is millions of objects that live on; looking through them takes a tenth of the
 # time at Python's usual threshold of 700 new ones.
 gc.set_threshold(50_000, 20, 100)

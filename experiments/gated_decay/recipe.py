@@ -139,16 +139,17 @@ class GatedDecayRun(Run):
         task, decay = self.task, self.settings["decay"]
 
         @jax.jit
-        def share(params: Any) -> jax.Array:
-            gradient = task.gradient(params)
+        def share(params: Any, batch: Any) -> jax.Array:
+            gradient = functools.partial(task.gradient, batch=batch)
+            grads = gradient(params)
             cheap = sparsejax.gated_weight_decay(decay, _everything)
-            applied, _ = cheap.update(gradient, cheap.init(params), params)
-            whole = exact_gated_decay(task.gradient, params, decay, _everything)
+            applied, _ = cheap.update(grads, cheap.init(params), params)
+            whole = exact_gated_decay(gradient, params, decay, _everything)
             neglected = jax.tree.map(jnp.subtract, whole, applied)
-            decayed = jax.tree.map(jnp.subtract, applied, gradient)
+            decayed = jax.tree.map(jnp.subtract, applied, grads)
             return optax.tree.norm(neglected) / optax.tree.norm(decayed)
 
-        return float(share(params))
+        return float(share(params, task.examples()))
 
     def _start(self, params: Any) -> Any:
         optimizer = self._optimizer(self.settings["learning_rate"])

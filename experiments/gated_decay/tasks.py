@@ -84,9 +84,12 @@ class LeNet5Task:
         """Misclassified images of a split, in per cent."""
         return float(error(self._mistakes, params, getattr(self._dataset, split)))
 
-    def gradient(self, params: Any) -> Any:
-        """Gradient of the loss on the first images of the training data."""
-        batch = {name: array[:_PIECE] for name, array in self._data.items()}
+    def examples(self) -> dict[str, np.ndarray]:
+        """The first images of the training data, with their labels."""
+        return {name: array[:_PIECE] for name, array in self._data.items()}
+
+    def gradient(self, params: Any, batch: Any) -> Any:
+        """Gradient of the loss on a batch that is not augmented."""
         return jax.grad(lambda p: self.loss(p, batch, jax.random.key(0), augment=False)[0])(params)
 
     def pruning(self, step: StepFunction[TrainState], pruner: Pruner, every: int) -> Pruning:
@@ -153,9 +156,11 @@ class VGG16Task:
         wrong = sum(float(self._wrong(params, batch)) for batch in images)
         return 100 * wrong / images.examples
 
-    def gradient(self, params: Any) -> Any:
+    def examples(self) -> dict[str, np.ndarray]:
         arrays, _ = self._data.block(0, 1)
-        batch = {name: array[0, :_FEW] for name, array in arrays.items()}
+        return {name: array[0, :_FEW] for name, array in arrays.items()}
+
+    def gradient(self, params: Any, batch: Any) -> Any:
         return jax.grad(lambda p: self.loss(p, batch, jax.random.key(0))[0])(params)
 
     def pruning(self, step: StepFunction[TrainState], pruner: Pruner, every: int) -> Pruning:

@@ -24,7 +24,13 @@ def config(output, **flags):
 
 
 @pytest.fixture(scope="module")
-def finished(small_mnist, tmp_path_factory):
+def dataset(mnist):
+    """Eight steps an epoch: the programs run slowly, since they are compiled quickly."""
+    return smoke.part(mnist, train=2000, others=500)
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory):
     """Every method with the last of its candidates, dense training with the best of all."""
     chosen = config(tmp_path_factory.mktemp("compare") / "run")
     last = {
@@ -34,7 +40,7 @@ def finished(small_mnist, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for module in (methods, recipe, report):
             patch.setattr(module, "METHODS", last)
-        printed, rows = smoke.run(RECIPE, recipe, small_mnist, chosen)
+        printed, rows = smoke.run(RECIPE, recipe, dataset, chosen)
     return chosen, printed, rows
 
 
@@ -85,26 +91,26 @@ def test_the_best_candidate_is_chosen_by_the_validation_images_alone(finished):
     assert row["chosen"] == {"rate": best["settings"]["rate"]}
 
 
-def test_a_run_that_has_ended_is_not_made_again(finished, small_mnist):
+def test_a_run_that_has_ended_is_not_made_again(finished, dataset):
     chosen, _, rows = finished
     again = config(chosen.folder, method=("dense",))
-    printed, found = smoke.run(RECIPE, recipe, small_mnist, again)
+    printed, found = smoke.run(RECIPE, recipe, dataset, again)
     assert printed.count("(already there)") == 5
     assert found == rows[:2]
 
 
-def test_tune_only_computes_no_test_error(small_mnist, tmp_path):
+def test_tune_only_computes_no_test_error(dataset, tmp_path):
     chosen = config(tmp_path, method=("one_shot",), tune_only=True, batch_size=1000)
-    printed, rows = smoke.run(RECIPE, recipe, small_mnist, chosen)
+    printed, rows = smoke.run(RECIPE, recipe, dataset, chosen)
     assert "test error" not in printed
     assert len(rows) == 1
     assert not list(tmp_path.glob("**/kept_*"))
 
 
-def test_its_networks_can_be_deployed(finished, small_mnist):
+def test_its_networks_can_be_deployed(finished, dataset):
     folder = finished[0].folder / "lenet300_mnist" / "rigl" / "kept_1" / "seed_0"
-    smoke.check_readable(folder, small_mnist)
-    with smoke.loading(forms, small_mnist):
+    smoke.check_readable(folder, dataset)
+    with smoke.loading(forms, dataset):
         assert forms.read(folder, None, None, 0).name == "lenet300_mnist_rigl_1"
 
 

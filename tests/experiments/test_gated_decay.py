@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.data import DataError
-from experiments.gated_decay import recipe
+from experiments.gated_decay import recipe, tasks
 from experiments.gated_decay.config import CITED, ROWS, Config
 from experiments.gated_decay.recipe import RECIPE, plan
 from tests.experiments import smoke
@@ -21,15 +21,23 @@ PARAMETERS = 431_080
 def config(output, **flags):
     return Config(
         preset="smoke", seeds=(0,), dataset=("mnist",), kappa=(50_000,), extra_targets=(150_000,),
-        lower_bound=0.1, min_weights=60_000, fraction=0.3, batch_size=125, eval_interval=15,
+        lower_bound=0.1, min_weights=60_000, fraction=0.3, batch_size=125, eval_interval=4,
         output=output, **flags,
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def finished(small_mnist, tmp_path_factory):
+def dataset(mnist):
+    """Ten steps an epoch: the programs run slowly, since they are compiled quickly."""
+    return smoke.part(mnist, train=1250, others=500)
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory):
     chosen = config(tmp_path_factory.mktemp("smoke") / "run")
-    return chosen, *smoke.run(RECIPE, recipe, small_mnist, chosen)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "_PIECE", 100)
+        return chosen, *smoke.run(RECIPE, recipe, dataset, chosen)
 
 
 def test_prunes_fine_tunes_and_reports(finished):
@@ -57,10 +65,10 @@ def test_prunes_fine_tunes_and_reports(finished):
         assert f"]({name})" in text
 
 
-def test_the_figures_show_what_was_measured(finished, small_mnist):
+def test_the_figures_show_what_was_measured(finished, dataset):
     chosen, _, rows = finished
     ended = {}
-    with smoke.loading(recipe, small_mnist):
+    with smoke.loading(recipe, dataset):
         for run in plan(chosen):
             ended.setdefault(run.row, []).append(run)
     drawn = RECIPE.figures(rows, ended)
@@ -86,10 +94,11 @@ def test_the_figures_show_what_was_measured(finished, small_mnist):
     )
 
 
-def test_finished_runs_are_not_run_again(finished, small_mnist):
+def test_finished_runs_are_not_run_again(finished, dataset):
     chosen, _, rows = finished
     before = smoke.results(chosen.folder)
-    printed, found = smoke.run(RECIPE, recipe, small_mnist, config(chosen.folder, resume=True))
+    undrawn = dataclasses.replace(RECIPE, figures=lambda rows, ended: {})
+    printed, found = smoke.run(undrawn, recipe, dataset, config(chosen.folder, resume=True))
     assert printed.count("(already there)") == 3
     assert smoke.results(chosen.folder) == before
     assert found == rows
@@ -161,8 +170,9 @@ def quick_compilation():
 
 
 @pytest.mark.usefixtures("quick_compilation")
-def test_vgg16_on_images_of_its_format(tmp_path, small_mnist):
+def test_vgg16_on_images_of_its_format(tmp_path, small_mnist, monkeypatch):
     """Every label is 0 and so is every prediction of the untrained network, so it prunes."""
+    monkeypatch.setattr(tasks, "_FEW", 1)
     same = [dataclasses.replace(picture, label=0) for picture in pictures(8, 0)]
     prepare(tmp_path / "data", train=same, validation=same[:6])
     config = Config(
@@ -182,7 +192,7 @@ def test_vgg16_on_images_of_its_format(tmp_path, small_mnist):
         smoke.check_readable(tmp_path / "run" / "imagenet2012" / "seed_0", small_mnist)
 
 
-def test_the_network_can_be_read_back(finished, small_mnist):
-    found = smoke.check_readable(finished[0].folder / "mnist" / "seed_0", small_mnist)
+def test_the_network_can_be_read_back(finished, dataset):
+    found = smoke.check_readable(finished[0].folder / "mnist" / "seed_0", dataset)
     left = sum(int((leaf != 0).sum()) for leaf in jax.tree.leaves(found.network.params))
     assert (found.name, left) == ("lenet5_mnist", found.result["nonzeros"])
