@@ -1,7 +1,12 @@
+import dataclasses
+import hashlib
+import re
+
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models
 
-from experiments.data import DataError
+from experiments.data import DataError, brown
 from experiments.data.brown import BROWN, SPLITS, load_brown, split_texts, windows
 from experiments.data.detokenize import detokenize
 from experiments.data.gguf_tokenizer import read_tokenizer
@@ -35,11 +40,11 @@ def test_detokenized_text_reads_as_print(tagged, text):
     assert detokenize(tagged) == text
 
 
-def names():
+def names(first=0):
     """Names with the genres' sizes of the corpus."""
     sizes = {"a": 44, "b": 27, "c": 17, "d": 17, "e": 36, "f": 48, "g": 75, "h": 30, "j": 80,
              "k": 29, "l": 24, "m": 6, "n": 29, "p": 29, "r": 9}  # fmt: skip
-    return [f"c{genre}{i:02}" for genre, size in sizes.items() for i in range(size)]
+    return [f"c{genre}{i:02}" for genre, size in sizes.items() for i in range(first, size + first)]
 
 
 def test_the_splits_are_disjoint_and_have_all_genres_in_proportion():
@@ -73,6 +78,46 @@ def tokenizer(tmp_path_factory):
     return read_tokenizer(tiny_gguf.write(path, tiny_gguf.random_params()))
 
 
+@pytest.fixture
+def small_corpus(tmp_path, monkeypatch):
+    """A folder with a corpus of one sentence in each of 500 files, in the place of the real one."""
+    folder = tmp_path / BROWN.name
+    folder.mkdir()
+    content = b""
+    for i, name in enumerate(names()):
+        sentence = f"\tThe/at {name}/nn woe/nn {i}/cd ./.\n".encode()
+        (folder / name).write_bytes(sentence)
+    for path in BROWN.find(folder):
+        content += path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    small = dataclasses.replace(BROWN, bytes=len(content), sha256=digest, remote=())
+    monkeypatch.setattr(brown, "BROWN", small)
+    return tmp_path
+
+
+def test_the_corpus_as_tokens_is_kept(small_corpus, tokenizer):
+    found = load_brown(small_corpus, tokenizer)
+    assert {split: array.dtype for split, array in found.items()} == dict.fromkeys(SPLITS, np.int32)
+    assert [int((found[split] == 0).sum()) for split in SPLITS] == [400, 50, 50]
+    order = split_texts(sorted(names()))["test"]
+    first = sorted(names())[order[0]]
+    text = tokenizer.decode(found["test"].tolist(), skip_special_tokens=False)
+    assert text.startswith(f"<|endoftext|>The {first} woe {names().index(first)}.<|endoftext|>The")
+    files = {path.stem: path for path in (small_corpus / BROWN.name).glob("tokens_*/*.npy")}
+    assert files.keys() == set(SPLITS)
+    np.save(files["test"], np.arange(3, dtype=np.int32))
+    assert load_brown(small_corpus, tokenizer)["test"].tolist() == [0, 1, 2]  # they are read
+    files["validation"].write_bytes(b"damaged")
+    again = load_brown(small_corpus, tokenizer)
+    for split in SPLITS:
+        np.testing.assert_array_equal(again[split], found[split])
+
+
+def test_a_tokenizer_without_the_separator_is_an_error(small_corpus):
+    with pytest.raises(ValueError, match=r"the tokenizer must have the token <\|endoftext\|>"):
+        load_brown(small_corpus, Tokenizer(models.BPE()))
+
+
 def corpus_was_fetched():
     try:
         return bool(BROWN.check(default_data_dir() / BROWN.name))
@@ -81,22 +126,11 @@ def corpus_was_fetched():
 
 
 @pytest.mark.skipif(not corpus_was_fetched(), reason="the Brown corpus was not fetched")
-def test_the_corpus_as_tokens_is_kept(tokenizer, tmp_path):
-    folder = tmp_path / BROWN.name
-    folder.mkdir()
-    for path in BROWN.find(default_data_dir() / BROWN.name):
-        (folder / path.name).symlink_to(path)
-    found = load_brown(tmp_path, tokenizer)
-    assert {split: array.dtype for split, array in found.items()} == dict.fromkeys(SPLITS, np.int32)
-    assert [int((found[split] == 0).sum()) for split in SPLITS] == [400, 50, 50]
-    text = tokenizer.decode(found["calibration"][:2000].tolist())
-    assert " the " in text
-    assert "/nn" not in text
-    files = {path.stem: path for path in folder.glob("tokens_*/*.npy")}
-    assert files.keys() == set(SPLITS)
-    np.save(files["test"], np.arange(3, dtype=np.int32))
-    assert load_brown(tmp_path, tokenizer)["test"].tolist() == [0, 1, 2]  # they are read
-    files["validation"].write_bytes(b"damaged")
-    again = load_brown(tmp_path, tokenizer)
-    for split in SPLITS:
-        np.testing.assert_array_equal(again[split], found[split])
+def test_the_real_corpus_reads_as_print():
+    paths = BROWN.find(default_data_dir() / BROWN.name)
+    assert [path.name for path in paths] == sorted(names(first=1))
+    for path in paths[::25]:
+        text = detokenize(path.read_text(encoding="ascii"))
+        assert 8000 < len(text) < 16000
+        assert " the " in text
+        assert not re.search(r"/(nn|at|in|vb)\b|``|''| [.,;?!](\s|$)|\( ", text), path.name
