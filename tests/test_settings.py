@@ -465,6 +465,9 @@ HOST = {
     "compile_sparse": compiled,
     "export_stablehlo load_stablehlo export_onnx": exported,
     "calibrate": lambda e: oneshot.calibrate(forward, e.params, [e.x]),
+    "prune_sequentially": lambda e: oneshot.prune_sequentially(
+        forward, e.params, [e.x], 0.5, "wanda", directory=e.folder / "pruned"
+    ),
     "torch_state": lambda e: deploy.torch_state(e.params),
     "check_ticket": checked,
     "fit revise report read_metrics init_run_dir write_json": fitted,

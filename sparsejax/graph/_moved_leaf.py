@@ -14,8 +14,11 @@ class Piece(NamedTuple):
     """A factor of an axis of a parameter: the digit ``index // stride % length`` of its indices."""
 
     axis: int
+    """The axis of the parameter."""
     stride: int
+    """The product of the lengths of the axis' factors after this one."""
     length: int
+    """The number of values of the digit."""
 
 
 class Cut(NamedTuple):

@@ -7,6 +7,7 @@ from sparsejax.oneshot._errors import layer_errors
 from sparsejax.oneshot._magnitude import magnitude
 from sparsejax.oneshot._method import Method
 from sparsejax.oneshot._prune import prune
+from sparsejax.oneshot._prune_sequentially import prune_sequentially
 from sparsejax.oneshot._sparsegpt import sparsegpt
 from sparsejax.oneshot._wanda import wanda
 
@@ -20,6 +21,7 @@ __all__ = [
     "layer_errors",
     "magnitude",
     "prune",
+    "prune_sequentially",
     "sparsegpt",
     "wanda",
 ]

@@ -14,9 +14,9 @@ from jaxtyping import PyTree
 from sparsejax._dtypes import at_least_float32
 from sparsejax._names import leaves_by_name
 from sparsejax._where import Where, resolve_where
-from sparsejax.graph import MovedLeaf, abstract, concrete_leaves, trace
+from sparsejax.graph import abstract, concrete_leaves
+from sparsejax.oneshot._analysis import traced, uses_of
 from sparsejax.oneshot._calibration import Calibration, KernelInputs
-from sparsejax.oneshot._find_uses import find_uses
 from sparsejax.oneshot._gram import Sums, empty, whole
 from sparsejax.oneshot._levels import Level, level_of
 from sparsejax.oneshot._plan import Plan, make_plan
@@ -86,7 +86,7 @@ def calibrate(
         if key not in programs:
             programs[key] = _compile(function, params, batch, chosen)
         compiled = programs[key]
-        _check_rows(compiled.plan, names, number)
+        check_rows(compiled.plan, names, number)
         if first is None:
             first = compiled
             state = compiled.empty()
@@ -114,9 +114,10 @@ class _Compiled(NamedTuple):
 
     def empty(self) -> State:
         """Return sums of no batch."""
-        pairs = enumerate(zip(self.plan.totals, self.dtypes, strict=True))
-        state = {n: empty(total.batch, total.inputs, dtype) for n, (total, dtype) in pairs}
-        return state if self.sharding is None else jax.device_put(state, self.sharding)
+        sizes = [(t.batch, t.inputs, d) for t, d in zip(self.plan.totals, self.dtypes, strict=True)]
+        make = jax.jit(lambda: dict(enumerate(empty(*one) for one in sizes)))
+        state: State = make() if self.sharding is None else jax.device_put(make(), self.sharding)
+        return state
 
 
 def _compile(
@@ -126,33 +127,14 @@ def _compile(
     chosen: Sequence[bool],
 ) -> _Compiled:
     """Trace a function, and return the program that adds the Gram matrices of a batch."""
-    try:
-        graph = trace(function, params, [batch])
-    except Exception as error:  # whatever the function raises if it cannot be traced
-        raise ValueError(
-            "function must be a pure function (params, batch) that JAX can trace for the batches; "
-            f"tracing it raises {type(error).__name__}: {error}"
-        ) from error
-    level = level_of(graph)
-    arrays = jax.tree.leaves(params)
-    first = {id(array): number for number, array in reversed(list(enumerate(arrays)))}
-    wanted = {first[id(array)] for array, own in zip(arrays, chosen, strict=True) if own}
-    moved = {
-        value: MovedLeaf.whole(first[id(array)], graph.shapes[value])
-        for value, array in zip(graph.leaves, arrays, strict=True)
-        if first[id(array)] in wanted
-    }
-    uses = find_uses(level, moved)
-    # A tied array is one kernel, found under the name of each of its chosen places.
-    for number, (array, is_chosen) in enumerate(zip(arrays, chosen, strict=True)):
-        if is_chosen:
-            uses[number] = uses[first[id(array)]]
-    uses = {number: found for number, found in uses.items() if chosen[number]}
+    graph = traced(function, params, batch)
+    level, arrays = level_of(graph), jax.tree.leaves(params)
+    uses = uses_of(level, arrays, chosen)
     plan = make_plan(uses, [graph.shapes[value] for value in graph.leaves])
     levels = {one.number: one for one in level.levels()}
     dtypes = [_dtype(total.terms, levels) for total in plan.totals]
     program = Program(level, plan)
-    sharding = _whole_sums([*arrays, *jax.tree.leaves(batch)])
+    sharding = whole_sums([*arrays, *jax.tree.leaves(batch)])
     run = jax.jit(_on_mesh(program, sharding), donate_argnums=0)
     return _Compiled(plan, dtypes, run, sharding)
 
@@ -162,7 +144,7 @@ def _dtype(terms: Iterable[Any], levels: Mapping[int, Level]) -> Any:
     return at_least_float32(*(dtype for dtype in found if jnp.issubdtype(dtype, jnp.floating)))
 
 
-def _whole_sums(arrays: Sequence[Any]) -> NamedSharding | None:
+def whole_sums(arrays: Sequence[Any]) -> NamedSharding | None:
     """Return the sharding of sums that are whole on every device of the arrays' mesh."""
     shardings = [array.sharding for array in arrays if isinstance(array, jax.Array)]
     meshes = [one.mesh for one in shardings if isinstance(one, NamedSharding)]
@@ -185,7 +167,7 @@ def _on_mesh(program: Program, sharding: NamedSharding | None) -> Callable[..., 
     return automatic
 
 
-def _check_rows(plan: Plan, names: Sequence[str], number: int) -> None:
+def check_rows(plan: Plan, names: Sequence[str], number: int) -> None:
     for leaf, total in plan.total_of.items():
         for term in plan.totals[total].terms:
             if not term.site.count(term.site.rows):
@@ -214,7 +196,7 @@ def _calibration(plan: Plan, names: Sequence[str], state: State) -> Calibration:
     skipped = dict(plan.skipped)
     for number, total in enumerate(plan.totals):
         sums = state.pop(number)
-        _check_finite(sums, [names[leaf] for leaf in sorted(kernels[number])])
+        check_finite(sums, [names[leaf] for leaf in sorted(kernels[number])])
         rows = np.ravel(sums.rows)
         if not rows.all():
             why = f"{(rows == 0).sum()} of its {len(rows)} matrices are never multiplied"
@@ -239,7 +221,7 @@ def _finite(sums: Sums) -> jax.Array:
     return jnp.stack(finite).all(axis=0)
 
 
-def _check_finite(sums: Sums, names: Sequence[str]) -> None:
+def check_finite(sums: Sums, names: Sequence[str]) -> None:
     finite = np.asarray(_finite(sums))
     if finite.all():
         return

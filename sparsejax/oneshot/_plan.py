@@ -85,7 +85,7 @@ def _terms(
             tuple(axis for axis in range(len(shape)) if axis not in batch_axes | input_axes),
             tuple(sorted(input_axes)),
         )
-        pairs = [(_term(use, layout), use) for use in products]
+        pairs = [(term_of(use, layout), use) for use in products]
         one = len({term for term, _ in pairs}) == 1
         if one or (left_out == frozenset() and _whole_parts(pairs)):
             return layout, [(term, use.place) for term, use in pairs]
@@ -98,7 +98,7 @@ def _static(use: Use) -> Callable[[int], bool]:
     return lambda axis: not use.indexed[axis].traced
 
 
-def _term(use: Use, layout: KernelLayout) -> Term:
+def term_of(use: Use, layout: KernelLayout) -> Term:
     return Term(use.site, tuple(use.indexed.get(axis) for axis in layout.batch_axes))
 
 

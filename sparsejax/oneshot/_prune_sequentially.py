@@ -1,0 +1,208 @@
+"""Pruning of one layer after another, each by the inputs that the pruned layers before it give."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jaxtyping import Array, PyTree
+
+from sparsejax._names import leaves_by_name
+from sparsejax._where import Where, refuse_tied, resolve_where
+from sparsejax.graph import concrete_leaves
+from sparsejax.oneshot._flow import Flow
+from sparsejax.oneshot._flows import Flows
+from sparsejax.oneshot._method import Method
+from sparsejax.oneshot._patterns import parse_budget, parse_pattern
+from sparsejax.oneshot._prune import OnLayer, prune
+from sparsejax.oneshot._stages import Part
+from sparsejax.oneshot._store import Store, fingerprint
+
+
+def prune_sequentially(
+    function: Callable[[PyTree, PyTree], PyTree],
+    params: PyTree[Array],
+    batches: Iterable[PyTree],
+    budget: float | Fraction | None,
+    method: str | Method = "admm",
+    pattern: str = "layer",
+    where: Where = None,
+    *,
+    vmap_size: int = 1,
+    on_layer: OnLayer | None = None,
+    progress: bool = False,
+    directory: str | os.PathLike[str] | None = None,
+) -> PyTree[Array]:
+    r"""Prune a network layer by layer, each layer for the outputs of the pruned layers before it.
+
+    .. math:: \min_{W_l}\ \lVert (W_l - W_l^0)\, X_l \rVert^2, \qquad
+              X_l = \text{inputs of layer } l \text{ behind the pruned layers } 1, \dots, l - 1
+
+    `calibrate` and `prune` do this with the inputs in the dense network, all layers at once. Here a
+    layer is pruned, and only then the batches go on through it. Kernels that do not depend on one
+    another, such as those of queries, keys and values, are pruned together. Scans over layers are
+    written out, and a program is compiled once for layers that compute alike. Between layers the
+    values that are still needed are kept for all batches, such as the residual stream.
+
+    Args:
+      function: ``function(params, batch)``, a pure function that JAX can trace; a batch that is a
+        tuple is one argument.
+      params: pytree of arrays.
+      batches: batches, each a pytree of arrays.
+      budget: the sparsity, the fraction of weights to prune, in ``[0, 1)``.
+      method: as for `prune`.
+      pattern: as for `prune`, without ``"global"``.
+      where: the leaves that are pruned; by default all of ``sparsejax.chosen`` that activations are
+        multiplied with.
+      vmap_size: the number of matrices of one shape that one program prunes together.
+      on_layer: called with the name and the relative error of each kernel when it is pruned. Of
+        stacked layers each has an index behind the name, such as ``layers/kernel[3]``.
+      progress: whether to print a line for each kernel.
+      directory: a folder for the kernels that are done. A call with the same arguments that finds
+        them there goes on after them, and returns the same as one that was not interrupted.
+
+    Returns:
+      A tree with the structure, shapes, dtypes and shardings of ``params``. Pruned weights are
+      exactly 0.
+
+    Raises:
+      TypeError: ``params`` are traced, or as for `prune`.
+      ValueError: as for `calibrate` and `prune`; ``directory`` holds kernels of a call with other
+        arguments; or ``where`` chooses a leaf that activations are not multiplied with.
+
+    Warns:
+      UserWarning: Gram matrices were singular in floating point and were damped more than asked
+        for.
+
+    References:
+      Frantar & Alistarh, SparseGPT: massive language models can be accurately pruned in one-shot,
+      ICML 2023.
+    """
+    shape = parse_pattern(pattern)
+    parse_budget(budget, shape)
+    if shape.kind == "global":
+        raise ValueError(
+            "pattern must not be 'global' for prune_sequentially, which prunes a layer before it "
+            "sees the next one; use calibrate and prune"
+        )
+    originals = concrete_leaves(params)
+    names = list(leaves_by_name(params))
+    mask = resolve_where(params, where)
+    refuse_tied(params, mask)
+    chosen = jax.tree.leaves(mask)
+    structure: Any = jax.tree.structure(params)
+    leaves = [_automatic(leaf) for leaf in originals]
+    given = [jax.tree.map(_automatic, batch) for batch in batches]
+    flows = Flows(function, structure.unflatten(leaves), given, chosen, names)
+    for part in flows.parts():
+        shape.check(part.label(names), part.layout.outputs, part.layout.inputs)
+    if where is not None:
+        _check_seen(flows.first, names)
+    store = None
+    if directory is not None:
+        call = (budget, _text(method), pattern, chosen)
+        store = Store(directory, fingerprint(call, (params, given)))
+    report = _Report(len(flows.parts()), on_layer, progress)
+    run = functools.partial(
+        prune,
+        budget=budget,
+        method=method,
+        pattern=pattern,
+        vmap_size=vmap_size,
+        on_layer=report if progress or on_layer is not None else None,
+    )
+    owned: set[int] = set()
+    for number, stage in enumerate(flows.first.stages):
+        flows.advance(number, leaves)
+        labels = [part.label(names) for part in stage.parts]
+        pruned: Mapping[str, Any] | None = store.load(number) if store else None
+        if pruned is None:
+            pairs = zip(labels, stage.parts, strict=True)
+            dense = {label: _read(leaves[part.leaf], part) for label, part in pairs}
+            pruned = dict(run(dense, flows.calibration(number, leaves, labels)))
+            if store is not None:
+                store.save(number, pruned)
+        else:
+            report.done += len(labels)
+        for label, part in zip(labels, stage.parts, strict=True):
+            leaves[part.leaf] = _write(leaves[part.leaf], pruned[label], part, owned)
+    return structure.unflatten(
+        _placed(leaf, original) for leaf, original in zip(leaves, originals, strict=True)
+    )
+
+
+def _check_seen(flow: Flow, names: Sequence[str]) -> None:
+    for leaf, why in flow.plan.skipped.items():
+        raise ValueError(
+            f"where must choose kernels that activations are multiplied with; {names[leaf]} is "
+            f"none, since {why}. Leave it out"
+        )
+
+
+def _text(method: Any) -> str:
+    return f"{method.name}{method.options}" if isinstance(method, Method) else str(method)
+
+
+class _Report:
+    """Counts the kernels that are done, and reports those that are pruned now."""
+
+    def __init__(self, total: int, on_layer: OnLayer | None, progress: bool):
+        self._total, self._on_layer, self._progress, self.done = total, on_layer, progress, 0
+
+    def __call__(self, name: str, error: float) -> None:
+        self.done += 1
+        if self._on_layer is not None:
+            self._on_layer(name, error)
+        if self._progress:
+            print(f"{self.done}/{self._total} {name}: error {error:.4g}", flush=True)
+
+
+def _read(leaf: Any, part: Part) -> Any:
+    """Return the entries of a kernel that a part consists of."""
+    if part.layout.shape == jnp.shape(leaf):
+        return leaf
+    return lax.dynamic_slice(leaf, part.start, part.layout.shape)
+
+
+def _write(leaf: Any, kernel: Any, part: Part, owned: set[int]) -> Any:
+    """Return a kernel with the entries of a part replaced, in place once the kernel is a copy."""
+    if part.layout.shape == jnp.shape(leaf):
+        return kernel
+    update = _updated_in_place if part.leaf in owned else _updated
+    owned.add(part.leaf)
+    return update(leaf, kernel, part.start)
+
+
+def _update(leaf: jax.Array, kernel: jax.Array, start: Sequence[Any]) -> jax.Array:
+    return lax.dynamic_update_slice(leaf, kernel, start)
+
+
+_updated = jax.jit(_update)
+_updated_in_place = jax.jit(_update, donate_argnums=0)
+
+
+def _automatic(leaf: Any) -> Any:
+    """Return an array on a mesh with explicit axes as one on a mesh with automatic axes."""
+    sharding = getattr(leaf, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or AxisType.Explicit not in sharding.mesh.axis_types:
+        return leaf
+    return jax.device_put(leaf, NamedSharding(_automatic_mesh(sharding.mesh), sharding.spec))
+
+
+@functools.lru_cache
+def _automatic_mesh(mesh: Mesh) -> Mesh:
+    kinds = (AxisType.Auto,) * len(mesh.axis_names)
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=kinds)
+
+
+def _placed(leaf: Any, original: Any) -> Any:
+    if isinstance(original, jax.Array):
+        return jax.device_put(leaf, original.sharding)
+    return leaf

@@ -1,0 +1,89 @@
+"""Pruned kernels of finished stages, in files from which an interrupted call goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Store:
+    """A folder with a file for each finished stage.
+
+    Args:
+      directory: the folder, which is made if it does not exist.
+      fingerprint: what identifies the call.
+
+    Raises:
+      ValueError: the folder holds the stages of another call.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], fingerprint: str):
+        self._folder = pathlib.Path(directory)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        file = self._folder / "call.json"
+        if file.exists():
+            found = json.loads(file.read_text()).get("fingerprint")
+            if found != fingerprint:
+                raise ValueError(
+                    f"directory must be new, or that of an interrupted call with the same "
+                    f"arguments; {directory} has stages of a call with other arguments"
+                )
+        else:
+            _write(file, json.dumps({"fingerprint": fingerprint}).encode())
+
+    def load(self, number: int) -> dict[str, np.ndarray] | None:
+        """Return the kernels of a stage by their names; None if it was not finished."""
+        file = self._folder / f"stage_{number:04d}.npz"
+        if not file.exists():
+            return None
+        with np.load(file) as arrays:
+            about = json.loads(bytes(arrays["about"]))
+            return {
+                name: arrays[str(place)].view(jnp.dtype(dtype)).reshape(shape)
+                for place, (name, dtype, shape) in enumerate(about)
+            }
+
+    def save(self, number: int, kernels: Mapping[str, Any]) -> None:
+        """Save the kernels of a stage; the file is there whole or not at all."""
+        file = self._folder / f"stage_{number:04d}.npz"
+        arrays = {name: np.asarray(kernel) for name, kernel in kernels.items()}
+        about = [(name, array.dtype.name, array.shape) for name, array in arrays.items()]
+        # NumPy's files do not know dtypes such as bfloat16: their bytes are saved.
+        raw = {
+            str(place): np.frombuffer(array.tobytes(), np.uint8)
+            for place, array in enumerate(arrays.values())
+        }
+        raw["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        part = file.with_suffix(".part")
+        with part.open("wb") as stream:
+            np.savez(stream, **raw)  # type: ignore[arg-type]
+        part.replace(file)
+
+
+def _write(file: pathlib.Path, content: bytes) -> None:
+    part = file.with_suffix(".part")
+    part.write_bytes(content)
+    part.replace(file)
+
+
+def fingerprint(arguments: Iterable[Any], trees: Iterable[Any]) -> str:
+    """Return a hash of what identifies a call: arguments by their text, and arrays of trees."""
+    found = hashlib.blake2b(digest_size=16)
+    for argument in arguments:
+        found.update(f"{argument}\n".encode())
+    for tree in trees:
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            is_key = jax.dtypes.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+            array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+            head = f"{jax.tree_util.keystr(path)} {array.dtype.name} {array.shape}\n"
+            found.update(head.encode())
+            found.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+    return found.hexdigest()
