@@ -124,9 +124,16 @@ def pruned_at_once(env):
     inputs = oneshot.KernelInputs((x.T @ x)[None], jnp.full(1, len(x), x.dtype))
     layout = oneshot.KernelLayout((8, 8), (), (1,), (0,))
     calibration = oneshot.Calibration({"kernel": inputs}, {"kernel": layout})
-    for method in (oneshot.magnitude, oneshot.wanda, oneshot.sparsegpt, oneshot.admm):
-        for pattern in ("row", "layer", "2:4", "4x1", "inputs", "units"):
-            found = oneshot.prune(env.params, calibration, 0.5, method(), pattern)
+    fitting = oneshot.swaps(oneshot.admm(), refit_iterations=2)
+    calls = {
+        "layer": (oneshot.magnitude(), oneshot.wanda(), oneshot.sparsegpt(), oneshot.swaps()),
+        "2:4": (oneshot.sparsegpt(), fitting),
+        "4x1": (oneshot.admm(),),
+        "global": (oneshot.admm(),),
+    }
+    for pattern, methods in calls.items():
+        for method in methods:
+            found = oneshot.prune(env.params, calibration, 0.5, method, pattern)
             assert (found["kernel"] != 0).sum() <= 32
     oneshot.layer_errors(env.params, found, calibration)
 
@@ -471,7 +478,7 @@ HOST = {
     "torch_state": lambda e: deploy.torch_state(e.params),
     "check_ticket": checked,
     "fit revise report read_metrics init_run_dir write_json": fitted,
-    "prune magnitude wanda sparsegpt admm layer_errors": pruned_at_once,
+    "prune magnitude wanda swaps sparsegpt admm layer_errors": pruned_at_once,
     "fsdp_specs": lambda e: fsdp_specs(e.params, jax.make_mesh((8,), ("data",))),
 }
 ELSEWHERE = {

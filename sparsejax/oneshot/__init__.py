@@ -9,6 +9,7 @@ from sparsejax.oneshot._method import Method
 from sparsejax.oneshot._prune import prune
 from sparsejax.oneshot._prune_sequentially import prune_sequentially
 from sparsejax.oneshot._sparsegpt import sparsegpt
+from sparsejax.oneshot._swaps import swaps
 from sparsejax.oneshot._wanda import wanda
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "prune",
     "prune_sequentially",
     "sparsegpt",
+    "swaps",
     "wanda",
 ]

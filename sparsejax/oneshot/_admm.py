@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, Float
 
 from sparsejax import _checks
-from sparsejax.oneshot._damping import Damped, damped
+from sparsejax.oneshot._damping import damped, inverse_diagonal
 from sparsejax.oneshot._least_squares import refit
 from sparsejax.oneshot._method import Gram, Method, Pruned, Weights
 from sparsejax.oneshot._patterns import Mask, Pattern
@@ -91,8 +90,8 @@ def admm(
     for value in (first, last):
         _checks.scalar("rho", value, "two numbers > 0", lambda x: x > 0)
     penalties = tuple(float(p) for p in np.geomspace(first, last, stages))
-    numbers = (refit_iterations, float(damping), float(metric_damping))
-    return Method("admm", _prune, (iterations, penalties, *numbers))
+    numbers = (penalties, float(damping), float(metric_damping))
+    return Method("admm", _prune, (iterations, refit_iterations), numbers)
 
 
 _Stage: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
@@ -113,8 +112,8 @@ def _prune(
     pattern: Pattern,
     count: jax.Array,
     iterations: int,
-    rho: tuple[float, ...],
     refit_iterations: int,
+    rho: tuple[float, ...],
     damping: float,
     metric_damping: float,
 ) -> Pruned:
@@ -124,7 +123,8 @@ def _prune(
     diagonal = jnp.diagonal(gram)
     diagonal = jnp.where(diagonal > 0, diagonal, 1)
     identity = jnp.eye(gram.shape[0], dtype=gram.dtype)
-    metric, raised = _metric(damped(gram, diagonal, metric_damping))
+    whole = damped(gram, diagonal, metric_damping)
+    metric = 1 / inverse_diagonal(whole)
     gram = gram + damping * diagonal * identity
     scale = 1 / jnp.sqrt(metric)
     scaled = gram * scale * scale[:, None]
@@ -159,14 +159,7 @@ def _prune(
     start = _State(target, jnp.zeros_like(target), jnp.ones(target.shape, bool))
     state, _ = lax.scan(run_stage, start, (jnp.arange(stages, dtype=jnp.int32), penalties, before))
     found = jnp.where(state.mask, state.weights * scale, 0)
-    return refit(found, weights, gram, state.mask, refit_iterations), raised
-
-
-def _metric(whole: Damped) -> tuple[Float[Array, " inputs"], Float[Array, ""]]:
-    """Return 1 / [H^-1]_jj, by H^-1 = L^-T L^-1, and the raised damping of H or 0."""
-    identity = jnp.eye(whole.gram.shape[0], dtype=whole.gram.dtype)
-    inverse = solve_triangular(whole.factor, identity, lower=True)
-    return 1 / jnp.square(inverse).sum(0), whole.raised
+    return refit(found, weights, gram, state.mask, refit_iterations), whole.raised
 
 
 def _inverse(matrix: Gram) -> Gram:

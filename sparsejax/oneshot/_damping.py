@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 MOST = 1e6
@@ -57,3 +58,9 @@ def damped(
     zero = jnp.zeros((), gram.dtype)
     first = (*attempt(zero + damping), zero)
     return Damped(*lax.while_loop(failed, again, first))
+
+
+def inverse_diagonal(whole: Damped) -> Float[Array, " inputs"]:
+    """Return the diagonal of H^-1 = L^-T L^-1."""
+    identity = jnp.eye(whole.gram.shape[0], dtype=whole.gram.dtype)
+    return jnp.square(solve_triangular(whole.factor, identity, lower=True)).sum(0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Hashable
-from typing import NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
+import jax
 from jaxtyping import Array, Float, Int32
 
 from sparsejax.oneshot._patterns import Pattern
@@ -17,18 +19,33 @@ Pruned: TypeAlias = tuple[Weights, Float[Array, ""]]
 """Pruned weights; and the damping of the Gram matrix if that asked for was not enough, else 0."""
 
 
-class Method(NamedTuple):
-    """A method that prunes a kernel, as `admm` and its siblings return it; hashable."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method that prunes a kernel, as `admm` and its siblings return it.
 
-    name: str
+    It is a pytree whose leaves are its numbers, so that programs do not depend on them.
+    """
+
+    name: str = dataclasses.field(metadata={"static": True})
     """The name of the method."""
-    run: Callable[..., Pruned]
-    """``(weights, gram, pattern, count, *options) -> (weights, damping)``, for one kernel."""
-    options: tuple[Hashable, ...] = ()
-    """The options of the method."""
+    run: Callable[..., Pruned] = dataclasses.field(metadata={"static": True})
+    """``(weights, gram, pattern, count, *options, *numbers) -> (weights, damping)``, for one
+    kernel."""
+    options: tuple[Hashable, ...] = dataclasses.field(metadata={"static": True}, default=())
+    """Its options that programs depend on, such as numbers of iterations."""
+    numbers: tuple[Any, ...] = ()
+    """Its other options: floats and methods."""
 
     def prune(
         self, weights: Weights, gram: Gram, pattern: Pattern, count: Int32[Array, ""]
     ) -> Pruned:
-        """Return the pruned weights of one kernel, and the relative damping of the Gram matrix."""
-        return self.run(weights, gram, pattern, count, *self.options)
+        """Return the pruned weights of one kernel, and the damping if it had to be raised, else 0.
+
+        Args:
+          weights: the kernel as a matrix.
+          gram: the mean of the products x x' of its inputs.
+          pattern: what is pruned together.
+          count: how many items are kept; may be traced.
+        """
+        return self.run(weights, gram, pattern, count, *self.options, *self.numbers)

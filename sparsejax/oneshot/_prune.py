@@ -7,7 +7,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,14 @@ from sparsejax import _checks
 from sparsejax._where import Where
 from sparsejax.oneshot._admm import admm
 from sparsejax.oneshot._calibration import Calibration
+from sparsejax.oneshot._comparison import Comparison, check_comparison, divided
 from sparsejax.oneshot._errors import relative_error
 from sparsejax.oneshot._kernels import Kernel, Kernels, kernels_of
 from sparsejax.oneshot._magnitude import magnitude
 from sparsejax.oneshot._method import Method
 from sparsejax.oneshot._patterns import Pattern, parse_budget, parse_pattern
 from sparsejax.oneshot._sparsegpt import sparsegpt
+from sparsejax.oneshot._swaps import swaps
 from sparsejax.oneshot._wanda import wanda
 
 OnLayer: TypeAlias = Callable[[str, float], None]
@@ -31,6 +33,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "wanda": wanda,
     "sparsegpt": sparsegpt,
     "admm": admm,
+    "swaps": swaps,
 }
 """The methods that a string names."""
 
@@ -43,6 +46,7 @@ def prune(
     pattern: str = "layer",
     where: Where = None,
     *,
+    comparison: Comparison = "balanced",
     vmap_size: int = 1,
     on_layer: OnLayer | None = None,
     progress: bool = False,
@@ -54,11 +58,12 @@ def prune(
 
     Each kernel :math:`W_0` (as a matrix [outputs, inputs]; each of stacked layers by itself) is
     pruned such that its outputs change little on the inputs X of the calibration. The methods
-    differ in what they do about that: `magnitude`, `wanda`, `sparsegpt`, `admm`.
+    differ in what they do about that: `magnitude`, `wanda`, `swaps`,
+    `sparsegpt`, `admm`.
 
     The number of weights that are kept is exact: as many as `sparsejax.transforms.kept_weights`
-    says. It is counted for each output (``pattern="row"``), for each matrix (``"layer"``), or of
-    groups:
+    says. It is counted for each output (``pattern="row"``), for each matrix (``"layer"``), over all
+    chosen kernels together (``"global"``), or of groups:
 
     - ``"2:4"``: at most 2 of 4 neighbouring inputs of an output; ``budget`` is None or 0.5.
     - ``"4x1"``: blocks of 4 inputs x 1 output.
@@ -66,6 +71,17 @@ def prune(
       since no weights of other outputs can make good for them.
     - ``"inputs"``, ``"inputs/64"``: inputs of a kernel, or groups of 64 of them, such as the heads
       that an attention's output kernel reads.
+
+    For ``"global"`` the weights of all kernels are ranked by what the error of a kernel's outputs
+    grows by if a weight is pruned and the others make good for it, :math:`w_{ij}^2 / [G^{-1}]_{jj}`
+    (G damped by a tenth). This decides how many weights each kernel keeps; which, the method
+    decides. The errors of different kernels are made comparable by ``comparison``:
+
+    - ``"balanced"``: in units of the error that the kernel would have at the sparsity of the whole.
+      The product of all errors is made small.
+    - ``"relative"``: in units of the squared outputs of the kernel. The sum of relative errors is
+      made small.
+    - ``"absolute"``: as they are. The sum of squared errors is made small.
 
     Methods run as one jitted program for each shape of a matrix, in which the budget is traced. The
     matrices of arrays that are sharded over several devices are given to these devices one by one,
@@ -75,11 +91,12 @@ def prune(
       params: pytree of arrays.
       calibration: what `calibrate` returned for these parameters.
       budget: the sparsity, the fraction of weights to prune, in ``[0, 1)``.
-      method: a `Method`, or ``"magnitude"``, ``"wanda"``, ``"sparsegpt"`` or ``"admm"`` for the one
-        with default options.
+      method: a `Method`, or ``"magnitude"``, ``"wanda"``, ``"swaps"``, ``"sparsegpt"`` or
+        ``"admm"`` for the one with default options.
       pattern: what is pruned together and over which weights the budget is counted, see above.
       where: the leaves that are pruned; by default all kernels of the calibration. Each has to be
         one of them.
+      comparison: ``"balanced"``, ``"relative"`` or ``"absolute"``, for ``pattern="global"``.
       vmap_size: the number of matrices of one shape that one program prunes together.
       on_layer: called with the name of each kernel and its relative error, as `layer_errors`
         defines it, in the order in which kernels are done.
@@ -92,9 +109,10 @@ def prune(
     Raises:
       TypeError: ``params`` are traced, a chosen leaf is not floating point, or ``budget`` or
         ``vmap_size`` is not a number.
-      ValueError: ``budget``, ``method``, ``pattern`` or ``vmap_size`` is none of the allowed ones,
-        the calibration has not seen a chosen leaf or saw another shape, a group does not divide a
-        kernel, or a weight or a Gram matrix is not finite; the message names the kernel.
+      ValueError: ``budget``, ``method``, ``pattern``, ``comparison`` or ``vmap_size`` is none of
+        the allowed ones, the calibration has not seen a chosen leaf or saw another shape, a group
+        does not divide a kernel, or a weight or a Gram matrix is not finite; the message names the
+        kernel.
 
     Warns:
       UserWarning: Gram matrices were singular in floating point and were damped more than asked
@@ -103,14 +121,18 @@ def prune(
     shape = parse_pattern(pattern)
     sparsity = parse_budget(budget, shape)
     chosen = _method(method)
+    comparison = check_comparison(comparison)
     vmap_size = _checks.python_integer("vmap_size", vmap_size, 1)
     kernels = kernels_of(params, calibration, where)
     for kernel in kernels.kernels:
         shape.check(kernel.name, kernel.layout.outputs, kernel.layout.inputs)
-    counts = [
-        [shape.kept(sparsity, kernel.layout.outputs, kernel.layout.inputs)] * kernel.layout.batch
-        for kernel in kernels.kernels
-    ]
+    if shape.kind == "global":
+        counts = divided(kernels.kernels, cast(Fraction, sparsity), comparison)
+    else:
+        counts = [
+            [shape.kept(sparsity, layout.outputs, layout.inputs)] * layout.batch
+            for layout in (kernel.layout for kernel in kernels.kernels)
+        ]
     report = _Report(len(kernels.kernels), on_layer, progress)
     pruned = _prune_all(kernels, counts, chosen, shape, vmap_size, report)
     return kernels.put_back(pruned)
@@ -199,7 +221,7 @@ def _run(jobs: Sequence[_Job], method: Method, pattern: Pattern, device: jax.Dev
     return [_Done(*(each[n] for each in done)) for n in range(len(jobs))]
 
 
-@functools.partial(jax.jit, static_argnames=("method", "pattern"))
+@functools.partial(jax.jit, static_argnames="pattern")
 def _prune_one(
     weights: jax.Array, gram: jax.Array, count: jax.Array, method: Method, pattern: Pattern
 ) -> _Done:
@@ -207,7 +229,7 @@ def _prune_one(
     return _Done(pruned, damping, relative_error(weights, pruned, gram))
 
 
-@functools.partial(jax.jit, static_argnames=("method", "pattern"))
+@functools.partial(jax.jit, static_argnames="pattern")
 def _prune_several(
     weights: jax.Array, grams: jax.Array, counts: jax.Array, method: Method, pattern: Pattern
 ) -> _Done:

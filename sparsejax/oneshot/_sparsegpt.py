@@ -51,7 +51,7 @@ def sparsegpt(damping: float = 0.01, block_size: int = 128) -> Method:
     """
     _checks.scalar_at_least_zero("damping", damping)
     block_size = _checks.python_integer("block_size", block_size, 1)
-    return Method("sparsegpt", _prune, (float(damping), block_size))
+    return Method("sparsegpt", _prune, (block_size,), (float(damping),))
 
 
 _Columns: TypeAlias = tuple[Weights, Weights, Mask]
@@ -71,8 +71,8 @@ def _prune(
     gram: Gram,
     pattern: Pattern,
     count: jax.Array,
-    damping: float,
     block_size: int,
+    damping: float,
 ) -> Pruned:
     if pattern.drops_outputs:
         return prune_outputs(weights, gram, pattern, count)

@@ -1,0 +1,79 @@
+"""Scores of weights that can be compared between kernels, and the division of a budget by them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, Literal, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sparsejax._counts import kept
+from sparsejax._where import everything
+from sparsejax.oneshot._damping import damped, inverse_diagonal
+from sparsejax.oneshot._errors import output_energy
+from sparsejax.oneshot._kernels import Kernel
+from sparsejax.oneshot._method import Gram, Weights
+from sparsejax.projections import top_k_mask
+
+Comparison: TypeAlias = Literal["balanced", "relative", "absolute"]
+_METRIC_DAMPING = 0.1
+
+
+def check_comparison(value: Any) -> Comparison:
+    """Return ``value`` if it is one of the allowed ones.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if value not in get_args(Comparison):
+        raise ValueError(f"comparison must be one of {get_args(Comparison)}; got {value!r}")
+    return value  # type: ignore[no-any-return]
+
+
+def divided(
+    kernels: Sequence[Kernel], sparsity: Fraction, comparison: Comparison
+) -> list[list[int]]:
+    """Return how many weights each matrix of each kernel keeps, of one budget for all of them.
+
+    Matrices of one shape are ranked as one array, so that the program that ranks is small.
+    """
+    stacks: dict[tuple[int, int, str], list[Float[Array, "outputs inputs"]]] = {}
+    for kernel in kernels:
+        outputs, inputs = kernel.layout.outputs, kernel.layout.inputs
+        share = jnp.asarray(kept(outputs * inputs, sparsity, Fraction(1)), jnp.int32)
+        for matrix, gram in zip(kernel.matrices(), kernel.moments(), strict=True):
+            scores = _scores(matrix, gram, share, comparison)
+            stacks.setdefault(kernel.signature, []).append(scores)
+    arrays = {str(key): jnp.stack(found) for key, found in stacks.items()}
+    total = sum(array.size for array in arrays.values())
+    masks = top_k_mask(arrays, kept(total, sparsity, Fraction(1)), where=everything)
+    counts = {key: iter(masks[str(key)].sum((1, 2)).tolist()) for key in stacks}
+    return [[next(counts[k.signature]) for _ in range(k.layout.batch)] for k in kernels]
+
+
+@functools.partial(jax.jit, static_argnames="comparison")
+def _scores(weights: Weights, gram: Gram, count: jax.Array, comparison: Comparison) -> Weights:
+    """Return what the error grows by when a weight is pruned, in the unit of the comparison.
+
+    Args:
+      weights: a matrix.
+      gram: the moments of its inputs.
+      count: how many weights it keeps at the sparsity of the whole.
+      comparison: see `sparsejax.oneshot.prune`.
+    """
+    diagonal = jnp.diagonal(gram)
+    diagonal = jnp.where(diagonal > 0, diagonal, 1)
+    price = 1 / inverse_diagonal(damped(gram, diagonal, _METRIC_DAMPING))
+    scores = jnp.where(jnp.diagonal(gram) > 0, jnp.square(weights) * price, 0)
+    if comparison == "absolute":
+        unit = jnp.ones((), scores.dtype)
+    elif comparison == "relative":
+        unit = output_energy(weights, gram)
+    else:
+        mask = top_k_mask(scores, count, where=everything)
+        unit = jnp.where(mask, 0, scores).sum()
+    return scores / jnp.where(unit > 0, unit, 1)
