@@ -120,7 +120,7 @@ def constrained(env):
 
 def pruned_at_once(env):
     """Each method of `oneshot`, on the Gram matrix of the examples."""
-    x = env.x.astype(jnp.promote_types(env.x.dtype, jnp.float32))
+    x = env.x.astype(jnp.float64 if env.x.dtype == jnp.float64 else jnp.float32)
     inputs = oneshot.KernelInputs((x.T @ x)[None], jnp.full(1, len(x), x.dtype))
     layout = oneshot.KernelLayout((8, 8), (), (1,), (0,))
     calibration = oneshot.Calibration({"kernel": inputs}, {"kernel": layout})
