@@ -7,7 +7,7 @@ CPU they crash or hang when they are read from it (JAX 0.10.2).
 
 Most programs of the tests are a single operation: XLA compiles it in 10 ms, and it is read from the
 folder in 1 ms. JAX before 0.12 makes an MLIR context for each program, in another 4 ms, and finds
-each key twice, in 1 ms; here a hundred programs share a context, and a key is found once.
+each key twice, in 1 ms; here fifty programs share a context, and a key is found once.
 
 JAX offers no hooks for this, so private functions are replaced; tests/test_compilation.py fails
 if a version of JAX no longer calls them.
@@ -34,7 +34,7 @@ _VARIABLE = "SPARSEJAX_TEST_PROGRAMS"
 _MAPS = Path("/proc/self/maps")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
-_PROGRAMS_PER_CONTEXT = 100  # a context keeps the types and the constants of all its programs
+_PROGRAMS_PER_CONTEXT = 50  # a context keeps the types and the constants of all its programs
 
 compile_or_read = compiler.compile_or_get_cached
 find_key = compiler._get_cache_key

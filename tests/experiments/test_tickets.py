@@ -26,9 +26,15 @@ def config(output, **flags):
 
 
 @pytest.fixture(scope="module")
-def finished(small_mnist, tmp_path_factory):
+def dataset(mnist):
+    """25 steps an epoch: the programs run slowly, since they are compiled quickly."""
+    return smoke.part(mnist, train=2500, others=500)
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory):
     chosen = config(tmp_path_factory.mktemp("smoke") / "run")
-    return chosen, *smoke.run(RECIPE, recipe, small_mnist, chosen)
+    return chosen, *smoke.run(RECIPE, recipe, dataset, chosen)
 
 
 def test_searches_trains_the_tickets_and_reports(finished):
@@ -95,26 +101,26 @@ def test_the_figures_show_every_point(finished):
     assert len(axis.collections) == len(rows)
 
 
-def test_what_is_there_is_not_searched_again(finished, small_mnist):
+def test_what_is_there_is_not_searched_again(finished, dataset):
     chosen, first, rows = finished
     again = dataclasses.replace(chosen, resume=True)
-    printed, found = smoke.run(RECIPE, recipe, small_mnist, again)
+    printed, found = smoke.run(RECIPE, recipe, dataset, again)
     assert printed == first
     assert found == rows
 
 
-def test_more_rounds_go_on_from_those_that_are_there(finished, small_mnist, tmp_path):
+def test_more_rounds_go_on_from_those_that_are_there(finished, dataset, tmp_path):
     chosen, _, before = finished
     shutil.copytree(chosen.folder, tmp_path / "run")
     longer = config(tmp_path / "run", resume=True, rounds=3, pruning_rounds=3, method=("cs", "imp"))
-    _, found = smoke.run(RECIPE, recipe, small_mnist, longer)
+    _, found = smoke.run(RECIPE, recipe, dataset, longer)
     assert found[2:] == before[2:]  # what was not searched further
     for more, fewer in zip(found[:2], before[:2], strict=True):
         assert more["points"][: len(fewer["points"])] == fewer["points"]
         assert more["points"][-1]["round"] == 3
 
 
-def test_what_has_ended_so_far_is_reported(finished, small_mnist, tmp_path):
+def test_what_has_ended_so_far_is_reported(finished, dataset, tmp_path):
     chosen, _, before = finished
     shutil.copytree(chosen.folder / "lenet300_mnist", tmp_path / "run" / "lenet300_mnist")
     file = tmp_path / "run" / "lenet300_mnist" / "cs" / "result.json"
@@ -123,40 +129,40 @@ def test_what_has_ended_so_far_is_reported(finished, small_mnist, tmp_path):
     file.write_text(json.dumps(held | {"rows": first, "ended": False}))
     shutil.rmtree(tmp_path / "run" / "lenet300_mnist" / "l0")
     partial = config(tmp_path / "run", partial=True, rounds=4)  # more rounds are under way
-    _, found = smoke.run(RECIPE, recipe, small_mnist, partial)
+    _, found = smoke.run(RECIPE, recipe, dataset, partial)
     assert [row["method"] for row in found] == ["cs", "imp", "random"]
     assert found[0]["points"] == before[0]["points"][:2]
     assert [row["points"] for row in found[1:]] == [row["points"] for row in before[1:3]]
     nothing = config(tmp_path / "elsewhere", partial=True)
     with pytest.raises(ValueError, match="--partial: nothing of these rows has ended in"):
-        smoke.run(RECIPE, recipe, small_mnist, nothing)
+        smoke.run(RECIPE, recipe, dataset, nothing)
     other = config(tmp_path / "run", partial=True, learning_rate=0.2)
     with pytest.raises(ValueError, match=r"learning_rate: 0.1 there, 0.2 here"):
-        smoke.run(RECIPE, recipe, small_mnist, other)
+        smoke.run(RECIPE, recipe, dataset, other)
 
 
-def test_a_shorter_search_does_not_replace_a_longer_one(finished, small_mnist, tmp_path):
+def test_a_shorter_search_does_not_replace_a_longer_one(finished, dataset, tmp_path):
     _, _, rows = finished
     longer = rows[0] | {"settings": rows[0]["settings"] | {"epochs": 20}}
     (tmp_path / "report.json").write_text(json.dumps({"rows": [longer]}))
     message = "--results holds lenet300_mnist_cs of 20 epochs a round, which rows of 1 may"
     with pytest.raises(ValueError, match=message):
-        smoke.run(RECIPE, recipe, small_mnist, config(tmp_path / "run", results=tmp_path))
+        smoke.run(RECIPE, recipe, dataset, config(tmp_path / "run", results=tmp_path))
 
 
 @pytest.mark.parametrize(("method", "member"), [("cs", 3), ("imp", 0)])
-def test_a_ticket_can_be_read_back(finished, small_mnist, method, member):
+def test_a_ticket_can_be_read_back(finished, dataset, method, member):
     folder = finished[0].folder / "lenet300_mnist" / method
-    found = smoke.check_readable(folder, small_mnist, member=member)
+    found = smoke.check_readable(folder, dataset, member=member)
     rows = json.loads((folder / "result.json").read_text())["rows"]
     row = [row for row in rows if row["round"] == 2][member]
     assert found.result.items() >= row.items()
     kernels = [leaf for leaf in jax.tree.leaves(found.network.params) if leaf.ndim > 1]
     assert sum(int((leaf != 0).sum()) for leaf in kernels) <= row["nonzeros"]
     with pytest.raises(ValueError, match="--member must be in 0 to"):
-        smoke.check_readable(folder, small_mnist, member=4)
+        smoke.check_readable(folder, dataset, member=4)
     with pytest.raises(ValueError, match=r"--round must be one of .* it has none for 7"):
-        smoke.check_readable(folder, small_mnist, round=7)
+        smoke.check_readable(folder, dataset, round=7)
 
 
 @pytest.mark.parametrize(
