@@ -147,7 +147,11 @@ def _check_seen(flow: Flow, names: Sequence[str]) -> None:
 
 
 def _text(method: Any) -> str:
-    return f"{method.name}{method.options}" if isinstance(method, Method) else str(method)
+    """Return what tells methods apart in another process, too."""
+    if not isinstance(method, Method):
+        return str(method)
+    numbers = [_text(number) for number in method.numbers]
+    return f"{method.name}{method.options}{numbers}"
 
 
 class _Report:

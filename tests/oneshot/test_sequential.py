@@ -8,7 +8,14 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sparsejax._names import named_leaves
-from sparsejax.oneshot import _flows, calibrate, prune, prune_sequentially
+from sparsejax.oneshot import (
+    _flows,
+    calibrate,
+    prune,
+    prune_sequentially,
+    sparsegpt,
+    swaps,
+)
 from sparsejax.oneshot._segments import Programs
 from tests.oneshot import functions
 from tests.oneshot.functions import LAYERS, decoder, decoder_params, layer
@@ -270,12 +277,14 @@ def test_an_interrupted_call_goes_on(tmp_path, last, left, dtype):
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("change", ["budget", "method", "params", "batches", "where"])
+@pytest.mark.parametrize("change", ["budget", "method", "start", "params", "batches", "where"])
 def test_a_folder_of_another_call_is_refused(tmp_path, change):
     params = {"a": draw(8, 8), "b": draw(8, 8)}
-    call = {"params": params, "batches": [X], "budget": 0.5, "method": "wanda", "where": everything}
+    method = swaps(sparsegpt(damping=0.1), rounds=1)
+    call = {"params": params, "batches": [X], "budget": 0.5, "method": method, "where": everything}
     prune_sequentially(two, directory=tmp_path, **call)
-    call[change] = {
+    call["method" if change == "start" else change] = {
+        "start": swaps(sparsegpt(damping=0.2), rounds=1),
         "budget": 0.6, "method": "magnitude", "params": params | {"a": draw(8, 8, seed=3)},
         "batches": [X[:3]], "where": named("a"),
     }[change]  # fmt: skip
