@@ -53,6 +53,7 @@ results: $(VENV)/installed-benchmarks  ## all that results/ and the README state
 	$(BIN)/python -m experiments.lc_lenet300 --preset quick --validation-fold 1 --seeds 3 4 5 6 7 --output runs/lc_lenet300_repeat --results results/lc_lenet300/repeat --resume
 	$(BIN)/python -m experiments.lc_toolkit --final --output runs/lc_toolkit --results results/lc_toolkit --resume
 	$(BIN)/python -m experiments.compare --output runs/compare --results results/compare --resume
+	$(BIN)/python -m experiments.oneshot --row all --final --images runs/lc_lenet300/reference/seed_0 runs/lc_lenet300/reference/seed_1 runs/lc_lenet300/reference/seed_2 --output runs/oneshot --results results/oneshot --resume
 	$(BIN)/python -m experiments.constrained_l0 --preset paper --row mlp_33 mlp_layerwise_30 mlp_penalized lenet5_10 controllability mlp_33_restarts mlp_33_ascent bisection --output runs/constrained_l0 --results results/constrained_l0 --resume
 	$(BIN)/python -m experiments.gated_decay --preset paper --output runs/gated_decay --results results/gated_decay --resume
 	$(BIN)/python -m experiments.tickets --preset paper --method cs imp one_shot random l0 --ticket-scale folded --output runs/tickets --results results/tickets --resume

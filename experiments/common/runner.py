@@ -194,9 +194,10 @@ class Run:
 
 
 def end(folder: Path, result: Mapping[str, Any], network: Any) -> None:
-    """Write the files of a run that has ended."""
+    """Write the files of a run that has ended; without a network, the result alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_sparse(folder / "network.safetensors", network)
+    if network is not None:
+        save_sparse(folder / "network.safetensors", network)
     write_json(folder / "result.json", result)
 
 

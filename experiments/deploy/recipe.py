@@ -15,9 +15,10 @@ import numpy as np
 
 from experiments.common.report import Row, summary
 from experiments.common.runner import Recipe
+from experiments.common.saved_runs import Finished, error, read
 from experiments.deploy import report
 from experiments.deploy.config import Config, Dispatch
-from experiments.deploy.forms import DENSE, Finished, Form, error, files, forms, read
+from experiments.deploy.forms import DENSE, Form, files, forms
 from experiments.deploy.timing import interleaved
 from sparsejax import deploy, inspection
 from sparsejax.training import write_json

@@ -8,9 +8,9 @@ import sys
 import jax
 import pytest
 
+from experiments.common import saved_runs
 from experiments.common.runner import command_line, main
 from experiments.data import Dataset, Split
-from experiments.deploy import forms
 
 
 def part(dataset, train=5000, others=1000):
@@ -57,9 +57,9 @@ def results(folder):
 
 def check_readable(folder, dataset, **which):
     """Read a run as experiments.deploy does: the network has the error that its run wrote down."""
-    with loading(forms, dataset):
-        finished = forms.read(folder, None, which.get("round"), which.get("member", 0))
-    found = forms.error(finished, jax.jit(finished.network))
+    with loading(saved_runs, dataset):
+        finished = saved_runs.read(folder, None, which.get("round"), which.get("member", 0))
+    found = saved_runs.error(finished, jax.jit(finished.network))
     # Another program has other last bits: an image in doubt may go either way.
     of_an_image = 100 / len(dataset.test.labels)
     assert found == pytest.approx(finished.result["test_error"], abs=1.5 * of_an_image)

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.common import saved_runs
 from experiments.compare import methods, recipe, report
 from experiments.compare.config import TASKS, TUNING_SEED, Config
 from experiments.compare.methods import METHODS, PEERS
 from experiments.compare.recipe import RECIPE
-from experiments.deploy import forms
 from sparsejax.deploy import load_sparse
 from tests.experiments import smoke
 
@@ -110,8 +110,8 @@ def test_tune_only_computes_no_test_error(dataset, tmp_path):
 def test_its_networks_can_be_deployed(finished, dataset):
     folder = finished[0].folder / "lenet300_mnist" / "rigl" / "kept_1" / "seed_0"
     smoke.check_readable(folder, dataset)
-    with smoke.loading(forms, dataset):
-        assert forms.read(folder, None, None, 0).name == "lenet300_mnist_rigl_1"
+    with smoke.loading(saved_runs, dataset):
+        assert saved_runs.read(folder, None, None, 0).name == "lenet300_mnist_rigl_1"
 
 
 def test_every_method_has_four_candidates_and_settings_that_are_json():

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
+from experiments.common import saved_runs
 from experiments.common.runner import end
-from experiments.deploy import forms
 from experiments.deploy.config import Config
 from experiments.deploy.recipe import RECIPE
 from experiments.deploy.report import rows as rows_of
@@ -47,7 +47,7 @@ def reported(folder, small_mnist, tmp_path_factory):
         runs=(folder,), output=tmp_path_factory.mktemp("deploy"), repeats=1, batch_size=16,
         kinds=("ell",), dispatch="asynchronous",
     )  # fmt: skip
-    return chosen, *smoke.run(RECIPE, forms, small_mnist, chosen)
+    return chosen, *smoke.run(RECIPE, saved_runs, small_mnist, chosen)
 
 
 def test_measures_and_reports_every_form(reported):
@@ -149,7 +149,7 @@ def test_errors(folder, tmp_path):
     with pytest.raises(ValueError, match="--batch-size must be at least 1; got 0"):
         Config(runs=(folder,), batch_size=0).check()
     with pytest.raises(ValueError, match="has no result.json"):
-        forms.read(tmp_path, None, None, 0)
+        saved_runs.read(tmp_path, None, None, 0)
     (tmp_path / "result.json").write_text(json.dumps({"settings": {"other": 1}}))
     with pytest.raises(ValueError, match="is of none"):
-        forms.read(tmp_path, None, None, 0)
+        saved_runs.read(tmp_path, None, None, 0)

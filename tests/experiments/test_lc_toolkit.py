@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.deploy import forms
+from experiments.common import saved_runs
 from experiments.lc_toolkit import recipe
 from experiments.lc_toolkit.c_steps import C_STEPS, where
 from experiments.lc_toolkit.config import DEFAULTS, PUBLISHED, ROWS, Config
@@ -117,7 +117,7 @@ def test_flags_become_settings():
 def test_a_network_in_forms_can_be_deployed(finished, small_mnist):
     chosen, _, _ = finished
     folder = chosen.folder / "prune_lowrank_quantize" / "seed_0"
-    with smoke.loading(forms, small_mnist):
-        found = forms.read(folder, None, None, 0)
+    with smoke.loading(saved_runs, small_mnist):
+        found = saved_runs.read(folder, None, None, 0)
     assert np.count_nonzero(found.network.params["dense1"]["kernel"]) == 5_000
     assert found.name == "lenet300_prune_lowrank_quantize"

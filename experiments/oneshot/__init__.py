@@ -1,0 +1,1 @@
+"""A pretrained transformer and small image networks, pruned without training and by training."""

@@ -1,0 +1,126 @@
+"""The flags of the experiment, its rows and the settings that it tries for each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+from experiments.common.runner import Config as CommonConfig
+
+Row = Literal[
+    "dense", "magnitude_50", "wanda_50", "sparsegpt_50", "admm_50", "swaps_50", "global_50",
+    "wanda_2_4", "sparsegpt_2_4", "admm_2_4", "dense_tuned", "lc_50", "lc_70",
+]  # fmt: skip
+ROWS: tuple[Row, ...] = get_args(Row)
+
+TUNING_DRAW = 100
+"""The draw of calibration windows with which settings are chosen; no reported run has it."""
+
+
+class OneShot(NamedTuple):
+    """A row that prunes without training."""
+
+    method: str
+    """A function of `sparsejax.oneshot` that makes a method."""
+    sparsity: float
+    candidates: Sequence[Mapping[str, Any]]
+    """Settings of which the best by validation perplexity is taken: ``pattern``, ``comparison``,
+    ``sequential``, and options of the method. A single one is not tried."""
+    first_look: float | None = None
+    """The perplexity ratio of a first look: plain NumPy, 10 windows, 4,096 test tokens."""
+
+
+class Trained(NamedTuple):
+    """A row that trains: learning-compression from a one-shot start, or the dense network."""
+
+    sparsity: float
+    rate: float
+    """The learning rate of Adam; it falls to 0 along a cosine."""
+    start: Row | None
+    """The one-shot row whose method prunes the network first."""
+    mu: float = 0.0
+    """The penalty's weight in the first L step."""
+    mu_growth: float = 1.0
+    """Growth of mu from one L step to the next."""
+
+
+ONE_SHOT: Mapping[str, OneShot] = {
+    "magnitude_50": OneShot("magnitude", 0.5, [{"pattern": "layer"}], 14.5),
+    "wanda_50": OneShot("wanda", 0.5, [{"pattern": "row"}, {"pattern": "layer"}], 2.09),
+    "sparsegpt_50": OneShot("sparsegpt", 0.5, [{"pattern": "layer"}], 2.06),
+    "admm_50": OneShot("admm", 0.5, [{"pattern": "layer"}, {"pattern": "row"}], 1.80),
+    "swaps_50": OneShot("swaps", 0.5, [{"pattern": "row"}]),
+    "global_50": OneShot(
+        "admm",
+        0.5,
+        [
+            {"pattern": "global", "comparison": comparison}
+            for comparison in ("balanced", "relative", "absolute")
+        ],
+    ),
+    "wanda_2_4": OneShot("wanda", 0.5, [{"pattern": "2:4"}], 6.2),
+    "sparsegpt_2_4": OneShot("sparsegpt", 0.5, [{"pattern": "2:4"}]),
+    "admm_2_4": OneShot("admm", 0.5, [{"pattern": "2:4"}]),
+}
+TRAINED: Mapping[str, Trained] = {
+    "dense_tuned": Trained(0.0, 2e-5, None),
+    "lc_50": Trained(0.5, 2e-5, "admm_50", 1e-3, 1.2),
+    "lc_70": Trained(0.7, 2e-5, "admm_50", 1e-3, 1.2),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(CommonConfig):
+    """SmolLM2-135M and dense image networks, pruned by one call and by training from there."""
+
+    experiment = "oneshot"
+
+    row: tuple[Literal["all", "one_shot", "trained"] | Row, ...] = ("one_shot",)
+    """Rows of SmolLM2 to make: all, those without or those with training, or some; with none, the
+    image networks alone."""
+    images: tuple[Path, ...] = ()
+    """Folders of finished runs of dense image networks, which are pruned in the same ways."""
+    preset: Literal["smoke", "full"] = "full"
+    """How much: smoke (4 calibration windows, 4 tested ones, 3 steps of training) or full."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """The draws of calibration windows; rows that train use the first alone."""
+    final: bool = False
+    """Evaluate the test texts and test images, too. Without it no test number is computed, so that
+    settings can be chosen by the validation data alone."""
+    context: int = 512
+    """Tokens of a window."""
+    windows: int | None = None
+    """Calibration windows of a draw; default the preset's (128)."""
+    steps: int | None = None
+    """Steps of training; default the preset's."""
+    batch_size: int = 4
+    """Windows a step of training."""
+
+    def check(self) -> None:
+        """See `experiments.common.runner.Config`."""
+        self.require("at least 1", lambda x: x >= 1, "context", "windows", "steps", "batch_size")
+
+    def rows(self) -> tuple[Row, ...]:
+        """The rows asked for, in the table's order, with the dense ones that they are compared
+        with.
+        """
+        groups = {"one_shot": ("dense", *ONE_SHOT), "trained": ("dense", *TRAINED)}
+        wanted = {name for row in self.row for name in groups.get(row, (row, "dense"))}
+        if wanted & set(TRAINED):
+            wanted.add("dense_tuned")
+        return tuple(row for row in ROWS if row in wanted or "all" in self.row)
+
+    def sizes(self) -> dict[str, int]:
+        """How much of everything: the preset's, overridden by the flags."""
+        smoke = self.preset == "smoke"
+        found = {
+            "context": self.context,
+            "windows": 4 if smoke else 128,
+            "validation_windows": 4 if smoke else 32,
+            "test_windows": 4 if smoke else 64,
+            "steps": 3 if smoke else 300,
+            "batch_size": self.batch_size,
+        }
+        return self.overridden(found)

@@ -1,0 +1,256 @@
+"""Prune a pretrained network by every method; then train some of the results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import sparsejax
+from experiments.common.runner import Recipe, Run
+from experiments.oneshot import images, report
+from experiments.oneshot.config import ONE_SHOT, TRAINED, TUNING_DRAW, Config, Row
+from experiments.oneshot.language import Calibrations, Language, in_layers, load
+from sparsejax import compression, inspection, oneshot
+from sparsejax.training import Batches, TrainState, init_state, make_step
+from sparsejax.transforms import kept_weights
+
+_L_STEPS = 10
+_CHECKPOINT_STEPS = 50
+
+
+class LanguageRun(Run):
+    """A row with one draw of calibration windows.
+
+    Its network is not saved, except where it was trained: pruning it again takes minutes.
+    """
+
+    def __init__(
+        self,
+        row: str,
+        folder: Path,
+        settings: Mapping[str, Any],
+        draw: int,
+        config: Config,
+        language: Language,
+        calibrations: Calibrations,
+    ):
+        super().__init__(row, folder, settings, draw, config.resume)
+        self.final = config.final and draw != TUNING_DRAW
+        self.language, self.calibrations = language, calibrations
+
+    def headline(self, result: Mapping[str, Any]) -> str:
+        """The validation perplexity alone, so that no choice is made by the test texts."""
+        return f"validation perplexity {result['validation_perplexity']:.2f}"
+
+    def done(self) -> bool:
+        """Whether it has ended with these settings, and with the test texts where asked for."""
+        file = self.folder / "result.json"
+        if not file.exists() or self.result()["settings"] != self.settings:
+            return False
+        return not self.final or "perplexity" in self.result()
+
+    def evaluated(self, params: Any, seconds: Mapping[str, float]) -> dict[str, Any]:
+        """The fields of a result about a network."""
+        chosen = inspection.report(params, in_layers)
+        language = self.language
+        result = {
+            "model": "smollm2_135m",
+            "dataset": "brown",
+            "name": self.row,
+            "nonzeros": chosen.nonzeros,
+            "density": chosen.density,
+            "validation_perplexity": language.perplexity(params, "validation"),
+            "sample": language.sample(params),
+            **seconds,
+        }
+        if self.final:
+            result["perplexity"] = language.perplexity(params, "test")
+        return result
+
+
+class PrunedRun(LanguageRun):
+    """The dense network, or what a one-shot method makes of it."""
+
+    def train(self) -> tuple[dict[str, Any], None]:
+        """Calibrate, prune and evaluate; nothing is trained."""
+        params, errors, seconds = self.pruned()
+        result = self.evaluated(params, seconds)
+        if errors:
+            result["layer_error"] = float(np.mean(list(errors.values())))
+            result["layer_errors"] = errors
+        return result, None
+
+    def pruned(self) -> tuple[Any, dict[str, float], dict[str, float]]:
+        """The pruned network, the error of each kernel's outputs, and the seconds it took."""
+        language, settings = self.language, dict(self.settings)
+        if self.row == "dense":
+            return language.params, {}, {"seconds": 0.0, "calibration_seconds": 0.0}
+        make = getattr(oneshot, settings["method"])
+        method = make(**settings["options"])
+        arguments = (settings["sparsity"], method, settings["pattern"])
+        start = time.perf_counter()
+        if settings["sequential"]:
+            params = oneshot.prune_sequentially(
+                language.function,
+                language.params,
+                list(language.batches(self.seed)),
+                *arguments,
+                where=in_layers,
+            )
+            calibrated = start
+        else:
+            calibration = jax.block_until_ready(self.calibrations(self.seed))
+            calibrated = time.perf_counter()
+            params = oneshot.prune(
+                language.params,
+                calibration,
+                *arguments,
+                where=in_layers,
+                comparison=settings["comparison"],
+            )
+        jax.block_until_ready(params)
+        seconds = {
+            "seconds": time.perf_counter() - calibrated,
+            "calibration_seconds": calibrated - start,
+        }
+        calibration = self.calibrations(self.seed)
+        return params, oneshot.layer_errors(language.params, params, calibration), seconds
+
+
+class TrainedRun(LanguageRun):
+    """Learning-compression from a one-shot start, or as much training of the dense network."""
+
+    start: PrunedRun | None = None
+
+    def train(self) -> tuple[dict[str, Any], Any]:
+        """Prune, train and evaluate."""
+        settings, language = self.settings, self.language
+        params = language.params if self.start is None else self.start.pruned()[0]
+        optimizer = self.optimizer()
+
+        def shown(state: TrainState) -> Any:
+            if settings["sparsity"] == 0:
+                return state.params
+            return sparsejax.compressed_params(state.opt_state, state.params)
+
+        state = self.fit(
+            make_step(language.loss, optimizer),
+            init_state(params, optimizer, jax.random.key(self.seed)),
+            Batches({"tokens": language.drawn(self.seed)}, settings["batch_size"], self.seed),
+            steps=settings["steps"],
+            report_every=self.steps_per_l_step,
+            checkpoint_every=_CHECKPOINT_STEPS,
+        )
+        found = shown(state)
+        return self.evaluated(found, {"seconds": self.metrics()[-1]["seconds"]}), found
+
+    @property
+    def steps_per_l_step(self) -> int:
+        """Steps of an L step."""
+        return max(1, int(self.settings["steps"]) // _L_STEPS)
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Adam, and learning-compression before it where the row is sparse."""
+        settings = self.settings
+        rate = optax.cosine_decay_schedule(settings["rate"], settings["steps"])
+        if settings["sparsity"] == 0:
+            return optax.adam(rate)
+        chosen = inspection.report(self.language.params, in_layers).size
+        kappa = kept_weights(chosen, settings["sparsity"])
+
+        def mu(l_step: Any) -> Any:
+            return settings["mu"] * settings["mu_growth"] ** jnp.asarray(l_step)
+
+        return optax.chain(
+            sparsejax.learning_compression(
+                compression.l0_ball(kappa), mu, self.steps_per_l_step, where=in_layers
+            ),
+            optax.adam(rate),
+        )
+
+
+def plan(config: Config) -> Iterator[Any]:
+    """The candidates of each row, then the draws of the rows; then the image networks."""
+    if config.row:
+        yield from _language(config)
+    yield from images.plan(config)
+
+
+def _language(config: Config) -> Iterator[LanguageRun]:
+    language = load(config)
+    calibrations = Calibrations(language)
+
+    def pruned(row: str, draw: int, candidate: Mapping[str, Any], folder: Path) -> PrunedRun:
+        settings = one_shot_settings(config, row, candidate)
+        return PrunedRun(row, folder, settings, draw, config, language, calibrations)
+
+    chosen: dict[str, Mapping[str, Any]] = {"dense": {}}
+    for row in [row for row in ONE_SHOT if row in config.rows()]:
+        found = ONE_SHOT[row].candidates
+        if len(found) == 1:
+            chosen[row] = found[0]
+            continue
+        tried = [
+            pruned(row, TUNING_DRAW, one, config.folder / row / "tuning" / f"candidate_{number}")
+            for number, one in enumerate(found)
+        ]
+        for run in tried:
+            run.row = f"{row}_tuning"
+            yield run
+        if all(run.done() for run in tried):
+            errors = [run.result()["validation_perplexity"] for run in tried]
+            chosen[row] = found[int(np.argmin(errors))]
+    for draw in config.seeds:
+        for row in [row for row in config.rows() if row in chosen]:
+            if row != "dense" or draw == config.seeds[0]:
+                yield pruned(row, draw, chosen[row], config.folder / row / f"seed_{draw}")
+    for row in [row for row in config.rows() if row in TRAINED]:
+        yield _trained(config, row, language, calibrations, pruned)
+
+
+def _trained(
+    config: Config, row: Row, language: Language, calibrations: Calibrations, pruned: Any
+) -> TrainedRun:
+    trained = TRAINED[row]
+    settings = {
+        "row": row, "preset": config.preset, **config.sizes(), "sparsity": trained.sparsity,
+        "rate": trained.rate, "mu": trained.mu, "mu_growth": trained.mu_growth,
+        "start": trained.start,
+    }  # fmt: skip
+    draw = config.seeds[0]
+    folder = config.folder / row / f"seed_{draw}"
+    run = TrainedRun(row, folder, settings, draw, config, language, calibrations)
+    if trained.start is not None:
+        candidate = ONE_SHOT[trained.start].candidates[0]
+        start = pruned(trained.start, draw, candidate, folder / "start")
+        start.settings["sparsity"] = trained.sparsity
+        run.start = start
+    return run
+
+
+def one_shot_settings(config: Config, row: str, candidate: Mapping[str, Any]) -> dict[str, Any]:
+    """What defines a run without training, as JSON values."""
+    sizes = config.sizes()
+    names = ("context", "windows", "validation_windows", "test_windows")
+    settings = {"row": row, "preset": config.preset} | {name: sizes[name] for name in names}
+    if row == "dense":
+        return settings
+    options = dict(candidate)
+    return settings | {
+        "method": ONE_SHOT[row].method,
+        "sparsity": ONE_SHOT[row].sparsity,
+        "pattern": options.pop("pattern"),
+        "comparison": options.pop("comparison", "balanced"),
+        "sequential": options.pop("sequential", False),
+        "options": options,
+    }
+
+
+RECIPE = Recipe(Config, plan, report.rows, report.parts, report.figures)

@@ -1,0 +1,215 @@
+"""The tables: perplexities of the language model, and errors of the image networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.common.report import (
+    MADE_BY,
+    Columns,
+    Parts,
+    Row,
+    Table,
+    aggregate,
+    describe,
+    deviation,
+    error,
+    figure,
+    seeds_of,
+    summary,
+)
+from experiments.common.runner import Picture
+from experiments.oneshot import figures as pictures
+from experiments.oneshot import images
+from experiments.oneshot.config import ONE_SHOT, ROWS, TRAINED, Config
+
+_WAYS = {
+    "dense": "dense",
+    "magnitude_50": "magnitude, 50 %",
+    "wanda_50": "Wanda, 50 %",
+    "sparsegpt_50": "SparseGPT, 50 %",
+    "admm_50": "ADMM, 50 %",
+    "swaps_50": "swaps, 50 %",
+    "global_50": "ADMM, exactly 50 % over all layers together",
+    "wanda_2_4": "Wanda, 2:4",
+    "sparsegpt_2_4": "SparseGPT, 2:4",
+    "admm_2_4": "ADMM, 2:4",
+    "dense_tuned": "dense, trained for as long as the next two",
+    "lc_50": "ADMM, then learning-compression, 50 %",
+    "lc_70": "ADMM, then learning-compression, 70 %",
+}
+_FIELDS = ("nonzeros", "density", "seconds")
+_LANGUAGE_FIELDS = ("calibration_seconds", "layer_error", "layer_errors", "sample")
+
+
+def rows(config: Config, ended: Mapping[str, Sequence[Any]], command: str) -> list[Row]:
+    """The rows of report.json."""
+    del command
+    found = [_tuning(config, row, ended) for row in ONE_SHOT if f"{row}_tuning" in ended]
+    dense: dict[str, Any] = {}
+    for name in (name for name in ROWS if name in ended):
+        results = [run.result() for run in ended[name]]
+        if name in ("dense", "dense_tuned"):
+            dense[name] = results[0]
+        base = dense.get("dense_tuned" if name in TRAINED else "dense")
+        row = describe(config, name, results, method=results[0]["settings"].get("method", name))
+        look = ONE_SHOT[name].first_look if name in ONE_SHOT else None
+        row |= {"published": {}, "first_look": {"perplexity_ratio": look} if look else {}}
+        for field in ("perplexity", "validation_perplexity"):
+            if all(field in result for result in results):
+                row[field] = summary([result[field] for result in results])
+                if base is not None and field in base:
+                    ratios = [result[field] / base[field] for result in results]
+                    row[f"{field}_ratio"] = summary(ratios)
+        fields = [*_FIELDS, *(f for f in _LANGUAGE_FIELDS if f in results[0])]
+        found.append(row | aggregate(results, fields, ()))
+    for image_row, runs in ended.items():
+        if not isinstance(runs[0], images.ImageRun):
+            continue
+        results = [run.result() for run in runs]
+        settings = results[0]["settings"]
+        about = {"method": settings["method"], "sparsity": settings["sparsity"]}
+        errors = [e for e in ("test_error", "validation_error") if e in results[0]]
+        row = describe(config, image_row, results, **about)
+        found.append(row | aggregate(results, ("nonzeros", "seconds"), errors))
+    return found
+
+
+def _tuning(config: Config, row: str, ended: Mapping[str, Sequence[Any]]) -> Row:
+    results = [run.result() for run in ended[f"{row}_tuning"]]
+    found = describe(config, f"{row}_tuning", results, method=ONE_SHOT[row].method)
+    tried = [
+        {"settings": dict(one), "validation_perplexity": result["validation_perplexity"]}
+        for one, result in zip(ONE_SHOT[row].candidates, results, strict=False)
+    ]
+    del found["settings"]
+    return found | {"tried": tried}
+
+
+def _ratio(row: Row, field: str) -> str:
+    return f"{row[field]['mean']:.2f}{deviation(row[field])}x" if field in row else ""
+
+
+def _perplexity(row: Row, field: str) -> str:
+    return f"{row[field]['mean']:.1f}{deviation(row[field])}" if field in row else "(not looked at)"
+
+
+def _mean(row: Row, field: str, form: str) -> str:
+    if field not in row:
+        return ""
+    return form.format(sum(row[field]) / len(row[field]))
+
+
+_LANGUAGE: Columns = (
+    ("row", lambda row: f"{_WAYS[row['name']]} [{row['name']}]"),
+    (
+        "first look",
+        lambda row: f"{row['first_look']['perplexity_ratio']:g}x" if row["first_look"] else "",
+    ),
+    ("test perplexity, as a ratio", lambda row: _ratio(row, "perplexity_ratio")),
+    ("validation, as a ratio", lambda row: _ratio(row, "validation_perplexity_ratio")),
+    ("test perplexity", lambda row: _perplexity(row, "perplexity")),
+    ("error of a layer's outputs", lambda row: _mean(row, "layer_error", "{:.4f}")),
+    ("weights kept", lambda row: f"{row['nonzeros'][0]:,}"),
+    ("seconds", lambda row: _mean(row, "seconds", "{:.0f}")),
+    ("seconds of calibration", lambda row: _mean(row, "calibration_seconds", "{:.0f}")),
+)
+_TRIED: Columns = (
+    ("row", lambda line: line["name"]),
+    ("settings", lambda line: ", ".join(f"{k} {v}" for k, v in line["settings"].items())),
+    ("validation perplexity", lambda line: f"{line['validation_perplexity']:.2f}"),
+)
+
+
+def parts(rows: Sequence[Row]) -> Parts:
+    """The report."""
+    language = [row for row in rows if row["name"] in _WAYS]
+    found: list[str | Table] = ["# Pruning a pretrained network by one call"]
+    if language:
+        sizes = language[0]["settings"]
+        found += [
+            "## SmolLM2-135M-Instruct",
+            Table(_LANGUAGE, language),
+            f"{sizes['windows']} windows of {sizes['context']} tokens of the Brown corpus "
+            "calibrate; the perplexity is that on windows of other texts of it "
+            f"({sizes['test_windows'] * sizes['context']:,} tokens for the test), and its ratio is "
+            "to that of the dense network; of rows that train, to that of the dense network "
+            "trained for as long. Mean ± sample standard deviation over the draws of calibration "
+            f"windows {', '.join(map(str, seeds_of(language)))}. The kernels of the layers are "
+            "pruned; the embedding, which also makes the logits, stays dense. The error of a "
+            "layer's outputs is the mean over kernels of |X(W - W')|^2 / |XW|^2. The first look "
+            "was plain NumPy with 10 calibration windows and 4,096 test tokens. Settings were "
+            "chosen by the validation "
+            "texts; no test perplexity was computed before (`--final`).",
+        ]
+        samples = [f"- {row['name']}: {row['sample'][0]!r}" for row in language if "sample" in row]
+        if samples:
+            found += ["What the networks write, always the likeliest token:", "\n".join(samples)]
+    tried = [{"name": row["name"], **one} for row in rows for one in row.get("tried", ())]
+    if tried:
+        found += [
+            "Settings that were tried, with a draw of their own:",
+            Table(_TRIED, tried, False),
+        ]
+    for network in networks(rows):
+        found += [f"## {network}", _images_table(rows, network)]
+    if networks(rows):
+        found.append(
+            "Errors in per cent, mean ± sample standard deviation over the dense networks. Nothing "
+            "is trained after the pruning."
+        )
+    return [*found, MADE_BY, *(figure("Errors", name) for name in figures(rows, {}))]
+
+
+def networks(rows: Sequence[Row]) -> list[str]:
+    """The image networks, as "model on dataset"."""
+    return list(
+        dict.fromkeys(f"{row['model']} on {row['dataset']}" for row in rows if "sparsity" in row)
+    )
+
+
+def by_method(rows: Sequence[Row], network: str) -> dict[str, dict[float, Row]]:
+    """The rows of an image network by method and sparsity."""
+    found: dict[str, dict[float, Row]] = {}
+    for row in rows:
+        if "sparsity" in row and f"{row['model']} on {row['dataset']}" == network:
+            found.setdefault(row["method"], {})[row["sparsity"]] = row
+    return found
+
+
+def _images_table(rows: Sequence[Row], network: str) -> Table:
+    methods = by_method(rows, network)
+    lines = [
+        {"sparsity": sparsity, **{method: own.get(sparsity) for method, own in methods.items()}}
+        for sparsity in (0.0, *images.SPARSITIES)
+    ]
+
+    def cell(method: str) -> Any:
+        def text(line: Mapping[str, Any]) -> str:
+            row = line.get(method)
+            if row is None:
+                return ""
+            if "test_error" in row:
+                return error(row["test_error"])
+            return f"{error(row['validation_error'])} (validation)"
+
+        return text
+
+    columns: Columns = (
+        ("weights removed", lambda line: f"{100 * line['sparsity']:.0f} %"),
+        *((method, cell(method)) for method in methods),
+    )
+    return Table(columns, lines)
+
+
+def figures(rows: Sequence[Row], ended: Mapping[str, Sequence[Any]]) -> dict[str, Picture]:
+    """The perplexities, where the sparsity went, and the errors of the image networks."""
+    del ended
+    found: dict[str, Picture] = {}
+    language = [row for row in rows if row["name"] in _WAYS and row["name"] != "dense"]
+    if language:
+        found["perplexity.png"] = pictures.perplexities(language)
+    for network in networks(rows):
+        found[f"{network.replace(' on ', '_')}.png"] = pictures.errors(by_method(rows, network))
+    return found

@@ -1,0 +1,143 @@
+"""A small decoder and the dense LeNet300 of a part of MNIST, pruned by every row of the table."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gguf import GGUFReader
+
+from experiments.common import saved_runs
+from experiments.data.gguf_decoder import make_decoder, read_decoder
+from experiments.data.gguf_tokenizer import read_tokenizer
+from experiments.lc_lenet300 import recipe as lenet300
+from experiments.oneshot import images, language, recipe
+from experiments.oneshot.config import ONE_SHOT, ROWS, Config
+from experiments.oneshot.recipe import RECIPE
+from tests.experiments import smoke
+from tests.experiments.data import tiny_gguf
+
+CONTEXT = 16
+
+
+@pytest.fixture(scope="module")
+def small_decoder(tmp_path_factory):
+    """The decoder and texts in place of SmolLM2 and the Brown corpus."""
+    path = tmp_path_factory.mktemp("gguf") / "small.gguf"
+    # All matrices have one shape, so that each method compiles once.
+    sizes = dataclasses.replace(tiny_gguf.CONFIG, kv_heads=tiny_gguf.CONFIG.heads, hidden=64)
+    tiny_gguf.write(path, tiny_gguf.random_params(sizes), sizes)
+    reader = GGUFReader(path)
+    config, arrays = read_decoder(reader)
+    rng = np.random.default_rng(0)
+    tokens = {
+        name: rng.integers(2, config.vocabulary, 20 * CONTEXT, dtype=np.int32)
+        for name in ("calibration", "validation", "test")
+    }
+
+    def load(chosen):
+        model = make_decoder(config, arrays, False, jnp.float32)
+        return language.of(model, read_tokenizer(reader), tokens, chosen)
+
+    return load
+
+
+def run(small_decoder, small_mnist, chosen):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "load", small_decoder)
+        return smoke.run(RECIPE, saved_runs, small_mnist, chosen)
+
+
+@pytest.fixture(scope="module")
+def dense_lenet300(small_mnist, tmp_path_factory):
+    chosen = lenet300.Config(
+        preset="smoke", seeds=(0,), method=("reference",), output=tmp_path_factory.mktemp("dense")
+    )
+    smoke.run(lenet300.RECIPE, lenet300, small_mnist, chosen)
+    return chosen.folder / "reference" / "seed_0"
+
+
+@pytest.fixture(scope="module")
+def finished(small_decoder, dense_lenet300, small_mnist, tmp_path_factory):
+    chosen = Config(
+        preset="smoke", row=("one_shot", "lc_50"), seeds=(0,), context=CONTEXT,
+        images=(dense_lenet300,), output=tmp_path_factory.mktemp("oneshot"),
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "SPARSITIES", (0.5, 0.95))
+        return chosen, *run(small_decoder, small_mnist, chosen)
+
+
+def test_every_row_is_there_and_keeps_its_budget(finished):
+    _, _, rows = finished
+    by_name = {row["name"]: row for row in rows}
+    expected_rows = set(ROWS) - {"lc_70"}
+    assert expected_rows <= set(by_name)
+    for name in expected_rows:
+        settings = by_name[name]["settings"]
+        expected = 1 - settings.get("sparsity", 0)
+        # The counts are exact for each row or matrix, whose sizes are even here.
+        assert by_name[name]["density"][0] == pytest.approx(expected, abs=0.002)
+        assert by_name[name]["validation_perplexity_ratio"]["mean"] > 0
+
+
+def test_better_methods_have_smaller_errors(finished):
+    _, _, rows = finished
+    errors = {row["name"]: row["layer_error"][0] for row in rows if "layer_error" in row}
+    assert errors["admm_50"] < errors["sparsegpt_50"] < errors["magnitude_50"]
+    assert errors["wanda_50"] < errors["wanda_2_4"]
+
+
+def test_no_test_number_before_the_settings_are_final(finished, small_decoder, small_mnist):
+    chosen, printed, rows = finished
+    for file in chosen.folder.glob("**/result.json"):
+        result = json.loads(file.read_text())
+        assert "perplexity" not in result
+        assert "test_error" not in result
+    assert all("perplexity" not in row and "test_error" not in row for row in rows)
+    assert "(not looked at)" in printed
+    final = Config(
+        preset="smoke", row=("wanda_50",), seeds=(0,), context=CONTEXT, resume=True, final=True,
+        output=chosen.folder, results=chosen.folder / "final",
+    )  # fmt: skip
+    _, found = run(small_decoder, small_mnist, final)
+    assert all(row["perplexity_ratio"]["mean"] > 0 for row in found if "tried" not in row)
+
+
+def test_settings_are_chosen_by_a_draw_of_their_own(finished):
+    _, _, rows = finished
+    tried = [name for name, row in ONE_SHOT.items() if len(row.candidates) > 1]
+    for name in tried:
+        (row,) = (row for row in rows if row["name"] == f"{name}_tuning")
+        assert len(row["tried"]) == len(ONE_SHOT[name].candidates)
+        best = min(row["tried"], key=lambda one: one["validation_perplexity"])["settings"]
+        (chosen,) = (row for row in rows if row["name"] == name)
+        assert chosen["settings"]["pattern"] == best["pattern"]
+
+
+def test_image_networks_lose_more_the_sparser_they_are(finished):
+    _, _, rows = finished
+    errors = {
+        (row["method"], row["sparsity"]): row["validation_error"]["mean"]
+        for row in rows
+        if row["model"] == "lenet300"
+    }
+    dense = errors["dense", 0.0]
+    for method in ("magnitude", "admm"):
+        assert errors[method, 0.5] < dense + 2
+        assert errors[method, 0.95] > errors[method, 0.5]
+    assert errors["admm", 0.95] < errors["magnitude", 0.95]
+
+
+def test_the_report_can_be_written_again(finished):
+    chosen, _, _ = finished
+    text = (chosen.report_folder / "report.md").read_text()
+    assert "SparseGPT, 50 % [sparsegpt_50]" in text
+    assert (chosen.report_folder / "perplexity.png").stat().st_size > 10_000
+    assert (chosen.report_folder / "lenet300_mnist.png").stat().st_size > 10_000
+
+
+def test_bad_flags_are_named():
+    with pytest.raises(ValueError, match="--windows must be at least 1; got 0"):
+        Config(windows=0).check()
