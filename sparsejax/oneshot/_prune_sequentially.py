@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,9 @@ from jaxtyping import Array, PyTree
 from sparsejax._names import leaves_by_name
 from sparsejax._where import Where, refuse_tied, resolve_where
 from sparsejax.graph import concrete_leaves
+from sparsejax.oneshot._calibrate import calibrate
+from sparsejax.oneshot._comparison import Comparison, check_comparison
+from sparsejax.oneshot._divided_budget import kept_by_part, prune_matrices
 from sparsejax.oneshot._flow import Flow
 from sparsejax.oneshot._flows import Flows
 from sparsejax.oneshot._method import Method
@@ -35,6 +38,7 @@ def prune_sequentially(
     pattern: str = "layer",
     where: Where = None,
     *,
+    comparison: Comparison = "balanced",
     vmap_size: int = 1,
     on_layer: OnLayer | None = None,
     progress: bool = False,
@@ -58,9 +62,11 @@ def prune_sequentially(
       batches: batches, each a pytree of arrays.
       budget: the sparsity, the fraction of weights to prune, in ``[0, 1)``.
       method: as for `prune`.
-      pattern: as for `prune`, without ``"global"``.
+      pattern: as for `prune`. For ``"global"`` the budget is divided among the kernels by their
+        inputs in the dense network, which takes a calibration of it first.
       where: the leaves that are pruned; by default all of ``sparsejax.chosen`` that activations are
         multiplied with.
+      comparison: as for `prune`, for ``pattern="global"``.
       vmap_size: the number of matrices of one shape that one program prunes together.
       on_layer: called with the name and the relative error of each kernel when it is pruned. Of
         stacked layers each has an index behind the name, such as ``layers/kernel[3]``.
@@ -86,12 +92,8 @@ def prune_sequentially(
       ICML 2023.
     """
     shape = parse_pattern(pattern)
-    parse_budget(budget, shape)
-    if shape.kind == "global":
-        raise ValueError(
-            "pattern must not be 'global' for prune_sequentially, which prunes a layer before it "
-            "sees the next one; use calibrate and prune"
-        )
+    sparsity = parse_budget(budget, shape)
+    comparison = check_comparison(comparison)
     originals = concrete_leaves(params)
     names = list(leaves_by_name(params))
     mask = resolve_where(params, where)
@@ -107,14 +109,19 @@ def prune_sequentially(
         _check_seen(flows.first, names)
     store = None
     if directory is not None:
-        call = (budget, _text(method), pattern, chosen)
+        call = (budget, _text(method), pattern, comparison, chosen)
         store = Store(directory, fingerprint(call, (params, given)))
-    report = _Report(len(flows.parts()), on_layer, progress)
+    parts, counts = flows.parts(), {}
+    if shape.kind == "global":
+        dense = calibrate(function, structure.unflatten(leaves), given, mask)
+        whole = cast(Fraction, sparsity)
+        counts = kept_by_part(params, dense, whole, comparison, parts, names)
+    jobs = {part.label(names): part.layout.batch if counts else 1 for part in parts}
+    report = _Report(sum(jobs.values()), on_layer, progress)
     run = functools.partial(
         prune,
-        budget=budget,
         method=method,
-        pattern=pattern,
+        pattern="layer" if counts else pattern,
         vmap_size=vmap_size,
         on_layer=report if progress or on_layer is not None else None,
     )
@@ -125,12 +132,16 @@ def prune_sequentially(
         pruned: Mapping[str, Any] | None = store.load(number) if store else None
         if pruned is None:
             pairs = zip(labels, stage.parts, strict=True)
-            dense = {label: _read(leaves[part.leaf], part) for label, part in pairs}
-            pruned = dict(run(dense, flows.calibration(number, leaves, labels)))
+            kernels = {label: _read(leaves[part.leaf], part) for label, part in pairs}
+            calibration = flows.calibration(number, leaves, labels)
+            if counts:
+                pruned = prune_matrices(kernels, calibration, counts, run)
+            else:
+                pruned = dict(run(kernels, calibration, budget))
             if store is not None:
                 store.save(number, pruned)
         else:
-            report.done += len(labels)
+            report.done += sum(jobs[label] for label in labels)
         for label, part in zip(labels, stage.parts, strict=True):
             leaves[part.leaf] = _write(leaves[part.leaf], pruned[label], part, owned)
     return structure.unflatten(

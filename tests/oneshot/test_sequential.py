@@ -99,6 +99,25 @@ def test_stacked_layers_are_pruned_one_by_one(loop):
             assert np.count_nonzero(leaf) == leaf.size // 2, name
 
 
+def test_one_budget_for_all_kernels():
+    """Its division is that of the dense network; experts have counts of their own."""
+    params = {"a": draw(3, 8, 6) * 4, "b": draw(3, 6, 8, seed=1), "c": draw(8, 8)}
+    dense = calibrate(experts, params, [X], everything)
+    counts = [np.count_nonzero(w, axis=(1, 2) if w.ndim == 3 else None)
+              for w in prune(params, dense, 0.55, "wanda", "global").values()]  # fmt: skip
+    names = []
+    found = prune_sequentially(
+        experts, params, [X], 0.55, "wanda", "global", everything,
+        on_layer=lambda name, error: names.append(name),
+    )  # fmt: skip
+    assert names == ["a", "b", "b", "b", "c"]
+    for kernel, expected in zip(found.values(), counts, strict=True):
+        own = np.count_nonzero(kernel, axis=(1, 2) if kernel.ndim == 3 else None)
+        np.testing.assert_array_equal(own, expected)
+    assert sum(np.count_nonzero(w) for w in found.values()) == round(0.45 * 352)
+    assert len({*map(int, counts[1])}) > 1
+
+
 def test_batches_of_several_shapes():
     function, params, order = FUNCTIONS["convolutions"]
     batches, options = [X, X[:3], 2 * X], (0.5, "wanda")
@@ -165,7 +184,7 @@ def cross_attention(p, x):
 
 def experts(p, x):
     y = jnp.tanh(jnp.einsum("btd,edf->betf", x, p["a"]))
-    return jnp.einsum("betf,efd->btd", y, p["b"]) @ p["c"]
+    return jnp.einsum("betf,efd->betd", y, p["b"]).sum(1) @ p["c"]
 
 
 FUNCTIONS = {
@@ -305,7 +324,7 @@ PARAMS = {"a": draw(8, 8), "b": draw(8, 6)}
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"pattern": "global"}, "pattern must not be 'global'"),
+        ({"comparison": "best"}, "comparison must be one of"),
         ({"pattern": "diagonal"}, "pattern must be"),
         ({"budget": 1.5}, "budget must be"),
         ({"method": "best"}, "method must be"),
