@@ -58,8 +58,8 @@ def admm(
     Nearly all of it is products of matrices, one for each iteration of both kinds.
 
     Args:
-      iterations: the number of iterations of all stages together. More of them lower the error by a
-        few per cent.
+      iterations: the number of iterations of all stages together. Twice as many lower the error by
+        about one per cent.
       rho: the penalties of the first and of the last stage; those between lie on a geometric curve.
         The error grows steeply where the last one is much below 1.
       stages: the number of penalties. Each inverts one matrix of the size of the inputs.
