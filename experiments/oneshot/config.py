@@ -49,8 +49,15 @@ class Trained(NamedTuple):
 ONE_SHOT: Mapping[str, OneShot] = {
     "magnitude_50": OneShot("magnitude", 0.5, [{"pattern": "layer"}], 14.5),
     "wanda_50": OneShot("wanda", 0.5, [{"pattern": "row"}, {"pattern": "layer"}], 2.09),
-    "sparsegpt_50": OneShot("sparsegpt", 0.5, [{"pattern": "layer"}], 2.06),
-    "admm_50": OneShot("admm", 0.5, [{"pattern": "layer"}, {"pattern": "row"}], 1.80),
+    "sparsegpt_50": OneShot(
+        "sparsegpt", 0.5, [{"pattern": "layer"}, {"pattern": "layer", "sequential": True}], 2.06
+    ),
+    "admm_50": OneShot(
+        "admm",
+        0.5,
+        [{"pattern": "layer"}, {"pattern": "row"}, {"pattern": "layer", "sequential": True}],
+        1.80,
+    ),
     "swaps_50": OneShot("swaps", 0.5, [{"pattern": "row"}]),
     "global_50": OneShot(
         "admm",
