@@ -11,9 +11,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-# Three processes keep two cores busy while one waits for the processes that its test starts.
 # A test that hangs inside XLA ends its process; worksteal then starts another one in its place.
-PYTEST := python -m pytest -n 3 --dist worksteal --timeout 600 --timeout-method thread --durations 25
+PYTEST := python -m pytest -n 2 --dist worksteal --timeout 600 --timeout-method thread --durations 25
 RUFF = $(BIN)/ruff check . && $(BIN)/ruff format --check .
 # To compile all of the packages' modules takes a minute; Python compiles the fifth that is imported.
 PIP := -m pip install --quiet --disable-pip-version-check --no-compile

@@ -207,6 +207,8 @@ def _language(config: Config) -> Iterator[LanguageRun]:
         if all(run.done() for run in tried):
             errors = [run.result()["validation_perplexity"] for run in tried]
             chosen[row] = found[int(np.argmin(errors))]
+        elif config.partial:
+            chosen[row] = found[0]  # what has ended before any other was tried
     for draw in config.seeds:
         for row in [row for row in config.rows() if row in chosen]:
             if row != "dense" or draw == config.seeds[0]:

@@ -39,6 +39,10 @@ _WAYS = {
     "lc_50": "ADMM, then learning-compression, 50 %",
     "lc_70": "ADMM, then learning-compression, 70 %",
 }
+_NOT_FINAL = (
+    " This is not the final table: the settings may change yet, and the test texts were not looked "
+    "at."
+)
 _FIELDS = ("nonzeros", "density", "seconds")
 _LANGUAGE_FIELDS = ("calibration_seconds", "layer_error", "layer_errors", "sample")
 
@@ -139,9 +143,9 @@ def parts(rows: Sequence[Row]) -> Parts:
             f"windows {', '.join(map(str, seeds_of(language)))}. The kernels of the layers are "
             "pruned; the embedding, which also makes the logits, stays dense. The error of a "
             "layer's outputs is the mean over kernels of |X(W - W')|^2 / |XW|^2. The first look "
-            "was plain NumPy with 10 calibration windows and 4,096 test tokens. Settings were "
-            "chosen by the validation "
-            "texts; no test perplexity was computed before (`--final`).",
+            "was plain NumPy with 10 calibration windows and 4,096 test tokens. Settings are "
+            "chosen by the validation texts, and no test perplexity is computed before (`--final`)."
+            + ("" if all("perplexity" in row for row in language) else _NOT_FINAL),
         ]
         samples = [f"- {row['name']}: {row['sample'][0]!r}" for row in language if "sample" in row]
         if samples:
