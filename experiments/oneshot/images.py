@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.runner import Run
 from experiments.common.saved_runs import Finished, error, read
 from experiments.oneshot.config import Config
+from experiments.oneshot.unsaved import UnsavedRun
 from sparsejax import inspection, oneshot
 from sparsejax.oneshot import Calibration
 
@@ -37,6 +37,8 @@ class Dense(NamedTuple):
 
     finished: Finished
     calibration: Calibration
+    logits: Callable[[Any, Any], jax.Array]
+    """The network's function, jitted once for all that it is pruned to."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -46,32 +48,29 @@ def dense(folder: Path, data_dir: Path | None) -> Dense:
     images = finished.prepare(finished.dataset.train.images[:_IMAGES])
     batches = [jnp.asarray(part) for part in np.split(images, len(images) // _BATCH)]
     network = finished.network
-    return Dense(finished, oneshot.calibrate(network.function, network.params, batches))
+    calibration = oneshot.calibrate(network.function, network.params, batches)
+    return Dense(finished, calibration, jax.jit(network.function))
 
 
-class ImageRun(Run):
+class ImageRun(UnsavedRun):
     """A dense image network that a one-shot method prunes to one sparsity; it is not saved."""
+
+    final_field = "test_error"
 
     def __init__(
         self, row: str, folder: Path, settings: Mapping[str, Any], config: Config, source: Path
     ):
-        super().__init__(row, folder, settings, settings["trained_seed"], config.resume)
-        self.final, self.source, self.data_dir = config.final, source, config.data_dir
+        seed = settings["trained_seed"]
+        super().__init__(row, folder, settings, seed, config.resume, final=config.final)
+        self.source, self.data_dir = source, config.data_dir
 
     def headline(self, result: Mapping[str, Any]) -> str:
         """The validation error alone."""
         return f"validation error {result['validation_error']:.2f} %"
 
-    def done(self) -> bool:
-        """Whether it has ended with these settings, and with the test images where asked for."""
-        file = self.folder / "result.json"
-        if not file.exists() or self.result()["settings"] != self.settings:
-            return False
-        return not self.final or "test_error" in self.result()
-
     def train(self) -> tuple[dict[str, Any], None]:
         """Prune and evaluate; nothing is trained."""
-        finished, calibration = dense(self.source, self.data_dir)
+        finished, calibration, logits = dense(self.source, self.data_dir)
         params = finished.network.params
         start = time.perf_counter()
         if sparsity := self.settings["sparsity"]:
@@ -85,9 +84,8 @@ class ImageRun(Run):
             "name": self.row,
             "nonzeros": inspection.report(params).nonzeros,
         }
-        logits = jax.jit(lambda images: finished.network.function(params, images))
         for split in ("validation", "test") if self.final else ("validation",):
-            result[f"{split}_error"] = error(finished, logits, split)
+            result[f"{split}_error"] = error(finished, functools.partial(logits, params), split)
         return result, None
 
 

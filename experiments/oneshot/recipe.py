@@ -13,23 +13,26 @@ import numpy as np
 import optax
 
 import sparsejax
-from experiments.common.runner import Recipe, Run
+from experiments.common.runner import Recipe
 from experiments.oneshot import images, report
 from experiments.oneshot.config import ONE_SHOT, TRAINED, TUNING_DRAW, Config, Row
 from experiments.oneshot.language import Calibrations, Language, in_layers, load
+from experiments.oneshot.unsaved import UnsavedRun
 from sparsejax import compression, inspection, oneshot
-from sparsejax.training import Batches, TrainState, init_state, make_step
+from sparsejax.training import Batches, init_state, make_step
 from sparsejax.transforms import kept_weights
 
 _L_STEPS = 10
 _CHECKPOINT_STEPS = 50
 
 
-class LanguageRun(Run):
+class LanguageRun(UnsavedRun):
     """A row with one draw of calibration windows.
 
     Its network is not saved, except where it was trained: pruning it again takes minutes.
     """
+
+    final_field = "perplexity"
 
     def __init__(
         self,
@@ -41,20 +44,13 @@ class LanguageRun(Run):
         language: Language,
         calibrations: Calibrations,
     ):
-        super().__init__(row, folder, settings, draw, config.resume)
-        self.final = config.final and draw != TUNING_DRAW
+        final = config.final and draw != TUNING_DRAW
+        super().__init__(row, folder, settings, draw, config.resume, final=final)
         self.language, self.calibrations = language, calibrations
 
     def headline(self, result: Mapping[str, Any]) -> str:
         """The validation perplexity alone, so that no choice is made by the test texts."""
         return f"validation perplexity {result['validation_perplexity']:.2f}"
-
-    def done(self) -> bool:
-        """Whether it has ended with these settings, and with the test texts where asked for."""
-        file = self.folder / "result.json"
-        if not file.exists() or self.result()["settings"] != self.settings:
-            return False
-        return not self.final or "perplexity" in self.result()
 
     def evaluated(self, params: Any, seconds: Mapping[str, float]) -> dict[str, Any]:
         """The fields of a result about a network."""
@@ -135,11 +131,6 @@ class TrainedRun(LanguageRun):
         params = language.params if self.start is None else self.start.pruned()[0]
         optimizer = self.optimizer()
 
-        def shown(state: TrainState) -> Any:
-            if settings["sparsity"] == 0:
-                return state.params
-            return sparsejax.compressed_params(state.opt_state, state.params)
-
         state = self.fit(
             make_step(language.loss, optimizer),
             init_state(params, optimizer, jax.random.key(self.seed)),
@@ -148,7 +139,9 @@ class TrainedRun(LanguageRun):
             report_every=self.steps_per_l_step,
             checkpoint_every=_CHECKPOINT_STEPS,
         )
-        found = shown(state)
+        found = state.params
+        if settings["sparsity"]:
+            found = sparsejax.compressed_params(state.opt_state, found)
         return self.evaluated(found, {"seconds": self.metrics()[-1]["seconds"]}), found
 
     @property

@@ -103,7 +103,8 @@ def prune_sequentially(
     leaves = [_automatic(leaf) for leaf in originals]
     given = [jax.tree.map(_automatic, batch) for batch in batches]
     flows = Flows(function, structure.unflatten(leaves), given, chosen, names)
-    for part in flows.parts():
+    parts, counts = flows.parts(), {}
+    for part in parts:
         shape.check(part.label(names), part.layout.outputs, part.layout.inputs)
     if where is not None:
         _check_seen(flows.first, names)
@@ -111,7 +112,6 @@ def prune_sequentially(
     if directory is not None:
         call = (budget, _text(method), pattern, comparison, chosen)
         store = Store(directory, fingerprint(call, (params, given)))
-    parts, counts = flows.parts(), {}
     if shape.kind == "global":
         dense = calibrate(function, structure.unflatten(leaves), given, mask)
         whole = cast(Fraction, sparsity)
