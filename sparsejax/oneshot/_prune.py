@@ -7,7 +7,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +23,11 @@ from sparsejax.oneshot._kernels import Kernel, Kernels, kernels_of
 from sparsejax.oneshot._magnitude import magnitude
 from sparsejax.oneshot._method import Method
 from sparsejax.oneshot._patterns import Pattern, parse_budget, parse_pattern
+from sparsejax.oneshot._progress import OnLayer, Progress
 from sparsejax.oneshot._sparsegpt import sparsegpt
 from sparsejax.oneshot._swaps import swaps
 from sparsejax.oneshot._wanda import wanda
 
-OnLayer: TypeAlias = Callable[[str, float], None]
 METHODS: dict[str, Callable[[], Method]] = {
     "magnitude": magnitude,
     "wanda": wanda,
@@ -133,7 +133,7 @@ def prune(
             [shape.kept(sparsity, layout.outputs, layout.inputs)] * layout.batch
             for layout in (kernel.layout for kernel in kernels.kernels)
         ]
-    report = _Report(len(kernels.kernels), on_layer, progress)
+    report = Progress(len(kernels.kernels), on_layer, progress)
     pruned = _prune_all(kernels, counts, chosen, shape, vmap_size, report)
     return kernels.put_back(pruned)
 
@@ -156,30 +156,13 @@ class _Done(NamedTuple):
     error: Float[Array, ""]
 
 
-class _Report:
-    """Whoever wants to know when a kernel is done."""
-
-    def __init__(self, total: int, on_layer: OnLayer | None, progress: bool):
-        self.total, self.on_layer, self.progress, self.number = total, on_layer, progress, 0
-
-    def __call__(self, kernel: Kernel, done: Sequence[_Done]) -> None:
-        self.number += 1
-        if not self.progress and self.on_layer is None:
-            return  # reading the error would wait for it
-        error = sum(float(one.error) for one in done) / len(done)
-        if self.on_layer is not None:
-            self.on_layer(kernel.name, error)
-        if self.progress:
-            print(f"{self.number}/{self.total} {kernel.name}: error {error:.4g}", flush=True)
-
-
 def _prune_all(
     kernels: Kernels,
     counts: Sequence[Sequence[int]],
     method: Method,
     pattern: Pattern,
     vmap_size: int,
-    report: _Report,
+    report: Progress,
 ) -> dict[str, Float[Array, "batch outputs inputs"]]:
     """Return the pruned matrices of each kernel."""
     results: dict[str, dict[int, _Done]] = {kernel.name: {} for kernel in kernels.kernels}
@@ -190,8 +173,9 @@ def _prune_all(
             for job, done in zip(part, _run(part, method, pattern, next(devices)), strict=True):
                 found = results[job.kernel.name]
                 found[job.number] = done
-                if len(found) == job.kernel.layout.batch:
-                    report(job.kernel, list(found.values()))
+                if report.wanted and len(found) == job.kernel.layout.batch:
+                    errors = [float(one.error) for one in found.values()]
+                    report(job.kernel.name, sum(errors) / len(errors))
     _check(results)
     return {
         name: jnp.stack([jax.device_put(done[n].weights, kernels.devices[0]) for n in sorted(done)])

@@ -24,7 +24,8 @@ from sparsejax.oneshot._flow import Flow
 from sparsejax.oneshot._flows import Flows
 from sparsejax.oneshot._method import Method
 from sparsejax.oneshot._patterns import parse_budget, parse_pattern
-from sparsejax.oneshot._prune import OnLayer, prune
+from sparsejax.oneshot._progress import OnLayer, Progress
+from sparsejax.oneshot._prune import prune
 from sparsejax.oneshot._stages import Part
 from sparsejax.oneshot._store import Store, fingerprint
 
@@ -117,13 +118,13 @@ def prune_sequentially(
         whole = cast(Fraction, sparsity)
         counts = kept_by_part(params, dense, whole, comparison, parts, names)
     jobs = {part.label(names): part.layout.batch if counts else 1 for part in parts}
-    report = _Report(sum(jobs.values()), on_layer, progress)
+    report = Progress(sum(jobs.values()), on_layer, progress)
     run = functools.partial(
         prune,
         method=method,
         pattern="layer" if counts else pattern,
         vmap_size=vmap_size,
-        on_layer=report if progress or on_layer is not None else None,
+        on_layer=report if report.wanted else None,
     )
     owned: set[int] = set()
     for number, stage in enumerate(flows.first.stages):
@@ -163,20 +164,6 @@ def _text(method: Any) -> str:
         return str(method)
     numbers = [_text(number) for number in method.numbers]
     return f"{method.name}{method.options}{numbers}"
-
-
-class _Report:
-    """Counts the kernels that are done, and reports those that are pruned now."""
-
-    def __init__(self, total: int, on_layer: OnLayer | None, progress: bool):
-        self._total, self._on_layer, self._progress, self.done = total, on_layer, progress, 0
-
-    def __call__(self, name: str, error: float) -> None:
-        self.done += 1
-        if self._on_layer is not None:
-            self._on_layer(name, error)
-        if self._progress:
-            print(f"{self.done}/{self._total} {name}: error {error:.4g}", flush=True)
 
 
 def _read(leaf: Any, part: Part) -> Any:
