@@ -19,6 +19,7 @@ from experiments.common.report import MADE_BY, Table, aggregate, error
 from experiments.common.runner import Config as CommonConfig
 from experiments.common.runner import Recipe, Run, command_line, draw, main, rewrite
 from sparsejax.training import Batches, init_state, make_step
+from tests.compilation import environment_for_commands
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(64, 3)).astype(np.float32)
@@ -212,7 +213,7 @@ runner.main(toy.RECIPE, config, "")
 def test_killed_at_a_fixed_point_it_resumes_to_the_same_bits(finished, tmp_path, moment, capsys):
     """Step 4 is before the first checkpoint, step 12 between two."""
     folder = tmp_path / "run"
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    environment = environment_for_commands() | {"PYTHONPATH": os.getcwd()}
     killed = subprocess.run(
         [sys.executable, "-c", KILL, folder, moment], env=environment, capture_output=True
     )
