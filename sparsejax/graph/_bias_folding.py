@@ -83,7 +83,8 @@ def removable_units(
     """Return the constant units that a contraction does not have to read.
 
     These are all constant units if a bias can absorb them, and the zeros otherwise. A convolution
-    that pads reads zeros at the border, so that it cannot do without other constants.
+    that pads reads zeros at the border, so that it cannot do without other constants. In groups, a
+    unit is one of each group; what is constant in some of them is left to the weights.
 
     Args:
       edge: the contraction.
@@ -96,6 +97,8 @@ def removable_units(
     contraction, weights = edge.contraction, constants.weights[edge.equation]
     length = len(weights.nonzero)
     none = ConstantUnits(np.zeros(length, bool), np.zeros(length, weights.array.dtype))
+    if contraction.groups > 1:
+        return none
     units = constants.units.get(contraction.computed, {}).get(contraction.axis, none)
     foldable = edge.equation in foldings and not contraction.padded
     return units if foldable else units.zeros()

@@ -17,6 +17,7 @@ from sparsejax.graph._contraction import (
     Contraction,
     Weights,
     constant_contribution,
+    in_groups,
     narrow,
     widest,
 )
@@ -137,6 +138,8 @@ class ConstantFinder:
         array = np.transpose(self.whole(contraction.weights), order)
         inside = tuple(range(1 + len(contraction.written), array.ndim))
         nonzero = (array != 0).any(inside) if inside else array != 0
+        if contraction.groups > 1:
+            return [self._contracted_in_groups(equation, contraction, nonzero, array)]
         weights = self.weights[equation.number] = Weights(nonzero, array)
         if len(contraction.written) != 1:
             return [{}]
@@ -146,3 +149,21 @@ class ConstantFinder:
         varies = (nonzero[~usable] if usable.any() else nonzero).any(axis=0)
         units = ConstantUnits(~varies, narrow(total, self.graph.dtypes[equation.outs[0]]))
         return [{contraction.result_axes[0]: units}]
+
+    def _contracted_in_groups(
+        self, equation: Equation, contraction: Contraction, nonzero: np.ndarray, array: np.ndarray
+    ) -> AxisConstants:
+        """Record the weights of a contraction in groups; return what it makes constant."""
+        units = self.along(contraction.computed, contraction.axis)
+        mask, numbers, zero = (
+            in_groups(of_units, contraction.groups, nonzero.shape[1])
+            for of_units in (*units, units.zeros().mask)
+        )
+        self.weights[equation.number] = Weights(nonzero & ~zero, array)
+        usable = zero if contraction.padded else mask
+        dtype = widest(array.dtype, numbers.dtype)
+        summed = array.sum(axis=tuple(range(2, array.ndim)), dtype=dtype)
+        total = np.where(usable & nonzero, numbers.astype(dtype), 0) * summed
+        constant = ~(nonzero & ~usable).any(axis=0)
+        numbers = narrow(total.sum(axis=0), self.graph.dtypes[equation.outs[0]])
+        return {contraction.result_axes[0]: ConstantUnits(constant, numbers)}

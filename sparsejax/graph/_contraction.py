@@ -33,13 +33,17 @@ class Contraction(NamedTuple):
     """The weights' dimensions over positions."""
     padded: bool
     """Whether zeros take the place of some of the positions that are read."""
+    groups: int = 1
+    """The number of equal parts of ``axis`` and of ``written``: part i writes part i alone. Unit u
+    of ``read`` is unit u of each part."""
 
 
 class Weights(NamedTuple):
     """The weights of a contraction."""
 
     nonzero: np.ndarray
-    """Booleans [read, *written]: whether any weight of the window is not zero."""
+    """Booleans [read, *written]: whether any weight of the window is not zero. In groups, weights
+    that read constant zeros count as zero."""
     array: np.ndarray
     """[read, *written, *window], a view of the parameter where possible."""
 
@@ -67,6 +71,20 @@ def constant_contribution(weights: Weights, rows: np.ndarray, numbers: np.ndarra
         summed = array[some].astype(dtype).sum(axis=tuple(range(ndim, array.ndim)), dtype=dtype)
         total += np.tensordot(numbers[some].astype(dtype), summed, axes=1)
     return total
+
+
+def in_groups(numbers: np.ndarray, groups: int, written: int) -> np.ndarray:
+    """Return what each written unit reads, for a contraction in groups.
+
+    Args:
+      numbers: [groups * read]: an entry for each unit of the computed value.
+      groups: the number of groups.
+      written: the number of units that are written by all groups together.
+
+    Returns:
+      [read, written].
+    """
+    return np.repeat(numbers.reshape(groups, -1).T, written // groups, axis=1)
 
 
 def widest(*dtypes: Any) -> np.dtype:

@@ -202,10 +202,23 @@ class GroupBuilder:
     def contraction(self, equation: Equation, contraction: Contraction) -> None:
         """Connect the units that a contraction writes to those that it reads."""
         computed, weights, out = contraction.computed, contraction.weights, equation.outs[0]
-        self.same(computed, contraction.axis, weights, contraction.read)
         written = tuple(self._first[out] + axis for axis in contraction.result_axes)
-        read = self._first[computed] + contraction.axis
+        units = self._first[computed] + contraction.axis
+        read = self._first[weights] + contraction.read
+        if contraction.groups > 1:
+            group = self._new(contraction.groups)
+            self._split(units, group, read)
+            self._split(written[0], group, self._new(self._sizes[written[0]] // contraction.groups))
+        else:
+            self._union(units, read)
         self._edges.append(ContractionEdge(equation.number, contraction, read, written))
+
+    def _split(self, merged: int, group: int, inner: int) -> None:
+        """Split a dimension into groups and units of each, of which the same are kept in all."""
+        if self._sizes[inner] == 1:
+            self._union(merged, group)
+        else:
+            self._edges.append(ReshapeEdge(merged, (group, inner), True))
 
     def result(self) -> DependencyGroups:
         """Return the groups that were collected."""

@@ -96,6 +96,10 @@ class OnnxBuilder:
             self.names[value] = self.constant(self.known[value], self._labels.get(value))
         return self.names[value]
 
+    def stored(self, value: int, array: np.ndarray) -> str:
+        """Store a known value in another form and return its name."""
+        return self.constant(array, self._labels.get(value))
+
     def operands(self, equation: Equation) -> list[str]:
         """Return the names of an equation's operands."""
         return [self.name(value) for value in equation.ins]
@@ -108,7 +112,7 @@ class OnnxBuilder:
         if (value, order) not in self._transposed:
             if value in self.known:
                 array = np.transpose(np.asarray(self.known[value]), order)
-                name = self.constant(array, self._labels.get(value))
+                name = self.stored(value, array)
             else:
                 name = self.node("Transpose", self.name(value), perm=order)
             self._transposed[value, order] = name

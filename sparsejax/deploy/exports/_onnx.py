@@ -36,8 +36,9 @@ def export_onnx(network: Network, *inputs: PyTree, batched: PyTree = None) -> by
     ``output/logits``. Values that depend on parameters alone, such as a masked kernel, are computed
     here and stored under the path of their parameter.
 
-    Supported are products (``dot_general``, convolutions in one group or several), the usual
-    elementwise operations, sums and extrema over dimensions and windows, reshapes, transposition,
+    Supported are products (``dot_general``, convolutions in one group or several, transposed ones),
+    the usual elementwise operations and activations, sums and extrema over dimensions and windows,
+    ``argmax`` and ``argmin`` (among NaN the runtime's choice counts), reshapes, transposition,
     broadcasting, concatenation, slices, fixed indices, reversal and padding. The model uses
     operator set 19 of ONNX.
 

@@ -75,14 +75,17 @@ def shrink(
     removed only if it is dead on every branch. The fewest units are kept from which all outputs can
     be computed.
 
-    Supported are products with weights (``dot_general`` over one dimension, convolutions in one
-    group, with any stride, padding and dilation), all elementwise operations, sums and maxima over
-    windows and over positions, reshapes, transposition, broadcasting, concatenation, slices and
-    fixed indices in any spelling, reversal and padding; calls (``jit``, ``custom_jvp``,
-    ``custom_vjp``, ``checkpoint``) are inlined. Batch normalisation with running statistics
-    consists of these. If units are read in another way (a softmax, a layer norm, attention or a
-    sort over them, a recurrence, a convolution in groups), the function is refused with the name of
-    the operation and of the nearest parameter, unless ``keep_unsupported``.
+    Supported are products with weights (``dot_general`` over one dimension, convolutions with any
+    stride, padding, dilation and number of groups), all elementwise operations, sums and maxima
+    over windows and over positions, reshapes, transposition, broadcasting, concatenation, slices
+    and fixed indices in any spelling, reversal and padding, and ``argmax``, whose classes all stay;
+    calls (``jit``, ``custom_jvp``, ``custom_vjp``, ``checkpoint``) are inlined. Batch normalisation
+    with running statistics consists of these. If units are read in another way (a softmax, a layer
+    norm, attention or a sort over them, a recurrence), the function is refused with the name of the
+    operation and of the nearest parameter, unless ``keep_unsupported``.
+
+    A convolution in groups loses whole groups (for a depthwise one, channels), and channels that
+    are dead in every group at the same place.
 
     A constant other than 0 is kept if no bias or mean directly follows the products that read it,
     and before convolutions that pad (their border is zero). Each layer keeps one unit at least.

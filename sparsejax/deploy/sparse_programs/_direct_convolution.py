@@ -101,7 +101,8 @@ def supports(equation: Equation) -> bool:
     params = equation.params
     lhs, _, out = params["dimension_numbers"]
     return (
-        all(n == 1 for n in params["lhs_dilation"])
+        params["feature_group_count"] == 1
+        and all(n == 1 for n in params["lhs_dilation"])
         and all(low >= 0 and high >= 0 for low, high in params["padding"])
         and lhs[0] == out[0] == 0
     )

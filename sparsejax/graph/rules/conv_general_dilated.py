@@ -1,4 +1,4 @@
-"""The rule of ``conv_general_dilated``, a contraction where it has one group and known weights."""
+"""The rule of ``conv_general_dilated``, a contraction where its weights are known."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from jax import lax
 
 from sparsejax.graph._factored import transposed
+from sparsejax.graph._onnx_convolution import write_convolution
 from sparsejax.graph._rule import (
     AxisConstants,
     ConstantFinder,
@@ -18,8 +19,8 @@ from sparsejax.graph._rule import (
     Graph,
     GroupBuilder,
     NotFactoredError,
-    OnnxBuilder,
     Rule,
+    SlicedGraph,
 )
 
 
@@ -27,12 +28,13 @@ def _contraction(graph: Graph, equation: Equation, known: tuple[bool, bool]) -> 
     params = equation.params
     if known != (False, True):
         return None
-    if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
+    if params["batch_group_count"] != 1:
         return None
     lhs, rhs, out = params["dimension_numbers"]
     padded = any(map(any, params["padding"])) or any(n != 1 for n in params["lhs_dilation"])
     left, right = equation.ins
-    return Contraction(left, lhs[1], right, rhs[1], (rhs[0],), (out[1],), tuple(rhs[2:]), padded)
+    groups, window = params["feature_group_count"], tuple(rhs[2:])
+    return Contraction(left, lhs[1], right, rhs[1], (rhs[0],), (out[1],), window, padded, groups)
 
 
 def _groups(builder: GroupBuilder, equation: Equation) -> None:
@@ -54,37 +56,18 @@ def _constants(finder: ConstantFinder, equation: Equation) -> list[AxisConstants
     return finder.contracted(equation)
 
 
+def _evaluate(sliced: SlicedGraph, equation: Equation, operands: Sequence[Any]) -> list[Any]:
+    """Groups leave as a whole, or lose the same of their channels."""
+    lhs, rhs, _ = equation.params["dimension_numbers"]
+    groups = operands[0].shape[lhs[1]] // operands[1].shape[rhs[1]]
+    return equation.apply(operands, feature_group_count=groups)
+
+
 def _multiply_accumulates(graph: Graph, equation: Equation) -> int:
     weights = graph.shapes[equation.ins[1]]
     units = equation.params["dimension_numbers"].rhs_spec[0]
     each = (length for axis, length in enumerate(weights) if axis != units)
     return math.prod((*graph.shapes[equation.outs[0]], *each))
-
-
-def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
-    params, (left, right) = equation.params, equation.ins
-    numbers, pads = params["dimension_numbers"], params["padding"]
-    if params["batch_group_count"] != 1:
-        raise builder.refusal(equation, "in groups of the batch")
-    if any(n != 1 for n in params["lhs_dilation"]):
-        raise builder.refusal(equation, "with lhs_dilation")
-    if min(map(min, pads), default=0) < 0:
-        raise builder.refusal(equation, "with negative padding")
-    for axis in numbers.lhs_spec[1:]:
-        builder.require_fixed(equation, left, axis)
-    operands = (
-        builder.transposed(left, numbers.lhs_spec),
-        builder.transposed(right, numbers.rhs_spec),
-    )
-    result = builder.node(
-        "Conv",
-        *builder.cast_operands(equation, operands),
-        strides=[int(n) for n in params["window_strides"]],
-        dilations=[int(n) for n in params["rhs_dilation"]],
-        pads=[int(low) for low, _ in pads] + [int(high) for _, high in pads],
-        group=int(params["feature_group_count"]),
-    )
-    return [builder.untransposed(result, numbers.out_spec)]
 
 
 _BY_WINDOW: dict[str, Any] = {
@@ -131,7 +114,8 @@ RULES = {
     "conv_general_dilated": Rule(
         groups=_groups,
         constants=_constants,
-        onnx=_onnx,
+        evaluate=_evaluate,
+        onnx=write_convolution,
         contraction=_contraction,
         multiply_accumulates=_multiply_accumulates,
         factored=_factored,

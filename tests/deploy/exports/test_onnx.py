@@ -223,6 +223,11 @@ KERNEL = normal(3, 2, 4, 6)
         lambda p, x: convolve(x, p[:, :, :2], "VALID", feature_group_count=2),
         lambda p, x: convolve(x.transpose(3, 1, 0, 2), p.transpose(3, 2, 0, 1), "SAME",
                               dimension_numbers=("CHNW", "OIHW", "WNCH")),
+        lambda p, x: lax.conv_transpose(x, p, (2, 3), "SAME"),
+        lambda p, x: convolve(x, p, ((5, 0), (1, 3)), lhs_dilation=(3, 1), rhs_dilation=(2, 1),
+                              strides=(2, 1)),
+        lambda p, x: convolve(x, p[:, :, :2], ((1, 1), (-1, 0)), lhs_dilation=(1, 2),
+                              feature_group_count=2),
         lambda p, x: nnx.max_pool(x, (3, 2), (2, 1), "SAME"),
         lambda p, x: -nnx.min_pool(x, (2, 2), (2, 2), ((1, 0), (0, 1))),
         lambda p, x: nnx.avg_pool(x, (3, 3), (2, 2), "SAME", count_include_pad=False),
@@ -260,6 +265,8 @@ def activations(params, x):
         jnp.ceil(x), jnp.sin(x) - jnp.cos(x), abs(x) ** 1.5, lax.clamp(-0.1, x, 0.1),
         jnp.where((x > 0) & (x != 1) | ~(x <= -1), x, params[0, 0]),
         jnp.where((x < 0.5) | (x >= 1), 0, x), lax.stop_gradient(x), lax.rsqrt(abs(x)), x**-2,
+        jax.nn.elu(x), jax.nn.selu(x), jax.nn.softplus(x), jax.nn.mish(x), jnp.exp2(x),
+        jax.nn.gelu(x, approximate=False), jnp.round(4 * x), lax.round(4 * x),
     ]  # fmt: skip
 
 
@@ -342,7 +349,7 @@ def test_bfloat16_and_float16_are_kept():
 
 
 def dilated(p, x):
-    return convolve(x, KERNEL, ((0, 0), (0, 0)), lhs_dilation=(2, 1))
+    return convolve(x, x.max(0)[:2, :3, :, None], ((0, 0), (0, 0)), lhs_dilation=(2, 1))
 
 
 def chosen(p, x):
@@ -355,7 +362,7 @@ def chosen(p, x):
     [
         (lambda p, x: jnp.sort(x), "the operation sort, which .* it understands .*, conv_general"),
         (lambda p, x: lax.cummax(x, 1), "the operation cummax, which"),
-        (dilated, "conv_general_dilated with lhs_dilation, which"),
+        (dilated, "conv_general_dilated of a dilated operand with weights that"),
         (lambda p, x: convolve(x, KERNEL, ((-1, 0), (0, 0))), "dilated with negative padding"),
         (lambda p, x: x[1:], "must compute the same for every batch size; .* no multiple"),
         (lambda p, x: lax.slice_in_dim(x, 0, 2), "operation slice along the batch"),

@@ -582,14 +582,6 @@ def recurrence(params, x):
     return lax.scan(step, x, None, 3)[0] @ params["b"]
 
 
-def grouped(params, x):
-    x = (x @ params["a"])[:, :, None]
-    return lax.conv_general_dilated(
-        x, params["b"][:, :1].reshape(1, 1, 4), (1,), "VALID",
-        dimension_numbers=("NCW", "WIO", "NCW"), feature_group_count=4,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("function", "operation"),
     [
@@ -597,7 +589,6 @@ def grouped(params, x):
         (sort_inside, r"sort \(over 4 units after a\)"),
         (attention, r"dot_general \(over 4 units after a\)"),
         (recurrence, r"scan \(over 4 units after a\)"),
-        (grouped, r"conv_general_dilated \(over 4 units after a\)"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(function, operation):

@@ -41,9 +41,7 @@ BINARY = {
     "complex": lambda h: lax.complex(h, h + 1), "stop_gradient": lax.stop_gradient,
 }  # fmt: skip
 WITHOUT_ONNX = {
-    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "complex", "cosh",
-    "digamma", "erf_inv", "erfc", "exp2", "expm1", "is_finite", "lgamma", "log1p", "nextafter",
-    "reduce_precision", "rem", "round", "sinh", "tan", "xor",
+    "atan2", "complex", "digamma", "erf_inv", "lgamma", "nextafter", "reduce_precision",
 }  # fmt: skip
 OPERATIONS = UNARY | BINARY
 
