@@ -39,8 +39,8 @@ def export_onnx(network: Network, *inputs: PyTree, batched: PyTree = None) -> by
     Supported are products (``dot_general``, convolutions in one group or several, transposed ones),
     the usual elementwise operations and activations, sums and extrema over dimensions and windows,
     ``argmax`` and ``argmin`` (among NaN the runtime's choice counts), reshapes, transposition,
-    broadcasting, concatenation, slices, fixed indices, reversal and padding. The model uses
-    operator set 19 of ONNX.
+    broadcasting, concatenation, slices, fixed indices, computed ones along one dimension (token
+    ids), reversal and padding. The model uses operator set 19 of ONNX.
 
     Args:
       network: a pure function, as it is used for inference, and its parameters. It must compute the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from jax import lax
 
 from sparsejax.graph._indexing import dynamic_indexing
 from sparsejax.graph._indices import FixedIndices, Read
-from sparsejax.graph._rule import Equation, Graph
+from sparsejax.graph._onnx_gather import write_take
+from sparsejax.graph._rule import Equation, Graph, OnnxBuilder
 
 
 def _indices(graph: Graph, equation: Equation, known: Mapping[int, Any]) -> FixedIndices | None:
@@ -79,8 +81,12 @@ def _cut_axes(graph: Graph, equation: Equation) -> list[int]:
     ]
 
 
-RULES = {
-    "gather": dynamic_indexing(
-        _indices, "other than at fixed indices, within bounds, of one dimension"
-    )
-}
+def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
+    fixed = _indices(builder.graph, equation, builder.known)
+    write = write_take if fixed is None else _RULE.onnx
+    assert write is not None
+    return write(builder, equation)
+
+
+_RULE = dynamic_indexing(_indices, "other than at fixed indices")
+RULES = {"gather": replace(_RULE, onnx=_onnx)}
