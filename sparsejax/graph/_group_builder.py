@@ -88,10 +88,18 @@ class GroupBuilder:
       graph: the graph; values of parameters are not used.
       indices: the fixed indices of gathers and dynamic slices.
       contractions: the graph's contractions, by the equation's number.
+      fixed: whether each value is computed from parameters and constants alone.
     """
 
-    def __init__(self, graph: Graph, indices: Indices, contractions: Mapping[int, Contraction]):
+    def __init__(
+        self,
+        graph: Graph,
+        indices: Indices,
+        contractions: Mapping[int, Contraction],
+        fixed: Sequence[bool],
+    ):
         self.graph, self.indices, self.contractions = graph, indices, contractions
+        self._fixed = fixed
         # Union-find: each dimension has a number, and a group is named by its smallest member.
         self._first = np.cumsum([0, *map(len, graph.shapes)]).tolist()
         self._parent = list(range(self._first[-1]))
@@ -141,7 +149,14 @@ class GroupBuilder:
         self._whole |= {self._first[value] + axis for axis in chosen}
 
     def unsupported(self, equation: Equation, value: int, axes: Iterable[int]) -> None:
-        """Note that an equation reads dimensions in a way that no rule supports."""
+        """Note that an equation reads dimensions in a way that no rule supports.
+
+        What is computed from parameters alone, such as a norm of a kernel, needs all of their units
+        in any case, so these are kept and it is no matter of support.
+        """
+        if self._fixed[equation.outs[0]]:
+            self.keep_whole(value, axes)
+            return
         for axis in axes:
             self._unsupported.setdefault(self._first[value] + axis, equation.number)
 

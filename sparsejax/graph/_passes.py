@@ -114,7 +114,7 @@ def find_groups(graph: Graph, indices: Indices, batched: Iterable[int] = ()) -> 
     Returns:
       The groups, and the edges between them in the order of the equations.
     """
-    builder = GroupBuilder(graph, indices, find_contractions(graph))
+    builder = GroupBuilder(graph, indices, find_contractions(graph), fixed_values(graph))
     for value in range(len(graph.shapes)):
         builder.keep_whole(value, graph.varying(value))
     for value in batched:

@@ -17,9 +17,13 @@ def _selected(
     operands: Sequence[ConstantUnits],
     units: ConstantUnits,
 ) -> ConstantUnits:
-    """For a constant predicate only the selected case must be constant."""
+    """For a constant predicate only the selected case must be constant; equal cases suffice."""
     predicate, *cases = operands
     mask, numbers = units
+    alike = np.logical_and.reduce(
+        [case.mask & (case.numbers == cases[0].numbers) & ~mask for case in cases]
+    )
+    mask, numbers = mask | alike, np.where(alike, cases[0].numbers, numbers)
     for number, case in enumerate(cases):
         here = predicate.mask & (predicate.numbers == number) & case.mask & ~mask
         mask, numbers = mask | here, np.where(here, case.numbers, numbers)
