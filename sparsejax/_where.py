@@ -120,7 +120,7 @@ def resolve_where(tree: PyTree, where: Where, roles: Roles | None = None) -> PyT
             _check_array(path, leaf)
         roles = roles or Roles(layer_leaves(tree))
         chosen = [role.kind == "weight" for role in default_roles(roles)]
-    elif callable(where):
+    elif is_function(where):
         chosen = [_ask(where, path, leaf) for path, leaf in flat]
     else:
         try:
@@ -151,6 +151,13 @@ def resolve_where(tree: PyTree, where: Where, roles: Roles | None = None) -> PyT
                     f"{jax.tree_util.keystr(path)} of dtype {jnp.result_type(leaf)}"
                 )
     return treedef.unflatten(chosen)
+
+
+def is_function(argument: Any) -> bool:
+    """Whether an argument is a function and not a pytree, which may be a module with a call."""
+    leaves = jax.tree.leaves(argument)
+    of_tree = bool(leaves) and not any(map(callable, leaves))
+    return callable(argument) and (isinstance(argument, jax.tree_util.Partial) or not of_tree)
 
 
 def choose(tree: PyTree, where: Where) -> Chosen:

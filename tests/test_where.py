@@ -9,7 +9,8 @@ import pytest
 from flax import linen, nnx
 
 from sparsejax import chosen, models
-from sparsejax._where import _warned, choose, refuse_tied, resolve_where
+from sparsejax._where import _warned, choose, is_function, refuse_tied, resolve_where
+from sparsejax.compression import l0_ball, partition
 from sparsejax.projections import (
     hard_threshold,
     project_blocks,
@@ -343,6 +344,19 @@ def test_an_equinox_module_is_named_by_its_leaf():
     with pytest.raises(TypeError, match=r"\.activation is .*equinox.filter\(model"):
         project_l0_ball(model, 5)
     project_l0_ball(eqx.filter(model, eqx.is_array), 5)
+
+
+def test_a_module_that_can_be_called_is_a_tree():
+    eqx = pytest.importorskip("equinox")
+    params = eqx.filter(eqx.nn.Linear(2, 3, key=jax.random.key(0)), eqx.is_array)
+    bools = jax.tree.map(lambda leaf: leaf.ndim == 2, params)
+    assert callable(bools)
+    assert jax.tree.leaves(resolve_where(params, bools)) == [True, False]
+    c_step = partition({True: l0_ball(1), False: l0_ball(0)}, bools)
+    found, _ = c_step.project(params, 1.0, c_step.init(params))
+    assert [int((leaf != 0).sum()) for leaf in jax.tree.leaves(found)] == [1, 0]
+    for function in (jax.jit(lambda path, leaf: True), jax.tree_util.Partial(max, jnp.ones(3))):
+        assert is_function(function)
 
 
 def test_errors_of_where():

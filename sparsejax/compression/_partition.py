@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from sparsejax import _checks
-from sparsejax._where import is_masked
+from sparsejax._where import is_function, is_masked
 from sparsejax.compression._base import Compression, encoded
 
 
@@ -58,7 +58,7 @@ def partition(
         _checks.compression(f"compressions[{label!r}]", c_step)
 
     def label_of(weights: PyTree[Array]) -> PyTree[Hashable]:
-        if callable(labels):
+        if is_function(labels):
             found = jax.tree_util.tree_map_with_path(labels, weights)
         else:
             found = _broadcast(labels, weights)

@@ -9,7 +9,7 @@ import jax
 from jaxtyping import Array, PyTree
 
 from sparsejax._roles import Roles
-from sparsejax._where import warn_once
+from sparsejax._where import is_function, warn_once
 
 StackedAxes = int | Callable[[tuple[Any, ...], Any], int] | Any | None
 """The number of leading axes that are stacked layers: one number for all gated leaves, a callable
@@ -26,7 +26,7 @@ def given_stacked_axes(params: PyTree[Array], stacked_axes: StackedAxes) -> list
     flat, _ = jax.tree_util.tree_flatten_with_path(params)
     if stacked_axes is None:
         return [None] * len(flat)
-    if callable(stacked_axes):
+    if is_function(stacked_axes):
         counts = [stacked_axes(path, leaf) for path, leaf in flat]
     else:
         try:

@@ -183,7 +183,9 @@ def concrete_leaves(params: PyTree) -> list[Any]:
     for name, leaf in named:
         if isinstance(leaf, jax.core.Tracer) or not hasattr(leaf, "dtype"):
             raise TypeError(
-                f"params must hold concrete arrays; {name} is {leaf!r} ({type(leaf).__name__})"
+                f"params must hold concrete arrays; {name or 'params'} is {leaf!r} "
+                f"({type(leaf).__name__}). Of a module with other leaves, pass the arrays alone, "
+                "such as nnx.split(model, nnx.Param, ...) or equinox.partition gives them"
             )
     return [leaf for _, leaf in named]
 

@@ -86,6 +86,8 @@ def admm(
     refit_iterations = _checks.python_integer("refit_iterations", refit_iterations, 0)
     _checks.scalar_at_least_zero("damping", damping)
     _checks.scalar("metric_damping", metric_damping, "a number > 0", lambda x: x > 0)
+    if not isinstance(rho, (tuple, list)) or len(rho) != 2:
+        raise ValueError(f"rho must be two numbers > 0; got {rho!r}")
     first, last = rho
     for value in (first, last):
         _checks.scalar("rho", value, "two numbers > 0", lambda x: x > 0)

@@ -16,6 +16,7 @@ from sparsejax._names import leaves_by_name
 from sparsejax._where import Where, resolve_where
 from sparsejax.graph import abstract, concrete_leaves
 from sparsejax.oneshot._analysis import traced, uses_of
+from sparsejax.oneshot._batches import check_function, checked
 from sparsejax.oneshot._calibration import Calibration, KernelInputs
 from sparsejax.oneshot._gram import Sums, empty, whole
 from sparsejax.oneshot._levels import Level, level_of
@@ -44,7 +45,8 @@ def calibrate(
       function: ``function(params, batch)``, a pure function that JAX can trace; a batch that is a
         tuple is one argument.
       params: pytree of arrays.
-      batches: batches, each a pytree of arrays. Every shape of a batch takes a compilation.
+      batches: iterable of batches, each a pytree of arrays or numbers. Every shape of a batch takes
+        a compilation.
       where: the parameters to calibrate; kernels and embeddings by default, see
         ``sparsejax.chosen``.
 
@@ -53,7 +55,8 @@ def calibrate(
       float64. ``print`` shows a table, with the chosen parameters that have no Gram matrix and why.
 
     Raises:
-      TypeError: a parameter is traced or is not an array.
+      TypeError: ``function`` cannot be called, ``batches`` is no iterable of batches, or a leaf of
+        the parameters or of a batch is traced or is not an array.
       ValueError: there are no batches, or a batch has no rows; ``function`` cannot be traced, or
         multiplies activations by no chosen parameter; ``where`` does not fit ``params``; or inputs
         of a kernel are NaN or infinite, in which case the error names the first such kernel.
@@ -73,6 +76,8 @@ def calibrate(
        [0. 5. 0.]
        [0. 0. 5.]]
     """
+    check_function(function)
+    given = checked(batches)
     leaves = concrete_leaves(params)
     names = list(leaves_by_name(params))
     chosen = jax.tree.leaves(resolve_where(params, where))
@@ -80,7 +85,7 @@ def calibrate(
     first: _Compiled | None = None
     state: State = {}
     number = -1
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(given):
         shapes = abstract(batch)
         key = jax.tree.structure(shapes), tuple((s.shape, s.dtype) for s in jax.tree.leaves(shapes))
         if key not in programs:

@@ -35,12 +35,16 @@ def layer_errors(
       ValueError: the parameters do not have the kernels of the calibration.
     """
     changed = leaves_by_name(pruned)
+    for name, leaf in changed.items():
+        if isinstance(leaf, jax.core.Tracer):
+            raise TypeError(f"pruned must hold concrete arrays, outside of jit; {name} is traced")
     errors = {}
     for kernel in kernels_of(params, calibration, None).kernels:
         if kernel.name not in changed or changed[kernel.name].shape != kernel.layout.shape:
+            shape = getattr(changed.get(kernel.name), "shape", "nothing")
             raise ValueError(
-                f"pruned must have the leaves of params; {kernel.name} of shape "
-                f"{kernel.layout.shape} is missing"
+                f"pruned must have the leaves of params; {kernel.name} must have shape "
+                f"{kernel.layout.shape}; got {shape}"
             )
         new = kernel.matrices(changed[kernel.name])
         found = jax.vmap(relative_error)(kernel.matrices(), new, kernel.moments())

@@ -61,6 +61,16 @@ class Flow:
         self._batched = _batched(level)
         self._alive = [self._alive_at(number) for number in range(len(self.stages))]
 
+    @property
+    def operations(self) -> list[Any]:
+        """The operations, as text that is the same in another process."""
+        return [(one.name, one.ins, one.outs) for one in self._level.graph.equations]
+
+    @property
+    def constants(self) -> tuple[Any, ...]:
+        """The numbers and arrays in the function."""
+        return self._level.graph.literals, self._level.graph.arrays
+
     def start(self, batch: PyTree) -> Values:
         """Return the values of a batch before the first stage."""
         return dict(zip(self._level.graph.inputs, jax.tree.leaves(batch), strict=True))

@@ -70,7 +70,12 @@ class Kernels(NamedTuple):
         leaves = list(self.leaves)
         for kernel, place in zip(self.kernels, self.places, strict=True):
             new = kernel.layout.kernel(matrices[kernel.name]).astype(kernel.leaf.dtype)
-            leaves[place] = jax.device_put(new, kernel.leaf.sharding)
+            is_numpy = not isinstance(leaves[place], jax.Array)
+            leaves[place] = (
+                np.asarray(new).astype(leaves[place].dtype)
+                if is_numpy
+                else jax.device_put(new, kernel.leaf.sharding)
+            )
         return self.treedef.unflatten(leaves)
 
 
@@ -78,12 +83,16 @@ def kernels_of(params: PyTree, calibration: Calibration, where: Where) -> Kernel
     """Return the kernels that ``where`` chooses; by default all that the calibration has seen.
 
     Raises:
-      TypeError: ``params`` are traced, or a chosen leaf is not floating point.
+      TypeError: ``params`` or ``calibration`` are traced, or a chosen leaf is not floating point.
       ValueError: the calibration has not seen a chosen leaf, or saw one of another shape; a leaf
         or a Gram matrix holds NaN or infinity; or a leaf is not addressable or occurs twice.
     """
     if not isinstance(calibration, Calibration):
-        raise TypeError(f"calibration must be what calibrate returns; got {calibration!r}")
+        raise TypeError(
+            f"calibration must be what calibrate returns; got a {type(calibration).__name__}"
+        )
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(calibration)):
+        raise TypeError("calibration must hold concrete arrays, outside of jit; it is traced")
     named = named_leaves(params)
     structure: Any = jax.tree.structure(params)
     if where is None:

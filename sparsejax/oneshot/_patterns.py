@@ -50,12 +50,12 @@ class Pattern(NamedTuple):
         high, wide = (1, self.numbers[1]) if self.kind == "n_m" else (1, 1)
         if self.kind == "groups":
             high, wide = self.group(outputs, inputs)
-        if inputs % wide or outputs % high:
-            raise ValueError(
-                f"pattern needs kernels whose inputs are a multiple of {wide} and whose outputs "
-                f"are a multiple of {high}; {name} has {inputs} inputs and {outputs} outputs; "
-                "leave it out by where="
-            )
+        for what, length, group in (("inputs", inputs, wide), ("outputs", outputs, high)):
+            if length % group:
+                raise ValueError(
+                    f"pattern needs kernels whose {what} are a multiple of {group}; {name} has "
+                    f"{length} {what}. Leave it out by where="
+                )
 
     def counted(self, outputs: int, inputs: int) -> int:
         """Return the number of items that a count is over: of a row, a matrix, or one n:m group."""

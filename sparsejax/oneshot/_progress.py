@@ -12,6 +12,8 @@ class Progress:
     """Counts the kernels that are done, and tells whoever wants to know."""
 
     def __init__(self, total: int, on_layer: OnLayer | None, printed: bool):
+        if on_layer is not None and not callable(on_layer):
+            raise TypeError(f"on_layer must be None or a function (name, error); got {on_layer!r}")
         self._total, self._on_layer, self._printed, self.done = total, on_layer, printed, 0
 
     @property

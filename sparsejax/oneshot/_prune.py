@@ -83,6 +83,10 @@ def prune(
       made small.
     - ``"absolute"``: as they are. The sum of squared errors is made small.
 
+    Weights of inputs that are 0 in all rows of the calibration change nothing. `swaps`, `sparsegpt`
+    and `admm` set them to 0, so that a kernel with many of them may keep fewer weights than the
+    budget allows.
+
     Methods run as one jitted program for each shape of a matrix, in which the budget is traced. The
     matrices of arrays that are sharded over several devices are given to these devices one by one,
     so the result does not depend on their number.
@@ -107,8 +111,8 @@ def prune(
       exactly 0.
 
     Raises:
-      TypeError: ``params`` are traced, a chosen leaf is not floating point, or ``budget`` or
-        ``vmap_size`` is not a number.
+      TypeError: ``params`` or ``calibration`` are traced, a chosen leaf is not floating point,
+        ``budget`` or ``vmap_size`` is not a number, or ``on_layer`` cannot be called.
       ValueError: ``budget``, ``method``, ``pattern``, ``comparison`` or ``vmap_size`` is none of
         the allowed ones, the calibration has not seen a chosen leaf or saw another shape, a group
         does not divide a kernel, or a weight or a Gram matrix is not finite; the message names the
@@ -116,16 +120,18 @@ def prune(
 
     Warns:
       UserWarning: Gram matrices were singular in floating point and were damped more than asked
-        for.
+        for; or all inputs of a kernel are 0, and so all its weights become 0.
     """
     shape = parse_pattern(pattern)
     sparsity = parse_budget(budget, shape)
-    chosen = _method(method)
+    chosen = check_method(method)
     comparison = check_comparison(comparison)
     vmap_size = _checks.python_integer("vmap_size", vmap_size, 1)
     kernels = kernels_of(params, calibration, where)
     for kernel in kernels.kernels:
         shape.check(kernel.name, kernel.layout.outputs, kernel.layout.inputs)
+    if chosen.name != "magnitude":
+        _warn_of_zeros(kernels.kernels)
     if shape.kind == "global":
         counts = divided(kernels.kernels, cast(Fraction, sparsity), comparison)
     else:
@@ -136,6 +142,20 @@ def prune(
     report = Progress(len(kernels.kernels), on_layer, progress)
     pruned = _prune_all(kernels, counts, chosen, shape, vmap_size, report)
     return kernels.put_back(pruned)
+
+
+def _warn_of_zeros(kernels: Sequence[Kernel]) -> None:
+    """Warn of matrices all of whose inputs were 0, since all of their weights become 0."""
+    for kernel in kernels:
+        active = jnp.diagonal(kernel.gram, axis1=1, axis2=2) > 0
+        if not bool(active.any(1).all()):
+            warnings.warn(
+                f"the inputs of {kernel.name} are 0 in all rows of the calibration, or their "
+                "squares underflow; all of its weights become 0. Leave it out by where=, or "
+                "calibrate with batches that reach it",
+                UserWarning,
+                stacklevel=3,
+            )
 
 
 class _Job(NamedTuple):
@@ -247,7 +267,12 @@ def _check(results: dict[str, dict[int, _Done]]) -> None:
         )
 
 
-def _method(method: Any) -> Method:
+def check_method(method: Any) -> Method:
+    """Return the method that a string names, or the method itself.
+
+    Raises:
+      ValueError: it is neither.
+    """
     if isinstance(method, Method):
         return method
     if isinstance(method, str) and method in METHODS:

@@ -17,6 +17,7 @@ from jaxtyping import Array, PyTree
 from sparsejax._names import leaves_by_name
 from sparsejax._where import Where, refuse_tied, resolve_where
 from sparsejax.graph import concrete_leaves
+from sparsejax.oneshot._batches import check_function, checked
 from sparsejax.oneshot._calibrate import calibrate
 from sparsejax.oneshot._comparison import Comparison, check_comparison
 from sparsejax.oneshot._divided_budget import kept_by_part, prune_matrices
@@ -25,7 +26,7 @@ from sparsejax.oneshot._flows import Flows
 from sparsejax.oneshot._method import Method
 from sparsejax.oneshot._patterns import parse_budget, parse_pattern
 from sparsejax.oneshot._progress import OnLayer, Progress
-from sparsejax.oneshot._prune import prune
+from sparsejax.oneshot._prune import check_method, prune
 from sparsejax.oneshot._stages import Part
 from sparsejax.oneshot._store import Store, fingerprint
 
@@ -60,7 +61,7 @@ def prune_sequentially(
       function: ``function(params, batch)``, a pure function that JAX can trace; a batch that is a
         tuple is one argument.
       params: pytree of arrays.
-      batches: batches, each a pytree of arrays.
+      batches: iterable of batches, each a pytree of arrays or numbers.
       budget: the sparsity, the fraction of weights to prune, in ``[0, 1)``.
       method: as for `prune`.
       pattern: as for `prune`. For ``"global"`` the budget is divided among the kernels by their
@@ -73,16 +74,18 @@ def prune_sequentially(
         stacked layers each has an index behind the name, such as ``layers/kernel[3]``.
       progress: whether to print a line for each kernel.
       directory: a folder for the kernels that are done. A call with the same arguments that finds
-        them there goes on after them, and returns the same as one that was not interrupted.
+        them there goes on after them, and returns the same as one that was not interrupted. The
+        computation of ``function`` counts as an argument.
 
     Returns:
       A tree with the structure, shapes, dtypes and shardings of ``params``. Pruned weights are
       exactly 0.
 
     Raises:
-      TypeError: ``params`` are traced, or as for `prune`.
-      ValueError: as for `calibrate` and `prune`; ``directory`` holds kernels of a call with other
-        arguments; or ``where`` chooses a leaf that activations are not multiplied with.
+      TypeError: as for `calibrate` and `prune`.
+      ValueError: as for `calibrate` and `prune`; ``directory`` is a file, or holds kernels of a call
+        with other arguments or damaged ones; or ``where`` chooses a leaf that activations are not
+        multiplied with.
 
     Warns:
       UserWarning: Gram matrices were singular in floating point and were damped more than asked
@@ -95,6 +98,8 @@ def prune_sequentially(
     shape = parse_pattern(pattern)
     sparsity = parse_budget(budget, shape)
     comparison = check_comparison(comparison)
+    chosen_method = check_method(method)
+    check_function(function)
     originals = concrete_leaves(params)
     names = list(leaves_by_name(params))
     mask = resolve_where(params, where)
@@ -102,7 +107,7 @@ def prune_sequentially(
     chosen = jax.tree.leaves(mask)
     structure: Any = jax.tree.structure(params)
     leaves = [_automatic(leaf) for leaf in originals]
-    given = [jax.tree.map(_automatic, batch) for batch in batches]
+    given = [jax.tree.map(_automatic, batch) for batch in checked(batches)]
     flows = Flows(function, structure.unflatten(leaves), given, chosen, names)
     parts, counts = flows.parts(), {}
     for part in parts:
@@ -111,8 +116,10 @@ def prune_sequentially(
         _check_seen(flows.first, names)
     store = None
     if directory is not None:
-        call = (budget, _text(method), pattern, comparison, chosen)
-        store = Store(directory, fingerprint(call, (params, given)))
+        text = _text(chosen_method)
+        call = (sparsity, text, shape, comparison, chosen, flows.first.operations)
+        trees = (params, given, flows.first.constants)
+        store = Store(directory, fingerprint(call, trees))
     if shape.kind == "global":
         dense = calibrate(function, structure.unflatten(leaves), given, mask)
         whole = cast(Fraction, sparsity)
@@ -121,7 +128,7 @@ def prune_sequentially(
     report = Progress(sum(jobs.values()), on_layer, progress)
     run = functools.partial(
         prune,
-        method=method,
+        method=chosen_method,
         pattern="layer" if counts else pattern,
         vmap_size=vmap_size,
         on_layer=report if report.wanted else None,
@@ -159,7 +166,7 @@ def _check_seen(flow: Flow, names: Sequence[str]) -> None:
 
 
 def _text(method: Any) -> str:
-    """Return what tells methods apart in another process, too."""
+    """Return what tells methods (and their options) apart in another process, too."""
     if not isinstance(method, Method):
         return str(method)
     numbers = [_text(number) for number in method.numbers]

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,15 +24,21 @@ class Store:
       fingerprint: what identifies the call.
 
     Raises:
-      ValueError: the folder holds the stages of another call.
+      ValueError: the folder is a file, or holds the stages of another call.
     """
 
     def __init__(self, directory: str | os.PathLike[str], fingerprint: str):
         self._folder = pathlib.Path(directory)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(f"directory must be a folder; {directory} is a file") from error
         file = self._folder / "call.json"
         if file.exists():
-            found = json.loads(file.read_text()).get("fingerprint")
+            try:
+                found = json.loads(file.read_text()).get("fingerprint")
+            except ValueError as error:
+                raise ValueError(f"directory holds a damaged file, {file}; delete it") from error
             if found != fingerprint:
                 raise ValueError(
                     f"directory must be new, or that of an interrupted call with the same "
@@ -44,12 +52,15 @@ class Store:
         file = self._folder / f"stage_{number:04d}.npz"
         if not file.exists():
             return None
-        with np.load(file) as arrays:
-            about = json.loads(bytes(arrays["about"]))
-            return {
-                name: arrays[str(place)].view(jnp.dtype(dtype)).reshape(shape)
-                for place, (name, dtype, shape) in enumerate(about)
-            }
+        try:
+            with np.load(file) as arrays:
+                about = json.loads(bytes(arrays["about"]))
+                return {
+                    name: arrays[str(place)].view(jnp.dtype(dtype)).reshape(shape)
+                    for place, (name, dtype, shape) in enumerate(about)
+                }
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"directory holds a damaged file, {file}; delete it") from error
 
     def save(self, number: int, kernels: Mapping[str, Any]) -> None:
         """Save the kernels of a stage; the file is there whole or not at all."""

@@ -96,7 +96,11 @@ def _prune(
     damping: float,
 ) -> Pruned:
     if pattern.kind == "groups" and not pattern.drops_outputs:
-        raise ValueError("pattern must be one of single weights or n:m for the method swaps")
+        raise ValueError(
+            "pattern must be 'row', 'layer', 'global', n:m or units for the method swaps, which "
+            f"exchanges single weights; got groups of {pattern.numbers[0] or 'all'} inputs and "
+            f"{pattern.numbers[1] or 'all'} outputs"
+        )
     if pattern.drops_outputs:
         return prune_outputs(weights, gram, pattern, count)
     found, raised = start.prune(weights, gram, pattern, count)

@@ -9,7 +9,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from sparsejax.oneshot import KernelLayout, calibrate
+from sparsejax.oneshot import KernelLayout, calibrate, prune_sequentially
 from sparsejax.oneshot._calibrate import _compile
 from tests.oneshot import functions
 from tests.oneshot.functions import decoder, decoder_inputs, decoder_params, grams
@@ -580,9 +580,27 @@ def test_errors(case):
         calibrate(function, params, batches, everything)
 
 
-def test_traced_parameters():
+@pytest.mark.parametrize(
+    ("function", "batches", "message"),
+    [
+        (dense, {"x": X}, r"such as a list; got a dict. A single batch is passed as \[batch\]"),
+        (dense, None, "such as a list; got a NoneType"),
+        (dense, "text", "such as a list; got a str"),
+        (dense, [{"x": "text"}], r"leaf x of batch 0 is 'text' \(str\)"),
+        (W, [X], "function must be a function"),
+    ],
+)
+def test_what_is_no_function_or_no_batch(function, batches, message):
+    for call in (calibrate, lambda *args: prune_sequentially(*args, 0.5)):
+        with pytest.raises(TypeError, match=message):
+            call(function, W, batches)
+
+
+def test_traced_arrays():
     with pytest.raises(TypeError, match="params must hold concrete arrays"):
         jax.jit(lambda w: calibrate(dense, w, [X]))(W)
+    with pytest.raises(TypeError, match="batch 0 is traced"):
+        jax.jit(lambda x: calibrate(dense, W, [x], everything).inputs[""].gram)(X)
 
 
 @pytest.mark.parametrize("loop", ["scan", "python"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sparsejax.oneshot import KernelLayout, layer_errors, prune, sparsegpt
+from sparsejax.oneshot import Calibration, KernelLayout, layer_errors, prune, sparsegpt
 from sparsejax.transforms import kept_weights
 from tests.oneshot.problems import calibration_of, dense_layout, inputs_of, one_kernel, weights_of
 
@@ -236,7 +236,12 @@ def test_bad_arguments_are_named():
         assert f"got {pattern!r}" in found
         assert "pattern must be 'row', 'layer'" in found
     found = message(ValueError, params, calibration, None, pattern="2:3")
-    assert "a multiple of 3 and whose outputs are a multiple of 1; a/kernel has 16 inputs" in found
+    assert "kernels whose inputs are a multiple of 3; a/kernel has 16 inputs. Leave" in found
+    found = message(ValueError, params, calibration, 0.5, pattern="units/3")
+    assert "kernels whose outputs are a multiple of 3; a/kernel has 8 outputs" in found
+    found = message(ValueError, params, calibration, 0.5, "swaps", "inputs/4")
+    assert "groups of 4 inputs and all outputs" in found
+    assert "got 3" in message(TypeError, params, calibration, 0.5, on_layer=3)
     assert "vmap_size must be an integer >= 1" in message(
         ValueError, params, calibration, 0.5, vmap_size=0
     )
@@ -262,3 +267,65 @@ def test_trees_that_are_not_those_of_the_calibration():
         prune(params, calibration, 0.5)
     with pytest.raises(TypeError, match="calibration must be what calibrate returns"):
         prune(params, {}, 0.5)
+
+
+def test_a_traced_calibration_and_traced_results_are_refused():
+    params, calibration = network()
+    with pytest.raises(TypeError, match="calibration must hold concrete arrays"):
+        jax.jit(lambda c: prune(params, c, 0.5))(calibration)
+    with pytest.raises(TypeError, match="pruned must hold concrete arrays"):
+        jax.jit(lambda p: layer_errors(params, p, calibration))(params)
+    with pytest.raises(ValueError, match=r"a/kernel must have shape \(16, 8\); got nothing"):
+        layer_errors(params, {"b": params["b"]}, calibration)
+
+
+def test_arrays_of_numpy_stay_arrays_of_numpy():
+    params, calibration = network()
+    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    found = prune(wide, calibration, 0.5, "magnitude")
+    assert type(found["a"]["kernel"]) is np.ndarray
+    assert found["a"]["kernel"].dtype == np.float64
+    np.testing.assert_array_equal(
+        found["a"]["kernel"], prune(params, calibration, 0.5, "magnitude")["a"]["kernel"]
+    )
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Callable:
+    """A module that is a pytree and can be called, as those of Equinox and Flax NNX."""
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    def __call__(self, x):
+        return x @ self.kernel
+
+    def tree_flatten_with_keys(self):
+        return [(jax.tree_util.GetAttrKey("kernel"), self.kernel)], None
+
+    @classmethod
+    def tree_unflatten(cls, _, leaves):
+        return cls(*leaves)
+
+
+def test_a_module_that_can_be_called_is_a_tree():
+    params, calibration, *_ = one_kernel()
+    module = Callable(params["dense"]["kernel"])
+    seen = Calibration(
+        {"kernel": calibration.inputs["dense/kernel"]},
+        {"kernel": calibration.layouts["dense/kernel"]},
+    )
+    for where in (None, Callable(True), lambda path, leaf: True):
+        found = prune(module, seen, 0.5, "magnitude", where=where)
+        assert isinstance(found, Callable)
+        assert (found.kernel != 0).sum() == 144
+
+
+def test_a_kernel_without_inputs_is_named():
+    params, calibration = network()
+    inputs = calibration.inputs["b/kernel"]
+    calibration.inputs["b/kernel"] = inputs._replace(gram=0 * inputs.gram)
+    with pytest.warns(UserWarning, match="the inputs of b/kernel are 0 in all rows"):
+        found = prune(params, calibration, 0.5, "wanda")
+    assert (found["a"]["kernel"] != 0).sum() == 64
+    prune(params, calibration, 0.5, "magnitude")

@@ -1,5 +1,7 @@
 """Sequential pruning against one call of calibrate and prune for each kernel in turn."""
 
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from sparsejax.oneshot import (
     prune_sequentially,
     sparsegpt,
     swaps,
+    wanda,
 )
 from sparsejax.oneshot._segments import Programs
 from tests.oneshot import functions
@@ -296,19 +299,38 @@ def test_an_interrupted_call_goes_on(tmp_path, last, left, dtype):
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("change", ["budget", "method", "start", "params", "batches", "where"])
+@pytest.mark.parametrize(
+    "change", ["budget", "method", "start", "params", "batches", "where", "function"]
+)
 def test_a_folder_of_another_call_is_refused(tmp_path, change):
     params = {"a": draw(8, 8), "b": draw(8, 8)}
     method = swaps(sparsegpt(damping=0.1), rounds=1)
     call = {"params": params, "batches": [X], "budget": 0.5, "method": method, "where": everything}
-    prune_sequentially(two, directory=tmp_path, **call)
+    call["function"] = two
+    prune_sequentially(directory=tmp_path, **call)
     call["method" if change == "start" else change] = {
         "start": swaps(sparsegpt(damping=0.2), rounds=1),
         "budget": 0.6, "method": "magnitude", "params": params | {"a": draw(8, 8, seed=3)},
         "batches": [X[:3]], "where": named("a"),
+        "function": lambda p, x: two(p, 2 * x),
     }[change]  # fmt: skip
     with pytest.raises(ValueError, match="directory must be new, or that of an interrupted call"):
-        prune_sequentially(two, directory=tmp_path, **call)
+        prune_sequentially(directory=tmp_path, **call)
+
+
+def test_a_folder_knows_equal_arguments_and_damaged_files(tmp_path):
+    params = {"a": draw(8, 8), "b": draw(8, 8)}
+    call = (two, params, [X])
+    options = {"where": everything, "directory": tmp_path}
+    found = prune_sequentially(*call, 0.5, "wanda", **options)
+    again = prune_sequentially(*call, Fraction(1, 2), wanda(), **options)
+    np.testing.assert_array_equal(found["b"], again["b"])
+    for name in ("stage_0001.npz", "call.json"):
+        (tmp_path / name).write_bytes(b"{")
+        with pytest.raises(ValueError, match=f"directory holds a damaged file, .*{name}; delete"):
+            prune_sequentially(*call, 0.5, "wanda", **options)
+    with pytest.raises(ValueError, match="directory must be a folder"):
+        prune_sequentially(*call, 0.5, where=everything, directory=tmp_path / "call.json")
 
 
 # --- errors ------------------------------------------------------------------------------------
