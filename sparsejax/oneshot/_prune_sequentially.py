@@ -83,9 +83,9 @@ def prune_sequentially(
 
     Raises:
       TypeError: as for `calibrate` and `prune`.
-      ValueError: as for `calibrate` and `prune`; ``directory`` is a file, or holds kernels of a call
-        with other arguments or damaged ones; or ``where`` chooses a leaf that activations are not
-        multiplied with.
+      ValueError: as for `calibrate` and `prune`; ``directory`` is a file, or holds damaged kernels
+        or those of a call with other arguments; or ``where`` chooses a leaf that activations are
+        not multiplied with.
 
     Warns:
       UserWarning: Gram matrices were singular in floating point and were damped more than asked
