@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeGuard, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -153,7 +153,7 @@ def resolve_where(tree: PyTree, where: Where, roles: Roles | None = None) -> PyT
     return treedef.unflatten(chosen)
 
 
-def is_function(argument: Any) -> bool:
+def is_function(argument: Any) -> TypeGuard[Callable[..., Any]]:
     """Whether an argument is a function and not a pytree, which may be a module with a call."""
     leaves = jax.tree.leaves(argument)
     of_tree = bool(leaves) and not any(map(callable, leaves))
