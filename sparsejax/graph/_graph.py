@@ -16,8 +16,8 @@ from sparsejax._dtypes import promoted
 from sparsejax._names import named_leaves
 from sparsejax._where import PyTree
 
-# The parameter of each call primitive that holds the jaxpr it runs. Custom derivatives are lost:
-# the inlined equations are differentiated as they are.
+# The parameter of each call primitive that holds the jaxpr it runs. Custom derivatives and rules of
+# ``vmap`` are lost: the inlined equations are differentiated and mapped as they are.
 _CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -29,6 +29,7 @@ _CALLS = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "custom_vmap_call": "call",
 }
 
 

@@ -7,6 +7,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from sparsejax.models._member_convolution import conv_general_dilated
+
 
 def conv3x3(
     inputs: int, channels: int, dtype: DTypeLike, rngs: nnx.Rngs, stride: int = 1
@@ -15,6 +17,7 @@ def conv3x3(
     return nnx.Conv(
         inputs, channels, (3, 3), strides=stride, padding=((1, 1), (1, 1)), use_bias=False,
         kernel_init=nnx.initializers.he_normal(), dtype=dtype, rngs=rngs,
+        conv_general_dilated=conv_general_dilated,
     )  # fmt: skip
 
 

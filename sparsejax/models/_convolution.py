@@ -11,24 +11,28 @@ contiguous runs over the batch. Between two such layers the compiler cancels the
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Shaped
 
-Pads = tuple[tuple[int, int], tuple[int, int]]
+from sparsejax.models._member_convolution import (
+    Geometry,
+    Products,
+    convolution,
+    geometry_of,
+    lax_products,
+)
 
-_NUMBERS = ("NHWC", "HWIO", "NHWC")
+_CHANNELS_LAST = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 _SHORT = 64  # up to this patch size XLA's product is faster with the patches as left operand
 
 
 def conv_general_dilated(
-    lhs: Shaped[Array, "batch ..."],
+    lhs: Shaped[Array, "..."],
     rhs: Shaped[Array, "..."],
     window_strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
@@ -40,153 +44,114 @@ def conv_general_dilated(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-) -> Shaped[Array, "batch ..."]:
-    """``jax.lax.conv_general_dilated`` with a faster gradient on CPUs.
+) -> Shaped[Array, "..."]:
+    """``jax.lax.conv_general_dilated`` with a faster gradient on CPUs, and no groups in ``vmap``.
 
     It has the same arguments and computes the same function; pass it to ``nnx.Conv`` as
     ``conv_general_dilated``. It is faster for floating-point 2-D convolutions of images [batch,
     height, width, channels] with kernels [height, width, in, out] of stride 1, without dilation, in
     one group, with any padding. All other convolutions, those on platforms other than the CPU, and
     those that are not differentiated are lax's. The platform is that for which the program is
-    lowered.
+    lowered. A compiled training step keeps the patches for the backward pass: kernel height x
+    kernel width times the memory of the images.
 
-    The fast convolutions support reverse-mode differentiation (``grad``, ``vjp``, also nested), and
-    not forward mode (``jvp``). A compiled training step keeps the patches for the backward pass:
-    kernel height x kernel width times the memory of the images.
+    Under ``vmap``, and for what can be differentiated, see the function of this name in
+    ``_member_convolution``.
     """
-    if _is_covered(
-        lhs, rhs, window_strides, lhs_dilation, rhs_dilation, dimension_numbers,
-        feature_group_count, batch_group_count, preferred_element_type, out_sharding,
-    ):  # fmt: skip
-        pads = padding
-        if isinstance(pads, str):
-            pads = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], (1, 1), pads)
-        (top, bottom), (left, right) = pads
-        explicit = (int(top), int(bottom)), (int(left), int(right))
-        if min(map(min, explicit)) >= 0 and min(_map_size(lhs, rhs, explicit)) > 0:
-            return _convolve(lhs, rhs, explicit, precision)
+    geometry = geometry_of(
+        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
+        feature_group_count, batch_group_count, precision, preferred_element_type, out_sharding,
+    )  # fmt: skip
+    if geometry is not None:
+        products = _im2col_products if _is_covered(geometry) else lax_products
+        return convolution(geometry, products)(lhs, rhs)
     return lax.conv_general_dilated(
         lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
         feature_group_count, batch_group_count, precision, preferred_element_type, out_sharding,
     )  # fmt: skip
 
 
-def _is_covered(
-    lhs: Array,
-    rhs: Array,
-    strides: Sequence[int],
-    lhs_dilation: Sequence[int] | None,
-    rhs_dilation: Sequence[int] | None,
-    numbers: Any,
-    groups: int,
-    batch_groups: int,
-    dtype: Any,
-    sharding: Any,
-) -> bool:
-    """Whether `_convolve` supports all arguments; the padding is not checked."""
-    if not (lhs.ndim == rhs.ndim == 4 and lhs.dtype == rhs.dtype and lhs.shape[3] == rhs.shape[2]):
-        return False
-    channels_last = lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NUMBERS)
+def _is_covered(geometry: Geometry) -> bool:
+    """Whether the products may be those of patches."""
+    once = {geometry.strides, geometry.lhs_dilation, geometry.rhs_dilation} == {(1, 1)}
     return (
-        jnp.issubdtype(lhs.dtype, jnp.floating)
-        and lax.conv_dimension_numbers(lhs.shape, rhs.shape, numbers) == channels_last
-        and all(n is None or tuple(n) == (1, 1) for n in (strides, lhs_dilation, rhs_dilation))
-        and groups == batch_groups == 1
-        and dtype in (None, lhs.dtype)
-        and sharding is None
-        and lhs.size > 0
-        and rhs.size > 0
+        once
+        and geometry.numbers == _CHANNELS_LAST
+        and all(pad >= 0 for pads in geometry.pads for pad in pads)
+        and min(_map_size(geometry)) > 0
     )
 
 
-def _map_size(x: Array, kernel: Array, pads: Pads) -> tuple[int, int]:
+def _map_size(geometry: Geometry) -> tuple[int, int]:
     """Height and width of the output of the convolution."""
-    (top, bottom), (left, right) = pads
-    height, width = kernel.shape[:2]
-    return x.shape[1] + top + bottom - height + 1, x.shape[2] + left + right - width + 1
+    (top, bottom), (left, right) = geometry.pads
+    (rows, columns), (height, width) = geometry.window, geometry.image
+    return height + top + bottom - rows + 1, width + left + right - columns + 1
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve(x: Array, kernel: Array, pads: Pads, precision: Any) -> Array:
-    # Without a gradient lax's convolution is faster for large batches, and stores no patches.
-    return _convolve_lax(x, kernel, pads, precision)
+def _im2col_products(geometry: Geometry) -> Products:
+    """Return the products: on a CPU those of patches, elsewhere and without a gradient lax's."""
+    plain, precision = lax_products(geometry), geometry.precision
+    height, width = _map_size(geometry)
 
-
-def _forward(
-    x: Array, kernel: Array, pads: Pads, precision: Any
-) -> tuple[Array, tuple[Array, Array]]:
-    def cpu(x: Array, kernel: Array) -> Array:
-        height, width = _map_size(x, kernel, pads)
+    def output(x: Array, kernel: Array) -> Array:
         flat = kernel.reshape(-1, kernel.shape[3])
-        y = lax.dot_general(flat, _patches(x, kernel, pads), (((0,), (0,)), ((), ())), precision)
+        y = lax.dot_general(flat, _patches(x, geometry), (((0,), (0,)), ((), ())), precision)
         return _swap_batch_and_channels(y.reshape(-1, height, width, x.shape[0]))
 
-    def other(x: Array, kernel: Array) -> Array:
-        return _convolve_lax(x, kernel, pads, precision)
-
-    # The backward pass computes the patches again, and the compiler of a whole step merges both
-    # computations. As residuals they would have to exist on every platform.
-    return lax.platform_dependent(x, kernel, cpu=cpu, default=other), (x, kernel)
-
-
-def _backward(
-    pads: Pads, precision: Any, residuals: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
-    def cpu(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+    def of_x(kernel: Array, gradient: Array) -> Array:
         flat = kernel.reshape(-1, kernel.shape[3])
-        gradient = _swap_batch_and_channels(gradient).reshape(kernel.shape[3], -1)
-        patches = _patches(x, kernel, pads)
+        columns = _swap_batch_and_channels(gradient).reshape(kernel.shape[3], -1)
+        return _sum_patches(lax.dot(flat, columns, precision=precision), geometry)
+
+    def of_kernel(x: Array, gradient: Array) -> Array:
+        # The patches are computed again, and the compiler of a whole step merges both computations.
+        # As residuals they would have to exist on every platform.
+        patches = _patches(x, geometry)
+        columns = _swap_batch_and_channels(gradient).reshape(gradient.shape[3], -1)
         over_columns = (((1,), (1,)), ((), ()))
         if len(patches) <= _SHORT:
-            of_kernel = lax.dot_general(patches, gradient, over_columns, precision)
+            found = lax.dot_general(patches, columns, over_columns, precision)
         else:
-            of_kernel = lax.dot_general(gradient, patches, over_columns, precision)
+            found = lax.dot_general(columns, patches, over_columns, precision)
             # Without the barrier the compiler swaps the operands to avoid this transposition.
-            of_kernel = lax.optimization_barrier(of_kernel).T
-        of_patches = lax.dot(flat, gradient, precision=precision)
-        return _sum_patches(of_patches, x, kernel, pads), of_kernel.reshape(kernel.shape)
+            found = lax.optimization_barrier(found).T
+        return found.reshape(*geometry.window, x.shape[3], gradient.shape[3])
 
-    def other(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
-        convolve = functools.partial(_convolve_lax, pads=pads, precision=precision)
-        gradients: tuple[Array, Array] = jax.vjp(convolve, x, kernel)[1](gradient)
-        return gradients
-
-    both: tuple[Array, Array] = lax.platform_dependent(*residuals, gradient, cpu=cpu, default=other)
-    return both
-
-
-_convolve.defvjp(_forward, _backward)
-
-
-def _convolve_lax(x: Array, kernel: Array, pads: Pads, precision: Any) -> Array:
-    return lax.conv_general_dilated(
-        x, kernel, (1, 1), pads, dimension_numbers=_NUMBERS, precision=precision
+    # Without a gradient lax's convolution is faster for large batches, and stores no patches.
+    return Products(
+        plain.output,
+        lambda x, kernel: lax.platform_dependent(x, kernel, cpu=output, default=plain.output),
+        lambda kernel, g: lax.platform_dependent(kernel, g, cpu=of_x, default=plain.of_x),
+        lambda x, g: lax.platform_dependent(x, g, cpu=of_kernel, default=plain.of_kernel),
     )
 
 
-def _patches(x: Array, kernel: Array, pads: Pads) -> Array:
+def _patches(x: Array, geometry: Geometry) -> Array:
     """[kernel height * kernel width * channels, height * width * batch]."""
-    height, width = _map_size(x, kernel, pads)
-    rows, columns, channels, _ = kernel.shape
-    x = jnp.pad(_swap_batch_and_channels(x), ((0, 0), *pads, (0, 0)))
+    height, width = _map_size(geometry)
+    rows, columns = geometry.window
+    channels = x.shape[3]
+    x = jnp.pad(_swap_batch_and_channels(x), ((0, 0), *geometry.pads, (0, 0)))
     # In two steps, so that most copies are of contiguous rows.
     x = jnp.stack([x[:, :, left : left + width] for left in range(columns)])
     x = jnp.stack([x[:, :, top : top + height] for top in range(rows)])
     return x.reshape(rows * columns * channels, -1)
 
 
-def _sum_patches(patches: Array, x: Array, kernel: Array, pads: Pads) -> Array:
-    """The transpose of `_patches`: for each entry of ``x`` the sum over its patches."""
-    height, width = _map_size(x, kernel, pads)
-    rows, columns, channels, _ = kernel.shape
-    batch = x.shape[0]
-    patches = patches.reshape(rows, columns, channels, height, width, batch)
-    total = jnp.zeros((channels, height + rows - 1, width + columns - 1, batch), x.dtype)
+def _sum_patches(patches: Array, geometry: Geometry) -> Array:
+    """The transpose of `_patches`: for each entry of the images the sum over its patches."""
+    height, width = _map_size(geometry)
+    rows, columns = geometry.window
+    channels = len(patches) // (rows * columns)
+    patches = patches.reshape(rows, columns, channels, height, width, -1)
+    batch = patches.shape[5]
+    total = jnp.zeros((channels, height + rows - 1, width + columns - 1, batch), patches.dtype)
     # In-place sums: adding padded arrays, as autodiff would, takes several times as long.
     for at in itertools.product(range(rows), range(columns)):
         there = lax.dynamic_slice(total, (0, *at, 0), (channels, height, width, batch))
         total = lax.dynamic_update_slice(total, there + patches[at], (0, *at, 0))
-    (top, bottom), (left, right) = pads
+    (top, bottom), (left, right) = geometry.pads
     total = total[:, top : total.shape[1] - bottom, left : total.shape[2] - right]
     return _swap_batch_and_channels(total)
 

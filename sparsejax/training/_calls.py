@@ -99,14 +99,17 @@ def scan_is_slow(
 
 
 def _convolves(jaxpr: Any) -> bool:
-    """Whether a convolution occurs in a jaxpr, or in one inside it."""
+    """Whether a convolution occurs in what a CPU runs of a jaxpr, or of one inside it."""
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     for equation in jaxpr.eqns:
         if equation.primitive.name == "conv_general_dilated":
             return True
-        inner = jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")
-        )
+        params = dict(equation.params)
+        platforms = params.get("branches_platforms")  # of `lax.platform_dependent`
+        if platforms:
+            on_cpu = (place for place, names in enumerate(platforms) if names and "cpu" in names)
+            params["branches"] = params["branches"][next(on_cpu, len(platforms) - 1)]
+        inner = jax.tree.leaves(list(params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns"))
         if any(hasattr(leaf, "eqns") and _convolves(leaf) for leaf in inner):
             return True
     return False
