@@ -12,7 +12,15 @@ from jaxtyping import Array, PyTree
 
 from sparsejax import _checks
 from sparsejax._codebooks import MOST_VALUES
-from sparsejax._forms import Form, LowRankArray, QuantizedArray, RoundedArray, SumArray, wide_dtype
+from sparsejax._forms import (
+    Form,
+    LowRankArray,
+    QuantizedArray,
+    RoundedArray,
+    ScaledArray,
+    SumArray,
+    wide_dtype,
+)
 from sparsejax._matrices import Matrices, factors
 
 
@@ -86,6 +94,35 @@ def rounded(theta: PyTree[Array], dtype: Any) -> PyTree:
     return jax.tree.map(of, theta)
 
 
+def scaled(leaf: Any, codebook: Any, scales: Any, axis: int, group_size: int, dtype: Any) -> Any:
+    """Return a leaf as values of a codebook times scales of groups; itself if it is none.
+
+    Args:
+      leaf: the leaf.
+      codebook: the values. Zero is added to them where the leaf holds zeros.
+      scales: the scale of each group, as in `ScaledArray`.
+      axis: the axis of the groups.
+      group_size: the number of entries of a group.
+      dtype: the dtype in which the scales are exact.
+    """
+    host, book = concrete(leaf), np.sort(concrete(codebook))
+    factors: Any = concrete(scales)
+    if not host.all():
+        book = np.union1d(book, np.zeros(1, book.dtype))
+    spread = np.repeat(factors, group_size, axis)
+    spread = np.take(spread, np.arange(host.shape[axis]), axis)
+    relative = host.astype(book.dtype) / np.where(spread > 0, spread, 1)
+    codes = np.searchsorted((book[1:] + book[:-1]) / 2, relative)
+    codes = codes.astype(np.uint8 if book.size <= 2**8 else np.uint16)
+    on_device = isinstance(leaf, jax.Array)
+    small = factors.astype(dtype)
+    values: Any = jnp.asarray(book) if on_device else book
+    factors = jnp.asarray(small) if on_device else small
+    quantised = QuantizedArray(values, _beside(leaf, codes))
+    form = ScaledArray(quantised, factors, axis, group_size, host.dtype)
+    return form if agrees(form, leaf) else leaf
+
+
 def low_rank(leaf: Any, rank: Any, matrices: Matrices) -> Any:
     """Return the factors of a kernel, or the kernel where that takes fewer numbers.
 
@@ -132,6 +169,8 @@ def _parts(form: Any) -> Iterator[Any]:
     if isinstance(form, SumArray):
         for part in form.parts:
             yield from _parts(part)
+    elif isinstance(form, ScaledArray):
+        yield from _parts(form.values)
     else:
         yield form
 

@@ -140,6 +140,42 @@ class RoundedArray(_Form):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
+class ScaledArray(_Form):
+    r"""An array in groups of neighbouring entries, each of which has a scale.
+
+    .. math:: \theta_i = s_{g(i)} v_i
+    """
+
+    values: Any
+    """The values v, in the shape of the array: a form, or a plain array."""
+    scales: Float[Array, "..."]
+    """The scale of each group: of the array's shape, with the number of groups along ``axis``."""
+    axis: int = dataclasses.field(metadata={"static": True})
+    """The axis along which the entries of a group follow one another."""
+    group_size: int = dataclasses.field(metadata={"static": True})
+    """The number of entries of a group; the last group may have fewer."""
+    dtype: Any = dataclasses.field(metadata={"static": True})
+    """The dtype of the array."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The shape of the array."""
+        return tuple(self.values.shape)
+
+    def dense(self) -> Float[Array, "..."]:
+        """Return the array itself, to the bit: products in float32 or wider, then rounded."""
+        wide = wide_dtype(self.dtype)
+        np_or_jnp = _namespace(self)
+        values = self.values.dense() if is_form(self.values) else self.values
+        scales = np_or_jnp.repeat(self.scales.astype(wide), self.group_size, self.axis)
+        cut = [slice(None)] * self.ndim
+        cut[self.axis] = slice(self.shape[self.axis])
+        array: jax.Array = (values.astype(wide) * scales[tuple(cut)]).astype(self.dtype)
+        return array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
 class SumArray(_Form):
     """A sum of arrays, each in a form of its own."""
 
@@ -167,7 +203,7 @@ class SumArray(_Form):
         return array
 
 
-Form: TypeAlias = QuantizedArray | LowRankArray | RoundedArray | SumArray
+Form: TypeAlias = QuantizedArray | LowRankArray | RoundedArray | ScaledArray | SumArray
 
 
 def is_form(node: Any) -> bool:
@@ -190,8 +226,8 @@ def decode(tree: PyTree) -> PyTree[Array]:
       tree: pytree of arrays and forms, as `sparsejax.compressed_forms` returns it.
 
     Returns:
-      The same tree with an array for each form. Quantised, rounded and sparse arrays, and sums of
-      them, are what was encoded to the bit; the product of two factors is up to rounding.
+      The same tree with an array for each form. Quantised, rounded, scaled and sparse arrays, and
+      sums of them, are what was encoded to the bit; the product of two factors is up to rounding.
     """
     return jax.tree.map(lambda node: node.dense() if is_form(node) else node, tree, is_leaf=is_form)
 

@@ -12,6 +12,7 @@ from experiments.common.runner import Config as CommonConfig
 Row = Literal[
     "dense", "magnitude_50", "wanda_50", "sparsegpt_50", "admm_50", "swaps_50", "global_50",
     "wanda_2_4", "sparsegpt_2_4", "admm_2_4", "dense_tuned", "lc_50", "lc_70",
+    "admm_50_4bit", "lc_50_4bit",
 ]  # fmt: skip
 ROWS: tuple[Row, ...] = get_args(Row)
 
@@ -76,6 +77,8 @@ TRAINED: Mapping[str, Trained] = {
     "lc_50": Trained(0.5, 2e-5, "admm_50", 1e-3, 1.2),
     "lc_70": Trained(0.7, 2e-5, "admm_50", 1e-3, 1.2),
 }
+FILES: Mapping[str, Row] = {"admm_50_4bit": "admm_50", "lc_50_4bit": "lc_50"}
+"""The rows that quantise the network of another row and write it to a file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,9 +87,9 @@ class Config(CommonConfig):
 
     experiment = "oneshot"
 
-    row: tuple[Literal["all", "one_shot", "trained"] | Row, ...] = ("one_shot",)
-    """Rows of SmolLM2 to make: all, those without or those with training, or some; with none, the
-    image networks alone."""
+    row: tuple[Literal["all", "one_shot", "trained", "files"] | Row, ...] = ("one_shot",)
+    """Rows of SmolLM2 to make: all, those without or those with training, those that write a file,
+    or some; with none, the image networks alone."""
     images: tuple[Path, ...] = ()
     """Folders of finished runs of dense image networks, which are pruned in the same ways."""
     preset: Literal["smoke", "full"] = "full"
@@ -113,8 +116,11 @@ class Config(CommonConfig):
         """The rows asked for, in the table's order, with the dense ones that they are compared
         with.
         """
-        groups = {"one_shot": ("dense", *ONE_SHOT), "trained": ("dense", *TRAINED)}
+        groups = {
+            "one_shot": ("dense", *ONE_SHOT), "trained": ("dense", *TRAINED), "files": tuple(FILES),
+        }  # fmt: skip
         wanted = {name for row in self.row for name in groups.get(row, (row, "dense"))}
+        wanted |= {FILES[name] for name in wanted & set(FILES)} | {"dense"}
         if wanted & set(TRAINED):
             wanted.add("dense_tuned")
         return tuple(row for row in ROWS if row in wanted or "all" in self.row)

@@ -14,11 +14,12 @@ import optax
 
 import sparsejax
 from experiments.common.runner import Recipe
-from experiments.oneshot import images, report
-from experiments.oneshot.config import ONE_SHOT, TRAINED, TUNING_DRAW, Config, Row
+from experiments.oneshot import files, images, report
+from experiments.oneshot.config import FILES, ONE_SHOT, TRAINED, TUNING_DRAW, Config, Row
 from experiments.oneshot.language import Calibrations, Language, in_layers, load
 from experiments.oneshot.unsaved import UnsavedRun
 from sparsejax import compression, inspection, oneshot
+from sparsejax.deploy import load_sparse
 from sparsejax.training import Batches, init_state, make_step
 from sparsejax.transforms import kept_weights
 
@@ -169,6 +170,26 @@ class TrainedRun(LanguageRun):
         )
 
 
+class FileRun(LanguageRun):
+    """The network of another run, quantised and written to a file; what is read is evaluated."""
+
+    start: PrunedRun | TrainedRun
+
+    def train(self) -> tuple[dict[str, Any], None]:
+        """Quantise, write, read and evaluate; nothing is trained."""
+        start = time.perf_counter()
+        if isinstance(self.start, PrunedRun):
+            params = self.start.pruned()[0]
+        else:
+            like = self.language.params
+            params = load_sparse(self.start.folder / "network.safetensors", like=like)
+            params = jax.tree.map(jnp.asarray, params)
+        settings = self.settings["file"]
+        size, found = files.written(self.folder / "network.safetensors", params, settings)
+        result = self.evaluated(found, {"seconds": time.perf_counter() - start})
+        return result | {"file_bytes": size}, None
+
+
 def plan(config: Config) -> Iterator[Any]:
     """The candidates of each row, then the draws of the rows; then the image networks."""
     if config.row:
@@ -206,8 +227,18 @@ def _language(config: Config) -> Iterator[LanguageRun]:
         for row in [row for row in config.rows() if row in chosen]:
             if row != "dense" or draw == config.seeds[0]:
                 yield pruned(row, draw, chosen[row], config.folder / row / f"seed_{draw}")
+    trained = {}
     for row in [row for row in config.rows() if row in TRAINED]:
-        yield _trained(config, row, language, calibrations, pruned)
+        trained[row] = _trained(config, row, language, calibrations, pruned)
+        yield trained[row]
+    for row in [row for row in config.rows() if row in FILES]:
+        draw, of = config.seeds[0], FILES[row]
+        folder = config.folder / row / f"seed_{draw}"
+        start = trained.get(of) or pruned(of, draw, chosen[of], folder / "start")
+        settings = {**start.settings, "row": row, "file": dict(files.SETTINGS)}
+        run = FileRun(row, folder, settings, draw, config, language, calibrations)
+        run.start = start
+        yield run
 
 
 def _trained(

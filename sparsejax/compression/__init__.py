@@ -3,7 +3,14 @@
 A C step is a projection or a proximal map weighted by mu.
 """
 
-from sparsejax._forms import LowRankArray, QuantizedArray, RoundedArray, SumArray, decode
+from sparsejax._forms import (
+    LowRankArray,
+    QuantizedArray,
+    RoundedArray,
+    ScaledArray,
+    SumArray,
+    decode,
+)
 from sparsejax.compression._additive import AdditiveState, additive
 from sparsejax.compression._base import Compression
 from sparsejax.compression._binary import binary
@@ -29,6 +36,7 @@ __all__ = [
     "QuantizedArray",
     "RankSelectionState",
     "RoundedArray",
+    "ScaledArray",
     "SumArray",
     "additive",
     "binary",

@@ -13,7 +13,14 @@ from jaxtyping import PyTree
 
 from sparsejax import _checks
 from sparsejax._codebooks import bits_for
-from sparsejax._forms import LowRankArray, QuantizedArray, RoundedArray, SumArray, is_form
+from sparsejax._forms import (
+    LowRankArray,
+    QuantizedArray,
+    RoundedArray,
+    ScaledArray,
+    SumArray,
+    is_form,
+)
 from sparsejax._variables import flatten_with_path
 from sparsejax.inspection._gap_code import gap_code
 
@@ -86,7 +93,8 @@ def storage_bits(tree: PyTree, *, value_bits: int | None = None) -> StorageBits:
       of zeros before the entry, in row-major order, in w bits. A run of more than :math:`2^w - 1`
       zeros is bridged by entries whose value is zero; w is the one that is best for the leaf.
       Codes of a codebook that holds zero are stored in this way, too, where that takes fewer bits.
-    - A kernel of low rank takes its two factors, a sum its parts, a rounded leaf its fewer bits.
+    - A kernel of low rank takes its two factors, a sum its parts, a rounded leaf its fewer bits,
+      and a scaled one its values and the scales of its groups.
     - Any other leaf, or one for which this is less, takes all its entries.
 
     Names, shapes and widths are not counted. `sparsejax.deploy.save_sparse` writes real files,
@@ -156,6 +164,10 @@ class _Count:
                 bits = _dtype_bits(leaf.values.dtype)
                 form, bits = _plain(leaf.values, bits)
                 return f"{form} {jnp.dtype(leaf.values.dtype).name}", bits
+            case ScaledArray():
+                form, bits = self.of(leaf.values, label)
+                scales = leaf.scales.size * _dtype_bits(leaf.scales.dtype)
+                return f"{form} scaled", bits + scales
             case SumArray():
                 parts = [self.of(part, label) for part in leaf.parts]
                 return " + ".join(form for form, _ in parts), sum(bits for _, bits in parts)

@@ -16,6 +16,7 @@ from sparsejax.oneshot._least_squares import refit
 from sparsejax.oneshot._method import Gram, Method, Pruned, Weights
 from sparsejax.oneshot._patterns import Mask, Pattern
 from sparsejax.oneshot._products import matmul
+from sparsejax.oneshot._whole_inputs import prune_inputs
 from sparsejax.oneshot._whole_outputs import live_inputs, prune_outputs
 
 
@@ -57,6 +58,9 @@ def admm(
 
     Nearly all of it is products of matrices, one for each iteration of both kinds.
 
+    Whole inputs, such as heads, are pruned as in `sparsegpt`: one after another, which finds better
+    ones.
+
     Args:
       iterations: the number of iterations of all stages together. Twice as many lower the error by
         about one per cent.
@@ -64,7 +68,7 @@ def admm(
         The error grows steeply where the last one is much below 1.
       stages: the number of penalties. Each inverts one matrix of the size of the inputs.
       refit_iterations: the number of iterations of conjugate gradients.
-      damping: :math:`\delta \ge 0`.
+      damping: :math:`\delta \ge 0`; for whole inputs in units of the mean of the diagonal.
       metric_damping: :math:`\tau > 0`.
 
     Returns:
@@ -121,6 +125,8 @@ def _prune(
 ) -> Pruned:
     if pattern.drops_outputs:
         return prune_outputs(weights, gram, pattern, count)
+    if pattern.drops_inputs:
+        return prune_inputs(live_inputs(weights, gram), gram, pattern, count, damping)
     weights = live_inputs(weights, gram)
     diagonal = jnp.diagonal(gram)
     diagonal = jnp.where(diagonal > 0, diagonal, 1)

@@ -104,6 +104,11 @@ class Pattern(NamedTuple):
         """Whether whole outputs are pruned, which no weights of other outputs can make good."""
         return self.kind == "groups" and self.numbers[0] == 0
 
+    @property
+    def drops_inputs(self) -> bool:
+        """Whether whole inputs are pruned, so that all outputs have the same mask."""
+        return self.kind == "groups" and self.numbers[1] == 0
+
 
 def parse_pattern(pattern: Any) -> Pattern:
     """Return the pattern that a string names.

@@ -15,6 +15,7 @@ from sparsejax.oneshot._damping import damped
 from sparsejax.oneshot._method import Gram, Method, Pruned, Weights
 from sparsejax.oneshot._patterns import Mask, Pattern
 from sparsejax.oneshot._products import matmul
+from sparsejax.oneshot._whole_inputs import prune_inputs
 from sparsejax.oneshot._whole_outputs import live_inputs, prune_outputs
 
 
@@ -30,6 +31,13 @@ def sparsegpt(damping: float = 0.01, block_size: int = 128) -> Method:
     the block begins, by the scores of its current weights; each block keeps its share of the
     budget. That of an n:m pattern is chosen for m columns at a time. Weights of inputs that are
     always 0 become 0.
+
+    Whole inputs, such as heads, are too few for shares of blocks. Of them the group g of columns
+    whose loss costs least is pruned, the others make good for it, and so on:
+
+    .. math:: s_g = \mathrm{tr}\, W_g\, ([H^{-1}]_{gg})^{-1}\, W_g^\top
+
+    The weights that are left are then the least-squares ones.
 
     Args:
       damping: :math:`\delta \ge 0`, in units of the mean of the diagonal. It is raised, with a
@@ -47,7 +55,8 @@ def sparsegpt(damping: float = 0.01, block_size: int = 128) -> Method:
     References:
       Frantar and Alistarh, SparseGPT: massive language models can be accurately pruned in
       one-shot, ICML 2023. Hassibi and Stork, Second order derivatives for network pruning: optimal
-      brain surgeon, NeurIPS 1992.
+      brain surgeon, NeurIPS 1992. Kurtic, Frantar and Alistarh, ZipLM: inference-aware structured
+      pruning of language models, NeurIPS 2023 (whole inputs).
     """
     _checks.scalar_at_least_zero("damping", damping)
     block_size = _checks.python_integer("block_size", block_size, 1)
@@ -76,6 +85,8 @@ def _prune(
 ) -> Pruned:
     if pattern.drops_outputs:
         return prune_outputs(weights, gram, pattern, count)
+    if pattern.drops_inputs:
+        return prune_inputs(live_inputs(weights, gram), gram, pattern, count, damping)
     outputs, inputs = weights.shape
     width = pattern.width(inputs)
     block = -(-min(block_size, inputs) // width) * width

@@ -24,9 +24,10 @@ def compressed_forms(
 
     A quantised leaf becomes a `sparsejax.compression.QuantizedArray` (values and integer codes), a
     kernel of low rank a `LowRankArray` (two factors), a sum a `SumArray`, rounded values a
-    `RoundedArray`. Pruned leaves stay arrays with zeros, and so do the leaves that are not
-    compressed. `sparsejax.compression.decode` returns the arrays, which are those of
-    `compressed_params` to the bit; kernels of low rank agree with them up to rounding.
+    `RoundedArray`, groups with a scale a `ScaledArray`. Pruned leaves stay arrays with zeros, and
+    so do the leaves that are not compressed. `sparsejax.compression.decode` returns the arrays,
+    which are those of `compressed_params` to the bit; kernels of low rank agree with them up to
+    rounding.
 
     `sparsejax.inspection.storage_bits` counts the bits of the result, and
     `sparsejax.deploy.save_sparse` writes it. It runs on the host, outside ``jit``.

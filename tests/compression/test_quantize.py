@@ -80,6 +80,12 @@ def test_binary_and_ternary_scale_all_or_each(scaled, per_leaf):
             ValueError,
             "NaN in 1 of the 2 entries",
         ),
+        (lambda: compression.quantize(2, group_size=0), ValueError, "group_size must be an int"),
+        (
+            lambda: compression.quantize(2, group_size=4).init({"bias": jnp.ones(3)}),
+            ValueError,
+            r"\['bias'\] has shape \(3,\), and axis is -2",
+        ),
         (lambda: compression.binary().init(jnp.asarray([np.nan])), ValueError, "NaN"),
     ],
 )

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,11 +16,13 @@ from experiments.lc_lenet300 import recipe as lenet300
 from experiments.oneshot import images, language, recipe
 from experiments.oneshot.config import ONE_SHOT, Config
 from experiments.oneshot.recipe import RECIPE
+from sparsejax.compression import ScaledArray
+from sparsejax.deploy import load_sparse
 from tests.experiments import smoke
 from tests.experiments.data import tiny_gguf
 
 CONTEXT = 16
-SHOWN = ("magnitude_50", "wanda_50", "sparsegpt_50", "admm_50", "wanda_2_4", "lc_50")
+SHOWN = ("magnitude_50", "wanda_50", "sparsegpt_50", "admm_50", "wanda_2_4", "lc_50", "lc_50_4bit")
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,22 @@ def test_rows_keep_their_budgets(finished):
         # The counts are exact for each row or matrix, whose sizes are even here.
         assert by_name[name]["density"][0] == pytest.approx(expected, abs=0.002)
         assert by_name[name]["validation_perplexity_ratio"]["mean"] > 0
+
+
+def test_a_file_is_small_and_as_good(finished):
+    chosen, _, rows = finished
+    by_name = {row["name"]: row for row in rows}
+    found, start = by_name["lc_50_4bit"], by_name["lc_50"]
+    path = chosen.folder / "lc_50_4bit/seed_0/network.safetensors"
+    assert found["file_bytes"] == [path.stat().st_size]
+    assert found["nonzeros"] == start["nonzeros"]
+    of_start = chosen.folder / "lc_50/seed_0/network.safetensors"
+    assert path.stat().st_size < 0.4 * of_start.stat().st_size
+    is_form = lambda node: isinstance(node, ScaledArray)  # noqa: E731
+    leaves = filter(is_form, jax.tree.leaves(load_sparse(path), is_leaf=is_form))
+    assert {one.values.codebook.size for one in leaves} == {17, 255}
+    ratio = found["validation_perplexity"]["mean"] / start["validation_perplexity"]["mean"]
+    assert 0.95 < ratio < 1.05
 
 
 def test_better_methods_have_smaller_errors(finished):

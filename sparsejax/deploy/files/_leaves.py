@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax._forms import LowRankArray, QuantizedArray, RoundedArray, SumArray
+from sparsejax._forms import LowRankArray, QuantizedArray, RoundedArray, ScaledArray, SumArray
 from sparsejax.deploy.files._streams import Reader, Writer
 
 
@@ -40,6 +40,14 @@ class LeafWriter:
                 }
             case RoundedArray():
                 return {"values": self.write(name, leaf.values), "dtype": leaf.dtype.name}
+            case ScaledArray():
+                return {
+                    "scales": self.write(name, leaf.scales),
+                    "values": self.write(name, leaf.values),
+                    "axis": leaf.axis,
+                    "group_size": leaf.group_size,
+                    "dtype": jnp.dtype(leaf.dtype).name,
+                }
             case SumArray():
                 return {"parts": [self.write(name, part) for part in leaf.parts]}
         array = checked(name, leaf)
@@ -81,6 +89,10 @@ class LeafReader:
         if "left" in spec:
             left, right = self.read(spec["left"]), self.read(spec["right"])
             return LowRankArray(left, right, tuple(spec["shape"]), spec["scheme"], spec["stacked"])
+        if "scales" in spec:
+            scales, values = self.read(spec["scales"]), self.read(spec["values"])
+            dtype = jnp.dtype(spec["dtype"])
+            return ScaledArray(values, scales, spec["axis"], spec["group_size"], dtype)
         if "values" in spec:
             return RoundedArray(self.read(spec["values"]), jnp.dtype(spec["dtype"]))
         return SumArray(tuple(self.read(part) for part in spec["parts"]))

@@ -31,14 +31,14 @@ def save_sparse(
     The file stores the values that are not 0 and the lengths of the runs of zeros between them, as
     variable-length integers (LEB128). Leaves are read in column-major order, so that the weights of
     an output unit follow one another. The bytes of the values are transposed (all first bytes, then
-    all second bytes), and everything is compressed with LZMA or zlib, whichever is smaller. A
-    random mask of n weights among u takes about :math:`n \log_2(e\,u/n)` bits, the mask of a
-    trained network less.
+    all second bytes), and everything is compressed with LZMA, zlib or a Huffman code, whichever is
+    smallest. A random mask of n weights among u takes about :math:`n \log_2(e\,u/n)` bits, that
+    of a trained network less.
 
     Compressed weights in the forms that `sparsejax.compressed_forms` returns are written as such:
     a codebook (once for all leaves with an equal one) and codes of :math:`\lceil \log_2 k \rceil`
     bits, or run lengths of the most frequent code where that is smaller; two factors; the parts of
-    a sum; values of fewer bits.
+    a sum; values of fewer bits; the scales of groups.
 
     Every dtype of fixed size that NumPy and JAX know is stored to the bit, NaN payloads and
     infinities included. The sign of a zero is an exception unless ``keep_negative_zeros`` is set: a

@@ -10,12 +10,19 @@ from hypothesis import strategies as st
 
 import sparsejax
 from sparsejax import compression
-from sparsejax.compression import LowRankArray, QuantizedArray, RoundedArray, SumArray, decode
+from sparsejax.compression import (
+    LowRankArray,
+    QuantizedArray,
+    RoundedArray,
+    ScaledArray,
+    SumArray,
+    decode,
+)
 from sparsejax.deploy import load_sparse, save_sparse
 from sparsejax.deploy.files._compression import compress, decompress
 from sparsejax.deploy.files._container import read, write
 
-FORMS = (QuantizedArray, LowRankArray, RoundedArray, SumArray)
+FORMS = (QuantizedArray, LowRankArray, RoundedArray, ScaledArray, SumArray)
 
 
 def is_form(node):
@@ -46,6 +53,15 @@ def rounded(seed):
     return RoundedArray(values, jnp.dtype("float32"))
 
 
+def scaled(values):
+    """Two groups of neighbours along the last axis, or what has none."""
+    if not values.shape or values.shape[-1] < 2:
+        return values
+    shape, size = values.shape, values.shape[-1] // 2 + values.shape[-1] % 2
+    scales = np.random.default_rng(0).random((*shape[:-1], 2)).astype(jnp.bfloat16)
+    return ScaledArray(values, scales, -1, size, jnp.dtype("float32"))
+
+
 def low_rank(seed):
     rng = np.random.default_rng(seed)
     left, right = rng.normal(size=(12, 2)), rng.normal(size=(2, 12))
@@ -56,7 +72,13 @@ plain = st.integers(0, 9).map(
     lambda seed: np.random.default_rng(seed).binomial(1, 0.1, (6, 5)) * 1.5
 )
 forms = st.recursive(
-    st.one_of(quantised(), st.integers(0, 9).map(low_rank), st.integers(0, 9).map(rounded), plain),
+    st.one_of(
+        quantised(),
+        quantised().map(scaled),
+        st.integers(0, 9).map(low_rank),
+        st.integers(0, 9).map(rounded),
+        plain,
+    ),
     lambda inner: st.lists(inner, min_size=1, max_size=3).map(lambda parts: SumArray(tuple(parts))),
     max_leaves=6,
 )
@@ -72,15 +94,15 @@ def test_forms_come_back_to_the_bit(tmp_path, tree):
 
 def test_a_network_of_every_form(tmp_path):
     """As `compressed_forms` returns it, in Flax variables and with ``like``."""
-    model = nnx.Sequential(
-        *(nnx.Linear(m, n, rngs=nnx.Rngs(0)) for m, n in ((12, 12), (12, 8), (8, 8), (8, 4)))
-    )
+    sizes = ((12, 12), (12, 8), (8, 8), (8, 8), (8, 4))
+    model = nnx.Sequential(*(nnx.Linear(m, n, rngs=nnx.Rngs(0)) for m, n in sizes))
     params = nnx.state(model, nnx.Param)
     kinds = {
         "0": compression.quantize(3),
         "1": compression.low_rank(2),
         "2": compression.additive([compression.binary(scaled=True), compression.l0_ball(5)]),
-        "3": compression.l0_ball(9, values="float16"),
+        "3": compression.quantize([-1.0, 1.0], group_size=3),
+        "4": compression.l0_ball(9, values="float16"),
     }
     label = lambda path, leaf: str(path[1].key)  # noqa: E731
     c_step = compression.partition(kinds, label)
