@@ -236,9 +236,9 @@ def _language(config: Config) -> Iterator[LanguageRun]:
         folder = config.folder / row / f"seed_{draw}"
         start = trained.get(of) or pruned(of, draw, chosen[of], folder / "start")
         settings = {**start.settings, "row": row, "file": dict(files.SETTINGS)}
-        run = FileRun(row, folder, settings, draw, config, language, calibrations)
-        run.start = start
-        yield run
+        to_file = FileRun(row, folder, settings, draw, config, language, calibrations)
+        to_file.start = start
+        yield to_file
 
 
 def _trained(
@@ -257,7 +257,7 @@ def _trained(
         candidate = ONE_SHOT[trained.start].candidates[0]
         start = pruned(trained.start, draw, candidate, folder / "start")
         start.settings["sparsity"] = trained.sparsity
-        run.start = start
+        to_file.start = start
     return run
 
 

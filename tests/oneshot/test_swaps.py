@@ -110,7 +110,7 @@ def test_the_search_improves_the_masks_of_other_methods(start, pattern):
 def test_what_it_does_not_do():
     problem = one_kernel()
     for pattern in ("4x1", "inputs"):
-        with pytest.raises(ValueError, match="single weights or n:m for the method swaps"):
+        with pytest.raises(ValueError, match="units for the method swaps, which exchanges single"):
             pruned(problem, "swaps", pattern)
     with pytest.raises(TypeError, match="start must be a Method; got 'wanda'"):
         swaps("wanda")
