@@ -257,7 +257,7 @@ def _trained(
         candidate = ONE_SHOT[trained.start].candidates[0]
         start = pruned(trained.start, draw, candidate, folder / "start")
         start.settings["sparsity"] = trained.sparsity
-        to_file.start = start
+        run.start = start
     return run
 
 
