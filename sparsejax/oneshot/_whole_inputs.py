@@ -51,7 +51,11 @@ def prune_inputs(
         factors = jnp.linalg.cholesky(jnp.where(state.alive[:, None, None], blocks, own))
         columns = state.weights.T.reshape(groups, size, -1)
         solved = jax.vmap(lambda f, w: solve_triangular(f, w, lower=True))(factors, columns)
-        costs = jnp.where(state.alive, jnp.square(solved).sum((1, 2)), jnp.inf)
+        # The costs of groups that are left stay below infinity, so that one of them is pruned even
+        # where the costs overflow or a block has lost its positive definiteness to rounding.
+        most = jnp.finfo(gram.dtype).max
+        costs = jnp.nan_to_num(jnp.square(solved).sum((1, 2)), nan=most, posinf=most)
+        costs = jnp.where(state.alive, costs, jnp.inf)
         group = jnp.argmin(costs).astype(jnp.int32)
         rows = lax.dynamic_slice_in_dim(state.inverse, group * size, size)
         update = cho_solve((factors[group], True), rows)
