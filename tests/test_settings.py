@@ -272,7 +272,9 @@ TRACED = {
     "units": lambda e: lc(e, compression.units(3)),
     "blocks": lambda e: lc(e, compression.blocks(3, (2, 2))),
     "quantize": lambda e: lc(e, compression.quantize(3, per_leaf=True, exact=False)),
-    "quantize, groups": lambda e: lc(e, compression.quantize(3, group_size=2, axis=-1)),
+    "quantize group_size": lambda e: lc(
+        e, compression.quantize([-1.0, 1.0], group_size=2, axis=-1)
+    ),
     "binary": lambda e: lc(e, compression.binary(scaled=True)),
     "ternary": lambda e: lc(e, compression.ternary(scaled=True)),
     "low_rank": lambda e: lc(e, compression.low_rank(2)),
