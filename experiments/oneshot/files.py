@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,17 @@ _EVERY = 10
 def forms(params: Any, settings: Mapping[str, int] = SETTINGS) -> Any:
     """The parameters with kernels and embedding quantised, in forms; the others as they are."""
     most = settings["embedding_values"] // 2
-    in_groups = {"zeros": False, "group_size": settings["group_size"]}
+    in_groups = functools.partial(
+        compression.quantize, zeros=False, group_size=settings["group_size"]
+    )
     # Relative to the scales all kernels are alike: some of them say what the values are.
-    learned = compression.quantize(settings["values"], exact=False, **in_groups)
+    learned = in_groups(settings["values"], exact=False)
     paths = jax.tree_util.tree_leaves_with_path(params)
     some = [leaf for path, leaf in paths if in_layers(path, leaf)][::_EVERY]
     _, state = learned.project(some, 1.0, learned.init(some))
     c_step = compression.partition(
         {
-            "layers": compression.quantize(state.codebook, **in_groups),
+            "layers": in_groups(state.codebook),
             "embedding": compression.quantize(
                 np.arange(-most, most + 1.0), group_size=settings["embedding_group_size"], axis=-1
             ),
