@@ -18,6 +18,7 @@ from experiments.compare.report import (
     compared,
     complete,
     errors_table,
+    fewer_seeds,
     one_seed,
 )
 from experiments.tickets.points import comparison
@@ -344,7 +345,8 @@ def _compare(results: Path) -> str:
             f"Test errors of {TASKS[network].name} on {TASKS[network].dataset} after "
             f"{dense['settings']['epochs']} epochs in all, mean ± sample standard deviation "
             f"over seeds {seeds}; the dense network has "
-            f"{error(dense['test_error'])}. {one_seed(by_budget)}".rstrip(),
+            f"{error(dense['test_error'])}. "
+            f"{one_seed(by_budget) or fewer_seeds(by_budget)}".rstrip(),
         ]
     return "\n\n".join(found)
 

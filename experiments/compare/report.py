@@ -116,7 +116,21 @@ def one_seed(by_budget: Mapping[str, Mapping[str, Row]]) -> str:
     )
 
 
-def _best(candidates: Sequence[Row]) -> str:
+def fewer_seeds(by_budget: Mapping[str, Mapping[str, Row]]) -> str:
+    """What a number in parentheses says; empty where all methods have run with all seeds."""
+    rows = all_rows(by_budget)
+    if all(len(row["seeds"]) == len(seeds_of(rows)) for row in rows):
+        return ""
+    return "A number of seeds in parentheses says that the others have not run yet."
+
+
+def _error(row: Row, seeds: Sequence[int]) -> str:
+    """The test error of a row, with its number of seeds if it lacks some."""
+    number = len(row["seeds"])
+    return error(row["test_error"]) + (f" ({number})" if number < len(seeds) else "")
+
+
+def _best(candidates: Sequence[Row], seeds: Sequence[int]) -> str:
     """The method of the lowest mean test error, and those within the standard error of it."""
     if not candidates:
         return "(none)"
@@ -124,14 +138,14 @@ def _best(candidates: Sequence[Row]) -> str:
     gaps = [(row, *difference(row, best)) for row in candidates if row is not best]
     equal = [row for row, gap, spread in gaps if gap <= spread]
     also = ", ".join(METHODS[row["method"]].title for row in sorted(equal, key=_mean))
-    return f"{METHODS[best['method']].title} ({error(best['test_error'])})" + (
+    return f"{METHODS[best['method']].title}: {_error(best, seeds)}" + (
         f"; as good: {also}" if also else ""
     )
 
 
 def choices(by_budget: Mapping[str, Mapping[str, Row]]) -> list[dict[str, str]]:
     """What to use when: a line for each budget."""
-    lines = []
+    lines, seeds = [], seeds_of(all_rows(by_budget))
     for budget, found in by_budget.items():
         if budget != "100":
             cheap = [row for m, row in found.items() if cost(m, by_budget) <= _AFFORDABLE]
@@ -139,9 +153,9 @@ def choices(by_budget: Mapping[str, Mapping[str, Row]]) -> list[dict[str, str]]:
             lines.append(
                 {
                     "budget": budget,
-                    "error": _best(list(found.values())),
-                    "cheap": _best(cheap),
-                    "sparse": _best(sparse),
+                    "error": _best(list(found.values()), seeds),
+                    "cheap": _best(cheap, seeds),
+                    "sparse": _best(sparse, seeds),
                 }
             )
     return lines
@@ -149,7 +163,7 @@ def choices(by_budget: Mapping[str, Mapping[str, Row]]) -> list[dict[str, str]]:
 
 def errors_table(by_budget: Mapping[str, Mapping[str, Row]]) -> Table:
     """A line for each method, a column for each budget; the lowest mean of a budget is bold."""
-    (dense,) = by_budget["100"].values()
+    (dense,), seeds = by_budget["100"].values(), seeds_of(all_rows(by_budget))
     budgets = [budget for budget in by_budget if budget != "100"]
     methods = [name for name in names() if any(name in by_budget[b] for b in by_budget)]
 
@@ -160,7 +174,7 @@ def errors_table(by_budget: Mapping[str, Mapping[str, Row]]) -> Table:
             row = by_budget[budget].get(method)
             if row is None:
                 return ""
-            found = error(row["test_error"])
+            found = _error(row, seeds)
             lowest = min(map(_mean, by_budget[budget].values()))
             return f"**{found}**" if _mean(row) == lowest else found
 
@@ -186,8 +200,9 @@ CHOICES: Columns = (
 def _target_table(by_budget: Mapping[str, Mapping[str, Row]]) -> Table | None:
     lines = []
     for budget, found in by_budget.items():
-        ours = [found[name] for name in FOUR if name in found]
-        if budget == "100" or not ours or not all(name in found for name in BASELINES):
+        several = {name: row for name, row in found.items() if len(row["seeds"]) > 1}
+        ours = [several[name] for name in FOUR if name in several]
+        if budget == "100" or not ours or not all(name in several for name in BASELINES):
             continue
         best = min(ours, key=_mean)
         line = {"budget": budget, "best": METHODS[best["method"]].title}
@@ -245,7 +260,8 @@ def parts(rows: Sequence[Row]) -> Parts:
                 f"{dense['settings']['epochs']} epochs in all, searches and fine-tuning included, "
                 "the same images in batches of the same size and the same initial weights. Weights "
                 "left are those of the kernels; biases are dense. No network has more weights than "
-                "its budget. Seconds are those of the fastest run of a method.",
+                "its budget. Seconds are those of the fastest run of a method. "
+                f"{fewer_seeds(by_budget)}".rstrip(),
                 "### What to use when",
                 Table(CHOICES, choices(by_budget)),
                 "The rule: the method of the lowest mean test error among all, among those whose "

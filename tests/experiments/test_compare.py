@@ -161,7 +161,7 @@ def row(method, errors, seconds=1.0, budget="1"):
     mean, std = float(np.mean(errors)), float(np.std(errors, ddof=1))
     return {
         "network": "lenet300_mnist", "method": method, "kept_percent": budget,
-        "seconds": [seconds] * len(errors), "seeds": [0, 1, 2], "preset": "full",
+        "seconds": [seconds] * len(errors), "seeds": list(range(len(errors))), "preset": "full",
         "settings": {"epochs": 100},
         "test_error": {"mean": mean, "std": std, "values": list(errors)},
     }  # fmt: skip
@@ -181,9 +181,9 @@ MADE = [
 def test_the_choice_follows_the_stated_rule():
     (line,) = report.choices(report.compared(MADE, "lenet300_mnist"))
     # The standard error of a difference of two means of deviation 0.1 is 0.08: 0.1 is outside.
-    assert line["error"] == "learning-compression, l0 + l2 (2.10 ± 0.10 %)"
-    assert line["cheap"] == "continuous sparsification (2.20 ± 0.10 %)"
-    assert line["sparse"] == "RigL (2.70 ± 0.35 %)"
+    assert line["error"] == "learning-compression, l0 + l2: 2.10 ± 0.10 %"
+    assert line["cheap"] == "continuous sparsification: 2.20 ± 0.10 %"
+    assert line["sparse"] == "RigL: 2.70 ± 0.35 %"
     noisy = [*MADE[:4], row("rigl", [1.9, 2.8, 2.0], 10.9), MADE[5]]
     (line,) = report.choices(report.compared(noisy, "lenet300_mnist"))
     assert line["cheap"].endswith("; as good: RigL")
@@ -196,6 +196,18 @@ def test_the_four_systems_are_set_against_the_baselines_with_a_standard_error():
     assert line[2] == f"-0.40 ± {np.hypot(0.1, 0.1) / np.sqrt(3):.2f} (yes)"
     assert line[3].startswith("-0.60 ± 0.21")
     assert report._target_table(report.compared(MADE[:3], "lenet300_mnist")) is None
+
+
+def test_methods_that_lack_seeds_say_so_and_are_not_judged():
+    by_budget = report.compared([*MADE[:4], row("rigl", [2.5, 2.6]), MADE[5]], "lenet300_mnist")
+    cells = {line[0]: line[1] for line in report.errors_table(by_budget).cells()}
+    assert cells["RigL [rigl]"] == "2.55 ± 0.07 % (2)"
+    assert "(" not in cells["static random mask [static]"]
+    assert report.fewer_seeds(by_budget).startswith("A number of seeds in parentheses")
+    assert report.fewer_seeds(report.compared(MADE, "lenet300_mnist")) == ""
+    with np.errstate(invalid="ignore"), pytest.warns(RuntimeWarning):
+        single = row("rigl", [2.5])
+    assert report._target_table(report.compared([*MADE[:4], single], "lenet300_mnist")) is None
 
 
 def test_the_figures_show_every_method():
