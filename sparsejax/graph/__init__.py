@@ -5,7 +5,7 @@
 
 from sparsejax.graph._batch import batched_inputs, with_batch
 from sparsejax.graph._bias_folding import BiasFolding, find_bias_foldings, removable_units
-from sparsejax.graph._constant_finder import Constants, ConstantUnits
+from sparsejax.graph._constants import Constants, ConstantUnits
 from sparsejax.graph._contraction import (
     Contraction,
     Weights,
@@ -13,15 +13,17 @@ from sparsejax.graph._contraction import (
     narrow,
     widest,
 )
-from sparsejax.graph._factored import Factored
-from sparsejax.graph._factored_pass import evaluate_factored, find_factored
-from sparsejax.graph._graph import Equation, Graph, abstract, concrete_leaves, trace
-from sparsejax.graph._group_builder import (
+from sparsejax.graph._edges import (
     ContractionEdge,
-    DependencyGroups,
+    ProductEdge,
+    ReductionEdge,
     ReshapeEdge,
     SliceEdge,
 )
+from sparsejax.graph._factored import Factored
+from sparsejax.graph._factored_pass import evaluate_factored, find_factored
+from sparsejax.graph._graph import Equation, Graph, abstract, concrete_leaves
+from sparsejax.graph._group_builder import DependencyGroups
 from sparsejax.graph._indices import FixedIndices, Indices
 from sparsejax.graph._live import find_live
 from sparsejax.graph._moved_leaf import MovedLeaf, Piece
@@ -36,9 +38,11 @@ from sparsejax.graph._passes import (
     fixed_values,
     write_onnx,
 )
+from sparsejax.graph._product import Factor, Product
 from sparsejax.graph._rule import Rule
 from sparsejax.graph._scan import Scan, scan_of
 from sparsejax.graph._sliced_graph import take
+from sparsejax.graph._trace import trace
 from sparsejax.graph._trace_batch import BatchTrace, trace_batch, trace_every_batch
 from sparsejax.graph.rules import RULES
 
@@ -54,6 +58,7 @@ __all__ = [
     "ContractionEdge",
     "DependencyGroups",
     "Equation",
+    "Factor",
     "Factored",
     "FixedIndices",
     "Graph",
@@ -62,6 +67,9 @@ __all__ = [
     "OnnxBuilder",
     "OnnxNode",
     "Piece",
+    "Product",
+    "ProductEdge",
+    "ReductionEdge",
     "ReshapeEdge",
     "Rule",
     "Scan",

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.graph._constant_finder import Constants, ConstantUnits
+from sparsejax.graph._constants import Constants, ConstantUnits
+from sparsejax.graph._edges import ContractionEdge
 from sparsejax.graph._graph import Graph
-from sparsejax.graph._group_builder import ContractionEdge, DependencyGroups
+from sparsejax.graph._group_builder import DependencyGroups
 from sparsejax.graph._passes import fixed_values
 from sparsejax.graph.rules import RULES
 
@@ -27,7 +28,8 @@ class BiasFolding(NamedTuple):
 def find_bias_foldings(graph: Graph, groups: DependencyGroups) -> dict[int, BiasFolding]:
     """Find the biases that follow contractions.
 
-    Both the result of the contraction and the leaf must be read by nothing else.
+    Both the result of the contraction and the leaf must be read by nothing else. Biases in the
+    bodies of scans absorb nothing.
 
     Args:
       graph: the graph.
@@ -41,7 +43,7 @@ def find_bias_foldings(graph: Graph, groups: DependencyGroups) -> dict[int, Bias
     reader = {value: equation for equation in graph.equations for value in equation.ins}
     found = {}
     for edge in groups.edges:
-        if not isinstance(edge, ContractionEdge):
+        if not isinstance(edge, ContractionEdge) or edge.equation >= len(graph.equations):
             continue
         (out,) = graph.equations[edge.equation].outs
         if uses[out] != 1 or out not in reader:

@@ -13,7 +13,10 @@ from sparsejax.graph.rules import RULES
 
 def structure(graph: Graph) -> tuple[Any, ...]:
     """Return which equation reads what."""
-    equations = [(equation.name, equation.ins, equation.outs) for equation in graph.equations]
+    equations = [
+        (equation.name, equation.ins, equation.outs, equation.body and equation.body[:2])
+        for equation in graph.every_equation()
+    ]
     sources = graph.leaves, graph.constants, graph.inputs, list(graph.literals)
     return equations, sources, graph.outputs, graph.dtypes, graph.tree
 
@@ -23,7 +26,7 @@ def merge(first: Graph, second: Graph) -> Graph | str:
     if structure(first) != structure(second):
         return "computes something else for different batch sizes"
     found = first._replace(other_shapes=second.shapes)
-    for one, other in zip(first.equations, second.equations, strict=True):
+    for one, other in zip(first.every_equation(), second.every_equation(), strict=True):
         wrong = _differing_param(found, one, other)
         if wrong:
             return f"has {one.name} with another {wrong} for each batch size"
@@ -37,7 +40,7 @@ def _differing_param(graph: Graph, one: Equation, other: Equation) -> str:
     rule = RULES.get(one.name)
     if rule is None:
         return ""
-    for name, value in one.params.items():
+    for name, value in compared_params(one).items():
         value_there = other.params[name]
         if value is value_there or value == value_there or name == rule.lengths:
             continue
@@ -48,6 +51,12 @@ def _differing_param(graph: Graph, one: Equation, other: Equation) -> str:
             if here != there and not any(graph.varies(end, axis) for end in ends):
                 return name
     return ""
+
+
+def compared_params(equation: Equation) -> dict[str, Any]:
+    """Return the parameters of an equation without a jaxpr, whose equations are compared."""
+    body = () if equation.body is None else ("jaxpr",)
+    return {name: value for name, value in equation.params.items() if name not in body}
 
 
 def own_numbers(graph: Graph) -> dict[int, Any]:
@@ -68,6 +77,24 @@ def same_array(one: Any, other: Any) -> bool:
 
 class NotProportionalError(Exception):
     """A number is neither equal for both batch sizes nor in proportion to them."""
+
+
+def scaled_equation(one: Equation, other: Equation, sizes: Length, batch: Any) -> Equation:
+    """Return an equation for a batch, given it for two batch sizes.
+
+    Raises:
+      NotProportionalError: a parameter is neither equal for both nor in proportion.
+    """
+    params = {
+        name: scale(value, other.params[name], sizes, batch)
+        for name, value in compared_params(one).items()
+    }
+    body = one.body
+    if body is not None and other.body is not None:
+        pairs = zip(body.equations, other.body.equations, strict=True)
+        inner = tuple(scaled_equation(*pair, sizes, batch) for pair in pairs)
+        body = body._replace(equations=inner)
+    return one._replace(params=one.params | params, body=body)
 
 
 def scale(one: Any, other: Any, sizes: Length, batch: Any) -> Any:

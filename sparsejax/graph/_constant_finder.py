@@ -1,18 +1,14 @@
-"""Units that put out the same number for every input, and that number.
-
-A value is either fixed (computed from parameters alone) and known in full, or computed from the
-inputs. For a computed value it is known, for each dimension, at which indices all entries are one
-number. Nothing is recorded along dimensions that depend on the batch size, and no number that does,
-so the result holds for every batch size.
-"""
+"""The finder of constants, which rules use while they visit the equations of a graph."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from sparsejax.graph._constants import AxisConstants, Constants, ConstantUnits
 from sparsejax.graph._contraction import (
     Contraction,
     Weights,
@@ -21,55 +17,13 @@ from sparsejax.graph._contraction import (
     narrow,
     widest,
 )
-from sparsejax.graph._graph import Equation, Graph
-from sparsejax.graph._indices import Indices
+from sparsejax.graph._graph import Body, Equation, Graph
+from sparsejax.graph._indices import FixedIndices
+from sparsejax.graph._product import Factor, Product
+from sparsejax.graph._signs import Sign
 
-
-class ConstantUnits(NamedTuple):
-    """The indices of a dimension at which a value is constant, and its number there."""
-
-    mask: np.ndarray
-    """Booleans."""
-    numbers: np.ndarray
-    """In the value's dtype; undefined where ``mask`` is false."""
-
-    def take(self, indices: Any) -> ConstantUnits:
-        """Return the units at an index, a slice or an array of indices."""
-        return ConstantUnits(self.mask[indices], self.numbers[indices])
-
-    def zeros(self) -> ConstantUnits:
-        """Return only the units that are constantly zero."""
-        return self._replace(mask=self.mask & (self.numbers == 0))
-
-    def times(self, count: int) -> ConstantUnits:
-        """Return the units of a sum of ``count`` equal numbers."""
-        numbers = self.numbers.astype(widest(self.numbers.dtype)) * count
-        return ConstantUnits(self.mask, narrow(numbers, self.numbers.dtype))
-
-    def broadcast(self, length: int) -> ConstantUnits:
-        """Return the units of a dimension of length 1 that is broadcast."""
-        return ConstantUnits(*(np.broadcast_to(array, length) for array in self))
-
-    def with_zeros(self, where: np.ndarray) -> ConstantUnits:
-        """Return the units with constant zeros added where a mask is true."""
-        zero = np.zeros((), self.numbers.dtype)
-        new = where & ~self.mask
-        return ConstantUnits(self.mask | new, np.where(new, zero, self.numbers))
-
-
-AxisConstants = Mapping[int, ConstantUnits]
-"""The constant units of a computed value by dimension; a missing dimension has none."""
-
-
-class Constants(NamedTuple):
-    """The constants of a graph."""
-
-    units: dict[int, AxisConstants]
-    """The constant units of computed values."""
-    weights: dict[int, Weights]
-    """The weights of contractions, by the equation's number."""
-    indices: Indices
-    """The indices of gathers and dynamic slices at fixed indices, by the equation's number."""
+if TYPE_CHECKING:
+    from sparsejax.graph._rule import Rule
 
 
 class ConstantFinder:
@@ -80,6 +34,7 @@ class ConstantFinder:
       leaves: the arrays of its parameters.
       fixed: whether each value is computed from parameters and constants alone.
       contractions: the graph's contractions, by the equation's number.
+      rules: the rules by the name of their primitive.
     """
 
     def __init__(
@@ -88,17 +43,108 @@ class ConstantFinder:
         leaves: Sequence[Any],
         fixed: Sequence[bool],
         contractions: Mapping[int, Contraction],
+        rules: Mapping[str, Rule],
     ):
         self.graph, self.fixed, self.contractions = graph, fixed, contractions
+        self._rules = rules
         self.known = {
             value: np.asarray(array, graph.dtypes[value])
             for value, array in graph.given(leaves).items()
             if fixed[value]
         }
         """Arrays of the fixed values, of length 1 along dimensions in which they do not vary."""
+        self.signs: dict[int, Sign] = {}
+        """Signs of computed values, where known."""
+        self.loops: dict[int, list[AxisConstants]] = {}
+        """The constant units of the results of scans, by the equation's number."""
+        self._clear()
+
+    def _clear(self) -> None:
         self.units: dict[int, AxisConstants] = {}
         self.weights: dict[int, Weights] = {}
-        self.indices: dict[int, Any] = {}
+        self.indices: dict[int, FixedIndices] = {}
+        self.products: dict[int, list[Product]] = {}
+        self.reduced: dict[int, dict[int, np.ndarray]] = {}
+
+    def result(self) -> Constants:
+        """Return what was found."""
+        return Constants(self.units, self.weights, self.indices, self.products, self.reduced)
+
+    def visit(self, equations: Sequence[Equation]) -> None:
+        """Find the constants of equations in their order."""
+        last_read: dict[int, int] = {}
+        for equation in equations:
+            last_read |= dict.fromkeys(equation.ins, equation.number)
+        for equation in equations:
+            if equation.name in self._rules:
+                self._apply(equation, self._rules[equation.name])
+            for value in equation.ins:
+                if last_read[value] == equation.number:  # copies of weights need not stay in memory
+                    self.known.pop(value, None)
+
+    def _apply(self, equation: Equation, rule: Rule) -> None:
+        if rule.indices is not None:
+            indices = rule.indices(self.graph, equation, self.known)
+            if indices is not None:
+                self.indices[equation.number] = indices
+        if rule.read is not None:
+            rule.read(self, equation)
+        if self.fixed[equation.outs[0]]:
+            self.known |= zip(equation.outs, rule.compute(self, equation), strict=True)
+            return
+        if rule.sign is not None:
+            sign = rule.sign(equation, [self.sign(value) for value in equation.ins])
+            self.signs |= dict.fromkeys(equation.outs, sign)
+        results = rule.constants(self, equation)
+        for value, constants in zip(equation.outs, results, strict=True):
+            self.units[value] = self._fixed_lengths(value, constants)
+
+    def _fixed_lengths(self, value: int, units: AxisConstants) -> AxisConstants:
+        return {
+            axis: one
+            for axis, one in units.items()
+            if one.mask.any() and not self.graph.varies(value, axis)
+        }
+
+    def step(
+        self, body: Body, known: Mapping[int, np.ndarray], units: Mapping[int, AxisConstants]
+    ) -> tuple[Constants, list[AxisConstants]]:
+        """Find the constants of one step of a loop.
+
+        Args:
+          body: the equations of a step.
+          known: the arrays of its fixed inputs.
+          units: the constant units of other inputs.
+
+        Returns:
+          What was found, with the weights of contractions without rows of units that are zero; and
+          the constant units of the results.
+        """
+        known_outside, outside = dict(self.known), self.result()
+        self._clear()
+        self.known |= known
+        self.units |= {value: self._fixed_lengths(value, one) for value, one in units.items()}
+        self.visit(body.equations)
+        for number, (nonzero, array) in self.weights.items():
+            contraction = self.contractions[number]
+            if contraction.groups > 1:
+                continue
+            zero = self.along(contraction.computed, contraction.axis).zeros().mask
+            rows = zero.reshape(-1, *(1,) * (nonzero.ndim - 1))
+            self.weights[number] = Weights(nonzero & ~rows, array)
+        found = self.result()
+        outs = [self._fixed_lengths(value, self.all_along(value)) for value in body.outs]
+        self.known = known_outside
+        self.units, self.weights, self.indices, self.products, self.reduced = outside
+        return found, outs
+
+    def add(self, constants: Constants) -> None:
+        """Add the constants of a loop."""
+        self.units |= constants.units
+        self.weights |= constants.weights
+        self.indices |= constants.indices
+        self.products |= constants.products
+        self.reduced |= constants.reduced
 
     def whole(self, value: int) -> np.ndarray:
         """Return a fixed value in its full shape."""
@@ -126,6 +172,32 @@ class ConstantFinder:
         """Return the constant units of a result whose dimensions are these of a value."""
         return {out_axis: self.along(value, axis) for out_axis, axis in enumerate(axes)}
 
+    def sign(self, value: int) -> Sign:
+        """Return what is known of the signs of a value's entries."""
+        if value not in self.known:
+            return self.signs.get(value, Sign.ANY)
+        array = self.known[value]
+        if not jnp.issubdtype(array.dtype, jnp.number) or np.iscomplexobj(array):
+            return Sign.ANY
+        if not (array >= 0).all():
+            return Sign.ANY
+        return Sign.POSITIVE if array.all() else Sign.NONNEGATIVE
+
+    def factor(
+        self, value: int, batch: Sequence[int], free: Sequence[int], summed: Sequence[int]
+    ) -> Factor:
+        """Return where a factor of a product may be different from zero, given its dimensions."""
+        nonzero = None
+        if value in self.known:
+            array = self.known[value] != 0
+            array = np.broadcast_to(array, self.graph.shapes[value])
+            nonzero = np.transpose(array, (*batch, *free, *summed))
+        masks = (
+            tuple(~self.along(value, axis).zeros().mask for axis in axes)
+            for axes in (batch, free, summed)
+        )
+        return Factor(nonzero, *masks)
+
     def contracted(self, equation: Equation) -> list[AxisConstants]:
         """Record the weights of a product, if it is a contraction; return what it makes constant.
 
@@ -141,14 +213,13 @@ class ConstantFinder:
         if contraction.groups > 1:
             return [self._contracted_in_groups(equation, contraction, nonzero, array)]
         weights = self.weights[equation.number] = Weights(nonzero, array)
-        if len(contraction.written) != 1:
-            return [{}]
         mask, numbers = self.along(contraction.computed, contraction.axis)
         usable = mask & (numbers == 0) if contraction.padded else mask
         total = constant_contribution(weights, usable, numbers)
         varies = (nonzero[~usable] if usable.any() else nonzero).any(axis=0)
-        units = ConstantUnits(~varies, narrow(total, self.graph.dtypes[equation.outs[0]]))
-        return [{contraction.result_axes[0]: units}]
+        found = narrow(total, self.graph.dtypes[equation.outs[0]])
+        axes = range(len(contraction.written))
+        return [{contraction.result_axes[i]: _along_axis(~varies, found, i) for i in axes}]
 
     def _contracted_in_groups(
         self, equation: Equation, contraction: Contraction, nonzero: np.ndarray, array: np.ndarray
@@ -167,3 +238,12 @@ class ConstantFinder:
         constant = ~(nonzero & ~usable).any(axis=0)
         numbers = narrow(total.sum(axis=0), self.graph.dtypes[equation.outs[0]])
         return {contraction.result_axes[0]: ConstantUnits(constant, numbers)}
+
+
+def _along_axis(mask: np.ndarray, numbers: np.ndarray, axis: int) -> ConstantUnits:
+    """Return the units of a dimension at which all entries are one constant number."""
+    length = mask.shape[axis]
+    rows, there = (np.moveaxis(array, axis, 0).reshape(length, -1) for array in (mask, numbers))
+    if not rows.shape[1]:
+        return ConstantUnits(np.zeros(length, bool), np.zeros(length, numbers.dtype))
+    return ConstantUnits(rows.all(1) & (there == there[:, :1]).all(1), there[:, 0])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsejax.graph._constant_finder import ConstantUnits
+from sparsejax.graph._constants import ConstantUnits
 from sparsejax.graph._rule import (
     AxisConstants,
     ConstantFinder,
@@ -17,6 +17,7 @@ from sparsejax.graph._rule import (
     OnnxRule,
     Rule,
 )
+from sparsejax.graph._signs import SignRule
 
 Refine = Callable[[ConstantFinder, Equation, Sequence[ConstantUnits], ConstantUnits], ConstantUnits]
 
@@ -27,13 +28,16 @@ _WITH_NUMPY: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
-def elementwise(onnx: OnnxRule | str | None = None, refine: Refine | None = None) -> Rule:
+def elementwise(
+    onnx: OnnxRule | str | None = None, refine: Refine | None = None, sign: SignRule | None = None
+) -> Rule:
     """Return the rule of an elementwise primitive.
 
     Args:
       onnx: the ONNX operator, or a function that writes it.
       refine: adds constant units to those at which all operands are constant, given the operands'
         units along a dimension of the result.
+      sign: returns what is known of the signs of the results.
     """
 
     def constants(finder: ConstantFinder, equation: Equation) -> list[AxisConstants]:
@@ -53,6 +57,7 @@ def elementwise(onnx: OnnxRule | str | None = None, refine: Refine | None = None
     return Rule(
         groups=_groups,
         constants=constants,
+        sign=sign,
         compute=_compute,
         onnx=write,
         elementwise=True,

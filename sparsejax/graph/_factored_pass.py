@@ -8,7 +8,8 @@ from typing import Any
 import jax
 
 from sparsejax.graph._factored import Factored, NotFactoredError
-from sparsejax.graph._graph import Equation, Graph, trace
+from sparsejax.graph._graph import Equation, Graph
+from sparsejax.graph._trace import trace
 from sparsejax.graph.rules import RULES
 
 

@@ -2,60 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax.extend import core
 
 from sparsejax._dtypes import promoted
 from sparsejax._names import named_leaves
 from sparsejax._where import PyTree
 
-# The parameter of each call primitive that holds the jaxpr it runs. Custom derivatives and rules of
-# ``vmap`` are lost: the inlined equations are differentiated and mapped as they are.
-_CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
-    "remat": "jaxpr",
-    "remat2": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-    "custom_vmap_call": "call",
-}
-
-
-def _stack(*arrays: jax.Array, axis: int) -> jax.Array:
-    return lax.concatenate([lax.expand_dims(array, (axis,)) for array in arrays], axis)
-
-
-def _unstack(array: jax.Array, *, axis: int) -> list[jax.Array]:
-    length = array.shape[axis]
-    return [lax.index_in_dim(array, index, axis, keepdims=False) for index in range(length)]
-
-
-def _tile(array: jax.Array, *, reps: Sequence[int]) -> jax.Array:
-    """Broadcast a new dimension of repetitions before each dimension, and merge the two."""
-    lengths = [length for pair in zip(reps, array.shape, strict=True) for length in pair]
-    spread = lax.broadcast_in_dim(array, lengths, range(1, len(lengths), 2))
-    return lax.reshape(spread, [n * length for n, length in zip(reps, array.shape, strict=True)])
-
-
-# Primitives that are replaced by an equivalent composition of others.
-_DECOMPOSED: dict[str, Callable[..., Any]] = {"stack": _stack, "unstack": _unstack, "tile": _tile}
-
-
 Length = tuple[int, int]
 """The length of a dimension for two batch sizes. A single length of 4, traced for a batch of 4, may
 be the batch or four channels; the two lengths differ exactly if the batch determines them."""
+
+
+class Body(NamedTuple):
+    """The equations that each step of a ``scan`` computes, on values of the same graph."""
+
+    ins: tuple[int, ...]
+    """The values of its inputs: constants, carry and slices."""
+    outs: tuple[int, ...]
+    """The values of its results: carry and slices."""
+    equations: tuple[Equation, ...]
+    """The equations of a step; their numbers follow those of the graph's own equations."""
 
 
 class Equation(NamedTuple):
@@ -71,11 +42,18 @@ class Equation(NamedTuple):
     """The values of its results."""
     params: dict[str, Any]
     """Its parameters, as in the jaxpr."""
+    body: Body | None = None
+    """The steps of a ``scan``."""
 
     @property
     def name(self) -> str:
         """The name of the primitive."""
         return str(self.primitive.name)
+
+    def carry(self) -> range:
+        """Return the places of the carry among the operands of a scan."""
+        first = self.params["num_consts"]
+        return range(first, first + self.params["num_carry"])
 
     def apply(self, operands: Sequence[Any], **changed: Any) -> list[Any]:
         """Return the results for the given operands, with some parameters replaced."""
@@ -112,7 +90,7 @@ class Graph(NamedTuple):
     literals: dict[int, np.ndarray]
     """The values that are numbers in the jaxpr."""
     equations: list[Equation]
-    """The equations, in the order of computation."""
+    """The equations, in the order of computation, without those of the bodies of scans."""
     outputs: list[int]
     """The values that are leaves of the outputs."""
     tree: Any
@@ -137,13 +115,21 @@ class Graph(NamedTuple):
         """Return the dimensions of a value whose lengths depend on the batch size."""
         return [axis for axis in range(len(self.shapes[value])) if self.varies(value, axis)]
 
+    def every_equation(self) -> list[Equation]:
+        """Return the equations by their number, with those of the bodies of scans behind."""
+        found = list(self.equations)
+        for equation in found:  # grows while it is read
+            if equation.body is not None:
+                found += equation.body.equations
+        return found
+
     def uses(self) -> list[int]:
         """Return how often each value is read; being an output counts as one read."""
         count = [0] * len(self.shapes)
         for value in self.outputs:
             count[value] += 1
-        for equation in self.equations:
-            for value in equation.ins:
+        for equation in self.every_equation():
+            for value in (*equation.ins, *(equation.body.outs if equation.body else ())):
                 count[value] += 1
         return count
 
@@ -189,101 +175,3 @@ def concrete_leaves(params: PyTree) -> list[Any]:
                 "such as nnx.split(model, nnx.Param, ...) or equinox.partition gives them"
             )
     return [leaf for _, leaf in named]
-
-
-def trace(function: Callable[..., PyTree], params: PyTree, inputs: Sequence[PyTree]) -> Graph:
-    """Trace ``function(params, *inputs)``; only shapes and dtypes are used.
-
-    Args:
-      function: a pure function that JAX can trace.
-      params: pytree of arrays or ``jax.ShapeDtypeStruct``.
-      inputs: the same, one for each further argument.
-
-    Returns:
-      The graph, for this batch size alone.
-    """
-    make = jax.make_jaxpr(function, return_shape=True)
-    closed, out = make(abstract(params), *abstract(inputs))
-    writer = _Writer()
-    constants = [writer.new(var.aval) for var in closed.jaxpr.constvars]
-    arguments = [writer.new(var.aval) for var in closed.jaxpr.invars]
-    held = list(closed.consts)
-    outputs = writer.write(closed.jaxpr, constants, arguments)
-    number = len(jax.tree.leaves(params))
-    return Graph(
-        writer.shapes,
-        writer.shapes,
-        frozenset(),
-        writer.dtypes,
-        arguments[:number],
-        constants + writer.constants,
-        held + writer.arrays,
-        arguments[number:],
-        writer.literals,
-        _without_dead_equations(writer.equations, outputs),
-        outputs,
-        jax.tree.structure(out),
-    )
-
-
-class _Writer:
-    def __init__(self) -> None:
-        self.shapes: list[tuple[int, ...]] = []
-        self.dtypes: list[Any] = []
-        self.literals: dict[int, np.ndarray] = {}
-        self.constants: list[int] = []
-        self.arrays: list[Any] = []
-        self.equations: list[Equation] = []
-
-    def new(self, aval: Any) -> int:
-        self.shapes.append(tuple(aval.shape))
-        self.dtypes.append(aval.dtype)
-        return len(self.shapes) - 1
-
-    def write(self, jaxpr: Any, constants: Sequence[int], arguments: Sequence[int]) -> list[int]:
-        """Append the equations of a jaxpr and return the values of its results."""
-        value_of: dict[Any, int] = dict(zip(jaxpr.constvars, constants, strict=True))
-        value_of |= dict(zip(jaxpr.invars, arguments, strict=True))
-
-        def read(atom: Any) -> int:
-            if not isinstance(atom, core.Literal):
-                return value_of[atom]
-            value = self.new(atom.aval)
-            self.literals[value] = np.asarray(atom.val, self.dtypes[value])
-            return value
-
-        for eqn in jaxpr.eqns:
-            ins = tuple(map(read, eqn.invars))
-            if eqn.primitive.name in _CALLS:
-                outs = self._call(eqn.params[_CALLS[eqn.primitive.name]], ins)
-            elif eqn.primitive.name in _DECOMPOSED:
-                composed = partial(_DECOMPOSED[eqn.primitive.name], **eqn.params)
-                operands = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
-                outs = self._call(jax.make_jaxpr(composed)(*operands), ins)
-            else:
-                outs = [self.new(var.aval) for var in eqn.outvars]
-                self.equations.append(Equation(0, eqn.primitive, ins, tuple(outs), eqn.params))
-            value_of |= dict(zip(eqn.outvars, outs, strict=True))
-        return [read(atom) for atom in jaxpr.outvars]
-
-    def _call(self, inner: Any, ins: Sequence[int]) -> list[int]:
-        if not hasattr(inner, "consts"):  # an open jaxpr
-            return self.write(inner, [], ins)
-        constants = []
-        for array in inner.consts:
-            constants.append(self.new(jax.typeof(array)))
-            self.constants.append(constants[-1])
-            self.arrays.append(array)
-        return self.write(inner.jaxpr, constants, ins)
-
-
-def _without_dead_equations(
-    equations: Sequence[Equation], outputs: Sequence[int]
-) -> list[Equation]:
-    read = set(outputs)
-    found = []
-    for equation in reversed(equations):
-        if read & set(equation.outs):
-            read |= set(equation.ins)
-            found.append(equation)
-    return [equation._replace(number=number) for number, equation in enumerate(reversed(found))]

@@ -9,56 +9,29 @@ groups with edges to the old ones. Dimensions that depend on the batch size are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.graph._contraction import Contraction
+from sparsejax.graph._edges import (
+    ContractionEdge,
+    Edge,
+    ProductEdge,
+    ReductionEdge,
+    ReshapeEdge,
+    SliceEdge,
+)
 from sparsejax.graph._graph import Equation, Graph
 from sparsejax.graph._indices import Indices
 from sparsejax.graph._reshape import Regrouping
 
+if TYPE_CHECKING:
+    from sparsejax.graph._rule import Rule
 
-class SliceEdge(NamedTuple):
-    """Units ``start``, ``start + 1``, ... of ``reader`` are the units ``indices`` of ``source``."""
-
-    reader: int
-    """The group that reads."""
-    start: int
-    """The first unit of ``reader`` that this edge is about."""
-    source: int
-    """The group that is read."""
-    indices: np.ndarray
-    """A unit of ``source`` for each unit of ``reader`` from ``start`` on."""
-
-
-class ReshapeEdge(NamedTuple):
-    """The units of ``merged`` are the tuples of units of ``factors``, in row-major order."""
-
-    merged: int
-    """The group of the merged dimension."""
-    factors: tuple[int, ...]
-    """The groups of its factors, in order."""
-    grid: bool
-    """Whether the kept units must be all tuples of kept units of the factors (a dimension that is
-    split)."""
-
-
-class ContractionEdge(NamedTuple):
-    """The units of ``written`` are weighted sums of those of ``read``."""
-
-    equation: int
-    """The number of the equation."""
-    contraction: Contraction
-    """The product."""
-    read: int
-    """The group that is summed over."""
-    written: tuple[int, ...]
-    """The groups of the result's dimensions that are dimensions of the weights."""
-
-
-Edge = SliceEdge | ReshapeEdge | ContractionEdge
+Pair = tuple[Sequence[int], Sequence[int]]
+"""Dimensions of the left and of the right factor of a product."""
 
 
 class DependencyGroups(NamedTuple):
@@ -89,6 +62,7 @@ class GroupBuilder:
       indices: the fixed indices of gathers and dynamic slices.
       contractions: the graph's contractions, by the equation's number.
       fixed: whether each value is computed from parameters and constants alone.
+      rules: the rules by the name of their primitive.
     """
 
     def __init__(
@@ -97,9 +71,10 @@ class GroupBuilder:
         indices: Indices,
         contractions: Mapping[int, Contraction],
         fixed: Sequence[bool],
+        rules: Mapping[str, Rule],
     ):
         self.graph, self.indices, self.contractions = graph, indices, contractions
-        self._fixed = fixed
+        self._fixed, self._rules = fixed, rules
         # Union-find: each dimension has a number, and a group is named by its smallest member.
         self._first = np.cumsum([0, *map(len, graph.shapes)]).tolist()
         self._parent = list(range(self._first[-1]))
@@ -108,6 +83,14 @@ class GroupBuilder:
         self._unsupported: dict[int, int] = {}
         self._edges: list[Edge] = []
         self._reshapes: dict[int, list[tuple[Regrouping, tuple[int, ...]]]] = {}
+
+    def visit(self, equations: Iterable[Equation]) -> None:
+        """Collect what the rules of equations say; one without a rule needs all units."""
+        for equation in equations:
+            if equation.name in self._rules:
+                self._rules[equation.name].groups(self, equation)
+            else:
+                self.unsupported_equation(equation)
 
     def _find(self, member: int) -> int:
         while self._parent[member] != member:
@@ -235,6 +218,34 @@ class GroupBuilder:
         else:
             self._edges.append(ReshapeEdge(merged, (group, inner), True))
 
+    def product(self, equation: Equation, summed: Pair, batch: Pair, free: Pair) -> None:
+        """Connect the units of a result to those of both factors, given (left, right) dimensions.
+
+        The result has the dimensions ``batch``, and then the ``free`` ones of both factors.
+        """
+        left, right = equation.ins
+        self.same_pairs(left, summed[0], right, summed[1])
+        self._edges.append(
+            ProductEdge(
+                equation.number,
+                self._members(left, summed[0]),
+                self._members(left, batch[0]),
+                self._members(left, free[0]),
+                self._members(right, free[1]),
+            )
+        )
+
+    def reduction(self, equation: Equation, axes: Iterable[int]) -> None:
+        """Connect the units of the results to those of dimensions that are reduced."""
+        (value, *_), (out, *_) = equation.ins, equation.outs
+        written = self._members(out, range(len(self.graph.shapes[out])))
+        for axis in axes:
+            (read,) = self._members(value, [axis])
+            self._edges.append(ReductionEdge(equation.number, int(axis), read, written))
+
+    def _members(self, value: int, axes: Iterable[int]) -> tuple[int, ...]:
+        return tuple(self._first[value] + axis for axis in axes)
+
     def result(self) -> DependencyGroups:
         """Return the groups that were collected."""
         find, graph = self._find, self.graph
@@ -269,10 +280,18 @@ class GroupBuilder:
         )
 
     def _named(self, edge: Edge) -> Edge:
+        """Return an edge with the names of groups in place of their members."""
         find = self._find
         if isinstance(edge, SliceEdge):
             return edge._replace(reader=find(edge.reader), source=find(edge.source))
         if isinstance(edge, ReshapeEdge):
             factors = tuple(map(find, edge.factors))
             return edge._replace(merged=find(edge.merged), factors=factors)
+        if isinstance(edge, ProductEdge):
+            return edge._replace(
+                read=tuple(map(find, edge.read)),
+                batch=tuple(map(find, edge.batch)),
+                left=tuple(map(find, edge.left)),
+                right=tuple(map(find, edge.right)),
+            )
         return edge._replace(read=find(edge.read), written=tuple(map(find, edge.written)))

@@ -1,6 +1,7 @@
 """What the rules of ``slice``, ``rev``, ``split``, ``dynamic_slice`` and ``gather`` have in common.
 
-Each dimension of a result consists of fixed indices of a dimension of the operand.
+Each dimension of a result consists of fixed indices of a dimension of the operand, or all of its
+dimensions that are indexed by computed numbers are kept whole.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from jax import lax
 
-from sparsejax.graph._indices import FixedIndices, Read
+from sparsejax.graph._indices import ComputedIndices, FixedIndices, Read
 from sparsejax.graph._rule import (
     AxisConstants,
     ConstantFinder,
@@ -22,7 +23,9 @@ from sparsejax.graph._rule import (
     OnnxBuilder,
     Rule,
     SlicedGraph,
+    compute_whole,
 )
+from sparsejax.graph._signs import of_first
 
 
 def static_indexing(find: Callable[[Graph, Equation], list[FixedIndices]], **fields: Any) -> Rule:
@@ -36,12 +39,17 @@ def static_indexing(find: Callable[[Graph, Equation], list[FixedIndices]], **fie
 
 
 def dynamic_indexing(
-    find: Callable[[Graph, Equation, Mapping[int, Any]], FixedIndices | None], refusal: str
+    find: Callable[[Graph, Equation, Mapping[int, Any]], FixedIndices | None],
+    computed: Callable[[Graph, Equation], ComputedIndices],
+    refusal: str,
 ) -> Rule:
     """Return the rule of a primitive whose indices are operands.
 
+    Where the indices are computed from the inputs, each of the operand's units may be read.
+
     Args:
       find: returns the indices, given the known values; None if they are not fixed.
+      computed: returns what the result consists of if they are not.
       refusal: says which form of the primitive cannot be written as ONNX.
     """
 
@@ -55,12 +63,13 @@ def dynamic_indexing(
             raise builder.refusal(equation, refusal)
         return [_write(builder, equation, equation.outs[0], indices)]
 
-    return _rule(found, onnx=onnx, indices=find, lengths="slice_sizes")
+    return _rule(found, computed=computed, onnx=onnx, indices=find, lengths="slice_sizes")
 
 
 def _rule(
     found: Callable[[Any, Equation], list[FixedIndices] | None],
     static: Callable[[Graph, Equation], list[FixedIndices]] | None = None,
+    computed: Callable[[Graph, Equation], ComputedIndices] | None = None,
     **fields: Any,
 ) -> Rule:
     """Return the rule of a primitive, given what finds the indices in each context."""
@@ -68,7 +77,8 @@ def _rule(
     def groups(builder: GroupBuilder, equation: Equation) -> None:
         results = found(builder, equation)
         if results is None:
-            builder.unsupported_equation(equation)
+            assert computed is not None
+            _computed_groups(builder, equation, computed(builder.graph, equation))
             return
         value = equation.ins[0]
         for out, (reads, squeezed) in zip(equation.outs, results, strict=True):
@@ -86,7 +96,8 @@ def _rule(
     def constants(finder: ConstantFinder, equation: Equation) -> list[AxisConstants]:
         results = found(finder, equation)
         if results is None:
-            return [{}]
+            assert computed is not None
+            return [_computed_constants(finder, equation, computed(finder.graph, equation))]
         whole = finder.all_along(equation.ins[0])
         return [
             {
@@ -96,9 +107,17 @@ def _rule(
             for reads, _ in results
         ]
 
+    def compute(finder: ConstantFinder, equation: Equation) -> list[np.ndarray]:
+        results = found(finder, equation)
+        if results is None:
+            return compute_whole(finder, equation)
+        return [_read_array(finder.whole(equation.ins[0]), indices) for indices in results]
+
     def evaluate(sliced: SlicedGraph, equation: Equation, operands: Sequence[Any]) -> list[Any]:
         results = found(sliced, equation)
-        assert results is not None
+        if results is None:
+            assert computed is not None
+            return _computed_result(sliced, equation, operands, computed(sliced.graph, equation))
         return [
             _read(sliced, equation.ins[0], out, operands[0], indices)
             for out, indices in zip(equation.outs, results, strict=True)
@@ -111,8 +130,58 @@ def _rule(
             for out, indices in zip(equation.outs, static(builder.graph, equation), strict=True)
         ]
 
-    rules = {"groups": groups, "constants": constants, "evaluate": evaluate, "onnx": onnx}
+    rules: dict[str, Any] = {"groups": groups, "constants": constants, "compute": compute}
+    rules |= {"evaluate": evaluate, "onnx": onnx, "sign": of_first}
     return Rule(**(rules | fields))
+
+
+def _read_array(array: np.ndarray, indices: FixedIndices) -> np.ndarray:
+    """Return a result, read from all of a fixed operand."""
+    for read in indices.reads:
+        if read.indices is not None:
+            array = array[(slice(None),) * read.axis + (read.indices,)]
+    for axis, index in indices.squeezed.items():
+        array = np.take(array, [index], axis)
+    return np.transpose(array.squeeze(tuple(indices.squeezed)), _order(indices))
+
+
+def _computed_groups(builder: GroupBuilder, equation: Equation, found: ComputedIndices) -> None:
+    """Keep all units but those of dimensions that are read as a whole."""
+    out, lengths = equation.outs[0], builder.graph.shapes
+    free = {(0, axis) for axis in found.passed.values()}
+    free |= {(place, axis) for place, axis, _ in found.joined}
+    for out_axis, axis in found.passed.items():
+        builder.same(equation.ins[0], axis, out, out_axis)
+    for place, axis, out_axis in found.joined:
+        builder.same(equation.ins[place], axis, out, out_axis)
+    for place, value in enumerate(equation.ins):
+        axes = range(len(lengths[value]))
+        builder.keep_whole(value, [axis for axis in axes if (place, axis) not in free])
+    made = {*found.passed, *(out_axis for *_, out_axis in found.joined)}
+    builder.keep_whole(out, [axis for axis in range(len(lengths[out])) if axis not in made])
+
+
+def _computed_constants(
+    finder: ConstantFinder, equation: Equation, found: ComputedIndices
+) -> AxisConstants:
+    units = {
+        out_axis: finder.along(equation.ins[0], axis) for out_axis, axis in found.passed.items()
+    }
+    if found.fill is None:
+        return units
+    return {
+        axis: one._replace(mask=one.mask & (one.numbers == found.fill))
+        for axis, one in units.items()
+    }
+
+
+def _computed_result(
+    sliced: SlicedGraph, equation: Equation, operands: Sequence[Any], found: ComputedIndices
+) -> list[Any]:
+    sizes, lengths = list(equation.params["slice_sizes"]), sliced.shape(equation.ins[0])
+    for axis in found.passed.values():
+        sizes[axis] = lengths[axis]
+    return equation.apply(operands, slice_sizes=tuple(sizes))
 
 
 def _read(sliced: SlicedGraph, value: int, out: int, operand: Any, indices: FixedIndices) -> Any:

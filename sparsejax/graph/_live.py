@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from sparsejax.graph._bias_folding import BiasFolding, removable_units
-from sparsejax.graph._constant_finder import Constants
-from sparsejax.graph._group_builder import (
+from sparsejax.graph._constants import Constants
+from sparsejax.graph._edges import (
     ContractionEdge,
-    DependencyGroups,
     Edge,
+    ProductEdge,
+    ReductionEdge,
     ReshapeEdge,
     SliceEdge,
 )
+from sparsejax.graph._group_builder import DependencyGroups
+from sparsejax.graph._product import Product
 
 Live = dict[int, np.ndarray]
 """Masks of the units that are kept, by dependency group."""
 
-Links = dict[int, tuple[np.ndarray, np.ndarray]]
-"""For contractions, by the equation's number: where weights are not zero, and which units cannot be
-folded into a bias."""
+Needs = Callable[[Live], Iterator[tuple[int, np.ndarray]]]
+"""Yields groups and masks of their units that an edge needs, given those that are kept."""
+
+
+class _Step(NamedTuple):
+    """An edge."""
+
+    readers: tuple[int, ...]
+    """The groups on which it depends what the edge needs."""
+    read: tuple[int, ...]
+    """The groups that it needs units of."""
+    needs: Needs
+    """What it needs."""
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """All groups that the edge is about."""
+        return self.readers + self.read
 
 
 def find_live(
@@ -46,69 +65,139 @@ def find_live(
     """
     whole = groups.whole | groups.unsupported.keys()
     live = {group: np.full(size, group in whole, bool) for group, size in groups.sizes.items()}
-    links: Links = {}
+    search = _Search(live, [_step(edge, constants, foldings) for edge in groups.edges])
+    search.run()
+    if not at_least_one:
+        return live
     last: dict[int, int] = {}
     for position, edge in enumerate(groups.edges):
         if isinstance(edge, ContractionEdge):
-            needed = ~removable_units(edge, constants, foldings).mask
-            nonzero = constants.weights[edge.equation].nonzero
-            links[edge.equation] = nonzero, needed
             last |= dict.fromkeys((edge.read, *edge.written), position)
-    _to_fixed_point(live, groups.edges, links)
-    if not at_least_one:
-        return live
+    for group in live.keys() - search.groups:  # nothing depends on which unit it is
+        search.keep(group, np.arange(len(live[group])) == 0)
     # The last empty group gets a unit first: what that unit reads is kept, too.
     while empty := [group for group, mask in live.items() if len(mask) and not mask.any()]:
-        live[max(empty, key=lambda group: (last.get(group, -1), group))][0] = True
-        _to_fixed_point(live, groups.edges, links)
+        group = max(empty, key=lambda group: (last.get(group, -1), group))
+        search.keep(group, np.arange(len(live[group])) == 0)
+        search.run()
     return live
 
 
-def _to_fixed_point(live: Live, edges: Sequence[Edge], links: Links) -> None:
-    """Keep what kept units are computed from, until nothing is added."""
-    changed = True
-    while changed:
-        changed = False
-        for edge in reversed(edges):
-            if isinstance(edge, ContractionEdge):
-                nonzero, needed = links[edge.equation]
-                mask = _is_read(nonzero, edge, live) & needed
-                changed |= _require(live, edge.read, mask)
-            elif isinstance(edge, SliceEdge):
-                here = live[edge.reader][edge.start : edge.start + len(edge.indices)]
-                mask = np.zeros_like(live[edge.source])
-                mask[edge.indices[here]] = True
-                changed |= _require(live, edge.source, mask)
-            else:
-                changed |= _require_tuples(live, edge)
+class _Search:
+    """The least fixed point of steps, whose units only grow."""
+
+    def __init__(self, live: Live, steps: Sequence[_Step]):
+        self.live, self.steps = live, steps
+        self.groups = {group for step in steps for group in step.groups}
+        """The groups that steps are about."""
+        self._version = dict.fromkeys(live, 0)
+        self._seen: list[tuple[int, ...]] = [()] * len(steps)
+
+    def keep(self, group: int, mask: np.ndarray) -> bool:
+        """Keep units of a group; return whether they are more than before."""
+        more = bool((mask & ~self.live[group]).any())
+        if more:
+            self.live[group] |= mask
+            self._version[group] += 1
+        return more
+
+    def run(self) -> None:
+        """Keep what kept units are computed from, until nothing is added."""
+        changed = True
+        while changed:
+            changed = False
+            for number in reversed(range(len(self.steps))):
+                readers, _, needs = self.steps[number]
+                version = (1, *(self._version[group] for group in readers))
+                if version == self._seen[number]:
+                    continue
+                self._seen[number] = version
+                for group, mask in needs(self.live):
+                    changed |= self.keep(group, mask)
 
 
-def _require(live: Live, group: int, mask: np.ndarray) -> bool:
-    """Keep units of a group; return whether they are more than before."""
-    more = bool((mask & ~live[group]).any())
-    if more:
-        live[group] |= mask
-    return more
+def _step(edge: Edge, constants: Constants, foldings: Mapping[int, BiasFolding]) -> _Step:
+    if isinstance(edge, SliceEdge):
+        return _slice(edge)
+    if isinstance(edge, ReshapeEdge):
+        return _reshape(edge)
+    if isinstance(edge, ProductEdge):
+        return _product(edge, constants.products[edge.equation])
+    if isinstance(edge, ReductionEdge):
+        return _reduction(edge, constants.reduced[edge.equation][edge.axis])
+    needed = ~removable_units(edge, constants, foldings).mask
+    return _contraction(edge, constants.weights[edge.equation].nonzero, needed)
 
 
-def _is_read(nonzero: np.ndarray, edge: ContractionEdge, live: Live) -> np.ndarray:
-    """Return which units have a weight to a unit that is kept."""
-    for group in reversed(edge.written):
-        mask = live[group]
-        nonzero = np.any(nonzero if mask.all() else nonzero[..., mask], axis=-1)
-    return nonzero
+def _slice(edge: SliceEdge) -> _Step:
+    """Keep the units that kept ones are."""
+
+    def needs(live: Live) -> Iterator[tuple[int, np.ndarray]]:
+        here = live[edge.reader][edge.start : edge.start + len(edge.indices)]
+        mask = np.zeros_like(live[edge.source])
+        mask[edge.indices[here]] = True
+        yield edge.source, mask
+
+    return _Step((edge.reader,), (edge.source,), needs)
 
 
-def _require_tuples(live: Live, edge: ReshapeEdge) -> bool:
-    """Keep the factors of kept tuples, and all tuples of a grid; return whether any is new."""
-    lengths = [len(live[factor]) for factor in edge.factors]
-    tuples = live[edge.merged].reshape(lengths)
-    changed = False
-    for axis, factor in enumerate(edge.factors):
-        others = tuple(other for other in range(len(lengths)) if other != axis)
-        changed |= _require(live, factor, np.logical_or.reduce(tuples, axis=others))
-    if edge.grid:
-        whole = np.zeros(lengths, bool)
-        whole[np.ix_(*(live[factor] for factor in edge.factors))] = True
-        changed |= _require(live, edge.merged, whole.ravel())
-    return changed
+def _reshape(edge: ReshapeEdge) -> _Step:
+    """Keep the factors of kept tuples, and all tuples of a grid."""
+
+    def needs(live: Live) -> Iterator[tuple[int, np.ndarray]]:
+        lengths = [len(live[factor]) for factor in edge.factors]
+        yield from _units_of_tuples(edge.factors, live[edge.merged].reshape(lengths))
+        if edge.grid:
+            whole = np.zeros(lengths, bool)
+            whole[np.ix_(*(live[factor] for factor in edge.factors))] = True
+            yield edge.merged, whole.ravel()
+
+    groups = (edge.merged, *edge.factors)
+    return _Step(groups if edge.grid else groups[:1], groups, needs)
+
+
+def _units_of_tuples(groups: Sequence[int], tuples: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the units of each group that are in one of the tuples."""
+    for axis, group in enumerate(groups):
+        others = tuple(other for other in range(tuples.ndim) if other != axis)
+        yield group, np.logical_or.reduce(tuples, axis=others)
+
+
+def _contraction(edge: ContractionEdge, nonzero: np.ndarray, needed: np.ndarray) -> _Step:
+    """Keep the units that have a weight to a kept one, unless a bias absorbs them."""
+
+    def needs(live: Live) -> Iterator[tuple[int, np.ndarray]]:
+        read = nonzero
+        for group in reversed(edge.written):
+            mask = live[group]
+            read = np.any(read if mask.all() else read[..., mask], axis=-1)
+        yield edge.read, read & needed
+
+    return _Step(edge.written, (edge.read,), needs)
+
+
+def _product(edge: ProductEdge, products: Sequence[Product]) -> _Step:
+    """Keep the tuples at which both factors may be different from zero, for a kept entry."""
+    written = (*edge.batch, *edge.left, *edge.right)
+
+    def needs(live: Live) -> Iterator[tuple[int, np.ndarray]]:
+        if not all(live[group].any() for group in written):
+            return
+        for left, right in products:
+            here = left.over_free([live[group] for group in edge.left])
+            here = here & right.over_free([live[group] for group in edge.right])
+            for group in edge.batch:
+                here = np.asarray(np.compress(live[group], here, 0).any(0))
+            yield from _units_of_tuples(edge.read, here)
+
+    return _Step(written, edge.read, needs)
+
+
+def _reduction(edge: ReductionEdge, needed: np.ndarray) -> _Step:
+    """Keep the units that change the results, if one of these is kept."""
+
+    def needs(live: Live) -> Iterator[tuple[int, np.ndarray]]:
+        if all(live[group].any() for group in edge.written):
+            yield edge.read, needed
+
+    return _Step(edge.written, (edge.read,), needs)

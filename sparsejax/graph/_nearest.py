@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sparsejax.graph._graph import Graph
+from sparsejax.graph._graph import Equation, Graph
 
 
 def nearest_leaf(graph: Graph, number: int, names: Sequence[str]) -> str:
@@ -22,34 +22,45 @@ def nearest_leaf(graph: Graph, number: int, names: Sequence[str]) -> str:
       A phrase as ``after block3/kernel``; empty if the equation is connected to no parameter.
     """
     leaves = dict(zip(graph.leaves, names, strict=True))
-    maker = {out: equation.number for equation in graph.equations for out in equation.outs}
+    equations = graph.every_equation()
+    maker = {out: equation.number for equation in equations for out in equation.outs}
+    for equation in equations:
+        if equation.body is not None:  # what a step reads is what the loop is given
+            for outer, inner in zip(equation.ins, equation.body.ins, strict=True):
+                if outer in leaves:
+                    leaves[inner] = leaves[outer]
+                if outer in maker:
+                    maker[inner] = maker[outer]
     readers: dict[int, list[int]] = {}
-    for equation in graph.equations:
+    for equation in equations:
         for value in equation.ins:
             readers.setdefault(value, []).append(equation.number)
     before = {
         equation.number: [maker[value] for value in equation.ins if value in maker]
-        for equation in graph.equations
+        for equation in equations
     }
     after = {
         equation.number: [reader for out in equation.outs for reader in readers.get(out, ())]
-        for equation in graph.equations
+        for equation in equations
     }
     for word, next_equations in (("after", before), ("before", after)):
-        found = _first(graph, number, leaves, next_equations)
+        found = _first(equations, number, leaves, next_equations)
         if found:
             return f"{word} {found}"
     return ""
 
 
 def _first(
-    graph: Graph, start: int, leaves: Mapping[int, str], next_equations: Mapping[int, list[int]]
+    equations: Sequence[Equation],
+    start: int,
+    leaves: Mapping[int, str],
+    next_equations: Mapping[int, list[int]],
 ) -> str:
     """Return the first parameter that a breadth-first search meets."""
     level, seen = [start], {start}
     while level:
         for number in level:
-            for value in graph.equations[number].ins:
+            for value in equations[number].ins:
                 if value in leaves:
                     return leaves[value] or "the parameters"
         found = dict.fromkeys(n for number in level for n in next_equations[number])

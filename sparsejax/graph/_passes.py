@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 
-from sparsejax.graph._constant_finder import ConstantFinder, Constants
+from sparsejax.graph._constant_finder import ConstantFinder
+from sparsejax.graph._constants import Constants
 from sparsejax.graph._contraction import Contraction
-from sparsejax.graph._graph import Graph
+from sparsejax.graph._graph import Equation, Graph
 from sparsejax.graph._group_builder import DependencyGroups, GroupBuilder
 from sparsejax.graph._indices import Indices
 from sparsejax.graph._onnx_builder import OnnxBuilder
@@ -35,14 +36,25 @@ def fixed_values(graph: Graph) -> list[bool]:
     for value in [*graph.leaves, *graph.constants, *graph.literals]:
         is_key = jax.dtypes.issubdtype(graph.dtypes[value], jax.dtypes.extended)
         fixed[value] = not is_key and value not in graph.batch_dependent
-    for equation in graph.equations:
+    _mark_fixed(graph, graph.equations, fixed)
+    return fixed
+
+
+def _mark_fixed(graph: Graph, equations: Sequence[Equation], fixed: list[bool]) -> None:
+    for equation in equations:
         rule = RULES.get(equation.name)
         known = rule is not None and all(fixed[value] for value in equation.ins)
         if known and rule is not None and not rule.per_example:
             known = not any(map(graph.varying, (*equation.ins, *equation.outs)))
         for value in equation.outs:
             fixed[value] = known
-    return fixed
+        if equation.body is not None:
+            carry = equation.carry()
+            for place, (outer, inner) in enumerate(
+                zip(equation.ins, equation.body.ins, strict=True)
+            ):
+                fixed[inner] = fixed[outer] and place not in carry
+            _mark_fixed(graph, equation.body.equations, fixed)
 
 
 def find_contractions(graph: Graph) -> dict[int, Contraction]:
@@ -52,11 +64,11 @@ def find_contractions(graph: Graph) -> dict[int, Contraction]:
       graph: the graph.
 
     Returns:
-      The contractions by the equation's number.
+      The contractions by the equation's number, those in the bodies of scans among them.
     """
     fixed = fixed_values(graph)
     found = {}
-    for equation in graph.equations:
+    for equation in graph.every_equation():
         rule = RULES.get(equation.name)
         if rule is not None and rule.contraction is not None:
             left, right = (fixed[value] and not graph.varying(value) for value in equation.ins)
@@ -76,30 +88,9 @@ def find_constants(graph: Graph, leaves: Sequence[Any]) -> Constants:
     Returns:
       The constants; they hold for every batch size.
     """
-    finder = ConstantFinder(graph, leaves, fixed_values(graph), find_contractions(graph))
-    last_read: dict[int, int] = {}
-    for equation in graph.equations:
-        last_read |= dict.fromkeys(equation.ins, equation.number)
-    for equation in graph.equations:
-        rule = RULES.get(equation.name)
-        if rule is not None and rule.indices is not None:
-            indices = rule.indices(graph, equation, finder.known)
-            if indices is not None:
-                finder.indices[equation.number] = indices
-        if rule is not None and finder.fixed[equation.outs[0]]:
-            finder.known |= zip(equation.outs, rule.compute(finder, equation), strict=True)
-        elif rule is not None:
-            results = rule.constants(finder, equation)
-            for value, constants in zip(equation.outs, results, strict=True):
-                finder.units[value] = {
-                    axis: units
-                    for axis, units in constants.items()
-                    if units.mask.any() and not graph.varies(value, axis)
-                }
-        for value in equation.ins:
-            if last_read[value] == equation.number:  # copies of weights need not stay in memory
-                finder.known.pop(value, None)
-    return Constants(finder.units, finder.weights, finder.indices)
+    finder = ConstantFinder(graph, leaves, fixed_values(graph), find_contractions(graph), RULES)
+    finder.visit(graph.equations)
+    return finder.result()
 
 
 def find_groups(graph: Graph, indices: Indices, batched: Iterable[int] = ()) -> DependencyGroups:
@@ -114,15 +105,13 @@ def find_groups(graph: Graph, indices: Indices, batched: Iterable[int] = ()) -> 
     Returns:
       The groups, and the edges between them in the order of the equations.
     """
-    builder = GroupBuilder(graph, indices, find_contractions(graph), fixed_values(graph))
+    fixed = fixed_values(graph)
+    builder = GroupBuilder(graph, indices, find_contractions(graph), fixed, RULES)
     for value in range(len(graph.shapes)):
         builder.keep_whole(value, graph.varying(value))
     for value in batched:
         builder.keep_whole(value, [0])
-    for equation in graph.equations:
-        rule = RULES.get(equation.name)
-        groups = GroupBuilder.unsupported_equation if rule is None else rule.groups
-        groups(builder, equation)
+    builder.visit(graph.equations)
     for value in graph.outputs:
         builder.keep_whole(value)
     uses = graph.uses()
@@ -151,17 +140,9 @@ def evaluate(
     Returns:
       The leaves of the outputs.
     """
-    sliced = SlicedGraph(graph, groups, kept, indices)
-    values: dict[int, Any] = dict(graph.literals) | dict(arrays)
-    for equation in graph.equations:
-        operands = [values[value] for value in equation.ins]
-        rule = RULES.get(equation.name)
-        if rule is None or sliced.is_whole(equation):
-            results = equation.apply(operands)
-        else:
-            results = rule.evaluate(sliced, equation, operands)
-        values |= dict(zip(equation.outs, results, strict=True))
-    return [values[value] for value in graph.outputs]
+    given = dict(graph.literals) | dict(arrays)
+    sliced = SlicedGraph(graph, groups, kept, indices, given, RULES)
+    return sliced.run(graph.equations, {}, graph.outputs)
 
 
 def write_onnx(builder: OnnxBuilder) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sparsejax.graph._constant_finder import AxisConstants, ConstantFinder
+from sparsejax.graph._constant_finder import ConstantFinder
+from sparsejax.graph._constants import AxisConstants
 from sparsejax.graph._contraction import Contraction
 from sparsejax.graph._factored import Factored, NotFactoredError
 from sparsejax.graph._graph import Equation, Graph
@@ -16,6 +17,7 @@ from sparsejax.graph._group_builder import GroupBuilder
 from sparsejax.graph._indices import FixedIndices
 from sparsejax.graph._moved_leaf import MovedLeaf
 from sparsejax.graph._onnx_builder import OnnxBuilder
+from sparsejax.graph._signs import SignRule
 from sparsejax.graph._sliced_graph import SlicedGraph
 
 __all__ = [
@@ -62,6 +64,10 @@ class Rule:
     """Put dimensions of operands and results into dependency groups, and connect these by edges."""
     constants: Callable[[ConstantFinder, Equation], list[AxisConstants]] = no_constants
     """Return the constant units of each result, if an operand is not fixed."""
+    read: Callable[[ConstantFinder, Equation], None] | None = None
+    """Record which units change the results: those of a product, or of a reduction."""
+    sign: SignRule | None = None
+    """Return what is known of the signs of the results, given those of the operands."""
     compute: Callable[[ConstantFinder, Equation], list[np.ndarray]] = compute_whole
     """Return the results, if all operands are fixed; of length 1 where they do not vary."""
     evaluate: Callable[[SlicedGraph, Equation, Sequence[Any]], list[Any]] = apply_to_kept

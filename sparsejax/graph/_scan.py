@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-from sparsejax.graph._graph import Equation, Graph, trace
+from sparsejax.graph._graph import Equation, Graph
+from sparsejax.graph._trace import trace
 
 
 class Scan(NamedTuple):

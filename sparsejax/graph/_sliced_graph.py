@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -13,6 +13,9 @@ from jax import lax
 from sparsejax.graph._graph import Equation, Graph
 from sparsejax.graph._group_builder import DependencyGroups
 from sparsejax.graph._indices import Indices
+
+if TYPE_CHECKING:
+    from sparsejax.graph._rule import Rule
 
 
 def take(array: jax.Array, indices: np.ndarray, axis: int) -> jax.Array:
@@ -49,6 +52,8 @@ class SlicedGraph:
       groups: its dependency groups, which do not depend on the batch size.
       kept: for groups that lose units, the indices that are kept, in increasing order.
       indices: the fixed indices of gathers and dynamic slices.
+      given: what is kept of the graph's leaves, constants and inputs, and its literals.
+      rules: the rules by the name of their primitive.
     """
 
     def __init__(
@@ -57,9 +62,26 @@ class SlicedGraph:
         groups: DependencyGroups,
         kept: Mapping[int, np.ndarray],
         indices: Indices,
+        given: Mapping[int, Any],
+        rules: Mapping[str, Rule],
     ):
         self.graph, self.groups, self.indices = graph, groups, indices
-        self._kept = kept
+        self._kept, self._given, self._rules = kept, given, rules
+
+    def run(
+        self, equations: Sequence[Equation], operands: Mapping[int, Any], outs: Sequence[int]
+    ) -> list[Any]:
+        """Return what is kept of values that equations compute, also from further operands."""
+        values = dict(self._given) | dict(operands)
+        for equation in equations:
+            read = [values[value] for value in equation.ins]
+            rule = self._rules.get(equation.name)
+            if rule is None or (equation.body is None and self.is_whole(equation)):
+                results = equation.apply(read)
+            else:
+                results = rule.evaluate(self, equation, read)
+            values |= zip(equation.outs, results, strict=True)
+        return [values[value] for value in outs]
 
     def kept(self, value: int, axis: int) -> np.ndarray | None:
         """Return the indices of a dimension that are kept; None for all."""

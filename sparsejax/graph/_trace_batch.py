@@ -21,13 +21,16 @@ from sparsejax.graph._batch import (
 )
 from sparsejax.graph._compare import (
     NotProportionalError,
+    compared_params,
     merge,
     own_numbers,
     same_array,
     scale,
+    scaled_equation,
     structure,
 )
-from sparsejax.graph._graph import Equation, Graph, Length, abstract, trace
+from sparsejax.graph._graph import Equation, Graph, Length, abstract
+from sparsejax.graph._trace import trace
 from sparsejax.graph.rules import RULES
 
 _SMALL = (2, 3)  # further batch sizes that a graph for every batch size is compared at
@@ -96,7 +99,7 @@ class BatchTrace:
             raise ValueError(_refusal(self.reason.removeprefix("function ")))
         if graph.batch_dependent:
             raise ValueError(_refusal("computes with its number"))
-        for one, another in zip(graph.equations, other.equations, strict=True):
+        for one, another in zip(graph.every_equation(), other.every_equation(), strict=True):
             if one.name in RULES:
                 _check_params(one, another)
         found = [tuple(map(_multiple, graph.lengths(value))) for value in range(len(graph.shapes))]
@@ -175,12 +178,7 @@ class BatchTrace:
                     for value in range(len(self.graph.shapes))
                 ],
                 equations=[
-                    one._replace(
-                        params={
-                            name: scale(number, other.params[name], sizes, batch)
-                            for name, number in one.params.items()
-                        }
-                    )
+                    scaled_equation(one, other, sizes, batch)
                     for one, other in zip(self.graph.equations, self.other.equations, strict=True)
                 ],
             )
@@ -293,7 +291,7 @@ def _multiple(both: Length) -> int:
 
 def _check_params(one: Equation, other: Equation) -> None:
     """Refuse parameters that are neither equal nor lengths in proportion to the batch."""
-    for name, value in one.params.items():
+    for name, value in compared_params(one).items():
         try:
             scale(value, other.params[name], SIZES, SIZES[0])
         except NotProportionalError as error:

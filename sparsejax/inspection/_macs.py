@@ -34,7 +34,8 @@ def macs(
     r"""Count the multiply-accumulates of one example's forward pass in the function's jaxpr.
 
     Matrix products (``dot_general``) and convolutions are counted with all of their weights,
-    including zeros; those of a convolution at each position of its output. For a pruned network,
+    including zeros; those of a convolution at each position of its output, and those of a ``scan``
+    in each of its steps. For a pruned network,
     count the result of ``sparsejax.deploy.shrink`` (``macs(small.function, small.params,
     images)``). Nothing is computed.
 
@@ -73,8 +74,8 @@ def macs(
       The number of multiply-accumulates.
 
     Raises:
-      ValueError: there are products in a loop or a branch; ``count`` is unknown; it is not clear
-        which inputs have a batch; ``function`` cannot be traced for one example.
+      ValueError: there are products in a ``while`` loop or a branch; ``count`` is unknown; it is
+        not clear which inputs have a batch; ``function`` cannot be traced for one example.
 
     References:
       Gallego-Posada et al., Controlled sparsity via constrained optimization or: how I learned to
@@ -90,7 +91,7 @@ def macs(
             f"function cannot be traced for one example ({type(error).__name__}: {error}); "
             "batched=False counts a whole call with the inputs as they are"
         ) from error
-    total = sum(_products(graph, equation) for equation in graph.equations)
+    total = _total(graph.equations, lambda equation: _products(graph, equation))
     return total if count == "products" else total + _others(graph)
 
 
@@ -101,6 +102,17 @@ def _batched(
     if batched is None and not any(leaf.shape for leaf in leaves):
         return [False] * len(leaves)
     return batched_inputs(function, params, inputs, batched)
+
+
+def _total(equations: Sequence[Equation], count: Callable[[Equation], int]) -> int:
+    """Return the sum of the counts of equations; those of a scan count in each of its steps."""
+    total = 0
+    for equation in equations:
+        if equation.body is None:
+            total += count(equation)
+        else:
+            total += int(equation.params["length"]) * _total(equation.body.equations, count)
+    return total
 
 
 def _products(graph: Graph, equation: Equation) -> int:
@@ -139,13 +151,14 @@ def _others(graph: Graph) -> int:
         number = graph.literals.get(value)
         return number is not None and bool(np.asarray(number) == 0)
 
-    total = 0
-    for equation in graph.equations:
+    def counted(equation: Equation) -> int:
         computed = not all(fixed[value] for value in equation.ins)
         if computed and (
             (equation.name in ("add", "sub") and any(map(is_bias, equation.ins)))
             or (equation.name == "max" and any(map(is_zero, equation.ins)))
             or equation.name.startswith("reduce_window_")
         ):
-            total += math.prod(graph.shapes[equation.outs[0]])
-    return total
+            return math.prod(graph.shapes[equation.outs[0]])
+        return 0
+
+    return _total(graph.equations, counted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -151,16 +152,16 @@ def _attend(
     # The queries that share a key head are the rows of one product, which is fast on CPUs.
     rows = query.reshape(batch, length, shared, -1, size).transpose(0, 2, 3, 1, 4)
     rows = rows.reshape(batch, shared, -1, size) / size**0.5
-    scores = jnp.matmul(rows, key.transpose(0, 2, 3, 1), preferred_element_type=dtype)
+    # Unlike jnp.matmul, this is the same operation for a batch of one.
+    product = partial(lax.dot_general, preferred_element_type=dtype)
+    scores = product(rows, key, (((3,), (3,)), ((0, 1), (0, 2))))
     scores = scores.reshape(batch, shared, -1, length, length)
     position = jnp.arange(length)
     scores = jnp.where(position <= position[:, None], scores, -jnp.inf)
     weights = jnp.exp(scores - lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    mixed = jnp.matmul(
-        weights.reshape(batch, shared, -1, length).astype(value.dtype),
-        value.transpose(0, 2, 1, 3),
-        preferred_element_type=dtype,
-    ).reshape(batch, shared, -1, length, size)
+    rows = weights.reshape(batch, shared, -1, length).astype(value.dtype)
+    mixed = product(rows, value, (((3,), (1,)), ((0, 1), (0, 2))))
+    mixed = mixed.reshape(batch, shared, -1, length, size)
     # Divided after the product, since there are fewer numbers.
     mixed = mixed / weights.sum(axis=-1, keepdims=True)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(query.shape).astype(query.dtype)

@@ -12,6 +12,10 @@ from sparsejax.graph import (
     Contraction,
     ContractionEdge,
     DependencyGroups,
+    Factor,
+    Product,
+    ProductEdge,
+    ReductionEdge,
     ReshapeEdge,
     SliceEdge,
     Weights,
@@ -22,10 +26,10 @@ from sparsejax.graph import (
 def draw(rng):
     """Random groups 0 ... n with random edges between them; group 0 is whole."""
     sizes = {group: int(rng.integers(1, 6)) for group in range(8)}
-    edges, weights, units, foldings = [], {}, {}, {}
+    edges, weights, units, foldings, products, reduced = [], {}, {}, {}, {}, {}
     for number in range(10):
         reader, source, other = map(int, rng.permutation(8)[:3])
-        kind = rng.integers(3)
+        kind = rng.integers(5)
         if kind == 0:
             start = int(rng.integers(sizes[reader]))
             indices = rng.integers(0, sizes[source], sizes[reader] - start)
@@ -37,6 +41,18 @@ def draw(rng):
             edges.append(
                 SliceEdge(reader, 0, merged, rng.integers(0, sizes[merged], sizes[reader]))
             )
+        elif kind == 2:
+            batch, free, summed = (
+                (rng.random(sizes[group]) < 0.7,) for group in (other, reader, source)
+            )
+            nonzero = rng.random([sizes[group] for group in (other, reader, source)]) < 0.3
+            left = Factor(nonzero if rng.random() < 0.5 else None, batch, free, summed)
+            right = Factor(nonzero[:, 0], batch, (), summed)
+            products[number] = [Product(left, right)]
+            edges.append(ProductEdge(number, (source,), (other,), (reader,), ()))
+        elif kind == 3:
+            reduced[number] = {1: rng.random(sizes[source]) < 0.5}
+            edges.append(ReductionEdge(number, 1, source, (reader, other)))
         else:
             written = (reader, other)[: int(rng.integers(1, 3))]
             shape = (sizes[source], *(sizes[group] for group in written))
@@ -51,7 +67,7 @@ def draw(rng):
             if rng.random() < 0.5:
                 foldings[number] = BiasFolding(0, 1)
     groups = DependencyGroups([], sizes, {0}, {}, set(), edges, {})
-    return groups, Constants(units, weights, {}), foldings
+    return groups, Constants(units, weights, {}, products, reduced), foldings
 
 
 def needed(groups, constants, foldings, live):
@@ -70,6 +86,18 @@ def needed(groups, constants, foldings, live):
                     yield from pairs
                 if edge.grid and all(pair in live for pair in pairs):
                     yield edge.merged, unit
+        elif isinstance(edge, ReductionEdge):
+            if all(any((g, u) in live for u in range(sizes[g])) for g in edge.written):
+                for unit in np.flatnonzero(constants.reduced[edge.equation][edge.axis]):
+                    yield edge.read, int(unit)
+        elif isinstance(edge, ProductEdge):
+            ((left, right),) = constants.products[edge.equation]
+            factors = (*left.batch, *left.free, *left.summed)
+            for b, m, k in np.ndindex(*map(len, factors)):
+                here = factors[0][b] and factors[1][m] and factors[2][k]
+                here = here if left.nonzero is None else left.nonzero[b, m, k]
+                if here and right.nonzero[b, k] and {(edge.batch[0], b), (edge.left[0], m)} <= live:
+                    yield edge.read[0], k
         else:
             mask, numbers = constants.units[edge.equation][0]
             weights = constants.weights[edge.equation].array

@@ -112,10 +112,17 @@ def test_a_product_over_several_dimensions_and_batches():
     assert macs(function, example(2, 3, 4, 5), example(7, 2, 3, 4)) == 2 * 3 * 4 * 5
 
 
-def test_products_in_a_loop_are_refused():
+def test_products_in_a_loop_are_counted_in_each_step_or_refused():
     def function(params, x):
-        return lax.scan(lambda h, _: (jax.jit(jnp.matmul)(h, params), None), x, None, 3)[0]
+        step = lambda h, _: (jax.jit(jnp.matmul)(h, params) + params[0], None)  # noqa: E731
+        return lax.scan(step, x, None, 3)[0]
 
-    with pytest.raises(ValueError, match="function holds products in a scan"):
-        macs(function, example(4, 4), example(2, 4))
+    assert macs(function, example(4, 4), example(2, 4)) == 3 * 16
+    assert macs(function, example(4, 4), example(2, 4), count="published") == 3 * (16 + 4)
+
+    def unbounded(params, x):
+        return lax.while_loop(lambda h: (h < 1).any(), lambda h: h @ params, x)
+
+    with pytest.raises(ValueError, match="function holds products in a while"):
+        macs(unbounded, example(4, 4), example(2, 4))
     assert macs(lambda w, x: jnp.cumsum(x @ w), example(4, 4), example(2, 4)) == 16

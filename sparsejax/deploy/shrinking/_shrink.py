@@ -1,4 +1,4 @@
-"""Remove dead units from a feed-forward network: a smaller one with the same outputs."""
+"""Remove dead units from a network: a smaller one with the same outputs."""
 
 from __future__ import annotations
 
@@ -75,23 +75,36 @@ def shrink(
     removed only if it is dead on every branch. The fewest units are kept from which all outputs can
     be computed.
 
-    Supported are products with weights (``dot_general`` over one dimension, convolutions with any
-    stride, padding, dilation and number of groups), all elementwise operations, sums and maxima
-    over windows and over positions, reshapes, transposition, broadcasting, concatenation, slices
-    and fixed indices in any spelling, reversal and padding, and ``argmax``, whose classes all stay;
-    calls (``jit``, ``custom_jvp``, ``custom_vjp``, ``checkpoint``) are inlined. Batch normalisation
-    with running statistics consists of these. If units are read in another way (a softmax, a layer
-    norm, attention or a sort over them, a recurrence), the function is refused with the name of the
-    operation and of the nearest parameter, unless ``keep_unsupported``.
+    Supported are products (``dot_general`` of any two factors, convolutions with any stride,
+    padding, dilation and number of groups), all elementwise operations, sums and maxima over
+    windows, positions and units, reshapes, transposition, broadcasting, concatenation, slices and
+    indices in any spelling, reversal, padding, ``argmax`` and ``scan``; calls (``jit``,
+    ``custom_jvp``, ``custom_vjp``, ``checkpoint``) are inlined. Batch normalisation with running
+    statistics, attention, rotary positions, embeddings and recurrent cells consist of these:
 
-    A convolution in groups loses whole groups (for a depthwise one, channels), and channels that
-    are dead in every group at the same place.
+    - A hidden unit of a gated block leaves with its columns and its row. A head leaves if the rows
+      of the output kernel for it, or its values, are zero; where several heads of queries share
+      keys and values, these leave with all of their queries.
+    - Sums, means and maxima over units depend on all units but those that are constantly zero (for
+      a maximum, minus infinity), and the number that a mean divides by stays. So a norm by the root
+      mean square loses channels that are zero on every branch. A softmax over units keeps all of
+      them, and so does the mean of squared deviations from a mean, which are no zeros.
+    - Where indices are computed, such as those of tokens, all that they may read is kept; all
+      classes of an ``argmax`` are.
+    - A convolution in groups loses whole groups (for a depthwise one, channels), and channels that
+      are dead in every group at the same place.
+    - Layers or time steps under ``scan`` lose the units that are dead in every step.
+
+    If units are read in another way (sorted or cumulated, in a ``while`` loop), the function is
+    refused with the name of the operation and of the nearest parameter, unless
+    ``keep_unsupported``.
 
     A constant other than 0 is kept if no bias or mean directly follows the products that read it,
-    and before convolutions that pad (their border is zero). Each layer keeps one unit at least.
-    Inputs that nothing reads, also single ones after flattening, are dropped by an index. Weights
-    are assumed to be finite: zero times a unit is zero. Custom derivatives are lost: the smaller
-    function is differentiated as it is computed.
+    inside ``scan``, and before convolutions that pad (their border is zero). Each layer keeps one
+    unit at least. Inputs that nothing reads, also single ones after flattening, are dropped by an
+    index. Weights and the numbers computed with them are assumed to be finite, so that zero times a
+    unit is zero, sums of exponentials to be positive, and computed indices to be within bounds.
+    Custom derivatives are lost: the smaller function is differentiated as it is computed.
 
     Runs on the host, with concrete parameters. Besides them and the smaller ones it needs the
     memory of one boolean for each weight of a dense layer. With Flax::
@@ -151,8 +164,9 @@ def shrink(
         for value, array in arrays
     }
     unsupported: dict[str, int] = {}
+    equations = graph.every_equation()
     for group in refused:
-        name = graph.equations[groups.unsupported[group]].name
+        name = equations[groups.unsupported[group]].name
         unsupported[name] = unsupported.get(name, 0) + groups.sizes[group]
     closure = tuple(small[value] for value in graph.constants)
     return Shrunk(
@@ -173,8 +187,9 @@ def _refusal(
 ) -> str:
     """Return the message that names each unsupported operation once, with all of its sites."""
     sites: dict[str, dict[str, None]] = {}
+    equations = graph.every_equation()
     for number in sorted({groups.unsupported[group] for group in refused}):
-        equation = graph.equations[number]
+        equation = equations[number]
         sizes = [
             groups.sizes[group]
             for value in (*equation.ins, *equation.outs)

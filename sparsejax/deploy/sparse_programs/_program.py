@@ -43,7 +43,11 @@ class Program:
         graph = self._traced.graph
         constants = find_constants(graph, jax.tree.leaves(params))
         self._constant_values = _constant_values(graph, constants)
-        self._contractions = find_contractions(graph)
+        self._contractions = {
+            number: contraction
+            for number, contraction in find_contractions(graph).items()
+            if number < len(graph.equations)  # loops are computed as they are
+        }
         # The analysis holds for all batch sizes, the counted work for that of the examples.
         example = graph if self._traced.reason else self._traced.at(inputs, "compile_sparse")
         layers = find_layers(graph, example.shapes, params, self._contractions, constants.weights)

@@ -20,6 +20,7 @@ from sparsejax.graph._rule import (
     Rule,
     SlicedGraph,
 )
+from sparsejax.graph._signs import of_first
 
 
 def _groups(builder: GroupBuilder, equation: Equation) -> None:
@@ -96,6 +97,7 @@ def _moved(graph: Graph, equation: Equation, leaf: MovedLeaf) -> list[MovedLeaf 
 RULES = {
     "broadcast_in_dim": Rule(
         groups=_groups,
+        sign=of_first,
         constants=_constants,
         compute=_compute,
         evaluate=_evaluate,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jax import lax
 
-from sparsejax.graph._constant_finder import ConstantUnits
+from sparsejax.graph._constants import ConstantUnits
 from sparsejax.graph._rule import (
     AxisConstants,
     ConstantFinder,
@@ -18,6 +18,7 @@ from sparsejax.graph._rule import (
     Rule,
     SlicedGraph,
 )
+from sparsejax.graph._signs import smallest
 
 
 def _groups(builder: GroupBuilder, equation: Equation) -> None:
@@ -66,4 +67,8 @@ def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
     return [builder.node("Concat", *builder.operands(equation), axis=axis)]
 
 
-RULES = {"concatenate": Rule(groups=_groups, constants=_constants, evaluate=_evaluate, onnx=_onnx)}
+RULES = {
+    "concatenate": Rule(
+        groups=_groups, constants=_constants, sign=smallest, evaluate=_evaluate, onnx=_onnx
+    )
+}

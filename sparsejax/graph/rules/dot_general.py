@@ -1,4 +1,8 @@
-"""The rule of ``dot_general``, a contraction where it sums one dimension of known weights."""
+"""The rule of ``dot_general``.
+
+It is a contraction where it sums one dimension of known weights; every other product needs the
+units that are zero in none of its factors.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,11 @@ import string
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from sparsejax.graph._constants import ConstantUnits
 from sparsejax.graph._factored import transposed
+from sparsejax.graph._product import Product
 from sparsejax.graph._rule import (
     AxisConstants,
     ConstantFinder,
@@ -20,6 +28,7 @@ from sparsejax.graph._rule import (
     OnnxBuilder,
     Rule,
 )
+from sparsejax.graph._signs import smallest
 
 
 def _contraction(graph: Graph, equation: Equation, known: tuple[bool, bool]) -> Contraction | None:
@@ -37,25 +46,63 @@ def _contraction(graph: Graph, equation: Equation, known: tuple[bool, bool]) -> 
     return Contraction(computed, axis, weights, read, written, result_axes, (), False)
 
 
+def _free(graph: Graph, equation: Equation) -> tuple[list[int], list[int]]:
+    """Return the dimensions of both factors that are neither summed over nor of the batch."""
+    summed, batch = equation.params["dimension_numbers"]
+    left, right = (
+        [axis for axis in range(len(graph.shapes[value])) if axis not in (*axes, *batch_axes)]
+        for value, axes, batch_axes in zip(equation.ins, summed, batch, strict=True)
+    )
+    return left, right
+
+
 def _groups(builder: GroupBuilder, equation: Equation) -> None:
     out, contraction = equation.outs[0], builder.contractions.get(equation.number)
     summed, batch = equation.params["dimension_numbers"]
-    for value, axes in zip(equation.ins, summed, strict=True):
-        if contraction is None:
-            builder.unsupported(equation, value, axes)
-    count = len(batch[0])
-    for value, axes, batch_axes in zip(equation.ins, summed, batch, strict=True):
+    free, count = _free(builder.graph, equation), len(batch[0])
+    for value, batch_axes, axes in zip(equation.ins, batch, free, strict=True):
         builder.same_pairs(value, batch_axes, out, range(len(batch_axes)))
-        rank = len(builder.graph.shapes[value])
-        free = [axis for axis in range(rank) if axis not in (*axes, *batch_axes)]
-        builder.same_pairs(value, free, out, range(count, count + len(free)))
-        count += len(free)
-    if contraction is not None:
+        builder.same_pairs(value, axes, out, range(count, count + len(axes)))
+        count += len(axes)
+    if contraction is None:
+        builder.product(equation, summed, batch, free)
+    else:
         builder.contraction(equation, contraction)
 
 
+def _read(finder: ConstantFinder, equation: Equation) -> None:
+    """Record where both factors may be different from zero."""
+    if equation.number not in finder.contractions:
+        summed, batch = equation.params["dimension_numbers"]
+        free = _free(finder.graph, equation)
+        left, right = (
+            finder.factor(value, batch[side], free[side], summed[side])
+            for side, value in enumerate(equation.ins)
+        )
+        finder.products[equation.number] = [Product(left, right)]
+
+
 def _constants(finder: ConstantFinder, equation: Equation) -> list[AxisConstants]:
-    return finder.contracted(equation)
+    """Find units of zeros; where all weights of one factor are known, other constants, too."""
+    if equation.number in finder.contractions:
+        return finder.contracted(equation)
+    (product,), graph, out = finder.products[equation.number], finder.graph, equation.outs[0]
+    left, right = product
+    nonzero = product.nonzero()
+    count = len(left.batch)
+    masks = [
+        np.asarray(nonzero.any(tuple(other for other in range(nonzero.ndim) if other != axis)))
+        for axis in range(count)
+    ]
+    for factor, other in ((left, right.over_free()), (right, left.over_free())):
+        masks += [factor.along_free(index, other) for index in range(len(factor.free))]
+    zero = np.zeros((), graph.dtypes[out])
+    return [
+        {
+            axis: ConstantUnits(~mask, np.broadcast_to(zero, mask.shape))
+            for axis, mask in enumerate(masks)
+        }
+    ]
 
 
 def _multiply_accumulates(graph: Graph, equation: Equation) -> int:
@@ -125,6 +172,8 @@ RULES = {
     "dot_general": Rule(
         groups=_groups,
         constants=_constants,
+        read=_read,
+        sign=smallest,
         onnx=_onnx,
         contraction=_contraction,
         multiply_accumulates=_multiply_accumulates,

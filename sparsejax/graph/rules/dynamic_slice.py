@@ -1,4 +1,4 @@
-"""The rule of ``dynamic_slice`` with starts that are fixed."""
+"""The rule of ``dynamic_slice``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsejax.graph._indexing import dynamic_indexing
-from sparsejax.graph._indices import FixedIndices, Read
+from sparsejax.graph._indices import ComputedIndices, FixedIndices, Read
 from sparsejax.graph._rule import Equation, Graph
 
 
@@ -26,4 +26,10 @@ def _indices(graph: Graph, equation: Equation, known: Mapping[int, Any]) -> Fixe
     return FixedIndices(tuple(reads), {})
 
 
-RULES = {"dynamic_slice": dynamic_indexing(_indices, "from starts that are not fixed")}
+def _computed(graph: Graph, equation: Equation) -> ComputedIndices:
+    pairs = zip(graph.lengths(equation.ins[0]), graph.lengths(equation.outs[0]), strict=True)
+    whole = {axis: axis for axis, (before, after) in enumerate(pairs) if before == after}
+    return ComputedIndices(whole, ())
+
+
+RULES = {"dynamic_slice": dynamic_indexing(_indices, _computed, "from starts that are not fixed")}

@@ -9,6 +9,7 @@ from typing import Any
 from sparsejax.graph._elementwise import elementwise
 from sparsejax.graph._onnx_elementwise import COMPOSED
 from sparsejax.graph._rule import Equation, Graph, MovedLeaf
+from sparsejax.graph._signs import Sign, SignRule, of_first, smallest
 
 _OPERATORS = {
     "abs": "Abs", "acos": "Acos", "acosh": "Acosh", "add": "Add", "add_any": "Add", "and": "And",
@@ -37,9 +38,36 @@ def _unmoved(graph: Graph, equation: Equation, leaf: MovedLeaf) -> list[MovedLea
     return [leaf]
 
 
+def _positive(equation: Equation, signs: Sequence[Sign]) -> Sign:
+    return Sign.POSITIVE
+
+
+def _even(equation: Equation, signs: Sequence[Sign]) -> Sign:
+    return max(signs[0], Sign.NONNEGATIVE)
+
+
+def _inverse(equation: Equation, signs: Sequence[Sign]) -> Sign:
+    return signs[0] if signs[0] == Sign.POSITIVE else Sign.ANY
+
+
+def _power(equation: Equation, signs: Sequence[Sign]) -> Sign:
+    return (_inverse if equation.params["y"] % 2 else _even)(equation, signs)
+
+
+def _sum(equation: Equation, signs: Sequence[Sign]) -> Sign:
+    return max(signs) if min(signs) > Sign.ANY else Sign.ANY
+
+
+_SIGNS: dict[str, SignRule] = (
+    dict.fromkeys(("exp", "exp2", "logistic", "cosh"), _positive)
+    | dict.fromkeys(("square", "abs"), _even)
+    | dict.fromkeys((*_FACTORED, "sqrt", "tanh", "erf", "log1p", "expm1"), of_first)
+    | {"add": _sum, "min": smallest, "integer_pow": _power, "rsqrt": _inverse, "pow": _inverse}
+)
+
 RULES = (
-    dict.fromkeys(_WITHOUT_ONNX, elementwise())
-    | {name: elementwise(operator) for name, operator in _OPERATORS.items()}
-    | {name: elementwise(write) for name, write in COMPOSED.items()}
+    {name: elementwise(sign=_SIGNS.get(name)) for name in _WITHOUT_ONNX}
+    | {name: elementwise(operator, sign=_SIGNS.get(name)) for name, operator in _OPERATORS.items()}
+    | {name: elementwise(write, sign=_SIGNS.get(name)) for name, write in COMPOSED.items()}
 )
 RULES |= {name: replace(RULES[name], factored=_each_factor, moved=_unmoved) for name in _FACTORED}

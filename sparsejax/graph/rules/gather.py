@@ -1,7 +1,12 @@
-"""The rule of ``gather`` at one fixed index, or at fixed indices of one dimension."""
+"""The rule of ``gather``: at one fixed index, at fixed ones of a dimension, or at computed ones.
+
+Computed indices, such as those of tokens, are assumed to be within bounds, unless the gather fills
+in a number of its own for the others.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from sparsejax.graph._indexing import dynamic_indexing
-from sparsejax.graph._indices import FixedIndices, Read
+from sparsejax.graph._indices import ComputedIndices, FixedIndices, Read
 from sparsejax.graph._onnx_gather import write_take
 from sparsejax.graph._rule import Equation, Graph, OnnxBuilder
 
@@ -81,6 +86,31 @@ def _cut_axes(graph: Graph, equation: Equation) -> list[int]:
     ]
 
 
+def _computed(graph: Graph, equation: Equation) -> ComputedIndices:
+    operand, out = equation.ins[0], equation.outs[0]
+    numbers = equation.params["dimension_numbers"]
+    absent = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+    left = [axis for axis in range(len(graph.shapes[operand])) if axis not in absent]
+    before, after = graph.lengths(operand), graph.lengths(out)
+    # A whole dimension starts at 0; others would be out of bounds.
+    filled = equation.params["mode"] == lax.GatherScatterMode.FILL_OR_DROP
+    indexed = numbers.start_index_map if filled else ()
+    passed = {
+        out_axis: axis
+        for out_axis, axis in zip(numbers.offset_dims, left, strict=True)
+        if before[axis] == after[out_axis] and axis not in indexed
+    }
+    others = [axis for axis in range(len(graph.shapes[out])) if axis not in numbers.offset_dims]
+    joined = [(1, axis, out_axis) for axis, out_axis in enumerate(others)]
+    for axis, index_axis in zip(
+        numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True
+    ):
+        joined.append((0, axis, others[index_axis]))
+    fill = equation.params["fill_value"]
+    deliberate = fill is not None and not math.isnan(fill)
+    return ComputedIndices(passed, tuple(joined), fill if deliberate else None)
+
+
 def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
     fixed = _indices(builder.graph, equation, builder.known)
     write = write_take if fixed is None else _RULE.onnx
@@ -88,5 +118,5 @@ def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
     return write(builder, equation)
 
 
-_RULE = dynamic_indexing(_indices, "other than at fixed indices")
+_RULE = dynamic_indexing(_indices, _computed, "other than at fixed indices")
 RULES = {"gather": replace(_RULE, onnx=_onnx)}

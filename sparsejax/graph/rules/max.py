@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 
 from sparsejax.graph._elementwise import elementwise
 from sparsejax.graph._rule import Equation, OnnxBuilder
+from sparsejax.graph._signs import Sign
 
 
 def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
@@ -19,4 +22,8 @@ def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
     return [builder.node("Max", *builder.operands(equation))]
 
 
-RULES = {"max": elementwise(_onnx)}
+def _sign(equation: Equation, signs: Sequence[Sign]) -> Sign:
+    return max(signs)
+
+
+RULES = {"max": elementwise(_onnx, sign=_sign)}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sparsejax.graph._constant_finder import ConstantUnits
+from sparsejax.graph._constants import ConstantUnits
 from sparsejax.graph._elementwise import elementwise
 from sparsejax.graph._rule import ConstantFinder, Equation
+from sparsejax.graph._signs import Sign, smallest
 
 
 def _zeros(
@@ -20,4 +21,9 @@ def _zeros(
     return units
 
 
-RULES = {"mul": elementwise("Mul", _zeros)}
+def _sign(equation: Equation, signs: Sequence[Sign]) -> Sign:
+    one, other = equation.ins
+    return max(signs[0], Sign.NONNEGATIVE) if one == other else smallest(equation, signs)
+
+
+RULES = {"mul": elementwise("Mul", _zeros, _sign)}

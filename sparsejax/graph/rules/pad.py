@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jax import lax
 
-from sparsejax.graph._constant_finder import ConstantUnits
+from sparsejax.graph._constants import ConstantUnits
 from sparsejax.graph._rule import (
     AxisConstants,
     ConstantFinder,

@@ -1,8 +1,17 @@
-"""The rules of ``reduce_sum``, ``reduce_max`` and ``reduce_min``."""
+"""The rules of ``reduce_sum``, ``reduce_max``, ``reduce_min``, ``reduce_and`` and ``reduce_or``.
+
+A unit that is constantly the neutral number, such as zero in a sum, changes no result. The number
+that a sum is divided by for a mean belongs to the function and stays as it is.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
 
 from sparsejax.graph._rule import (
     AxisConstants,
@@ -14,6 +23,7 @@ from sparsejax.graph._rule import (
     OnnxRule,
     Rule,
 )
+from sparsejax.graph._signs import of_first
 
 
 def _left(graph: Graph, equation: Equation) -> list[int]:
@@ -23,9 +33,31 @@ def _left(graph: Graph, equation: Equation) -> list[int]:
 
 
 def _groups(builder: GroupBuilder, equation: Equation) -> None:
-    value, left = equation.ins[0], _left(builder.graph, equation)
-    builder.unsupported(equation, value, equation.params["axes"])
-    builder.same_pairs(value, left, equation.outs[0], range(len(left)))
+    left = _left(builder.graph, equation)
+    builder.same_pairs(equation.ins[0], left, equation.outs[0], range(len(left)))
+    builder.reduction(equation, equation.params["axes"])
+
+
+def _read(neutral: Callable[[Any], Any]) -> Callable[[ConstantFinder, Equation], None]:
+    """Record the units that change a result: all but those that hold the neutral number."""
+
+    def read(finder: ConstantFinder, equation: Equation) -> None:
+        value = equation.ins[0]
+        number = neutral(finder.graph.dtypes[value])
+        finder.reduced[equation.number] = {}
+        for axis in equation.params["axes"]:
+            mask, numbers = finder.along(value, axis)
+            finder.reduced[equation.number][axis] = ~(mask & (numbers == number))
+
+    return read
+
+
+def _lowest(dtype: Any) -> Any:
+    return -np.inf if jnp.issubdtype(dtype, jnp.inexact) else jnp.iinfo(dtype).min
+
+
+def _highest(dtype: Any) -> Any:
+    return np.inf if jnp.issubdtype(dtype, jnp.inexact) else jnp.iinfo(dtype).max
 
 
 def _constants(finder: ConstantFinder, equation: Equation) -> list[AxisConstants]:
@@ -52,8 +84,20 @@ def _onnx(operator: str) -> OnnxRule:
     return write
 
 
+def _rule(neutral: Callable[[Any], Any], operator: str = "", sums: bool = False) -> Rule:
+    return Rule(
+        groups=_groups,
+        constants=_sum_constants if sums else _constants,
+        read=_read(neutral),
+        sign=of_first,
+        onnx=_onnx(operator) if operator else None,
+    )
+
+
 RULES = {
-    "reduce_sum": Rule(groups=_groups, constants=_sum_constants, onnx=_onnx("ReduceSum")),
-    "reduce_max": Rule(groups=_groups, constants=_constants, onnx=_onnx("ReduceMax")),
-    "reduce_min": Rule(groups=_groups, constants=_constants, onnx=_onnx("ReduceMin")),
+    "reduce_sum": _rule(lambda dtype: 0, "ReduceSum", sums=True),
+    "reduce_max": _rule(_lowest, "ReduceMax"),
+    "reduce_min": _rule(_highest, "ReduceMin"),
+    "reduce_and": _rule(lambda dtype: True),
+    "reduce_or": _rule(lambda dtype: False),
 }

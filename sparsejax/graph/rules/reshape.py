@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jax import lax
 
-from sparsejax.graph._constant_finder import ConstantUnits
+from sparsejax.graph._constants import ConstantUnits
 from sparsejax.graph._reshape import Regrouping, regroup, unchanged
 from sparsejax.graph._rule import (
     AxisConstants,
@@ -22,6 +22,7 @@ from sparsejax.graph._rule import (
     Rule,
     SlicedGraph,
 )
+from sparsejax.graph._signs import of_first
 from sparsejax.graph._sliced_graph import take
 
 
@@ -149,6 +150,7 @@ def _moved(graph: Graph, equation: Equation, leaf: MovedLeaf) -> list[MovedLeaf 
 RULES = {
     "reshape": Rule(
         groups=_groups,
+        sign=of_first,
         constants=_constants,
         compute=_compute,
         evaluate=_evaluate,

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sparsejax.graph._constant_finder import ConstantUnits
+from sparsejax.graph._constants import ConstantUnits
 from sparsejax.graph._elementwise import elementwise
 from sparsejax.graph._rule import ConstantFinder, Equation, OnnxBuilder
+from sparsejax.graph._signs import Sign
 
 
 def _selected(
@@ -37,4 +38,8 @@ def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
     return [builder.node("Where", predicate, cases[1], cases[0])]
 
 
-RULES = {"select_n": elementwise(_onnx, _selected)}
+def _sign(equation: Equation, signs: Sequence[Sign]) -> Sign:
+    return min(signs[1:])
+
+
+RULES = {"select_n": elementwise(_onnx, _selected, _sign)}

@@ -17,6 +17,7 @@ from sparsejax.graph._rule import (
     OnnxBuilder,
     Rule,
 )
+from sparsejax.graph._signs import of_first
 
 
 def _groups(builder: GroupBuilder, equation: Equation) -> None:
@@ -47,6 +48,7 @@ def _moved(graph: Graph, equation: Equation, leaf: MovedLeaf) -> list[MovedLeaf 
 RULES = {
     "transpose": Rule(
         groups=_groups,
+        sign=of_first,
         constants=_constants,
         compute=_compute,
         onnx=_onnx,

@@ -117,6 +117,8 @@ def check_constants(operation, shape, seed, complete=True):
         for one in (x, normal(rng, *x.shape), normal(rng, 5, *x.shape[1:]))
     ]
     for value, by_axis in units.items():
+        if value not in runs[0]:
+            continue  # in the body of a loop; it shows in the results
         for axis, (mask, numbers) in by_axis.items():
             for run in runs:
                 there = np.moveaxis(np.asarray(run[value]), axis, 0)[mask]

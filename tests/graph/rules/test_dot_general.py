@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from sparsejax.deploy import shrink
+from sparsejax.deploy import Network, shrink
 from sparsejax.graph import find_contractions, trace_batch
-from tests.graph.rules.brute_force import check, draw, network
+from tests.graph.rules.brute_force import check
 
 RNG = np.random.default_rng(0)
 
@@ -43,18 +43,31 @@ def test_weights_over_positions():
 
 
 @pytest.mark.parametrize(
-    "operation",
+    ("operation", "shape"),
     [
-        lambda h: h @ h.swapaxes(1, 2),
-        lambda h: jnp.einsum("bpu,pu->bp", h, np.ones((2, 5), np.float32)),
+        (lambda h: h @ h.swapaxes(1, 2), (2, 5)),
+        (lambda h: jnp.tanh(h) @ (h @ (MATRIX[:, :5] @ MATRIX[:, 1:].T)).swapaxes(1, 2), (2, 5)),
+        (lambda h: jnp.einsum("bpu,puk->bpk", h, TENSOR.transpose(1, 0, 2)), (3, 5)),
+        (lambda h: jnp.einsum("bhk,hkd->bd", h, TENSOR), (5, 3)),
+        (lambda h: jnp.einsum("bpu,pu->bp", h, TENSOR[:, :, 1]), (5, 3)),
+        (lambda h: jax.nn.softmax(h @ h.swapaxes(1, 2)) @ h, (2, 4)),
     ],
 )
-def test_other_products_are_unsupported(operation):
-    params, x = draw(np.random.default_rng(0), operation, (2, 5))
-    with pytest.raises(ValueError, match=r"dot_general \(over"):
-        shrink(network(operation, params), x)
-    small = shrink(network(operation, params), x, keep_unsupported=True)
-    np.testing.assert_allclose(small(x), network(operation, params)(x), rtol=1e-5, atol=1e-5)
+def test_other_products(operation, shape):
+    """Of two computed factors, over several dimensions, with a batch, and of two known ones."""
+    check(operation, shape, complete=False, onnx=False)
+
+
+def test_a_unit_goes_that_is_zero_in_one_factor_or_in_the_other():
+    query, key = np.ones((4, 6), np.float32), np.ones((4, 6), np.float32)
+    query[:, 1] = key[:, 4] = 0
+    params = {"query": query, "key": key}
+    small = shrink(
+        Network(lambda p, x: (x @ p["query"]) @ (x @ p["key"]).swapaxes(1, 2), params),
+        np.ones((2, 3, 4), np.float32),
+    )
+    for name in params:
+        np.testing.assert_array_equal(small.kept[name][1], [0, 2, 3, 5])
 
 
 def test_a_contraction_says_where_its_weights_are():
