@@ -83,7 +83,68 @@ def network(rng):
         order = (0, *(1 + rng.permutation(h.ndim - 1)))
         return lambda params, h: h.transpose(order)
 
+    def norm(h, axis):
+        mean = rng.random() < 0.5
+
+        def layer(params, h):
+            h = h - h.mean(axis, keepdims=True) if mean else h
+            return h * lax.rsqrt(jnp.square(h).mean(axis, keepdims=True) + 0.1)
+
+        return layer
+
+    def total(h, axis):
+        reduce = [jnp.sum, jnp.max, jnp.mean][rng.integers(3)]
+        return lambda params, h: reduce(h, axis, keepdims=True) + h
+
+    def attend(h, axis):
+        """Products of computed values over one axis, and over another one."""
+        key, other = leaf(h.shape[-1], h.shape[-1]), int(rng.integers(1, h.ndim))
+
+        def layer(params, h):
+            query, keys = (jnp.moveaxis(x, axis, -1) for x in (h, jnp.tanh(h @ params[key])))
+            scores = query[..., None] * keys[..., None, :]
+            # Not jnp.matmul, which is another operation for a batch of one.
+            mixed = jnp.einsum("...ij,...j->...i", jax.nn.softmax(scores, -1), query)
+            x = jnp.moveaxis(mixed, -1, axis)
+            flat = jnp.moveaxis(x, other, -1)
+            flat = flat.reshape(len(x), -1, flat.shape[-1])
+            gram = jnp.einsum("bpi,bqi->bpq", flat, flat) / flat.shape[-1]
+            mixed = jnp.moveaxis(
+                jnp.einsum("bpq,bqi->bpi", gram, flat).reshape(jnp.moveaxis(x, other, -1).shape),
+                -1,
+                other,
+            )
+            return x + jnp.tanh(mixed)
+
+        return layer
+
+    def loop(h, axis):
+        """Layers, or steps along an axis."""
+        if rng.random() < 0.5:
+            kernels = leaf(2, h.shape[-1], h.shape[-1])
+            step = lambda h, kernel: (h + jnp.tanh(h @ kernel), None)  # noqa: E731
+            return lambda params, h: lax.scan(step, h, params[kernels])[0]
+        kernel = leaf(h.shape[-1], h.shape[-1])
+        if axis == h.ndim - 1:
+            return scale(h, axis)
+
+        def layer(params, h):
+            def step(state, x):
+                state = jnp.tanh(x + state @ params[kernel])
+                return state, state * x
+
+            every = jnp.moveaxis(h, axis, 0)
+            last, found = lax.scan(step, jnp.zeros_like(every[0]), every)
+            return jnp.moveaxis(found + last, 0, axis)
+
+        return layer
+
+    def embed(h, axis):
+        table = leaf(2, int(rng.integers(1, 4)))
+        return lambda params, h: params[table][(h > 0.1).astype(jnp.int32)]
+
     kinds = [dense, dense, dense, scale, join, cleave, index, several, cut, tile, pad, double, turn]
+    kinds += [norm, total, attend, loop, embed]
 
     def function(params, x):
         for layer in layers:
