@@ -219,7 +219,22 @@ class ConstantFinder:
         varies = (nonzero[~usable] if usable.any() else nonzero).any(axis=0)
         found = narrow(total, self.graph.dtypes[equation.outs[0]])
         axes = range(len(contraction.written))
-        return [{contraction.result_axes[i]: _along_axis(~varies, found, i) for i in axes}]
+        units = {contraction.result_axes[i]: _along_axis(~varies, found, i) for i in axes}
+        return [units if contraction.window else units | self._passed_zeros(equation, contraction)]
+
+    def _passed_zeros(
+        self, equation: Equation, contraction: Contraction
+    ) -> dict[int, ConstantUnits]:
+        """Return the units of zeros along dimensions that a product leaves as they are."""
+        value, out = contraction.computed, equation.outs[0]
+        left = [a for a in range(len(self.graph.shapes[value])) if a != contraction.axis]
+        passed = [a for a in range(len(self.graph.shapes[out])) if a not in contraction.result_axes]
+        zeros = [self.along(value, axis).zeros() for axis in left]
+        dtype = self.graph.dtypes[out]
+        return {
+            axis: ConstantUnits(units.mask, np.zeros(len(units.mask), dtype))
+            for axis, units in zip(passed, zeros, strict=True)
+        }
 
     def _contracted_in_groups(
         self, equation: Equation, contraction: Contraction, nonzero: np.ndarray, array: np.ndarray

@@ -194,10 +194,15 @@ def _product(edge: ProductEdge, products: Sequence[Product]) -> _Step:
 
 
 def _reduction(edge: ReductionEdge, needed: np.ndarray) -> _Step:
-    """Keep the units that change the results, if one of these is kept."""
+    """Keep the units that change the results, if one of these is kept; for known entries, those."""
 
     def needs(live: Live) -> Iterator[tuple[int, np.ndarray]]:
-        if all(live[group].any() for group in edge.written):
+        if needed.ndim > 1:
+            changes = needed
+            for group in reversed(edge.written):
+                changes = np.asarray(np.compress(live[group], changes, -1).any(-1))
+            yield edge.read, changes
+        elif all(live[group].any() for group in edge.written):
             yield edge.read, needed
 
     return _Step(edge.written, (edge.read,), needs)

@@ -47,8 +47,22 @@ def _tile(array: jax.Array, *, reps: Sequence[int]) -> jax.Array:
     return lax.reshape(spread, [n * length for n, length in zip(reps, array.shape, strict=True)])
 
 
+def _reshape(
+    array: jax.Array, *, new_sizes: Sequence[int], dimensions: Sequence[int], sharding: Any
+) -> jax.Array:
+    return lax.reshape(lax.transpose(array, dimensions), new_sizes, out_sharding=sharding)
+
+
 # Primitives that are replaced by an equivalent composition of others.
-_DECOMPOSED: dict[str, Callable[..., Any]] = {"stack": _stack, "unstack": _unstack, "tile": _tile}
+_DECOMPOSED: dict[str, Callable[..., Any]] = {
+    "stack": _stack, "unstack": _unstack, "tile": _tile, "reshape": _reshape,
+}  # fmt: skip
+
+
+def _is_composed(eqn: Any) -> bool:
+    """Return whether a primitive is replaced; a reshape is if it permutes dimensions first."""
+    name = eqn.primitive.name
+    return name in _DECOMPOSED and (name != "reshape" or eqn.params["dimensions"] is not None)
 
 
 def trace(function: Callable[..., PyTree], params: PyTree, inputs: Sequence[PyTree]) -> Graph:
@@ -116,7 +130,7 @@ class _Writer:
             ins = tuple(map(read, eqn.invars))
             if eqn.primitive.name in _CALLS:
                 outs = self._call(eqn.params[_CALLS[eqn.primitive.name]], ins)
-            elif eqn.primitive.name in _DECOMPOSED:
+            elif _is_composed(eqn):
                 composed = partial(_DECOMPOSED[eqn.primitive.name], **eqn.params)
                 operands = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
                 outs = self._call(jax.make_jaxpr(composed)(*operands), ins)

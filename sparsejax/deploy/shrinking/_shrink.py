@@ -93,7 +93,11 @@ def shrink(
       classes of an ``argmax`` are.
     - A convolution in groups loses whole groups (for a depthwise one, channels), and channels that
       are dead in every group at the same place.
-    - Layers or time steps under ``scan`` lose the units that are dead in every step.
+    - A kernel may be computed from parameters, as a low-rank addition or a weight norm is. What it
+      is made of leaves with its units, but for the rows and columns that a norm depends on; a
+      decomposition, as of a spectral norm, depends on all.
+    - Layers or time steps under ``scan``, and members of a population under ``vmap``, lose the
+      units that are dead in all of them.
 
     If units are read in another way (sorted or cumulated, in a ``while`` loop), the function is
     refused with the name of the operation and of the nearest parameter, unless

@@ -39,15 +39,25 @@ def _groups(builder: GroupBuilder, equation: Equation) -> None:
 
 
 def _read(neutral: Callable[[Any], Any]) -> Callable[[ConstantFinder, Equation], None]:
-    """Record the units that change a result: all but those that hold the neutral number."""
+    """Record the units that change a result: all but those that hold the neutral number.
+
+    Of a known value, each entry is looked at, so that units may leave together: a row whose only
+    entries are in columns that leave, too.
+    """
 
     def read(finder: ConstantFinder, equation: Equation) -> None:
-        value = equation.ins[0]
+        value, axes = equation.ins[0], equation.params["axes"]
         number = neutral(finder.graph.dtypes[value])
         finder.reduced[equation.number] = {}
-        for axis in equation.params["axes"]:
-            mask, numbers = finder.along(value, axis)
-            finder.reduced[equation.number][axis] = ~(mask & (numbers == number))
+        for axis in axes:
+            if value in finder.known:
+                rows = np.moveaxis(finder.whole(value) != number, axis, 0)
+                others = [other + (other < axis) for other in axes if other != axis]
+                changes = rows.any(tuple(others))
+            else:
+                mask, numbers = finder.along(value, axis)
+                changes = ~(mask & (numbers == number))
+            finder.reduced[equation.number][axis] = changes
 
     return read
 

@@ -17,7 +17,6 @@ from sparsejax.graph._rule import (
     Graph,
     GroupBuilder,
     MovedLeaf,
-    NotFactoredError,
     OnnxBuilder,
     Rule,
     SlicedGraph,
@@ -26,28 +25,23 @@ from sparsejax.graph._signs import of_first
 from sparsejax.graph._sliced_graph import take
 
 
-def _regroupings(graph: Graph, equation: Equation) -> list[Regrouping] | None:
-    """Return how dimensions are split and merged; None if entries change their order."""
-    lengths, dimensions = graph.lengths(equation.ins[0]), equation.params["dimensions"]
+def _regroupings(graph: Graph, equation: Equation) -> list[Regrouping]:
+    """Return how dimensions are split and merged."""
+    lengths = graph.lengths(equation.ins[0])
     if equation.name == "squeeze":
-        left = [axis for axis in range(len(lengths)) if axis not in dimensions]
+        dropped = equation.params["dimensions"]
+        left = [axis for axis in range(len(lengths)) if axis not in dropped]
         return unchanged([(axis, out_axis) for out_axis, axis in enumerate(left)], lengths)
-    if dimensions is not None:
-        return None
     return regroup(lengths, graph.lengths(equation.outs[0]))
 
 
 def _groups(builder: GroupBuilder, equation: Equation) -> None:
-    regroupings = _regroupings(builder.graph, equation)
-    if regroupings is None:
-        builder.unsupported_equation(equation)
-    else:
-        builder.reshape(equation, regroupings)
+    builder.reshape(equation, _regroupings(builder.graph, equation))
 
 
 def _constants(finder: ConstantFinder, equation: Equation) -> list[AxisConstants]:
     found: dict[int, ConstantUnits] = {}
-    for one in _regroupings(finder.graph, equation) or []:
+    for one in _regroupings(finder.graph, equation):
         lengths = [length for length, _ in one.factors]
         factors: dict[int, ConstantUnits] = {}
         for axis, indices in zip(one.ins, one.in_factors, strict=False):
@@ -92,8 +86,6 @@ def _compute(finder: ConstantFinder, equation: Equation) -> list[np.ndarray]:
     value, shape = equation.ins[0], finder.graph.shapes[equation.outs[0]]
     if finder.known[value].size == 1:
         return [finder.known[value].reshape((1,) * len(shape))]
-    if _regroupings(finder.graph, equation) is None:
-        return equation.compute([finder.whole(value)])
     return [finder.whole(value).reshape(shape)]
 
 
@@ -115,8 +107,6 @@ def _evaluate(sliced: SlicedGraph, equation: Equation, operands: Sequence[Any]) 
 
 
 def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
-    if _regroupings(builder.graph, equation) is None:
-        raise builder.refusal(equation, "with dimensions")
     (value,), (out,) = equation.ins, equation.outs
     shape, multiples = builder.graph.shapes[out], builder.multiples[out]
     return [builder.reshaped(builder.name(value), shape, multiples)]
@@ -124,7 +114,7 @@ def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
 
 def _moved_axes(graph: Graph, equation: Equation, axes: tuple[int, ...]) -> tuple[int, ...] | None:
     regroupings = _regroupings(graph, equation)
-    if regroupings is None or any(len(r.ins) != 1 or len(r.outs) != 1 for r in regroupings):
+    if any(len(r.ins) != 1 or len(r.outs) != 1 for r in regroupings):
         return None
     moved = {one.ins[0]: one.outs[0] for one in regroupings}
     return tuple(moved[axis] for axis in axes)
@@ -135,16 +125,11 @@ def _factored(equation: Equation, operands: Sequence[Any]) -> Any:
     if equation.name == "squeeze":
         left = [n for axis, n in enumerate(value.shape) if axis not in params["dimensions"]]
         return value.reshaped(left)
-    if params["dimensions"] is not None:
-        raise NotFactoredError
     return value.reshaped(params["new_sizes"])
 
 
 def _moved(graph: Graph, equation: Equation, leaf: MovedLeaf) -> list[MovedLeaf | None]:
-    shape = graph.shapes[equation.outs[0]]
-    if equation.params.get("dimensions") is not None and equation.name == "reshape":
-        return [None]
-    return [leaf.reshaped(shape)]
+    return [leaf.reshaped(graph.shapes[equation.outs[0]])]
 
 
 RULES = {

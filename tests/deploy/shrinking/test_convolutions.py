@@ -89,7 +89,7 @@ def upsampled(params, x):
     return convolve(h, params["out"], padding="VALID")
 
 
-@pytest.mark.parametrize("how", ["nearest"])
+@pytest.mark.parametrize("how", ["nearest", "bilinear"])
 def test_channels_leave_an_encoder_and_a_decoder(how):
     rng = np.random.default_rng(0)
     params = {

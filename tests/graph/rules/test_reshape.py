@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from jax import lax
 
 from sparsejax.deploy import shrink
 from tests.graph.rules.brute_force import check, check_constants, check_live, draw, network
@@ -32,3 +33,8 @@ def test_lengths_without_common_factors_are_unsupported():
     params, x = draw(np.random.default_rng(0), operation, (4, 6))
     with pytest.raises(ValueError, match=r"reshape \(over"):
         shrink(network(operation, params), x)
+
+
+def test_dimensions_are_permuted_first():
+    """As the rule of ``vmap`` for convolutions writes it."""
+    check(lambda h: lax.reshape(h, (len(h), 6, 4), dimensions=(0, 2, 1, 3)), (2, 3, 4), onnx=False)
