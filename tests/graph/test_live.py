@@ -51,7 +51,8 @@ def draw(rng):
             products[number] = [Product(left, right)]
             edges.append(ProductEdge(number, (source,), (other,), (reader,), ()))
         elif kind == 3:
-            reduced[number] = {1: rng.random(sizes[source]) < 0.5}
+            known = (sizes[reader], sizes[other]) if rng.random() < 0.5 else ()
+            reduced[number] = {1: rng.random((sizes[source], *known)) < 0.4}
             edges.append(ReductionEdge(number, 1, source, (reader, other)))
         else:
             written = (reader, other)[: int(rng.integers(1, 3))]
@@ -87,9 +88,11 @@ def needed(groups, constants, foldings, live):
                 if edge.grid and all(pair in live for pair in pairs):
                     yield edge.merged, unit
         elif isinstance(edge, ReductionEdge):
-            if all(any((g, u) in live for u in range(sizes[g])) for g in edge.written):
-                for unit in np.flatnonzero(constants.reduced[edge.equation][edge.axis]):
-                    yield edge.read, int(unit)
+            changes = constants.reduced[edge.equation][edge.axis]
+            some = all(any((g, u) in live for u in range(sizes[g])) for g in edge.written)
+            for unit, *entry in np.argwhere(changes).tolist():
+                if set(zip(edge.written, entry, strict=True)) <= live if entry else some:
+                    yield edge.read, unit
         elif isinstance(edge, ProductEdge):
             ((left, right),) = constants.products[edge.equation]
             factors = (*left.batch, *left.free, *left.summed)
