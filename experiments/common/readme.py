@@ -343,9 +343,8 @@ def _compare(results: Path) -> str:
         found += [
             Table(CHOICES, choices(by_budget)).markdown(),
             f"Test errors of {TASKS[network].name} on {TASKS[network].dataset} after "
-            f"{dense['settings']['epochs']} epochs in all, mean ± sample standard deviation "
-            f"over seeds {seeds}; the dense network has "
-            f"{error(dense['test_error'])}. "
+            f"{dense['settings']['epochs']} epochs, mean ± sample standard deviation over seeds "
+            f"{seeds}; dense: {error(dense['test_error'])}. "
             f"{one_seed(by_budget) or fewer_seeds(by_budget)}".rstrip(),
         ]
     return "\n\n".join(found)

@@ -121,7 +121,7 @@ def fewer_seeds(by_budget: Mapping[str, Mapping[str, Row]]) -> str:
     rows = all_rows(by_budget)
     if all(len(row["seeds"]) == len(seeds_of(rows)) for row in rows):
         return ""
-    return "A number of seeds in parentheses says that the others have not run yet."
+    return "(1), (2): only so many seeds have run."
 
 
 def _error(row: Row, seeds: Sequence[int]) -> str:
@@ -192,8 +192,8 @@ def errors_table(by_budget: Mapping[str, Mapping[str, Row]]) -> Table:
 CHOICES: Columns = (
     ("weights left", lambda line: f"{line['budget']} %"),
     ("lowest error", lambda line: line["error"]),
-    (f"at most {_AFFORDABLE} times the time of dense training", lambda line: line["cheap"]),
-    ("never more weights than the budget", lambda line: line["sparse"]),
+    (f"within {_AFFORDABLE} times dense training", lambda line: line["cheap"]),
+    ("never above the budget", lambda line: line["sparse"]),
 )
 
 

@@ -203,7 +203,7 @@ def test_methods_that_lack_seeds_say_so_and_are_not_judged():
     cells = {line[0]: line[1] for line in report.errors_table(by_budget).cells()}
     assert cells["RigL [rigl]"] == "2.55 ± 0.07 % (2)"
     assert "(" not in cells["static random mask [static]"]
-    assert report.fewer_seeds(by_budget).startswith("A number of seeds in parentheses")
+    assert report.fewer_seeds(by_budget).startswith("(1), (2): only so many")
     assert report.fewer_seeds(report.compared(MADE, "lenet300_mnist")) == ""
     with np.errstate(invalid="ignore"), pytest.warns(RuntimeWarning):
         single = row("rigl", [2.5])
