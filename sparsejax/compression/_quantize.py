@@ -152,7 +152,7 @@ def _grouped(
 
     def learned(weights: PyTree[Array], before: jax.Array | None = None) -> jax.Array:
         if given is not None:
-            return given
+            return given.astype(at_least_float32(*jax.tree.leaves(weights)))
         relative = jax.tree.map(lambda w: normalised(w, groups), weights)
         warm = None if exact else before
         _, found = project_k_means(
