@@ -12,7 +12,7 @@ from experiments.common.runner import Config as CommonConfig
 Row = Literal[
     "dense", "magnitude_50", "wanda_50", "sparsegpt_50", "admm_50", "swaps_50", "global_50",
     "wanda_2_4", "sparsegpt_2_4", "admm_2_4", "dense_tuned", "lc_50", "lc_70",
-    "admm_50_4bit", "lc_50_4bit",
+    "admm_50_file", "lc_50_file",
 ]  # fmt: skip
 ROWS: tuple[Row, ...] = get_args(Row)
 
@@ -77,7 +77,7 @@ TRAINED: Mapping[str, Trained] = {
     "lc_50": Trained(0.5, 2e-5, "admm_50", 1e-3, 1.2),
     "lc_70": Trained(0.7, 2e-5, "admm_50", 1e-3, 1.2),
 }
-FILES: Mapping[str, Row] = {"admm_50_4bit": "admm_50", "lc_50_4bit": "lc_50"}
+FILES: Mapping[str, Row] = {"admm_50_file": "admm_50", "lc_50_file": "lc_50"}
 """The rows that quantise the network of another row and write it to a file."""
 
 

@@ -1,8 +1,7 @@
-"""The pruned language model in a file of 4-bit codes, and the network that is read back."""
+"""The pruned language model in a file of few-bit codes, and the network that is read back."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,34 +16,28 @@ from sparsejax import compression
 from sparsejax.deploy import load_sparse, save_sparse
 
 SETTINGS: Mapping[str, int] = {
-    "values": 16,
+    "values": 31,
     "group_size": 64,
-    "embedding_values": 255,
-    "embedding_group_size": 64,
+    "embedding_values": 63,
+    "embedding_group_size": 32,
 }
-"""The weights that are kept take so many values, relative to the scale of the group of inputs that
-they are in; pruned ones stay zero. The embedding is dense; its groups lie along the width."""
-
-
-_EVERY = 10
+"""Weights take so many evenly spaced values, from minus to plus the scale of the group of inputs
+that they are in; pruned ones stay zero, which is one of the values. Values near zero matter: masks
+that follow the inputs keep small weights of large inputs. The groups of the embedding lie along its
+width."""
 
 
 def forms(params: Any, settings: Mapping[str, int] = SETTINGS) -> Any:
     """The parameters with kernels and embedding quantised, in forms; the others as they are."""
-    most = settings["embedding_values"] // 2
-    in_groups = functools.partial(
-        compression.quantize, zeros=False, group_size=settings["group_size"]
-    )
-    # Relative to the scales all kernels are alike: some of them say what the values are.
-    learned = in_groups(settings["values"], exact=False)
-    paths = jax.tree_util.tree_leaves_with_path(params)
-    some = [leaf for path, leaf in paths if in_layers(path, leaf)][::_EVERY]
-    _, state = learned.project(some, 1.0, learned.init(some))
     c_step = compression.partition(
         {
-            "layers": in_groups(state.codebook),
+            "layers": compression.quantize(
+                _grid(settings["values"]), group_size=settings["group_size"]
+            ),
             "embedding": compression.quantize(
-                np.arange(-most, most + 1.0), group_size=settings["embedding_group_size"], axis=-1
+                _grid(settings["embedding_values"]),
+                group_size=settings["embedding_group_size"],
+                axis=-1,
             ),
         },
         _kind,
@@ -67,6 +60,11 @@ def written(path: Path, params: Any, settings: Mapping[str, int] = SETTINGS) -> 
     size = save_sparse(path, forms(params, settings))
     found = compression.decode(load_sparse(path, like=params))
     return size, jax.tree.map(jnp.asarray, found)
+
+
+def _grid(values: int) -> np.ndarray:
+    most = values // 2
+    return np.arange(-most, most + 1.0)
 
 
 def _kind(path: Any, leaf: Any) -> str | None:

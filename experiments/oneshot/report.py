@@ -38,8 +38,8 @@ _WAYS = {
     "dense_tuned": "dense, trained for as long as the next two",
     "lc_50": "ADMM, then learning-compression, 50 %",
     "lc_70": "ADMM, then learning-compression, 70 %",
-    "admm_50_4bit": "the file of ADMM, 50 %, with 4-bit codes",
-    "lc_50_4bit": "the file of learning-compression, 50 %, with 4-bit codes",
+    "admm_50_file": "ADMM, 50 %, as read from its file",
+    "lc_50_file": "learning-compression, 50 %, as read from its file",
 }
 _NOT_FINAL = (
     " This is not the final table: the settings may change yet, and the test texts were not looked "
@@ -147,8 +147,8 @@ def parts(rows: Sequence[Row]) -> Parts:
             "pruned; the embedding, which also makes the logits, stays dense. The error of a "
             "layer's outputs is the mean over kernels of |X(W - W')|^2 / |XW|^2. The first look "
             "was plain NumPy with 10 calibration windows and 4,096 test tokens. In a file the "
-            "weights that are kept take 16 values relative to the scale of their group of 64 "
-            "inputs, the embedding has 8-bit codes, and what is read back is evaluated; the dense "
+            "weights that are kept have 5-bit codes relative to the scale of their group of 64 "
+            "inputs, the embedding has 6-bit codes, and what is read back is evaluated; the dense "
             "file that the network comes from has 98.4 MB. Settings are "
             "chosen by the validation texts, and no test perplexity is computed before (`--final`)."
             + ("" if all("perplexity" in row for row in language) else _NOT_FINAL),

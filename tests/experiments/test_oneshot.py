@@ -22,7 +22,7 @@ from tests.experiments import smoke
 from tests.experiments.data import tiny_gguf
 
 CONTEXT = 16
-SHOWN = ("magnitude_50", "wanda_50", "sparsegpt_50", "admm_50", "wanda_2_4", "lc_50", "lc_50_4bit")
+SHOWN = ("magnitude_50", "wanda_50", "sparsegpt_50", "admm_50", "wanda_2_4", "lc_50", "lc_50_file")
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +90,15 @@ def test_rows_keep_their_budgets(finished):
 def test_a_file_is_small_and_as_good(finished):
     chosen, _, rows = finished
     by_name = {row["name"]: row for row in rows}
-    found, start = by_name["lc_50_4bit"], by_name["lc_50"]
-    path = chosen.folder / "lc_50_4bit/seed_0/network.safetensors"
+    found, start = by_name["lc_50_file"], by_name["lc_50"]
+    path = chosen.folder / "lc_50_file/seed_0/network.safetensors"
     assert found["file_bytes"] == [path.stat().st_size]
-    assert found["nonzeros"] == start["nonzeros"]
+    assert 0.95 * start["nonzeros"][0] < found["nonzeros"][0] <= start["nonzeros"][0]
     of_start = chosen.folder / "lc_50/seed_0/network.safetensors"
     assert path.stat().st_size < 0.4 * of_start.stat().st_size
     is_form = lambda node: isinstance(node, ScaledArray)  # noqa: E731
     leaves = filter(is_form, jax.tree.leaves(load_sparse(path), is_leaf=is_form))
-    assert {one.values.codebook.size for one in leaves} == {17, 255}
+    assert {one.values.codebook.size for one in leaves} == {31, 63}
     ratio = found["validation_perplexity"]["mean"] / start["validation_perplexity"]["mean"]
     assert 0.95 < ratio < 1.05
 
