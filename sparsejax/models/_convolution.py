@@ -12,63 +12,20 @@ contiguous runs over the batch. Between two such layers the compiler cancels the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Shaped
+from jaxtyping import Array
 
 from sparsejax.models._member_convolution import (
     Geometry,
     Products,
-    convolution,
-    geometry_of,
+    convolution_of,
     lax_products,
 )
 
 _CHANNELS_LAST = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 _SHORT = 64  # up to this patch size XLA's product is faster with the patches as left operand
-
-
-def conv_general_dilated(
-    lhs: Shaped[Array, "..."],
-    rhs: Shaped[Array, "..."],
-    window_strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
-    lhs_dilation: Sequence[int] | None = None,
-    rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: Any = None,
-    feature_group_count: int = 1,
-    batch_group_count: int = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
-    out_sharding: Any = None,
-) -> Shaped[Array, "..."]:
-    """``jax.lax.conv_general_dilated`` with a faster gradient on CPUs, and no groups in ``vmap``.
-
-    It has the same arguments and computes the same function; pass it to ``nnx.Conv`` as
-    ``conv_general_dilated``. It is faster for floating-point 2-D convolutions of images [batch,
-    height, width, channels] with kernels [height, width, in, out] of stride 1, without dilation, in
-    one group, with any padding. All other convolutions, those on platforms other than the CPU, and
-    those that are not differentiated are lax's. The platform is that for which the program is
-    lowered. A compiled training step keeps the patches for the backward pass: kernel height x
-    kernel width times the memory of the images.
-
-    Under ``vmap``, and for what can be differentiated, see the function of this name in
-    ``_member_convolution``.
-    """
-    geometry = geometry_of(
-        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
-        feature_group_count, batch_group_count, precision, preferred_element_type, out_sharding,
-    )  # fmt: skip
-    if geometry is not None:
-        products = _im2col_products if _is_covered(geometry) else lax_products
-        return convolution(geometry, products)(lhs, rhs)
-    return lax.conv_general_dilated(
-        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
-        feature_group_count, batch_group_count, precision, preferred_element_type, out_sharding,
-    )  # fmt: skip
 
 
 def _is_covered(geometry: Geometry) -> bool:
@@ -125,6 +82,21 @@ def _im2col_products(geometry: Geometry) -> Products:
         lambda kernel, g: lax.platform_dependent(kernel, g, cpu=of_x, default=plain.of_x),
         lambda x, g: lax.platform_dependent(x, g, cpu=of_kernel, default=plain.of_kernel),
     )
+
+
+def _products(geometry: Geometry) -> Products:
+    return (_im2col_products if _is_covered(geometry) else lax_products)(geometry)
+
+
+conv_general_dilated = convolution_of(_products)
+"""``jax.lax.conv_general_dilated`` with a faster gradient on CPUs, and no groups in ``vmap``.
+
+It is faster for floating-point 2-D convolutions of images [batch, height, width, channels] with
+kernels [height, width, in, out] of stride 1, without dilation, in one group, with any padding. All
+other convolutions, those on platforms other than the CPU, and those that are not differentiated are
+lax's. The platform is that for which the program is lowered. A compiled training step keeps the
+patches for the backward pass: kernel height x kernel width times the memory of the images.
+"""
 
 
 def _patches(x: Array, geometry: Geometry) -> Array:

@@ -59,39 +59,41 @@ class Products(NamedTuple):
     """(x, gradient of y) -> gradient of the kernel."""
 
 
-def conv_general_dilated(
-    lhs: Shaped[Array, "..."],
-    rhs: Shaped[Array, "..."],
-    window_strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
-    lhs_dilation: Sequence[int] | None = None,
-    rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: Any = None,
-    feature_group_count: int = 1,
-    batch_group_count: int = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
-    out_sharding: Any = None,
-) -> Shaped[Array, "..."]:
-    """``jax.lax.conv_general_dilated``, which ``vmap`` does not turn into groups.
+def convolution_of(products: Callable[[Geometry], Products]) -> Callable[..., Array]:
+    """Return a function like ``jax.lax.conv_general_dilated`` that computes by given products.
 
     It has the same arguments and computes the same function; pass it to ``nnx.Conv`` as
     ``conv_general_dilated``. Convolutions of one group, in one floating-point dtype, support
     reverse-mode differentiation (``grad``, ``vjp``, also nested), and not forward mode (``jvp``);
-    all others are lax's. The members' convolutions are written out, so a program grows with them;
-    where the compiler partitions the axis of members over devices (``jit`` without ``shard_map``),
-    they move between these.
+    all others are lax's. ``vmap`` does not turn them into groups: the members' convolutions are
+    written out, so a program grows with them; where the compiler partitions the axis of members
+    over devices (``jit`` without ``shard_map``), they move between these.
     """
-    geometry = geometry_of(
-        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
-        feature_group_count, batch_group_count, precision, preferred_element_type, out_sharding,
-    )  # fmt: skip
-    if geometry is not None:
-        return convolution(geometry, lax_products)(lhs, rhs)
-    return lax.conv_general_dilated(
-        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
-        feature_group_count, batch_group_count, precision, preferred_element_type, out_sharding,
-    )  # fmt: skip
+
+    def conv_general_dilated(
+        lhs: Shaped[Array, "..."],
+        rhs: Shaped[Array, "..."],
+        window_strides: Sequence[int],
+        padding: str | Sequence[tuple[int, int]],
+        lhs_dilation: Sequence[int] | None = None,
+        rhs_dilation: Sequence[int] | None = None,
+        dimension_numbers: Any = None,
+        feature_group_count: int = 1,
+        batch_group_count: int = 1,
+        precision: Any = None,
+        preferred_element_type: Any = None,
+        out_sharding: Any = None,
+    ) -> Shaped[Array, "..."]:
+        arguments = (
+            lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
+            feature_group_count, batch_group_count, precision, preferred_element_type, out_sharding,
+        )  # fmt: skip
+        geometry = geometry_of(*arguments)
+        if geometry is not None:
+            return convolution(geometry, products)(lhs, rhs)
+        return lax.conv_general_dilated(*arguments)
+
+    return conv_general_dilated
 
 
 def geometry_of(
@@ -162,6 +164,10 @@ def lax_products(geometry: Geometry) -> Products:
         return jnp.asarray(found)
 
     return Products(output, output, of_x, of_kernel)
+
+
+conv_general_dilated = convolution_of(lax_products)
+"""``jax.lax.conv_general_dilated``, which ``vmap`` does not turn into groups."""
 
 
 @functools.lru_cache(maxsize=256)
