@@ -19,6 +19,7 @@ from sparsejax._forms import (
     RoundedArray,
     ScaledArray,
     SumArray,
+    spread,
     wide_dtype,
 )
 from sparsejax._matrices import Matrices, factors
@@ -109,9 +110,8 @@ def scaled(leaf: Any, codebook: Any, scales: Any, axis: int, group_size: int, dt
     factors: Any = concrete(scales)
     if not host.all():
         book = np.union1d(book, np.zeros(1, book.dtype))
-    spread = np.repeat(factors, group_size, axis)
-    spread = np.take(spread, np.arange(host.shape[axis]), axis)
-    relative = host.astype(book.dtype) / np.where(spread > 0, spread, 1)
+    own = spread(factors, group_size, axis, host.shape[axis])
+    relative = host.astype(book.dtype) / np.where(own > 0, own, 1)
     codes = np.searchsorted((book[1:] + book[:-1]) / 2, relative)
     codes = codes.astype(np.uint8 if book.size <= 2**8 else np.uint16)
     on_device = isinstance(leaf, jax.Array)

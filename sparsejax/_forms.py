@@ -165,12 +165,10 @@ class ScaledArray(_Form):
     def dense(self) -> Float[Array, "..."]:
         """Return the array itself, to the bit: products in float32 or wider, then rounded."""
         wide = wide_dtype(self.dtype)
-        np_or_jnp = _namespace(self)
         values = self.values.dense() if is_form(self.values) else self.values
-        scales = np_or_jnp.repeat(self.scales.astype(wide), self.group_size, self.axis)
-        cut = [slice(None)] * self.ndim
-        cut[self.axis] = slice(self.shape[self.axis])
-        array: jax.Array = (values.astype(wide) * scales[tuple(cut)]).astype(self.dtype)
+        length = self.shape[self.axis]
+        scales = spread(self.scales.astype(wide), self.group_size, self.axis, length)
+        array: jax.Array = (values.astype(wide) * scales).astype(self.dtype)
         return array
 
 
@@ -201,6 +199,13 @@ class SumArray(_Form):
             total = total + (part.dense() if is_form(part) else part).astype(wide)
         array: jax.Array = total.astype(self.dtype)
         return array
+
+
+def spread(scales: Any, group_size: int, axis: int, length: int) -> Any:
+    """Return the scale of each entry along an axis of a length, given those of its groups."""
+    cut = [slice(None)] * scales.ndim
+    cut[axis] = slice(length)
+    return scales.repeat(group_size, axis)[tuple(cut)]
 
 
 Form: TypeAlias = QuantizedArray | LowRankArray | RoundedArray | ScaledArray | SumArray

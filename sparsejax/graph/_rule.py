@@ -34,6 +34,7 @@ __all__ = [
     "OnnxRule",
     "Rule",
     "SlicedGraph",
+    "remaining_axes",
 ]
 
 
@@ -44,6 +45,12 @@ OnnxRule = Callable[[OnnxBuilder, Equation], list[str]]
 def no_constants(finder: ConstantFinder, equation: Equation) -> list[AxisConstants]:
     """Find no constant units in the results."""
     return [{} for _ in equation.outs]
+
+
+def remaining_axes(graph: Graph, equation: Equation) -> list[int]:
+    """Return the dimensions of the operand that a reduction leaves, in order."""
+    rank = len(graph.shapes[equation.ins[0]])
+    return [axis for axis in range(rank) if axis not in equation.params["axes"]]
 
 
 def compute_whole(finder: ConstantFinder, equation: Equation) -> list[np.ndarray]:

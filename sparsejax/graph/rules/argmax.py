@@ -8,22 +8,16 @@ from sparsejax.graph._rule import (
     AxisConstants,
     ConstantFinder,
     Equation,
-    Graph,
     GroupBuilder,
     OnnxBuilder,
     OnnxRule,
     Rule,
+    remaining_axes,
 )
 
 
-def _left(graph: Graph, equation: Equation) -> list[int]:
-    """Return the dimensions that are not compared."""
-    rank = len(graph.shapes[equation.ins[0]])
-    return [axis for axis in range(rank) if axis not in equation.params["axes"]]
-
-
 def _groups(builder: GroupBuilder, equation: Equation) -> None:
-    value, left = equation.ins[0], _left(builder.graph, equation)
+    value, left = equation.ins[0], remaining_axes(builder.graph, equation)
     builder.keep_whole(value, equation.params["axes"])
     builder.same_pairs(value, left, equation.outs[0], range(len(left)))
 
@@ -31,7 +25,7 @@ def _groups(builder: GroupBuilder, equation: Equation) -> None:
 def _constants(finder: ConstantFinder, equation: Equation) -> list[AxisConstants]:
     """Find 0 where all entries are equal, as the first index counts, also among NaN."""
     dtype = finder.graph.dtypes[equation.outs[0]]
-    found = finder.moved(equation.ins[0], _left(finder.graph, equation))
+    found = finder.moved(equation.ins[0], remaining_axes(finder.graph, equation))
     return [
         {a: units._replace(numbers=np.zeros(len(units.mask), dtype)) for a, units in found.items()}
     ]

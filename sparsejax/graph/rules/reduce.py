@@ -17,23 +17,17 @@ from sparsejax.graph._rule import (
     AxisConstants,
     ConstantFinder,
     Equation,
-    Graph,
     GroupBuilder,
     OnnxBuilder,
     OnnxRule,
     Rule,
+    remaining_axes,
 )
 from sparsejax.graph._signs import of_first
 
 
-def _left(graph: Graph, equation: Equation) -> list[int]:
-    """Return the dimensions that are not reduced."""
-    rank = len(graph.shapes[equation.ins[0]])
-    return [axis for axis in range(rank) if axis not in equation.params["axes"]]
-
-
 def _groups(builder: GroupBuilder, equation: Equation) -> None:
-    left = _left(builder.graph, equation)
+    left = remaining_axes(builder.graph, equation)
     builder.same_pairs(equation.ins[0], left, equation.outs[0], range(len(left)))
     builder.reduction(equation, equation.params["axes"])
 
@@ -71,12 +65,12 @@ def _highest(dtype: Any) -> Any:
 
 
 def _constants(finder: ConstantFinder, equation: Equation) -> list[AxisConstants]:
-    return [finder.moved(equation.ins[0], _left(finder.graph, equation))]
+    return [finder.moved(equation.ins[0], remaining_axes(finder.graph, equation))]
 
 
 def _sum_constants(finder: ConstantFinder, equation: Equation) -> list[AxisConstants]:
     graph, value, axes = finder.graph, equation.ins[0], equation.params["axes"]
-    found = finder.moved(value, _left(graph, equation))
+    found = finder.moved(value, remaining_axes(graph, equation))
     if any(graph.varies(value, axis) for axis in axes):  # the sum depends on the batch size
         return [{axis: units.zeros() for axis, units in found.items()}]
     count = math.prod(graph.shapes[value][axis] for axis in axes)
