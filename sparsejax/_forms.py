@@ -16,7 +16,7 @@ from sparsejax._matrices import Matrices
 
 
 class _Form:
-    """What the forms have in common with arrays."""
+    """The attributes that every form shares with arrays."""
 
     shape: tuple[int, ...]
 

@@ -17,7 +17,7 @@ Kernels: TypeAlias = tuple[jax.Array, jax.Array]
 
 
 class Matrices(NamedTuple):
-    """How kernels are read as matrices."""
+    """A reading of kernels as matrices."""
 
     scheme: str = "channel"
     stacked: int = 0

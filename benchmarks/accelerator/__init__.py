@@ -1,1 +1,1 @@
-"""What is to be measured on an accelerator, as one command within a time limit."""
+"""All measurements on an accelerator, as one command within a time limit."""

@@ -1,4 +1,4 @@
-"""Whether an accelerator finds the bits that the CPU finds."""
+"""A check that an accelerator finds the same bits as the CPU."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every experiment shares: the report's form, and how it is written."""
+"""The parts that all experiments share: the runner, reports, figures."""

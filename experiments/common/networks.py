@@ -91,7 +91,7 @@ def accuracy(logits: Callable[[Any, jax.Array], jax.Array], params: Any, split: 
 
 
 def kernels(params: Any) -> Any:
-    """Which leaves of a network are kernels; all others are vectors here."""
+    """Return a tree that is True at kernels; all other leaves are vectors here."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
@@ -186,7 +186,7 @@ def cifar_tree(params: Any, statistics: Any) -> dict[str, Any]:
 
 
 def evaluation(about: Mapping[str, Any], dataset: Dataset) -> tuple[Callable[..., Any], Any, Any]:
-    """What a saved network computes, from the entry ``network`` of its ``result.json``.
+    """Return the function of a saved network, from the entry ``network`` of its ``result.json``.
 
     Args:
       about: the model's name and arguments.

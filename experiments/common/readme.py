@@ -65,7 +65,7 @@ def _from_report(experiment: str, *beginnings: str) -> Callable[[Path], str]:
 
 
 def _summary(results: Path) -> str:
-    """One row for each published system: what was published, what we reached, and the report."""
+    """Return one row for each published system: the published result, ours, and the report."""
     columns: Columns = (
         ("published system", lambda line: line[1]),
         ("network and task", lambda line: line[2]),
@@ -124,7 +124,7 @@ def _summary(results: Path) -> str:
 
 
 def _against(ratios: Mapping[str, float], name: str) -> str:
-    """How long PyTorch takes, where it was measured."""
+    """Return the time that PyTorch takes, where it was measured."""
     found = [f"{ratio:.1f} times as long in {n}" for n, ratio in ratios.items() if name in n]
     return " and ".join(found) or "(no PyTorch to compare with)"
 
@@ -162,7 +162,7 @@ def _repeat(results: Path) -> str:
 
 
 def _c_steps(results: Path) -> str:
-    """What C steps cost, in copies of the weights, and what L steps with them cost."""
+    """Return the cost of C steps, in copies of the weights, and of L steps with them."""
     found = _json(results, "benchmarks/c_steps.json")
     largest = max(row["size"] for row in found["rows"])
     copies = {row["c_step"]: row["copies"] for row in found["rows"] if row["size"] == largest}
@@ -335,7 +335,7 @@ def _compare_errors(results: Path) -> str:
 
 
 def _compare(results: Path) -> str:
-    """What to use when, on each network that was compared."""
+    """Return the table of what to use when, for each network that was compared."""
     found = []
     for network, by_budget in _compared(results).items():
         (dense,) = by_budget["100"].values()

@@ -102,7 +102,7 @@ class Config(CommonConfig):
         chosen: Mapping[str, Any],
         tuning: bool = False,
     ) -> dict[str, Any]:
-        """What defines a run, as JSON values; ``chosen`` is a candidate of the method."""
+        """Return the settings of a run, as JSON values; ``chosen`` is a candidate of the method."""
         epochs = TASKS[network].tuning_epochs if tuning else TASKS[network].epochs
         return {
             "network": network,

@@ -70,7 +70,7 @@ class ComparedRun(Trainer):
 
 
 def plan(config: Config) -> Iterator[ComparedRun]:
-    """For each network the candidates of every method; then all runs of a seed before the next."""
+    """Yield, for each network, the candidates of every method, then all runs, seed by seed."""
     chosen: dict[tuple[Network, Name], Mapping[str, Any]] = {}
     datasets = {
         TASKS[n].dataset: load(TASKS[n].dataset, config.data_dir) for n in config.networks()

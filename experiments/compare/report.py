@@ -117,7 +117,7 @@ def one_seed(by_budget: Mapping[str, Mapping[str, Row]]) -> str:
 
 
 def fewer_seeds(by_budget: Mapping[str, Mapping[str, Row]]) -> str:
-    """What a number in parentheses says; empty where all methods have run with all seeds."""
+    """Return the note on numbers in parentheses; empty where all seeds of all methods have run."""
     rows = all_rows(by_budget)
     if all(len(row["seeds"]) == len(seeds_of(rows)) for row in rows):
         return ""
@@ -144,7 +144,7 @@ def _best(candidates: Sequence[Row], seeds: Sequence[int]) -> str:
 
 
 def choices(by_budget: Mapping[str, Mapping[str, Row]]) -> list[dict[str, str]]:
-    """What to use when: a line for each budget."""
+    """Return the lines of the table of what to use when, one for each budget."""
     lines, seeds = [], seeds_of(all_rows(by_budget))
     for budget, found in by_budget.items():
         if budget != "100":

@@ -21,7 +21,7 @@ _CHECKPOINT_EPOCHS = 25
 
 
 class Trainer(ClassifierRun):
-    """What every method trains with: the same loss, data, order of images and initial weights.
+    """The training that all methods share: loss, data, order of images and initial weights.
 
     Its arguments are those of `ClassifierRun`; the settings are those of
     `experiments.compare.config.Config.settings`.

@@ -187,7 +187,7 @@ class Config(CommonConfig):
         return tuple(row for row in ROWS if "all" in self.row or row in self.row)
 
     def settings(self, row: Row, **varied: Any) -> dict[str, Any]:
-        """What defines a run of ``row``, as JSON values: the row's, the flags', then ``varied``."""
+        """Return the settings of a run of ``row``: the row's, the flags', then ``varied``."""
         defaults = {**_SHARED, **DEFAULTS[row]}
         chosen = self.overridden(defaults)
         for name, value in chosen.items():

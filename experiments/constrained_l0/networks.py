@@ -39,7 +39,7 @@ _CLASSES = 10
 
 
 class Kind(NamedTuple):
-    """What differs between the networks."""
+    """The properties in which the networks differ."""
 
     model: Callable[..., Any]
     layers: Sequence[str]
@@ -92,7 +92,7 @@ class GatedNetwork:
         return gates.apply(params["weights"], self.gates.median(params["gates"]))
 
     def activity(self, params: Any) -> dict[str, Any]:
-        """By layer, the parameters behind each gate and how likely they are to stay."""
+        """Return, by layer, the parameters behind each gate and the probability that they stay."""
         probability = self.gates.active_probability(params["gates"])
         weights = params["weights"]
         groups = gate_groups(weights, gates.broadcast_gates(weights, probability))

@@ -1,1 +1,1 @@
-"""What a finished run weighs and how fast it is, in every form in which it can leave."""
+"""The size and the speed of a finished run, in every form in which it can be exported."""

@@ -163,7 +163,7 @@ class Config(CommonConfig):
         return KAPPAS.get(row, ()) if self.kappa is None else self.kappa
 
     def settings(self, row: Row, kappa: int = 0, **varied: Any) -> dict[str, Any]:
-        """What defines a run of ``row``, as JSON values: the row's, the flags', then ``varied``.
+        """Return the settings of a run of ``row``: the row's, the flags', then ``varied``.
 
         ``kappa`` is 0 where the pruned network is not compressed further.
         """

@@ -282,7 +282,7 @@ class GatedDecayRun(Run):
 
 
 def plan(config: Config) -> Iterator[GatedDecayRun]:
-    """For each seed and dataset: the pruned network, its compressions, and further targets."""
+    """Yield, by seed and dataset, the pruned network, its compressions, and further targets."""
     make_tasks = {row: _task_maker(config, row) for row in config.rows()}
     planned = [
         [run for row in make_tasks for run in _runs(config, row, make_tasks[row], seed)]

@@ -120,7 +120,7 @@ def parts(rows: Sequence[Row]) -> Parts:
 
 
 def _sparsest(rows: Sequence[Row]) -> list[str]:
-    """For each level of accuracy the row that reaches it with the fewest parameters."""
+    """Return, for each level of accuracy, the row that reaches it with the fewest parameters."""
     lines = []
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         for level in LEVELS.get(dataset, ()):

@@ -35,7 +35,7 @@ _FEW = 8  # the same for VGG-16, which is differentiated twice
 
 
 class Pruning(NamedTuple):
-    """How pruning joins a training step."""
+    """The part of a training step that prunes."""
 
     step: StepFunction[TrainState]
     stop_every: int
@@ -184,7 +184,7 @@ class VGG16Task:
         return self, params, lambda params: params
 
     def with_validation(self) -> VGG16Task:
-        """Not available: half of the validation images are the test split."""
+        """Raise an error: half of the validation images are the test split."""
         raise ValueError("--finetune-whole is for --model lenet5 alone")
 
     def _weighted_mistakes(self, params: Any, batch: Any) -> jax.Array:

@@ -1,1 +1,1 @@
-"""What needs an accelerator: CIFAR-10 at full length."""
+"""The runs that need an accelerator: CIFAR-10 at full length."""

@@ -116,7 +116,7 @@ def main(config: Config, command: str) -> None:
 
 
 def vmap_size(config: Config, model: Model, end: float) -> int:
-    """How many members to compute together: the flag, or what is faster here."""
+    """Return the number of members to compute together: the flag, or the faster choice here."""
     if config.vmap_size:
         return config.vmap_size
     file = config.calibration(model)
@@ -127,7 +127,7 @@ def vmap_size(config: Config, model: Model, end: float) -> int:
 
 
 def _reported(tickets: Sequence[str], end: float, config: Config) -> bool:
-    """Whether the rounds that ended before a stop are in the report by ``end``."""
+    """Return whether the rounds that ended before a stop are in the report by ``end``."""
     try:
         return not _run([*tickets, "--partial"], end, config, check=False)
     except subprocess.TimeoutExpired:

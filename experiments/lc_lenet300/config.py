@@ -106,7 +106,7 @@ class Config(CommonConfig):
         return tuple(row for row in ROWS if "all" in self.method or row in self.method)
 
     def settings(self, row: Row) -> dict[str, Any]:
-        """What defines a run of ``row``, as JSON values: the row's, overridden by the flags."""
+        """Return the settings of a run of ``row``, as JSON values: the row's, then the flags'."""
         preset = dataclasses.asdict(PRESETS[self.preset])
         # A reference belongs to its row's activation, and has a learning rate of its own.
         chosen = dict(DEFAULTS[row]) if is_reference(row) else self.overridden(DEFAULTS[row])

@@ -79,7 +79,7 @@ class Config(CommonConfig):
         return tuple(row for row in ROWS if "all" in self.row or row in self.row)
 
     def settings(self, row: Row) -> dict[str, Any]:
-        """What defines a run of ``row``, as JSON values: the row's, overridden by the flags."""
+        """Return the settings of a run of ``row``, as JSON values: the row's, then the flags'."""
         preset = dict(PRESETS[self.preset])
         shared = {
             "row": row,

@@ -126,7 +126,7 @@ class Config(CommonConfig):
         return tuple(row for row in ROWS if row in wanted or "all" in self.row)
 
     def sizes(self) -> dict[str, int]:
-        """How much of everything: the preset's, overridden by the flags."""
+        """Return the numbers of windows and steps: the preset's, overridden by the flags."""
         smoke = self.preset == "smoke"
         found = {
             "context": self.context,

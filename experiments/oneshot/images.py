@@ -90,7 +90,7 @@ class ImageRun(UnsavedRun):
 
 
 def plan(config: Config) -> Iterator[ImageRun]:
-    """For each network the dense error, then every method at every sparsity."""
+    """Yield, for each network, the dense run, then every method at every sparsity."""
     for source in config.images:
         finished = read(source, config.data_dir, None, 0)
         network = f"{finished.result['model']}_{finished.dataset.name}"

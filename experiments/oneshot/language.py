@@ -71,7 +71,7 @@ class Language:
         return next_token_losses(self.function(params, tokens), tokens).mean(), {}
 
     def sample(self, params: Any) -> str:
-        """How the network goes on with a prompt, by the likeliest token each time."""
+        """Return a continuation of a prompt that takes the likeliest token each time."""
         prompt = jnp.asarray([self.tokenizer.encode(PROMPT).ids], jnp.int32)
         tokens = generate(self.merged(params), prompt, _SAMPLE_TOKENS)
         text: str = self.tokenizer.decode(np.asarray(tokens[0]).tolist())

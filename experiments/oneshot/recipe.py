@@ -262,7 +262,7 @@ def _trained(
 
 
 def one_shot_settings(config: Config, row: str, candidate: Mapping[str, Any]) -> dict[str, Any]:
-    """What defines a run without training, as JSON values."""
+    """Return the settings that define a run without training, as JSON values."""
     sizes = config.sizes()
     names = ("context", "windows", "validation_windows", "test_windows")
     settings = {"row": row, "preset": config.preset} | {name: sizes[name] for name in names}

@@ -152,7 +152,7 @@ class Config(CommonConfig):
         return tuple(m for m in METHODS if "all" in self.method or m in self.method)
 
     def settings(self, method: Method) -> dict[str, Any]:
-        """What defines a population, as JSON values."""
+        """Return the settings that define a population, as JSON values."""
         schedule = PRESETS[self.preset]
         pruning = self.pruning_rounds
         pruning = schedule.pruning_rounds if pruning is None else pruning

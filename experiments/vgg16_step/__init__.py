@@ -1,1 +1,1 @@
-"""One step of learning-compression on VGG-16 at full size: what it costs."""
+"""The cost of one step of learning-compression on VGG-16 at full size."""

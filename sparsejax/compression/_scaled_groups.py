@@ -22,7 +22,7 @@ _ITERATIONS = 3
 
 
 class Groups(NamedTuple):
-    """How an array is cut into groups."""
+    """The division of an array into groups."""
 
     size: int
     """The number of entries of a group; the last one along the axis may have fewer."""

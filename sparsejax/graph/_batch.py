@@ -1,4 +1,4 @@
-"""Which inputs of a function have a batch as their first dimension."""
+"""Find the inputs of a function whose first dimension is a batch."""
 
 from __future__ import annotations
 

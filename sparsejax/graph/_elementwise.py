@@ -1,4 +1,4 @@
-"""What the rules of elementwise primitives have in common."""
+"""The common part of the rules of elementwise primitives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rules of ``slice``, ``rev``, ``split``, ``dynamic_slice`` and ``gather`` have in common.
+"""The common part of the rules of ``slice``, ``rev``, ``split``, ``dynamic_slice`` and ``gather``.
 
 Each dimension of a result consists of fixed indices of a dimension of the operand, or all of its
 dimensions that are indexed by computed numbers are kept whole.

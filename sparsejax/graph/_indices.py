@@ -46,7 +46,7 @@ class FixedIndices(NamedTuple):
 
 
 class ComputedIndices(NamedTuple):
-    """What a result consists of whose indices are computed from the inputs."""
+    """The entries that a result may hold when its indices are computed from the inputs."""
 
     passed: dict[int, int]
     """The result's dimensions that are all of a dimension of the operand, and that dimension."""

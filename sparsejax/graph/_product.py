@@ -1,4 +1,4 @@
-"""Where the factors of a product may be different from zero."""
+"""The non-zero blocks of the factors of a product."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Factor(NamedTuple):
-    """Where one factor of a product may be different from zero.
+    """The indices at which one factor of a product may differ from zero.
 
     Its dimensions are those of the batch, the free ones and those that are summed over. A known
     factor is described by its entries, and a computed one by the units of each dimension at which
@@ -69,7 +69,7 @@ class Factor(NamedTuple):
 
 
 class Product(NamedTuple):
-    """Where both factors of a product may be different from zero."""
+    """The indices at which both factors of a product may differ from zero."""
 
     left: Factor
     """The left factor."""

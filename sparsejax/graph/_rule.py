@@ -1,4 +1,4 @@
-"""What the library knows about a primitive of JAX: one record for all analyses."""
+"""The rules of one primitive of JAX: one record for all analyses."""
 
 from __future__ import annotations
 

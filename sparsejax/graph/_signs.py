@@ -13,7 +13,7 @@ from sparsejax.graph._graph import Equation
 
 
 class Sign(enum.IntEnum):
-    """What is known of all entries of a value; a larger one implies the smaller ones."""
+    """A bound on the sign of all entries of a value; a larger one implies the smaller ones."""
 
     ANY = 0
     NONNEGATIVE = 1

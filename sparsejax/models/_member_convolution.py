@@ -22,7 +22,7 @@ Joins = Mapping[tuple[bool, bool], tuple[int, int]]
 
 
 class Geometry(NamedTuple):
-    """What a convolution of one group does besides its two operands; hashable."""
+    """The parameters of a convolution of one group besides its two operands; hashable."""
 
     image: tuple[int, ...]
     """The spatial shape of the input."""

@@ -1,4 +1,4 @@
-"""What calibration knows about each kernel: its matrices, and the Gram matrices of its inputs."""
+"""The results of calibration: each kernel's matrices, and the Gram matrices of its inputs."""
 
 from __future__ import annotations
 

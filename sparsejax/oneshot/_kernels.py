@@ -38,7 +38,7 @@ class Kernel(NamedTuple):
 
     @property
     def signature(self) -> tuple[int, int, str]:
-        """What matrices have in common that one program prunes."""
+        """Return the key that matrices share if one program can prune them."""
         return self.layout.outputs, self.layout.inputs, self.dtype.name
 
     def matrices(self, leaf: Any = None) -> Float[Array, "batch outputs inputs"]:

@@ -1,4 +1,4 @@
-"""What a method of pruning one kernel is."""
+"""The interface of a method that prunes one kernel."""
 
 from __future__ import annotations
 

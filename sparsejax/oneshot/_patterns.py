@@ -23,7 +23,7 @@ _ALLOWED = (
 
 
 class Pattern(NamedTuple):
-    """What is kept or pruned together, and over which entries the kept ones are counted."""
+    """The groups that are kept or pruned together, and the entries over which they are counted."""
 
     kind: str
     """``"row"``, ``"layer"``, ``"global"``, ``"n_m"`` or ``"groups"``."""

@@ -68,7 +68,7 @@ _Columns: TypeAlias = tuple[Weights, Weights, Mask]
 
 
 class _Sweep(NamedTuple):
-    """What is carried from block to block."""
+    """The values that are carried from block to block."""
 
     weights: Weights
     done: jax.Array

@@ -154,7 +154,7 @@ def lloyd(
 def _clusters(
     leaves: Sequence[jax.Array], layouts: Sequence[Layout], codebook: jax.Array, zeros: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """How many entries each value is nearest to, and the sum of their distances to it (signed)."""
+    """Return the size of each cluster, and the signed sum of its distances to the value."""
     k, dtype = codebook.size, codebook.dtype
     bounds = midpoints(codebook)
 

@@ -70,7 +70,7 @@ def _running(values: jax.Array, padded: int) -> jax.Array:
 
 
 def _monotone_argmax(value: Callable[[jax.Array, jax.Array], jax.Array], n: int) -> jax.Array:
-    """For each j in 0 ... n the i <= j with the largest value(i, j), where that i rises with j.
+    """Return, for each j in 0 ... n, the i <= j with the largest value(i, j); that i rises with j.
 
     Args:
       value: of two integer arrays of one shape.

@@ -159,7 +159,7 @@ def _fine(leaves: Sequence[jax.Array], layouts: Sequence[Layout], bucket: jax.Ar
 
 
 def _above(values: jax.Array) -> jax.Array:
-    """For each bucket the sum over the buckets of larger magnitudes."""
+    """Return, for each bucket, the sum over the buckets of larger magnitudes."""
     running = jnp.cumsum(values[::-1])[::-1]
     return jnp.concatenate([running[1:], jnp.zeros(1, values.dtype)])
 

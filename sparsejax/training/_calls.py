@@ -35,7 +35,7 @@ def check_loop(loop: LoopName | LoopFunction, steps_per_call: int | None) -> Non
 
 
 def shardings_of(state: State) -> Shardings:
-    """How a state lies on its mesh, so that each step can leave it so; None without a mesh."""
+    """Return the shardings of a state, which each step preserves; None without a mesh."""
     if mesh_of(state) is None:
         return None
     return tuple(leaf.sharding for leaf in jax.tree.leaves(state))

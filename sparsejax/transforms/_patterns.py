@@ -21,7 +21,7 @@ Masks: TypeAlias = list[Bool[Array, "..."]]
 
 
 class Pattern(NamedTuple):
-    """What is kept or pruned together."""
+    """The groups of weights that are kept or pruned together."""
 
     kind: str
     """``"weights"``, ``"n_m"``, ``"blocks"`` or ``"channels"``."""

@@ -1,4 +1,4 @@
-"""What a method of pruning is: pure functions that choose masks."""
+"""The interface of a pruning method: pure functions that choose masks."""
 
 from __future__ import annotations
 

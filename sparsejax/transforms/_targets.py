@@ -27,7 +27,7 @@ AT_ONCE = (Fraction(1),)
 
 
 class Target(NamedTuple):
-    """What a method prunes to."""
+    """The number of weights that a method keeps in each group."""
 
     sparsity: Fraction | Float[Array, ""]
     """The final sparsity: exact if it is known, else a traced scalar."""

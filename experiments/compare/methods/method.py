@@ -1,4 +1,4 @@
-"""What a method is to the comparison."""
+"""The interface of a method in the comparison."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def _part(path: tuple[Any, ...], place: int) -> str:
 
 
 def _moved(array: np.ndarray) -> np.ndarray:
-    """From [*window, a, b] to [b, a, *window]."""
+    """Move the axes [*window, a, b] of a kernel to [b, a, *window]."""
     return np.moveaxis(array, (-1, -2), (0, 1))
 
 
@@ -144,7 +144,7 @@ _KINDS: dict[str, tuple[tuple[int, ...], Callable[[np.ndarray], np.ndarray]]] = 
 
 
 def _kind(name: str, shape: tuple[int, ...], told: str | None) -> str:
-    """What a kernel belongs to, as told; a dense layer if it has two dimensions."""
+    """Return the kind of layer of a kernel: as given, or dense if it has two dimensions."""
     if told is None and len(shape) == 2:
         return "linear"
     if told is None:
