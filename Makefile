@@ -30,8 +30,8 @@ test: $(VENV)/installed-lint $(VENV)/installed-torch  ## lint, type-check (besid
 	$(RUFF)
 	$(BIN)/mypy & types=$$!; $(BIN)/$(PYTEST); tests=$$?; wait $$types && exit $$tests
 
-test-oldest: $(OLDEST)/installed-test  ## the library's tests under the oldest packages that pyproject.toml allows
-	$(OLDEST)/bin/$(PYTEST) $(addprefix tests/,projections transforms gates constraints training deploy test_versions.py)
+test-oldest: $(OLDEST)/installed-test  ## the library's tests, but for long ones, under the oldest packages that pyproject.toml allows
+	$(OLDEST)/bin/$(PYTEST) -m 'not long' $(addprefix tests/,projections transforms gates constraints training deploy test_versions.py)
 
 lint: $(VENV)/installed-lint
 	$(RUFF)

@@ -49,6 +49,7 @@ def rows_of_batches(n, size, steps):
     return jnp.asarray(np.stack([rng.permutation(n)[:size] for _ in range(steps)]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("equality", [False, True])
 def test_one_hot_features_give_indexed_multipliers(scheme, equality):

@@ -70,6 +70,7 @@ def strict():
     return jax.numpy_dtype_promotion("strict")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "dtype", "make_key"),
     [

@@ -48,6 +48,7 @@ def instant(functions, inputs):
     return [1 / (1 + number) for number, _ in enumerate(functions)]
 
 
+@pytest.mark.long
 def test_lenet300_of_low_rank_from_training_to_a_file(tmp_path):
     x = normal(3, 28, 28, 1)
     dense = flax_network(LeNet300(rngs=nnx.Rngs(0)), x)
@@ -84,6 +85,7 @@ def is_low_rank(node):
     return isinstance(node, LowRankArray)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["channel", "spatial"])
 def test_lenet5_of_low_rank(scheme):
     x = normal(2, 28, 28, 1)

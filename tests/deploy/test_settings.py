@@ -92,17 +92,20 @@ def check(dtype):
     return params, x, small
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_constants_are_folded_in_any_dtype(dtype):
     check(dtype)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", WIDE)
 def test_constants_are_folded_in_wide_dtypes(dtype):
     with jax.enable_x64(True):
         check(dtype)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["complex64", "bfloat16", "float32"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_way_to_compute_a_layer_in_any_dtype(dtype, kind):
@@ -182,6 +185,7 @@ def clipped_log(params, x):
     return h @ params["second"] + params["out"][None]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_all_of_deploy_under_settings(setting, tmp_path):
     key = jax.random.PRNGKey(0)  # of the old kind

@@ -49,6 +49,7 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(np.asarray(found[name], np.float64), expected[name])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("block", "dtype"),
     [
@@ -90,6 +91,7 @@ CUTS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cuts", CUTS)
 def test_cut_over_devices_the_bits_are_those_of_one(cuts):
     tree = tree_of()
@@ -103,6 +105,7 @@ def test_cut_over_devices_the_bits_are_those_of_one(cuts):
                 assert found[name].sharding.is_equivalent_to(cut[name].sharding, tree[name].ndim)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cuts", CUTS)
 def test_where_pieces_are_known_they_hold_whole_blocks(cuts):
     tree = tree_of()

@@ -19,6 +19,7 @@ def value_of(sums, number):
     return sum(int(digit) * weight for digit, weight in zip(number, weights, strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [3, 7, 12])
 def test_sums_products_and_quotients_are_exact_whatever_the_width(width):
     rng = np.random.default_rng(width)

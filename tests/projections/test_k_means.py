@@ -29,6 +29,7 @@ def error(w, theta):
     return ((np.asarray(w, np.float64) - np.asarray(theta, np.float64)) ** 2).sum()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("k", [1, 2, 3, 6])
 @pytest.mark.parametrize("n", [1, 5, 13])
 def test_exact_is_the_best_of_all_partitions(n, k):
@@ -43,6 +44,7 @@ def test_exact_is_the_best_of_all_partitions(n, k):
         np.testing.assert_allclose(error(w, theta), best_error(w, k), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("k", [2, 3, 8, 20])
 def test_lloyd_never_beats_the_exact_optimum_and_comes_near(k):
     w = {
@@ -98,6 +100,7 @@ def test_narrow_dtypes_keep_their_dtype(dtype):
     assert jnp.unique(theta).size == 3
 
 
+@pytest.mark.long
 def test_under_jit_vmap_and_on_eight_devices():
     w = jax.random.normal(jax.random.key(5), (16, 24))
     batch, spec = jnp.stack([w, 2 * w, w - 1]), PartitionSpec("a", "b")

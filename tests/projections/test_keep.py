@@ -26,6 +26,7 @@ def subnormals(length, dtype):
     return jnp.asarray(patterns.astype(f"u{width // 8}").view(dtype))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("length", LENGTHS)
 def test_subnormals_are_kept(length, dtype):
@@ -38,6 +39,7 @@ def test_subnormals_are_kept(length, dtype):
     assert np.isnan(keep(x, mask, jnp.asarray(True)).astype(np.float32)).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("length", [8, 65])
 def test_projections_keep_subnormals(length, dtype):

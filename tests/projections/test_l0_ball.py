@@ -40,6 +40,7 @@ def assert_is_projection(result, tree, kappa):
         )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", DTYPES)
 @settings(max_examples=60, deadline=None)
 @given(

@@ -23,6 +23,7 @@ def weights(dtype=jnp.float32):
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("radius", [0.0, 0.5, 30.0, 2000.0, 1e6])
 def test_matches_sorting_in_float64(dtype, radius):
@@ -67,6 +68,7 @@ def radius_for(entries, choice, share):
     return np.nextafter(radius, np.float32(0)) if choice == "below" else radius
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @settings(max_examples=150, deadline=None)
 @given(
@@ -92,6 +94,7 @@ def test_support_and_norm_are_those_of_exact_arithmetic(dtype, entries, choice, 
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("w", "radius"),
     [

@@ -13,6 +13,7 @@ SHAPES = [(1000, 300), (3, 3, 64, 128), (50_000,), (7, 11)]
 whole = lambda leaves: [Layout(((),) * leaf.ndim) for leaf in leaves]  # noqa: E731
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("share", [0.001, 0.02, 0.5, 0.99])
 def test_the_thresholds_surround_the_wanted_one(dtype, share):
@@ -29,6 +30,7 @@ def test_the_thresholds_surround_the_wanted_one(dtype, share):
     assert at_lowest - above_highest < 0.1 * total + 4096
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kappa", [1, 4000, 100_000])
 @pytest.mark.parametrize("kind", ["normal", "rounded", "sorted", "rows"])
 def test_a_sample_never_changes_the_result(kappa, kind, monkeypatch):

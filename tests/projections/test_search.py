@@ -37,6 +37,7 @@ def test_finds_the_wanted_key_whatever_the_first_thresholds(keys, wanted, first)
     assert beyond == (keys >= first[-1]).sum()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "most"), [("even", 6), ("lognormal", 7), ("lumps", 11)])
 @pytest.mark.parametrize("wanted", [1, 10, 5000, 49_990])
 def test_few_passes_are_needed(kind, most, wanted):

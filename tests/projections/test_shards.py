@@ -165,6 +165,7 @@ def test_the_reader_of_programs_sees_a_gather():
     assert any(size >= leaf.size / 8 for _, size in collectives(sort.as_text()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("explicit", [False, True], ids=["auto", "explicit"])
 @pytest.mark.parametrize("kind", SPECS)
 def test_devices_exchange_counts_alone(kind, explicit, sampled):

@@ -36,6 +36,7 @@ def tuples(words):
     return list(zip(*(np.asarray(word).tolist() for word in words), strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_nothing_is_lost_of_entries_near_the_largest(dtype):
     rng = np.random.default_rng(0)
@@ -46,6 +47,7 @@ def test_nothing_is_lost_of_entries_near_the_largest(dtype):
     assert found == [exact_square(group) for group in entries]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pair", [(1, 1), (1, 3), (3, 4)])
 def test_numbers_of_all_sizes_are_ranked_as_their_fractions_are(pair):
     rng = np.random.default_rng(1)

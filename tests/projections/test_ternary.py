@@ -78,6 +78,7 @@ def test_unscaled_ternary_rounds_and_sends_the_middle_to_zero():
     np.testing.assert_array_equal(project_ternary(w, everything), [0, 0, 1, -1, 0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("project", [project_binary, project_ternary])
 def test_sharded_and_batched(project):
     w = jax.random.normal(jax.random.key(5), (16, 24))
@@ -99,6 +100,7 @@ def test_sharded_and_batched(project):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("project", [project_binary, project_ternary])
 def test_nan_is_loud(project):
     assert jnp.isnan(project(jnp.asarray([1.0, jnp.nan]), everything, scaled=True)).all()

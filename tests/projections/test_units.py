@@ -56,6 +56,7 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(np.asarray(a, np.float64), np.asarray(b, np.float64))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("axis", "dtype"), [(-1, "float32"), (-1, "bfloat16"), (-2, "float32")])
 def test_keeps_the_units_of_largest_norm(axis, dtype):
     tree = tree_of(dtype)
@@ -84,6 +85,7 @@ def test_it_is_the_nearest_tree_by_brute_force():
         assert distance == pytest.approx(best, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.long
 def test_unequal_costs_keep_the_longest_prefix_by_norm_per_cost():
     tree = tree_of()
     project = jax.jit(lambda tree, budget: project_units(tree, budget, cost=COSTS))
@@ -120,6 +122,7 @@ def test_unequal_costs_meet_the_bound_of_the_knapsack(seed):
         assert max(e for c, e in everything if c <= budget) <= energy + bound
 
 
+@pytest.mark.long
 def test_vmap_over_trees_and_budgets():
     trees = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(tree_of(seed=s) for s in range(3)))
     budgets = jnp.asarray([-1, 40, 999])
@@ -139,6 +142,7 @@ CUTS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cuts", CUTS)
 def test_cut_over_devices_the_bits_are_those_of_one(cuts):
     tree = tree_of()

@@ -56,6 +56,7 @@ def expected(tmp_path_factory):
     return train(tmp_path_factory.mktemp("run"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "arguments"),
     [

@@ -123,6 +123,7 @@ def train_on_eight_devices(folder):
     checkpoints.close()
 
 
+@pytest.mark.long
 def test_a_kill_leaves_whole_checkpoints_and_one_process_goes_on(folders, on_one_device, tmp_path):
     killed = shutil.copytree(folders["killed"], tmp_path / "killed")
     assert sorted(int(path.stem) for path in (killed / "checkpoints/sums").iterdir()) == [7, 14]

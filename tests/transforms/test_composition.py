@@ -193,6 +193,7 @@ C_STEPS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "multipliers"), [("l0_ball", False), *((name, True) for name in C_STEPS)]
 )

@@ -69,6 +69,7 @@ def test_the_drop_fraction_is_a_cosine(step, stay):
     assert np.flatnonzero(state.mask["kernel"]).tolist() == wanted
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("together", [False, True])
 def test_rigl_against_sorting(together):
     distribution = all_together() if together else erdos_renyi()

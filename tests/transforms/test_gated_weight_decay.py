@@ -153,6 +153,7 @@ def test_the_exact_form_is_the_gradient_of_the_gated_loss():
     assert np.abs(np.asarray(first["kernel"] - wanted["kernel"])).max() > 1e-3
 
 
+@pytest.mark.long
 def test_the_exact_form_takes_our_convolutions():
     graph, params, rest = nnx.split(LeNet5((2, 3, 4), rngs=nnx.Rngs(0)), nnx.Param, ...)
     images = jnp.asarray(RNG.random((2, 28, 28, 1)), jnp.float32)

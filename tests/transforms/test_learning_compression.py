@@ -38,6 +38,7 @@ def train(compress, steps=40 * 60, loss=None, start=TARGET, multipliers=True, ra
     return jax.tree.map(np.asarray, run(params))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("multipliers", [True, False])
 @pytest.mark.parametrize(
     ("compress", "minimiser"),
@@ -237,6 +238,7 @@ def run_members(kappas, batched):
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(jax.jit(one), kappas))
 
 
+@pytest.mark.long
 def test_several_kappas_under_vmap_equal_one_at_a_time():
     kappas = jnp.array([1, 10, 50])
     together, alone = run_members(kappas, True), run_members(kappas, False)

@@ -18,6 +18,7 @@ def cast(tree, dtype=jnp.float32):
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("where", [None, EVERYTHING])

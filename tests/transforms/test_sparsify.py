@@ -83,6 +83,7 @@ def reference(optimizer, schedule, counts, steps):
         yield params, masks, inner
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "optimizer",
     [optax.adam(0.1), optax.sgd(0.1, momentum=0.9), optax.adagrad(0.1),
@@ -109,6 +110,7 @@ def test_gradual_pruning_is_the_reference(optimizer):
     assert nonzeros(params) == {"a": 38, "b": 32}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", METHODS)
 def test_weights_are_zero_outside_of_the_mask_and_so_are_their_moments(name):
     before = None
@@ -129,6 +131,7 @@ def test_weights_are_zero_outside_of_the_mask_and_so_are_their_moments(name):
     assert kept == (352 if name in ("2:4", "4x2", "channels") else 70)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["magnitude", "fisher", "set", "ac_dc"])
 def test_a_scanned_run_is_a_stepped_run(name):
     optimizer = sparsify(optax.rmsprop(0.1, momentum=0.9), METHODS[name])
@@ -143,6 +146,7 @@ def test_a_scanned_run_is_a_stepped_run(name):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), got, params)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [("global normalised", "packed"), ("4x2", "packed"), ("rigl", "bool"), ("set", "packed")],
@@ -170,6 +174,7 @@ def test_packed_masks_change_nothing_else(name):
     same(masked_params(packed, dense), masked_params(state, dense))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["set", "ac_dc"])
 def test_members_of_a_population_are_single_runs(name):
     """With schedules of the same method, on gradients of their own."""
@@ -349,6 +354,7 @@ def test_an_exact_budget_even_with_undefined_gradients():
     assert sum(int(m.sum()) for m in jax.tree.leaves(state.mask)) == 70
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("dtype", "names"),
     [

@@ -31,6 +31,7 @@ def loss(params):
     return ((jnp.tanh(X @ params["kernel"] + params["bias"]) - 1) ** 2).mean()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PROJECTIONS)
 @pytest.mark.parametrize("jit", [False, True])
 def test_forward_with_the_projection_and_backward_past_it(name, jit):
@@ -110,6 +111,7 @@ def test_patterns(sparsity, pattern, nonzeros):
         assert norms[kept].min() >= norms[~kept].max()
 
 
+@pytest.mark.long
 def test_bad_arguments_are_named():
     with pytest.raises(TypeError, match="projection must be a function of the parameters"):
         straight_through(3)

@@ -53,6 +53,7 @@ def parts(rng):
     return branches, params, (8, 8, 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", [dense, lenet5, stream, parts])
 @pytest.mark.parametrize("seed", range(3))
 def test_back_in_the_old_shapes_it_computes_the_same(case, seed):

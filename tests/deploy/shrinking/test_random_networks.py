@@ -167,6 +167,7 @@ def network(rng):
     return function, params, start
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(8))
 def test_random_networks_of_everything_that_moves_units(seed):
     rng = np.random.default_rng(seed)

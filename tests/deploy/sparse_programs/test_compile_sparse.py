@@ -29,6 +29,7 @@ def lenet300():
     return function, params, fast
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch", [1, 8, 13])
 def test_the_choice_computes_the_same(lenet300, batch):
     function, params, fast = lenet300
