@@ -84,8 +84,8 @@ results: $(VENV)/installed-benchmarks  ## all that results/ and the README state
 	$(BIN)/python -m experiments.vgg16_step --output results/vgg16_step/report.json
 	$(BIN)/python -m experiments.common.readme
 
-docs: $(VENV)/installed-docs  ## the reference of every public name, as pages
-	$(BIN)/python -m pdoc --math --docformat google --output-directory docs/reference sparsejax sparsejax.training sparsejax.models
+docs: $(VENV)/installed-docs  ## the site, in docs/site; a warning, a broken link or an undocumented public name is an error
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/site
 
 # One stamp for each extra, remade when the requirements change.
 $(VENV)/installed-%: pyproject.toml constraints.txt
@@ -106,4 +106,4 @@ $(VENV)/installed-torch: $(VENV)/installed-lint
 	    && touch $@ || echo "pip found no CPU build of PyTorch: the tests that need it are skipped"
 
 clean:
-	rm -rf $(VENV) $(OLDEST) runs docs/reference .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) runs docs/project docs/reference docs/results docs/site .mypy_cache .pytest_cache .ruff_cache

@@ -12,11 +12,11 @@ from experiments.common.readme import documents, filled
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in documents(ROOT)}
 README = PAGES["README.md"]
-EXAMPLES = [
-    pytest.param(example, id=f"{name}-{number}")
-    for name, text in PAGES.items()
+EXAMPLES = {  # an example that stands on two pages is one, and runs once
+    example: pytest.param(example, id=f"{name}-{number}")
+    for name, text in reversed(PAGES.items())
     for number, example in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-]
+}
 LINKS = [
     (name, link)
     for name, text in PAGES.items()
@@ -29,7 +29,7 @@ def test_figures_are_those_of_the_results(name):
     assert filled(PAGES[name], ROOT / "results") == PAGES[name]
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize("example", EXAMPLES.values())
 def test_examples_run_each_by_itself(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # one of them writes a file
     names = {}

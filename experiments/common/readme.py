@@ -39,8 +39,10 @@ def filled(text: str, results: Path) -> str:
 
 
 def documents(root: Path = ROOT) -> list[Path]:
-    """The files with marked parts: the README and the pages of docs/."""
-    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+    """The files with marked parts: the README and the pages of docs/, without what Sphinx makes."""
+    made = {root / "docs" / name for name in ("project", "reference", "results", "site")}
+    pages = (root / "docs").rglob("*.md")
+    return [root / "README.md", *sorted(page for page in pages if not made & {*page.parents})]
 
 
 def _json(results: Path, name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Int
 
 ArrayData = Mapping[str, np.ndarray]
+"""A dataset as arrays in memory, of equal length: ``{"image": ..., "label": ...}``."""
 Block = tuple[Mapping[str, Any], jax.Array | None]
 
 

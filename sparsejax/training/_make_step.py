@@ -31,6 +31,7 @@ class State(Protocol):
 
 AnyState = TypeVar("AnyState", bound=State)
 StepFunction = Callable[[AnyState, Batch], tuple[AnyState, Metrics]]
+"""A training step: ``(state, batch) -> (state, metrics)``, as `fit` takes it."""
 
 
 def make_step(
