@@ -68,9 +68,9 @@ results: $(VENV)/installed-benchmarks  ## all that results/ and the README state
 	$(BIN)/python -m experiments.tickets --model lenet5 --dataset fashion_mnist --preset quick --pruning-rounds 22 --method cs imp --ticket-scale folded --output runs/tickets --results results/tickets --resume
 	$(BIN)/python -m experiments.tickets --model lenet5 --preset quick --pruning-rounds 19 --method cs imp --rounds 1 --ticket-scale folded --output runs/tickets --results results/tickets --resume
 	$(BIN)/python -m experiments.tickets --model lenet5 --preset quick --method cs --initial -0.02 -0.01 --rounds 2 --ticket-scale folded --output runs/tickets_zero --results results/tickets --resume
-	$(BIN)/python -m experiments.tickets --model resnet20 --epochs 10 --rounds 1 --pruning-rounds 4 --fraction 0.6 --seeds 0 --initial=-0.02 --method cs imp --ticket-scale folded --output runs/tickets --results results/tickets --resume
-	$(BIN)/python -m experiments.tickets --model resnet20 --epochs 10 --rounds 1 --seeds 0 --initial=-0.12 --method cs --ticket-scale folded --output runs/tickets_low --results results/tickets --resume
-	$(BIN)/python -m experiments.tickets --model resnet20 --epochs 10 --rounds 1 --seeds 0 --initial=-0.04 --method cs --ticket-scale folded --output runs/tickets_middle --results results/tickets --resume
+	$(BIN)/python -m experiments.tickets --model resnet20 --epochs 10 --rounds 1 --pruning-rounds 4 --fraction 0.6 --seeds 0 --initial=-0.02 --method cs imp --ticket-scale folded --output runs/tickets --results results/tickets/short --resume
+	$(BIN)/python -m experiments.tickets --model resnet20 --epochs 10 --rounds 1 --seeds 0 --initial=-0.12 --method cs --ticket-scale folded --output runs/tickets_low --results results/tickets/short --resume
+	$(BIN)/python -m experiments.tickets --model resnet20 --epochs 10 --rounds 1 --seeds 0 --initial=-0.04 --method cs --ticket-scale folded --output runs/tickets_middle --results results/tickets/short --resume
 	$(BIN)/python -m experiments.deploy runs/lc_lenet300/l0/seed_0 runs/gated_decay/mnist/seed_0 runs/gated_decay/fashion_mnist/seed_0 --output runs/deploy --results results/deploy
 	$(BIN)/python -m benchmarks.shrink --output results/benchmarks/shrink.json
 	$(BIN)/python -m benchmarks.gated_mlp --output results/benchmarks/gated_mlp.json

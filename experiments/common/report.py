@@ -133,9 +133,10 @@ def made_by(report: Mapping[str, Any]) -> str:
     """A sentence that says what made a report, where and with what."""
     host = report["machine"]
     packages = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    kind = ", ".join(host["devices"])  # of a CPU JAX knows no more than that it is one
     return (
         f"Made by `{report['command']}` on {host['cores']} cores of {host['processor']} "
-        f"({host['backend']}), {packages}."
+        f"({kind}), {packages}."
     )
 
 
