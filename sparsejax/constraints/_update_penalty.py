@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,8 @@ def update_penalty(
     (``increment > 0``) grows slower.
 
     Args:
-      penalty: pytree of float arrays > 0 with the structure and shapes of the violations, c.
+      penalty: c, a positive float scalar, or a pytree of float scalars and arrays that is a prefix
+        of the violations and whose leaves broadcast to theirs.
       violation: pytree of float arrays g, <= 0 where a constraint is satisfied.
       factor: a, a scalar ``>= 1``, may be traced.
       increment: b, a scalar ``>= 0``, may be traced.
@@ -43,12 +45,13 @@ def update_penalty(
       equality: whether the constraints are  g(x) = 0 ; these never return.
 
     Returns:
-      A tree like ``penalty``, of its dtypes.
+      A tree of the structure and shapes of the violations, of the dtypes of ``penalty`` (a Python
+      number is float32). Where constraints share a coefficient, each has one of its own afterwards.
 
     Raises:
       TypeError: a scalar is not a number, or ``penalty`` is not floating point.
-      ValueError: a scalar or a known ``penalty`` is out of its range, or ``penalty`` and
-        ``violation`` differ in structure or shape.
+      ValueError: a scalar or a known ``penalty`` is out of its range, ``penalty`` is no prefix of
+        ``violation``, or does not broadcast to its shapes.
 
     References:
       Bertsekas, Constrained optimization and Lagrange multiplier methods, Academic Press 1982.
@@ -60,7 +63,7 @@ def update_penalty(
       >>> print(update_penalty(jnp.full(3, 4.0), violation, 2.0, tolerance=0.1, restart=1.0))
       [8. 4. 1.]
     """
-    _arguments.check_like_multipliers(violation, penalty)
+    penalty = _for_each(penalty, violation)
     _arguments.check_floats("penalty", penalty, "> 0", lambda c: c > 0)
     a = _checks.scalar("factor", factor, "a finite number >= 1", lambda x: 1 <= x < math.inf)
     b = _checks.scalar("increment", increment, "a finite number >= 0", lambda x: 0 <= x < math.inf)
@@ -79,3 +82,27 @@ def update_penalty(
         return new.astype(jnp.asarray(c).dtype)
 
     return jax.tree.map(updated, penalty, violation)
+
+
+def _for_each(penalty: PyTree[Array], violation: PyTree[Array]) -> PyTree[Array]:
+    """Return a coefficient for each constraint."""
+    penalty = jax.tree.map(lambda c: jnp.float32(c) if type(c) in (int, float) else c, penalty)
+    try:
+        spread = jax.tree.broadcast(penalty, violation)
+    except ValueError as error:
+        structures: tuple[Any, Any] = jax.tree.structure(penalty), jax.tree.structure(violation)
+        raise ValueError(
+            "penalty must be a scalar or a prefix of the violations; its structure is "
+            f"{structures[0]}, theirs is {structures[1]}"
+        ) from error
+
+    def one(path: Any, c: Array, g: Array) -> Array:
+        try:
+            return jnp.broadcast_to(c, jnp.shape(g))
+        except ValueError as error:
+            raise ValueError(
+                f"penalty{jax.tree_util.keystr(path)} must broadcast to the shape of its "
+                f"violation, {jnp.shape(g)}; got shape {jnp.shape(c)}"
+            ) from error
+
+    return jax.tree_util.tree_map_with_path(one, spread, violation)

@@ -75,6 +75,14 @@ def test_coefficients_grow_while_they_must():
     np.testing.assert_array_equal(got["b"], [4.5, 4, 4])
 
 
+@pytest.mark.parametrize("penalty", [4, 4.0, {"a": 4.0, "b": np.float32(4)}])
+def test_constraints_may_begin_with_one_coefficient(penalty):
+    violation = {"a": {"c": jnp.asarray(0.5)}, "b": jnp.asarray([1.0, -1.0])}
+    got = update_penalty(penalty, violation, 2.0)
+    np.testing.assert_array_equal(got["a"]["c"], np.float32(8))
+    np.testing.assert_array_equal(got["b"], np.float32([8, 4]))
+
+
 def test_the_method_of_multipliers_with_growing_penalties():
     """min (x - 2)^2 + y^2  s.t.  x + y <= 1  and  x - y = 0.5, in float64."""
     with jax.enable_x64(True):
@@ -120,7 +128,11 @@ def test_the_method_of_multipliers_with_growing_penalties():
         (lambda: nupi(np.array([0.1, -1]), 0.0), "ki must hold a finite number >= 0; got"),
         (lambda: update_penalty(1.0, 1.0, factor=0.5), "factor must be a finite number >= 1; got"),
         (lambda: update_penalty(1.0, 1.0, restart=0), "restart must be a number > 0; got 0"),
-        (lambda: update_penalty({"a": 1.0}, 1.0), "violation must have the structure of the mult"),
+        (lambda: update_penalty({"a": 1.0}, 1.0), "penalty must be a scalar or a prefix of the v"),
+        (
+            lambda: update_penalty({"a": np.ones(3, np.float32)}, {"a": np.ones(2)}),
+            r"penalty\['a'\] must broadcast to the shape of its violation, \(2,\); got shape \(3,\)",
+        ),
     ],
 )
 def test_bad_gains_are_named(make, message):
