@@ -122,15 +122,34 @@ def no_nan(name: str, paths: list[str], leaves: list[jax.Array]) -> None:
     Raises:
       ValueError: a leaf holds NaN; the message names its path.
     """
+    _hold_none(name, "NaN", jnp.isnan, paths, leaves)
+
+
+def finite(name: str, paths: list[str], leaves: list[jax.Array]) -> None:
+    """Check that no concrete leaf holds NaN or infinity.
+
+    Raises:
+      ValueError: a leaf holds one; the message names its path.
+    """
+    _hold_none(name, "NaN or infinity", lambda leaf: ~jnp.isfinite(leaf), paths, leaves)
+
+
+def _hold_none(
+    name: str,
+    what: str,
+    find: Callable[[jax.Array], jax.Array],
+    paths: list[str],
+    leaves: list[jax.Array],
+) -> None:
     for path, leaf in zip(paths, leaves, strict=True):
         if isinstance(leaf, jax.core.Tracer) or not leaf.is_fully_addressable:
             continue
         with jax.ensure_compile_time_eval():  # the leaf is concrete, even inside a trace
-            count = int(jnp.isnan(leaf).sum())
+            count = int(find(leaf).sum())
         if count:
             raise ValueError(
-                f"{name} must not hold NaN; it has NaN in {count} of the {leaf.size} entries of "
-                f"{path or 'its leaf'}"
+                f"{name} must not hold {what}; it has {what} in {count} of the {leaf.size} entries "
+                f"of {path or 'its leaf'}"
             )
 
 

@@ -33,11 +33,13 @@ def project_binary(
         `sparsejax.projections.project_l0_ball`.
 
     Returns:
-      A tree like ``tree``. NaN stays NaN, and if scaled makes every chosen entry NaN.
+      A tree like ``tree``. NaN stays NaN. If scaled, a NaN or an infinity under ``jit`` makes every
+      chosen entry NaN.
 
     Raises:
       TypeError: a chosen leaf is not floating point.
-      ValueError: ``where`` chooses nothing, or ``specs`` does not fit the tree or the mesh.
+      ValueError: ``where`` chooses nothing, ``specs`` does not fit the tree or the mesh, or, if
+        scaled, a concrete leaf holds NaN or infinity.
 
     References:
       Rastegari, Ordonez, Redmon and Farhadi, XNOR-Net: ImageNet classification using binary
@@ -58,5 +60,5 @@ def _mean_magnitude(
 
 
 def _signed(leaf: jax.Array, scale: jax.Array) -> jax.Array:
-    value = scale.astype(leaf.dtype)
+    value = jnp.where(jnp.isfinite(scale), scale, jnp.nan).astype(leaf.dtype)
     return jnp.where(jnp.isnan(leaf), leaf, jnp.where(leaf >= 0, value, -value))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
 from sparsejax._where import PyTree, Where, choose
 from sparsejax.projections._shards import Layout, layouts_of, on_each_shard
@@ -29,8 +30,13 @@ def project_scaled(
       specs: what the leaves are pieces of, or None.
       find_scale: ``(leaves, layouts, dtype) -> scale``; None for a scale of 1.
       nearest: elementwise in its first argument.
+
+    Raises:
+      ValueError: a scale is to be found, and a concrete leaf holds NaN or infinity.
     """
     chosen = choose(tree, where)
+    if find_scale:
+        _checks.finite("tree", chosen.paths, chosen.leaves)
     layouts = tuple(layouts_of(tree, chosen, specs))
     return chosen.put_back(_projected(chosen.leaves, layouts, find_scale, nearest))
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sparsejax import _checks
 from sparsejax._codebooks import check_k
 from sparsejax._dtypes import at_least_float32
 from sparsejax._explicit_axes import gathered
@@ -67,12 +68,14 @@ def project_k_means(
 
     Returns:
       A tree like ``tree``; with ``with_codebook`` a pair of it and the rising codebook [k], float32
-      or wider. If a chosen entry is NaN, every chosen entry of the result is NaN.
+      or wider. If a chosen entry is NaN or infinite under ``jit``, every chosen entry of the result
+      is NaN.
 
     Raises:
       TypeError: ``k`` is not an integer, or a chosen leaf is not floating point.
       ValueError: ``k`` is out of range, ``warm_start`` has another shape or stands beside
-        ``exact=True``, as does ``specs``; or ``where`` chooses nothing.
+        ``exact=True``, as does ``specs``; ``where`` chooses nothing; or a concrete leaf holds NaN
+        or infinity.
 
     References:
       Wang and Song, Ckmeans.1d.dp: optimal k-means clustering in one dimension by dynamic
@@ -86,6 +89,7 @@ def project_k_means(
     if warm_start is not None and jnp.shape(warm_start) != (k,):
         raise ValueError(f"warm_start must have shape ({k},); got {jnp.shape(warm_start)}")
     chosen = choose(tree, where)
+    _checks.finite("tree", chosen.paths, chosen.leaves)
     layouts = layouts_of(tree, chosen, specs)
     if warm_start is not None:
         warm_start = jnp.asarray(warm_start, at_least_float32(*chosen.leaves))
@@ -146,9 +150,9 @@ def lloyd(
         return going_on & (number < _MOST_ITERATIONS)
 
     codebook, _, _ = lax.while_loop(unfinished, step, (start, jnp.asarray(True), jnp.asarray(0)))
-    # A NaN stands in no cluster, so its presence is asked for by itself.
-    (nans,) = sums(leaves, layouts, lambda leaf: [jnp.isnan(leaf).astype(jnp.int32)])
-    return jnp.where(nans > 0, jnp.nan, codebook)
+    # A NaN stands in no cluster, so its presence is asked for by itself; infinity has no mean.
+    (lost,) = sums(leaves, layouts, lambda leaf: [(~jnp.isfinite(leaf)).astype(jnp.int32)])
+    return jnp.where(lost > 0, jnp.nan, codebook)
 
 
 def _clusters(

@@ -53,8 +53,8 @@ def project_l1_ball(
 
     Raises:
       TypeError: a chosen leaf is not floating point.
-      ValueError: a concrete ``radius`` is negative, NaN or not a scalar; a concrete leaf holds NaN;
-        or ``where`` chooses nothing or more than 2**31 - 1 entries.
+      ValueError: a concrete ``radius`` is negative, NaN or not a scalar; a concrete leaf holds NaN
+        or infinity; or ``where`` chooses nothing or more than 2**31 - 1 entries.
 
     References:
       Duchi et al., Efficient projections onto the l1-ball, ICML 2008; Condat, Fast projection onto
@@ -62,7 +62,7 @@ def project_l1_ball(
     """
     _checks.scalar_at_least_zero("radius", radius)
     chosen = choose(tree, where)
-    _checks.no_nan("tree", chosen.paths, chosen.leaves)
+    _checks.finite("tree", chosen.paths, chosen.leaves)
     if chosen.size > _MOST_ENTRIES:
         raise ValueError(
             f"tree must have at most {_MOST_ENTRIES} chosen entries; it has {chosen.size}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import ArrayLike, Integer
 
 from sparsejax import _checks
@@ -40,12 +41,12 @@ def project_low_rank(
       stacked: how many leading dimensions are stacked layers, each a kernel of its own.
 
     Returns:
-      A tree like ``tree``. A kernel that holds NaN is all NaN.
+      A tree like ``tree``. Under ``jit`` a kernel that holds NaN or infinity is all NaN.
 
     Raises:
       TypeError: ``rank`` is not an integer, or a chosen leaf is not floating point.
       ValueError: ``rank`` is negative, ``scheme`` is none of the two, a chosen leaf is no kernel of
-        2 or 4 dimensions, or ``where`` chooses nothing.
+        2 or 4 dimensions, ``where`` chooses nothing, or a concrete leaf holds NaN or infinity.
 
     References:
       Eckart and Young, The approximation of one matrix by another of lower rank, Psychometrika
@@ -54,6 +55,7 @@ def project_low_rank(
     """
     rank = _checks.scalar_count("rank", rank)
     chosen = choose(tree, where)
+    _checks.finite("tree", chosen.paths, chosen.leaves)
     matrices = Matrices(scheme, stacked)
     for path, leaf in zip(chosen.paths, chosen.leaves, strict=True):
         matrices.check(path, leaf)
@@ -82,10 +84,11 @@ def low_rank_factors(
     Raises:
       TypeError: ``rank`` is not an integer.
       ValueError: ``rank`` is out of range, ``scheme`` is none of the two, or the kernel has not 2
-        or 4 dimensions.
+        or 4 dimensions, or is concrete and holds NaN or infinity.
     """
     matrices = Matrices(scheme)
     matrices.check("kernel", kernel)
+    _checks.finite("kernel", [""], [jnp.asarray(kernel)])
     rows, columns = matrices.shape(kernel)
     _checks.scalar_count("rank", rank, min(rows, columns))
     if rank < 1:

@@ -46,11 +46,13 @@ def project_ternary(
         `sparsejax.projections.project_l0_ball`.
 
     Returns:
-      A tree like ``tree``. NaN stays NaN, and if scaled makes every chosen entry NaN.
+      A tree like ``tree``. NaN stays NaN. If scaled, a NaN or an infinity under ``jit`` makes every
+      chosen entry NaN.
 
     Raises:
       TypeError: a chosen leaf is not floating point.
-      ValueError: ``where`` chooses nothing, or ``specs`` does not fit the tree or the mesh.
+      ValueError: ``where`` chooses nothing, ``specs`` does not fit the tree or the mesh, or, if
+        scaled, a concrete leaf holds NaN or infinity.
 
     References:
       Carreira-Perpinan and Idelbayev, Model compression as constrained optimization, with
@@ -63,7 +65,7 @@ def _ternary(leaf: jax.Array, scale: jax.Array) -> jax.Array:
     wide = leaf.astype(scale.dtype)
     value = scale.astype(leaf.dtype)
     kept = jnp.where(jnp.abs(wide) > scale / 2, jnp.where(wide > 0, value, -value), 0)
-    unknown = jnp.isnan(wide) | jnp.isnan(scale)
+    unknown = jnp.isnan(wide) | ~jnp.isfinite(scale)
     return jnp.where(unknown, jnp.nan, kept).astype(leaf.dtype)
 
 

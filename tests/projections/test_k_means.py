@@ -124,14 +124,6 @@ def test_under_jit_vmap_and_on_eight_devices():
     np.testing.assert_allclose(mapped(w), quantise(w), rtol=1e-5)
 
 
-def test_nan_is_loud():
-    w = jnp.asarray([1.0, jnp.nan, 3.0])
-    for exact in (True, False):
-        assert jnp.isnan(
-            jax.jit(lambda w, e=exact: project_k_means(w, 2, everything, exact=e))(w)
-        ).all()
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [

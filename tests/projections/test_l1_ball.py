@@ -226,7 +226,7 @@ def test_nan_and_infinity_poison_under_jit(bad):
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="radius must be a number >= 0; got -1"):
         project_l1_ball(jnp.ones((2, 2)), -1.0)
-    with pytest.raises(ValueError, match="it has NaN in 4 of the 4 entries"):
+    with pytest.raises(ValueError, match="it has NaN or infinity in 4 of the 4 entries"):
         project_l1_ball(jnp.full((2, 2), jnp.nan), 1.0)
     with pytest.raises(ValueError, match="chooses none"):
         project_l1_ball(jnp.ones(2), 1.0)
