@@ -231,10 +231,20 @@ def decode(tree: PyTree) -> PyTree[Array]:
       tree: pytree of arrays and forms, as `sparsejax.compressed_forms` returns it.
 
     Returns:
-      The same tree with an array for each form. Quantised, rounded, scaled and sparse arrays, and
-      sums of them, are what was encoded to the bit; the product of two factors is up to rounding.
+      The same tree with an array for each form; a form that stands at two places (the same Python
+      object) becomes one array. Quantised, rounded, scaled and sparse arrays, and sums of them, are
+      what was encoded to the bit; the product of two factors is up to rounding.
     """
-    return jax.tree.map(lambda node: node.dense() if is_form(node) else node, tree, is_leaf=is_form)
+    decoded: dict[int, Array] = {}
+
+    def plain(node: Any) -> Any:
+        if not is_form(node):
+            return node
+        if id(node) not in decoded:
+            decoded[id(node)] = node.dense()
+        return decoded[id(node)]
+
+    return jax.tree.map(plain, tree, is_leaf=is_form)
 
 
 def wide_dtype(dtype: Any) -> np.dtype:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Bool, PyTree
 
+from sparsejax._forms import decode
 from sparsejax._names import leaves_by_name
 from sparsejax.graph import (
     find_bias_foldings,
@@ -35,7 +36,8 @@ def live_units(params: PyTree[ArrayLike], layers: Sequence[str]) -> list[int]:
       params: pytree with a dict-like node for each layer that holds a ``kernel``, input axis
         second to last and output axis last (dense [in, out], convolution [..., in, out]), and
         perhaps a ``bias`` [out]. A dense layer behind a convolution may read several inputs from
-        each unit, the flattened positions (channels last).
+        each unit, the flattened positions (channels last). Forms of compressed arrays count as
+        their arrays.
       layers: the path of each layer's node from input to output, parts joined by ``/``.
 
     Returns:
@@ -64,6 +66,7 @@ def live_unit_masks(
     """
     if not layers:
         raise ValueError("layers must name at least one layer; got none")
+    params = decode(params)
     leaves = leaves_by_name(params)
     links: list[np.ndarray] = []
     biases: list[np.ndarray | None] = []

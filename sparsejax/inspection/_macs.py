@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from sparsejax._forms import is_form
 from sparsejax.graph import (
     RULES,
     Equation,
@@ -61,8 +62,11 @@ def macs(
 
     Args:
       function: ``function(params, *inputs)``, pure.
-      params: pytree of arrays or ``jax.ShapeDtypeStruct``.
-      *inputs: the same; the first dimension is the batch, of which one example is counted.
+      params: pytree of arrays or ``jax.ShapeDtypeStruct``. Forms of compressed arrays count as
+        their arrays; to count factors as two products, pass what
+        ``sparsejax.deploy.decode_network`` returns.
+      *inputs: arrays or ``jax.ShapeDtypeStruct``; the first dimension is the batch, of which one
+        example is counted.
       count: what is counted. For ``"published"``, a bias is an array, computed from parameters
         alone, that is added or subtracted; a ReLU is a maximum with 0; a pooling is a reduction
         over windows.
@@ -83,6 +87,7 @@ def macs(
     """
     if count not in COUNTS:
         raise ValueError(f"count must be one of {COUNTS}; got {count!r}")
+    params = jax.tree.map(_shape, params, is_leaf=is_form)
     one = with_batch(inputs, _batched(function, params, inputs, batched), 1)
     try:
         graph = trace(function, params, one)
@@ -93,6 +98,10 @@ def macs(
         ) from error
     total = _total(graph.equations, lambda equation: _products(graph, equation))
     return total if count == "products" else total + _others(graph)
+
+
+def _shape(leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_form(leaf) else leaf
 
 
 def _batched(

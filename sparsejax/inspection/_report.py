@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from sparsejax._forms import decode
 from sparsejax._where import Where, choose
 
 
@@ -70,7 +71,8 @@ def report(params: PyTree[Array], where: Where = None) -> Report:
     """Count the non-zero entries of the chosen leaves, in total and for each. Runs on the host.
 
     Args:
-      params: pytree of arrays.
+      params: pytree of arrays, and of forms as `sparsejax.compressed_forms` returns them, whose
+        arrays are counted.
       where: leaves that are counted; default: kernels and embeddings (see `sparsejax.chosen`).
 
     Returns:
@@ -89,7 +91,7 @@ def report(params: PyTree[Array], where: Where = None) -> Report:
       ['kernel']           16            4   25.000%
       all                  16            4   25.000%
     """
-    chosen = choose(params, where)
+    chosen = choose(decode(params), where)
     counts = jax.device_get([(leaf != 0).sum() for leaf in chosen.leaves])
     return Report(
         tuple(
