@@ -4,6 +4,7 @@
 """
 
 from sparsejax.graph._batch import batched_inputs, with_batch
+from sparsejax.graph._batch_trace import BatchTrace
 from sparsejax.graph._bias_folding import BiasFolding, find_bias_foldings, removable_units
 from sparsejax.graph._constants import Constants, ConstantUnits
 from sparsejax.graph._contraction import (
@@ -43,7 +44,7 @@ from sparsejax.graph._rule import Rule
 from sparsejax.graph._scan import Scan, scan_of
 from sparsejax.graph._sliced_graph import take
 from sparsejax.graph._trace import trace
-from sparsejax.graph._trace_batch import BatchTrace, trace_batch, trace_every_batch
+from sparsejax.graph._trace_batch import trace_batch, trace_every_batch
 from sparsejax.graph.rules import RULES
 
 __all__ = [

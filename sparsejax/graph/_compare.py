@@ -27,7 +27,7 @@ def merge(first: Graph, second: Graph) -> Graph | str:
         return "computes something else for different batch sizes"
     found = first._replace(other_shapes=second.shapes)
     for one, other in zip(first.every_equation(), second.every_equation(), strict=True):
-        wrong = _differing_param(found, one, other)
+        wrong = differing_param(found, one, other)
         if wrong:
             return f"has {one.name} with another {wrong} for each batch size"
     numbers, again = own_numbers(first), own_numbers(second)
@@ -35,8 +35,14 @@ def merge(first: Graph, second: Graph) -> Graph | str:
     return found._replace(batch_dependent=frozenset(differ))
 
 
-def _differing_param(graph: Graph, one: Equation, other: Equation) -> str:
-    """Return a parameter that differs in more than lengths of the batch; empty if there is none."""
+def differing_param(graph: Graph, one: Equation, other: Equation) -> str:
+    """Return a parameter that differs in more than lengths of the batch; empty if there is none.
+
+    Args:
+      graph: the graph, with shapes for two batch sizes.
+      one: an equation for one batch size.
+      other: the same equation for another one.
+    """
     rule = RULES.get(one.name)
     if rule is None:
         return ""
@@ -54,9 +60,11 @@ def _differing_param(graph: Graph, one: Equation, other: Equation) -> str:
 
 
 def compared_params(equation: Equation) -> dict[str, Any]:
-    """Return the parameters of an equation without a jaxpr, whose equations are compared."""
-    body = () if equation.body is None else ("jaxpr",)
-    return {name: value for name, value in equation.params.items() if name not in body}
+    """Return the parameters of an equation without its jaxpr: the equations of a body are compared,
+    and that of a scatter follows from its name.
+    """
+    jaxpr = {"update_jaxpr"} if equation.body is None else {"jaxpr"}
+    return {name: value for name, value in equation.params.items() if name not in jaxpr}
 
 
 def own_numbers(graph: Graph) -> dict[int, Any]:

@@ -126,6 +126,10 @@ class GroupBuilder:
             if length == lengths[axis]:
                 self.same(value, axis, out, axis)
 
+    def is_fixed(self, value: int) -> bool:
+        """Return whether a value is computed from parameters and constants alone."""
+        return self._fixed[value]
+
     def keep_whole(self, value: int, axes: Iterable[int] | None = None) -> None:
         """Keep all units of some dimensions; of all dimensions by default."""
         chosen = range(len(self.graph.shapes[value])) if axes is None else axes
@@ -139,9 +143,9 @@ class GroupBuilder:
         """
         if self._fixed[equation.outs[0]]:
             self.keep_whole(value, axes)
-            return
-        for axis in axes:
-            self._unsupported.setdefault(self._first[value] + axis, equation.number)
+        else:
+            for member in self._members(value, axes):
+                self._unsupported.setdefault(member, equation.number)
 
     def unsupported_equation(self, equation: Equation) -> None:
         """Note that an equation needs all units of all of its operands and results."""

@@ -48,6 +48,7 @@ def find_live(
     constants: Constants,
     foldings: Mapping[int, BiasFolding],
     at_least_one: bool,
+    needed: Mapping[int, np.ndarray] | None = None,
 ) -> Live:
     """Return masks of the units that are kept, by dependency group.
 
@@ -59,12 +60,15 @@ def find_live(
       constants: its constants.
       foldings: the biases that absorb constant units.
       at_least_one: whether each group keeps one unit at least.
+      needed: masks of units that are kept in any case, by group.
 
     Returns:
       A mask for each group, true where a unit is kept.
     """
     whole = groups.whole | groups.unsupported.keys()
     live = {group: np.full(size, group in whole, bool) for group, size in groups.sizes.items()}
+    for group, mask in (needed or {}).items():
+        live[group] |= mask
     search = _Search(live, [_step(edge, constants, foldings) for edge in groups.edges])
     search.run()
     if not at_least_one:

@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sparsejax._names import leaves_by_name, named_leaves
 from sparsejax._where import PyTree
 from sparsejax.deploy._decode_network import decode_network
 from sparsejax.deploy._network import Network, check_network
-from sparsejax.graph import (
-    BatchTrace,
-    BiasFolding,
-    Constants,
-    ContractionEdge,
-    DependencyGroups,
-    Graph,
-    Indices,
-    concrete_leaves,
-    constant_contribution,
-    evaluate,
-    find_bias_foldings,
-    find_constants,
-    find_groups,
-    find_live,
-    narrow,
-    nearest_leaf,
-    removable_units,
-    take,
-    trace_batch,
-    widest,
-)
+from sparsejax.deploy.shrinking._plan import agree, cut, make_plan, refusal
+from sparsejax.deploy.shrinking._smaller_function import SmallerFunction
+from sparsejax.graph import DependencyGroups, concrete_leaves, trace_batch
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,7 +57,8 @@ def shrink(
     Supported are products (``dot_general`` of any two factors, convolutions with any stride,
     padding, dilation and number of groups), all elementwise operations, sums and maxima over
     windows, positions and units, reshapes, transposition, broadcasting, concatenation, slices and
-    indices in any spelling, reversal, padding, ``argmax`` and ``scan``; calls (``jit``,
+    indices in any spelling, also those of what is written (scatter), reversal, padding, ``argmax``,
+    Fourier transforms of positions and ``scan``; calls (``jit``,
     ``custom_jvp``, ``custom_vjp``, ``checkpoint``) are inlined. Batch normalisation with running
     statistics, attention, rotary positions, embeddings and recurrent cells consist of these:
 
@@ -89,8 +69,9 @@ def shrink(
       a maximum, minus infinity), and the number that a mean divides by stays. So a norm by the root
       mean square loses channels that are zero on every branch. A softmax over units keeps all of
       them, and so does the mean of squared deviations from a mean, which are no zeros.
-    - Where indices are computed, such as those of tokens, all that they may read is kept; all
-      classes of an ``argmax`` are.
+    - Where indices are computed, such as those of tokens, all that they may read or write is kept;
+      all classes of an ``argmax`` are, and all experts that ``top_k`` chooses from. Experts that
+      a softmax weights leave with their layers; only the softmax counts them.
     - A convolution in groups loses whole groups (for a depthwise one, channels), and channels that
       are dead in every group at the same place.
     - A kernel may be computed from parameters, as a low-rank addition or a weight norm is. What it
@@ -99,8 +80,8 @@ def shrink(
     - Layers or time steps under ``scan``, and members of a population under ``vmap``, lose the
       units that are dead in all of them.
 
-    If units are read in another way (sorted or cumulated, in a ``while`` loop), the function is
-    refused with the name of the operation and of the nearest parameter, unless
+    If units are read in another way (sorted or cumulated, in ``while`` or ``cond``), the function
+    is refused with the name of the operation and of the nearest parameter, unless
     ``keep_unsupported``.
 
     A constant other than 0 is kept if no bias or mean directly follows the products that read it,
@@ -126,7 +107,8 @@ def shrink(
       *inputs: examples, arrays or ``jax.ShapeDtypeStruct``; only shapes and dtypes are used. The
         first dimension is the batch and may differ later; the result does not depend on the number
         of examples. (The function is traced for other batch sizes, too. If it cannot be, or
-        computes something else for them, the result is for the examples' shapes alone.)
+        computes something else for them, the result is for the examples' shapes alone. A batch of
+        one may be computed otherwise, as ``jnp.matmul`` does.)
       keep_unsupported: keep all units that are read in unsupported ways.
       batched: which inputs have a batch as their first dimension: a bool for each input, or a tree
         of bools that is a prefix of ``inputs``. By default, every input that has dimensions and
@@ -148,107 +130,37 @@ def shrink(
     leaves = concrete_leaves(params)
     names = list(leaves_by_name(params))
     leaves_by_name(inputs)  # refuses names that occur twice
-    traced = trace_batch(function, params, inputs, batched)
-    graph = traced.graph
-    constants = find_constants(graph, leaves)
-    groups = find_groups(graph, constants.indices, traced.batches)
-    refused = (groups.unsupported.keys() & groups.of_parameters) - groups.whole
-    if refused and not keep_unsupported:
-        raise ValueError(_refusal(graph, groups, refused, names))
-    foldings = find_bias_foldings(graph, groups)
-    live = find_live(groups, constants, foldings, at_least_one=True)
-    kept = {group: np.flatnonzero(mask) for group, mask in live.items() if not mask.all()}
-    folded = _folded_constants(graph, groups, constants, foldings, live)
-    indices = constants.indices
-    del constants, live  # they hold memory of the size of the weights
-    arrays = [*zip(graph.leaves, leaves, strict=True)]
-    arrays += zip(graph.constants, graph.arrays, strict=True)
+    traced = trace_batch(function, params, inputs, batched, single=True)
+    plan = make_plan(traced.graph, leaves, traced.batches)
+    if plan.refused and not keep_unsupported:
+        raise ValueError(refusal(traced.graph, plan.groups, plan.refused, names))
+    single = None
+    if traced.single is not None:
+        plan, single = agree(plan, traced, leaves)
+    graph, groups = traced.graph, plan.groups
     small = {
-        value: _cut(array, groups.of_values[value], kept, folded.get(value))
-        for value, array in arrays
+        value: cut(array, groups.of_values[value], plan.kept, plan.folded.get(value))
+        for value, array in zip(graph.leaves, leaves, strict=True)
     }
     unsupported: dict[str, int] = {}
     equations = graph.every_equation()
-    for group in refused:
+    for group in plan.refused:
         name = equations[groups.unsupported[group]].name
         unsupported[name] = unsupported.get(name, 0) + groups.sizes[group]
-    closure = tuple(small[value] for value in graph.constants)
+    smaller = SmallerFunction.of(traced, plan)
+    if traced.single is not None and single is not None:
+        smaller = replace(smaller, single=SmallerFunction.of(traced.single, single))
     return Shrunk(
-        _SmallerFunction(traced, groups, kept, indices, closure),
+        smaller,
         jax.tree.unflatten(jax.tree.structure(params), [small[v] for v in graph.leaves]),
-        _by_path(params, graph.leaves, groups, kept),
-        _by_path(inputs, graph.inputs, groups, kept),
+        _by_path(params, graph.leaves, groups, plan.kept),
+        _by_path(inputs, graph.inputs, groups, plan.kept),
         unsupported,
-        not folded.keys().isdisjoint(graph.constants),
+        not plan.folded.keys().isdisjoint(graph.constants),
         network.with_params(
             jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
         ),
     )
-
-
-def _refusal(
-    graph: Graph, groups: DependencyGroups, refused: set[int], names: Sequence[str]
-) -> str:
-    """Return the message that names each unsupported operation once, with all of its sites."""
-    sites: dict[str, dict[str, None]] = {}
-    equations = graph.every_equation()
-    for number in sorted({groups.unsupported[group] for group in refused}):
-        equation = equations[number]
-        sizes = [
-            groups.sizes[group]
-            for value in (*equation.ins, *equation.outs)
-            for group in groups.of_values[value]
-            if group in refused
-        ]
-        site = f"over {sizes[0]} units {nearest_leaf(graph, number, names)}".strip()
-        sites.setdefault(equation.name, {})[site] = None
-    reasons = [f"{name} ({'; '.join(found)})" for name, found in sorted(sites.items())]
-    return (
-        f"function reads units in ways that shrink does not understand: {', '.join(reasons)}; "
-        "keep_unsupported=True keeps all of those units and shrinks the rest"
-    )
-
-
-def _folded_constants(
-    graph: Graph,
-    groups: DependencyGroups,
-    constants: Constants,
-    foldings: Mapping[int, BiasFolding],
-    live: Mapping[int, np.ndarray],
-) -> dict[int, np.ndarray]:
-    """Return what the constants of removed units add to each leaf, in its shape."""
-    folded: dict[int, np.ndarray] = {}
-    for edge in groups.edges:
-        if not isinstance(edge, ContractionEdge) or edge.equation not in foldings:
-            continue
-        units, (leaf, sign) = removable_units(edge, constants, foldings), foldings[edge.equation]
-        removed = units.mask & ~live[edge.read]
-        amount = constant_contribution(constants.weights[edge.equation], removed, units.numbers)
-        if amount.any():
-            amount = amount.reshape(graph.shapes[leaf])
-            folded[leaf] = amount if sign > 0 else np.negative(amount)
-    return folded
-
-
-def _cut(
-    array: Any,
-    groups: Sequence[int],
-    kept: Mapping[int, np.ndarray],
-    folded: np.ndarray | None,
-) -> Any:
-    """Return a leaf with constants added to it, without the units that are removed."""
-    chosen = [kept.get(group) for group in groups]
-    if folded is None and all(indices is None for indices in chosen):
-        return array
-    whole = np.asarray(array)
-    if folded is not None:
-        whole = narrow(whole.astype(widest(whole.dtype)) + folded, whole.dtype)
-    # The dimension that loses the largest share first, so that intermediate arrays are small.
-    share = [1.0 if c is None else len(c) / n for c, n in zip(chosen, whole.shape, strict=True)]
-    for axis in sorted(range(whole.ndim), key=share.__getitem__):
-        if (indices := chosen[axis]) is not None:
-            whole = np.take(whole, indices, axis=axis)
-    return jnp.asarray(whole)
 
 
 def _by_path(
@@ -258,43 +170,3 @@ def _by_path(
         name: tuple(kept.get(group) for group in groups.of_values[value])
         for (name, _), value in zip(named_leaves(tree), values, strict=True)
     }
-
-
-@dataclass(frozen=True, eq=False)
-class _SmallerFunction:
-    """The function on the smaller parameters; it is traced again in each call."""
-
-    traced: BatchTrace
-    groups: DependencyGroups
-    kept: Mapping[int, np.ndarray]
-    indices: Indices
-    closure: tuple[Any, ...]
-    """The smaller arrays that the function closes over."""
-
-    def __call__(self, params: PyTree, *inputs: PyTree) -> PyTree:
-        graph = self.traced.graph
-        leaves = jax.tree.leaves(params)
-        found = [jnp.shape(leaf) for leaf in leaves]
-        wanted = [self._shape(value) for value in graph.leaves]
-        if found != wanted:
-            raise ValueError(f"params must have the shapes that shrink left, {wanted}; got {found}")
-        here = self.traced.at(inputs, "shrink")
-        arrays = dict(zip(graph.leaves, leaves, strict=True))
-        for value, array, whole in zip(graph.constants, self.closure, here.arrays, strict=True):
-            # An array that depends on the batch size is made for the batch size of this call.
-            arrays[value] = self._take(value, whole) if value in graph.batch_dependent else array
-        for value, array in zip(graph.inputs, jax.tree.leaves(inputs), strict=True):
-            arrays[value] = self._take(value, array)
-        outputs = evaluate(here, self.groups, self.kept, self.indices, arrays)
-        return jax.tree.unflatten(here.tree, outputs)
-
-    def _shape(self, value: int) -> tuple[int, ...]:
-        pairs = zip(self.groups.of_values[value], self.traced.graph.shapes[value], strict=True)
-        return tuple(len(self.kept[group]) if group in self.kept else n for group, n in pairs)
-
-    def _take(self, value: int, array: Any) -> jax.Array:
-        whole = jnp.asarray(array)
-        for axis, group in enumerate(self.groups.of_values[value]):
-            if group in self.kept:
-                whole = take(whole, self.kept[group], axis)
-        return whole

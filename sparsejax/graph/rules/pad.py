@@ -1,4 +1,7 @@
-"""The rule of ``pad``: a number is put before, behind and between entries."""
+"""The rule of ``pad``: a number is put before, behind and between entries.
+
+Dimensions that are padded between their entries, or cut by negative padding, are kept whole.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,11 @@ from sparsejax.graph._rule import (
 def _groups(builder: GroupBuilder, equation: Equation) -> None:
     value, out = equation.ins[0], equation.outs[0]
     config = equation.params["padding_config"]
-    if any(low < 0 or high < 0 or inside for low, high, inside in config):
-        builder.unsupported_equation(equation)
-        return
-    for axis, (low, high, _) in enumerate(config):
-        if low or high:
+    for axis, (low, high, inside) in enumerate(config):
+        if low < 0 or high < 0 or inside:
+            builder.keep_whole(value, [axis])
+            builder.keep_whole(out, [axis])
+        elif low or high:
             length = builder.graph.shapes[value][axis]
             builder.slice((out, axis), (value, axis), range(length), int(low))
         else:

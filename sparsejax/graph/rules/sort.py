@@ -1,4 +1,8 @@
-"""The rules of ``sort``, with all operands in the order of the first ones, and ``top_k``."""
+"""The rules of ``sort``, with all operands in the order of the first ones, and ``top_k``.
+
+Units that change their order are unsupported; those of which the largest are chosen, such as
+experts, are numbered and stay.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,10 @@ def _axis(equation: Equation) -> int:
 
 def _groups(builder: GroupBuilder, equation: Equation) -> None:
     first, axis = equation.ins[0], _axis(equation)
-    builder.unsupported(equation, first, [axis])
+    if equation.name == "sort":
+        builder.unsupported(equation, first, [axis])
+    else:
+        builder.keep_whole(first, [axis])
     for value in (*equation.ins[1:], *equation.outs):
         for other in range(len(builder.graph.shapes[first])):
             if other != axis or equation.name == "sort":

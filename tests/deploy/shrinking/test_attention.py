@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from sparsejax.deploy import Network, expand, shrink
+from sparsejax.inspection import macs
 from sparsejax.models import Decoder, DecoderConfig
 
 BATCH, LENGTH, WIDTH = 3, 5, 8
@@ -142,6 +143,40 @@ def test_grouped_queries(spelling):
         assert sizes(check(Network(function, params), x).params)["query"] == (8, 9)
 
 
+def vision(params, x):
+    """A layer behind a class token; products and broadcasts of one example are traced otherwise."""
+    x = jnp.concatenate([jnp.broadcast_to(params["class"], (len(x), 1, WIDTH)), x], 1)
+    query, key, value = (
+        (x @ params["qkv"] + params["bias"]).reshape(len(x), -1, 3, 4, 2).transpose(2, 0, 3, 1, 4)
+    )
+    mixed = jax.nn.softmax(query @ key.swapaxes(2, 3)) @ value
+    return mixed.swapaxes(1, 2).reshape(x.shape) @ params["output"]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_batch_of_one_may_be_traced_otherwise(batch):
+    params = {"class": normal(1, 1, WIDTH), "qkv": normal(WIDTH, 24), "bias": normal(24)}
+    params["output"] = zeroed(normal(WIDTH, WIDTH), slice(2, 6))
+    network, x = Network(vision, params), normal(BATCH, LENGTH, WIDTH)
+    small = check(network, x[:batch], others=[x])
+    assert small.params["qkv"].shape == (WIDTH, 12)
+    assert macs(small.function, small.params, x) * 2 < macs(vision, params, x) * 1.01
+
+
+def test_a_batch_of_one_may_keep_more():
+    """Unit 3 is read for one example alone; for others, unit 1."""
+    params = {"in": normal(4, 5), "out": zeroed(normal(5, 2), [1, 3, 4]), "scale": normal(2)}
+
+    def function(params, x):
+        h = jnp.tanh(x @ params["in"])
+        unit = h[:, 3:4] if len(x) == 1 else h[:, 1:2]
+        return h @ params["out"] + unit * params["scale"]
+
+    for batch in (1, 3):
+        small = check(Network(function, params), normal(3, 4)[:batch], others=[normal(3, 4)])
+        assert sizes(small.params) == {"in": (4, 4), "out": (4, 2), "scale": (2,)}
+
+
 # Encoders of Flax
 
 
@@ -196,6 +231,36 @@ def test_attention_of_linen():
     assert found["key/kernel"] == found["query/kernel"] == (8, 3, 3)
     assert found["value/kernel"] == (8, 3, 2)
     assert found["out/kernel"] == (3, 2, 3)
+
+
+# Experts
+
+
+def dense_experts(params, x):
+    """All experts, weighted by a softmax."""
+    hidden = jax.nn.relu(jnp.einsum("btd,edh->bteh", x, params["up"]))
+    return jnp.einsum(
+        "bte,bteh,ehd->btd", jax.nn.softmax(x @ params["gate"]), hidden, params["down"]
+    )
+
+
+def best_experts(params, x):
+    """The best one of each position."""
+    value, index = jax.lax.top_k(x @ params["gate"], 1)
+    hidden = jax.nn.relu(jnp.einsum("btd,btdh->bth", x, params["up"][index[..., 0]]))
+    return value * jnp.einsum("bth,bthd->btd", hidden, params["down"][index[..., 0]])
+
+
+@pytest.mark.parametrize(("function", "left"), [(dense_experts, 3), (best_experts, 4)])
+def test_experts(function, left):
+    """Expert 2 is dead, but for the softmax; where one is chosen by its number, all stay."""
+    params = {"gate": normal(WIDTH, 4), "up": normal(4, WIDTH, 6)}
+    params["down"] = zeroed(zeroed(normal(4, 6, 3), 2), slice(None), [1, 3])
+    params = jax.tree.map(jnp.asarray, params)
+    small = check(Network(function, params), normal(BATCH, LENGTH, WIDTH))
+    assert sizes(small.params) == {
+        "gate": (WIDTH, 4), "up": (left, WIDTH, 4), "down": (left, 4, 3)
+    }  # fmt: skip
 
 
 # Norms over units

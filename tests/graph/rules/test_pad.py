@@ -1,11 +1,10 @@
-import numpy as np
+import jax.numpy as jnp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from sparsejax.deploy import shrink
-from tests.graph.rules.brute_force import check, check_constants, check_live, draw, network
+from tests.graph.rules.brute_force import check, check_constants, check_live
 
 AMOUNT = st.integers(0, 2)
 
@@ -25,10 +24,9 @@ def test_in_a_file():
 
 
 @pytest.mark.parametrize("config", [(0, 0, 1), (-1, 0, 0)])
-def test_between_entries_and_negative_amounts_are_unsupported(config):
-    operation = lambda h: lax.pad(h, 0.0, ((0, 0, 0), config))  # noqa: E731
-    params, x = draw(np.random.default_rng(0), operation, (5,))
-    with pytest.raises(ValueError, match=r"pad \(over 5 units after"):
-        shrink(network(operation, params), x)
-    small = shrink(network(operation, params), x, keep_unsupported=True)
-    assert small.unsupported["pad"] == 5 + (9 if config[2] else 4)
+def test_between_entries_and_negative_amounts_keep_positions_and_units_leave(config):
+    check_live(lambda h: lax.pad(h, 0.0, ((0, 0, 0), config, (0, 0, 0))), (3, 5), 0, whole=(1,))
+
+
+def test_an_associative_scan_over_positions():
+    check_live(lambda h: lax.associative_scan(jnp.maximum, h, axis=1), (5, 4), 0, whole=(1,))
