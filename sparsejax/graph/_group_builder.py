@@ -132,14 +132,13 @@ class GroupBuilder:
 
     def keep_whole(self, value: int, axes: Iterable[int] | None = None) -> None:
         """Keep all units of some dimensions; of all dimensions by default."""
-        chosen = range(len(self.graph.shapes[value])) if axes is None else axes
-        self._whole |= {self._first[value] + axis for axis in chosen}
+        axes = range(len(self.graph.shapes[value])) if axes is None else axes
+        self._whole.update(self._members(value, axes))
 
     def unsupported(self, equation: Equation, value: int, axes: Iterable[int]) -> None:
         """Note that an equation reads dimensions in a way that no rule supports.
 
-        What is computed from parameters alone, such as a norm of a kernel, needs all of their units
-        in any case, so these are kept and it is no matter of support.
+        What is computed from parameters alone needs all of their units, so these are kept.
         """
         if self._fixed[equation.outs[0]]:
             self.keep_whole(value, axes)
