@@ -212,6 +212,28 @@ def _projection(results: Path) -> str:
     )
 
 
+def _collectives(results: Path) -> str:
+    """Return what each method exchanges between devices in an update."""
+    found = _json(results, "benchmarks/collectives.json")
+    numbers = [str(number) for number in found["config"]["devices"]]
+    columns: Columns = (
+        ("second update of", lambda line: f"`{line[0]}`"),
+        ("collectives", lambda line: str(line[1][numbers[-1]]["number"])),
+        *(
+            (f"bytes on {number} devices", lambda line, n=number: f"{line[1][n]['bytes']:,}")
+            for number in numbers
+        ),
+    )
+    config = found["config"]
+    return (
+        f"{Table(columns, list(found['methods'].items())).markdown()}\n\n"
+        f"Bytes that each device receives, without those of the gradients: {config['layers']} "
+        f"kernels of {config['rows']:,} by {config['columns']:,} weights in float32, sharded over "
+        f"their rows, of which {config['kept']:.0%} stay; simulated devices, `python -m "
+        "benchmarks.collectives`."
+    )
+
+
 def _vgg16(results: Path) -> str:
     found = _json(results, "vgg16_step/report.json")
     seconds, peak = found["seconds"], found["peak_host_gib"]
@@ -363,6 +385,7 @@ PARTS: Mapping[str, Callable[[Path], str]] = {
     "benchmark": _benchmark,
     "projection": _projection,
     "vgg16_step": _vgg16,
+    "collectives": _collectives,
     "constrained_l0": _constrained,
     "gated_mlp": _gated_mlp,
     "gated_decay": _from_report("gated_decay", "The sparsest row", "- mnist"),
