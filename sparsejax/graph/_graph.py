@@ -12,6 +12,7 @@ import numpy as np
 from sparsejax._dtypes import promoted
 from sparsejax._names import named_leaves
 from sparsejax._where import PyTree
+from sparsejax.graph._scan_counts import scan_counts
 
 Length = tuple[int, int]
 """The length of a dimension for two batch sizes. A single length of 4, traced for a batch of 4, may
@@ -52,8 +53,8 @@ class Equation(NamedTuple):
 
     def carry(self) -> range:
         """Return the places of the carry among the operands of a scan."""
-        first = self.params["num_consts"]
-        return range(first, first + self.params["num_carry"])
+        constants, carry = scan_counts(self.params)
+        return range(constants, constants + carry)
 
     def apply(self, operands: Sequence[Any], **changed: Any) -> list[Any]:
         """Return the results for the given operands, with some parameters replaced."""

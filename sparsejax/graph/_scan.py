@@ -8,6 +8,7 @@ import jax
 from jax.extend import core
 
 from sparsejax.graph._graph import Equation, Graph
+from sparsejax.graph._scan_counts import scan_counts
 from sparsejax.graph._trace import trace
 
 
@@ -49,5 +50,4 @@ def scan_of(equation: Equation) -> Scan:
     inputs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed.in_avals]
     run = core.jaxpr_as_fun(closed)
     body = trace(lambda _, *arrays: run(*arrays), (), inputs)
-    static = (params[name] for name in ("num_consts", "num_carry", "length", "reverse"))
-    return Scan(body, *static)
+    return Scan(body, *scan_counts(params), params["length"], params["reverse"])
