@@ -91,8 +91,8 @@ def main(config: Config, command: str) -> None:
     for name, row in found.items():
         counts = "".join(f"{row[n]['number']:>20}{row[n]['bytes']:>12}" for n in row)
         print(f"{name:<36}{counts}")
-    weights = config.layers * config.rows * config.columns
-    settings = dataclasses.asdict(config) | {"output": None, "weights": weights}
+    size = config.layers * config.rows * config.columns
+    settings = dataclasses.asdict(config) | {"output": None, "weights": size}
     write(config.output, "collectives", {"config": settings, "methods": found})
 
 
@@ -115,7 +115,7 @@ def measured(
     moved = jax.jit(lambda w, g: jax.tree.map(lambda w, g: w - 0.1 * g, w, g))(weights, gradients)
     arguments = gradients, state, moved
     compiled = update.lower(*arguments).compile()
-    operations = collectives(compiled.as_text())
+    operations = collectives(compiled.as_text() or "")
     jax.block_until_ready(compiled(*arguments))
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
