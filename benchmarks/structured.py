@@ -19,6 +19,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,8 +36,7 @@ import tyro
 from flax import nnx
 
 from benchmarks.memory import peak, reset_peak
-from benchmarks.timing import write
-from experiments.deploy.timing import interleaved
+from benchmarks.timing import interleaved, write
 from sparsejax import oneshot
 from sparsejax.deploy import Network, Shrunk, shrink
 from sparsejax.inspection import macs
@@ -49,14 +52,18 @@ _SMOLLM2 = DecoderConfig(
 class Config:
     """Speed of networks without heads, hidden units and groups."""
 
-    part: tuple[Literal["encoder", "gru", "decoder"], ...] = ("encoder", "gru", "decoder")
-    """The networks to measure."""
+    part: tuple[Literal["encoder", "gru", "decoder", "shrinking"], ...] = (
+        "encoder", "gru", "decoder",
+    )  # fmt: skip
+    """The networks to measure; the decoder runs ``shrinking`` in a process of its own."""
     decoder: Literal["smollm2", "random"] = "smollm2"
     """The weights of the decoder: pretrained ones, or random ones of the same shapes."""
     layers: int | None = None
     """Layers of the decoder with random weights; default: 30."""
     repeats: int = 9
     """Timed calls of each; the median counts."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """``cpu`` counts the seconds of this process's threads: for a core that others use, too."""
     prompt: int = 32
     """Tokens of the prompt that is continued."""
     steps: int = 16
@@ -73,7 +80,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Measure, print, and write the JSON file if one is given."""
-    parts = {"encoder": _encoder, "gru": _gru, "decoder": _decoder}
+    parts = {"encoder": _encoder, "gru": _gru, "decoder": _decoder, "shrinking": _shrinking}
     found: dict[str, Any] = {name: parts[name](config) for name in config.part}
     settings = {
         field.name: value
@@ -83,15 +90,14 @@ def main(config: Config) -> None:
     write(config.output, "structured", {"seed": _SEED, "config": settings, **found})
 
 
-def _compared(
-    title: str, calls: Mapping[str, Callable[[], Any]], repeats: int
-) -> dict[str, float | dict[str, float]]:
+def _compared(title: str, calls: Mapping[str, Callable[[], Any]], config: Config) -> dict[str, Any]:
     """Time two calls in turn, masked and shrunk; print and return times, ratio and difference."""
     expected, found = (np.asarray(calls[name](), np.float64) for name in ("masked", "shrunk"))
     gap = float(np.abs(found - expected).max() / np.abs(expected).max())
-    seconds = interleaved(
-        {name: functools.partial(_wait, call) for name, call in calls.items()}, repeats
-    )
+    waiting = {name: functools.partial(_wait, call) for name, call in calls.items()}
+    clock = time.perf_counter if config.clock == "wall" else time.process_time
+    taken = interleaved(waiting, config.repeats, clock=clock)
+    seconds = {name: statistics.median(values) for name, values in taken.items()}
     ratio = seconds["masked"] / seconds["shrunk"]
     print(
         f"{title}: {ratio:.2f} times as fast, outputs within {gap:.0e} of the largest", flush=True
@@ -103,7 +109,9 @@ def _wait(call: Callable[[], Any]) -> None:
     jax.block_until_ready(call())
 
 
-def _measured(title: str, network: Network, small: Shrunk, x: Any, repeats: int) -> dict[str, Any]:
+def _measured(
+    title: str, network: Network, small: Shrunk, x: Any, config: Config
+) -> dict[str, Any]:
     """Compare a masked network with what `shrink` left of it, and count multiply-accumulates."""
     calls = {
         name: functools.partial(jax.jit(one.function), jax.device_put(one.params), x)
@@ -113,7 +121,7 @@ def _measured(title: str, network: Network, small: Shrunk, x: Any, repeats: int)
         name: macs(one.function, one.params, x)
         for name, one in (("masked", network), ("shrunk", small))
     }
-    compared = _compared(title, calls, repeats)
+    compared = _compared(title, calls, config)
     print(f"  {counts['shrunk'] / counts['masked']:.1%} of the multiply-accumulates", flush=True)
     return {**compared, "macs": counts}
 
@@ -158,7 +166,7 @@ def _encoder(config: Config) -> dict[str, Any]:
     network = Network(function, jax.tree_util.tree_map_with_path(half, params))
     tokens = rng.integers(0, 2000, (8, 128)).astype(np.int32)
     title = "encoder, half of the heads and hidden units"
-    return _measured(title, network, shrink(network, tokens), tokens, config.repeats)
+    return _measured(title, network, shrink(network, tokens), tokens, config)
 
 
 def _pure(model: nnx.Module) -> tuple[Callable[..., Any], Any]:
@@ -197,7 +205,7 @@ def _gru(config: Config) -> dict[str, Any]:
     params = jax.tree.map(unread, model.init(jax.random.key(_SEED), x))
     network = Network(model.apply, params)
     title = "GRU of 128 units, half of them dead"
-    return _measured(title, network, shrink(network, x), x, config.repeats)
+    return _measured(title, network, shrink(network, x), x, config)
 
 
 # The decoder
@@ -222,34 +230,17 @@ def _decoder(config: Config) -> dict[str, Any]:
     network, vocabulary = pruned(config)
     tokens = rng.integers(0, vocabulary, (1, config.context)).astype(np.int32)
 
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(network.params))
-    before = reset_peak()
-    start = time.perf_counter()
     small = shrink(network, tokens)
-    seconds = time.perf_counter() - start
-    # Excludes what was resident before the call but for the weights themselves.
-    used = None if before is None else (peak() - before) / weights + 1
-    size, left = (
-        sum(leaf.size for leaf in jax.tree.leaves(one.params)) for one in (network, small)
-    )
-    print(
-        f"decoder, {size:,} parameters to {left:,}: shrunk in {seconds:.1f} s"
-        + (f", at most {used:.2f} times the weights in memory" if used else ""),
-        flush=True,
-    )
-    found: dict[str, Any] = {
-        "parameters": size, "left": left, "shrink_seconds": seconds,
-        "peak_memory_over_weights": used,
-    }  # fmt: skip
+    found: dict[str, Any] = {"shrinking": _shrinking_apart(config)}
     title = f"prefill of {config.context} tokens"
-    found["prefill"] = _measured(f"{title}, all logits", network, small, tokens, config.repeats)
+    found["prefill"] = _measured(f"{title}, all logits", network, small, tokens, config)
 
     def last(params: Any, tokens: jax.Array) -> Any:
         return network.function(params, tokens)[:, -1]
 
     ends = Network(last, network.params)
     found["prefill_last"] = _measured(
-        f"{title}, last logits", ends, shrink(ends, tokens), tokens, config.repeats
+        f"{title}, last logits", ends, shrink(ends, tokens), tokens, config
     )
     prompt = jnp.asarray(tokens[:, : config.prompt])
     total = jax.ShapeDtypeStruct((1, config.prompt + config.steps), jnp.int32)
@@ -260,10 +251,44 @@ def _decoder(config: Config) -> dict[str, Any]:
         for name, model in models.items()
     }
     title = f"decoding {config.steps} tokens, one at a time"
-    found["decoding"] = _compared(title, calls, config.repeats)
+    found["decoding"] = _compared(title, calls, config)
     found["decoding"]["tokens_per_second"] = {
         name: config.steps / value for name, value in found["decoding"]["seconds"].items()
     }
+    return found
+
+
+def _shrinking_apart(config: Config) -> dict[str, Any]:
+    """Measure `shrink` in a process that holds random weights alone."""
+    command = [sys.executable, "-m", "benchmarks.structured", "--part", "shrinking"]
+    command += [] if config.layers is None else ["--layers", str(config.layers)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    used = found["peak_memory_over_weights"]
+    print(
+        f"decoder, {found['parameters']:,} parameters to {found['left']:,}: shrunk in "
+        f"{found['seconds']:.1f} s"
+        + (f", at most {used:.2f} times the weights in memory" if used else "")
+    )
+    return found
+
+
+def _shrinking(config: Config) -> dict[str, Any]:
+    network, _ = _random(config)
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(network.params))
+    before = reset_peak()
+    start = time.perf_counter()
+    small = shrink(network, jax.ShapeDtypeStruct((1, config.context), jnp.int32))
+    seconds = time.perf_counter() - start
+    # Excludes the memory of Python and JAX, the only other resident memory before the call.
+    used = None if before is None else (peak() - before) / weights + 1
+    size, left = (
+        sum(leaf.size for leaf in jax.tree.leaves(one.params)) for one in (network, small)
+    )
+    found = {
+        "parameters": size, "left": left, "seconds": seconds, "peak_memory_over_weights": used,
+    }  # fmt: skip
+    print(json.dumps(found))
     return found
 
 
@@ -289,21 +314,23 @@ def _smollm2(config: Config) -> tuple[Network, int]:
 
 def _random(config: Config) -> tuple[Network, int]:
     """A decoder of random weights without random hidden units and groups."""
-    layers = config.layers or _SMOLLM2.layers
-    sizes = dataclasses.replace(_SMOLLM2, layers=layers)
-    function, params = _pure(Decoder(sizes, rngs=nnx.Rngs(_SEED)))
+    sizes = dataclasses.replace(_SMOLLM2, layers=config.layers or _SMOLLM2.layers)
+    model = nnx.eval_shape(lambda: Decoder(sizes, rngs=nnx.Rngs(_SEED)))
+    function, shapes = _pure(model)
     rng = np.random.default_rng(_SEED)
 
-    def cut(path: Any, leaf: Any) -> Any:
+    def draw(path: Any, leaf: Any) -> Any:
         name = _kernel(path)
-        if name not in ("down", "output"):
-            return leaf
-        leaf = np.array(leaf)
-        parts = leaf.reshape(sizes.kv_heads if name == "output" else len(leaf), -1)
-        parts[rng.permutation(len(parts))[: len(parts) // (3 if name == "output" else 4)]] = 0
-        return leaf
+        if leaf.ndim == 1:
+            return np.ones(leaf.shape, np.float32)
+        array = rng.standard_normal(leaf.shape, np.float32)
+        array *= np.float32(leaf.shape[0] ** -0.5)
+        if name in ("down", "output"):
+            parts = array.reshape(sizes.kv_heads if name == "output" else len(array), -1)
+            parts[rng.permutation(len(parts))[: len(parts) // (3 if name == "output" else 4)]] = 0
+        return array
 
-    return Network(function, jax.tree_util.tree_map_with_path(cut, params)), sizes.vocabulary
+    return Network(function, jax.tree_util.tree_map_with_path(draw, shapes)), sizes.vocabulary
 
 
 def _kernel(path: Any) -> str:

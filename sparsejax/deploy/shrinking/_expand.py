@@ -9,7 +9,9 @@ import numpy as np
 
 from sparsejax._names import leaves_by_name, named_leaves
 from sparsejax.deploy._network import Network
+from sparsejax.deploy.shrinking._divisors import without_division_by_zero
 from sparsejax.deploy.shrinking._shrink import Shrunk
+from sparsejax.deploy.shrinking._smaller_function import SmallerFunction
 
 
 def expand(network: Shrunk) -> Network:
@@ -39,7 +41,8 @@ def expand(network: Shrunk) -> Network:
       TypeError: ``network`` is not from `shrink`.
       ValueError: its parameters do not have the shapes that `shrink` left; or constants went into
         arrays that the function closes over (such as means of batch normalisation), so that
-        parameters alone cannot compute the same.
+        parameters alone cannot compute the same; or it divides by parameters of removed units
+        that neither zeros nor ones suit.
     """
     if not isinstance(network, Shrunk):
         raise TypeError(f"network must be from shrink; got {type(network).__name__}")
@@ -70,5 +73,10 @@ def expand(network: Shrunk) -> Network:
         whole[np.ix_(*indices)] = small
         return whole
 
-    whole = [scatter(name, leaf) for name, leaf in named_leaves(original.params)]
+    named = named_leaves(original.params)
+    whole = [scatter(name, leaf) for name, leaf in named]
+    smaller = network.function
+    if isinstance(smaller, SmallerFunction):
+        names = [name for name, _ in named]
+        whole = without_division_by_zero(smaller.traced.graph, smaller.plan, whole, names)
     return original.with_params(jax.tree.unflatten(jax.tree.structure(original.params), whole))

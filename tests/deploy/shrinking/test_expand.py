@@ -85,6 +85,31 @@ def test_a_unit_of_constant_output_is_zero_and_the_bias_above_keeps_its_constant
     assert whole[2]["kernel"].dtype == jnp.bfloat16
 
 
+def normed(p):
+    return p["scale"] * p["kernel"] / jnp.linalg.norm(p["kernel"], axis=0)
+
+
+def test_units_of_a_weight_norm_are_not_divided_by_zero():
+    rng = np.random.default_rng(0)
+    params = {"kernel": normal(rng, 4, 6), "scale": normal(rng, 6), "out": normal(rng, 6, 2)}
+    params["scale"][2] = params["out"][4] = 0
+    x = normal(rng, 3, 4)
+
+    def function(params, x):
+        return jax.nn.relu(x @ normed(params)) @ params["out"]
+
+    small = shrink(Network(function, params), x)
+    assert small.params["kernel"].shape == (4, 4)
+    whole = expand(small).params
+    np.testing.assert_allclose(function(whole, x), function(params, x), rtol=1e-5, atol=1e-6)
+    assert np.isfinite(normed(whole)).all()
+    # Without a scale, a kernel of columns of norm 1 cannot be zero.
+    unscaled = lambda p, x: function(p | {"scale": 1.0}, x)  # noqa: E731
+    del params["scale"]
+    with pytest.raises(ValueError, match="network divides by what it computes from kernel"):
+        expand(shrink(Network(unscaled, params), x))
+
+
 def test_constants_outside_of_the_parameters_are_refused():
     rng = np.random.default_rng(0)
     params = {"first": zeroed(normal(rng, 4, 3), slice(None), 1), "bias": jnp.ones(3)}
