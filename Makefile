@@ -43,6 +43,7 @@ benchmark: $(VENV)/installed-benchmarks  ## speed ratios (against PyTorch too, w
 	$(BIN)/python -m benchmarks.lenet5
 	$(BIN)/python -m benchmarks.tickets
 	$(BIN)/python -m benchmarks.shrink
+	$(BIN)/python -m benchmarks.structured
 	$(BIN)/python -m benchmarks.projection
 	$(BIN)/python -m benchmarks.c_steps
 	$(BIN)/python -m benchmarks.l_steps
@@ -73,6 +74,7 @@ results: $(VENV)/installed-benchmarks  ## all that results/ and the README state
 	$(BIN)/python -m experiments.tickets --model resnet20 --epochs 10 --rounds 1 --seeds 0 --initial=-0.04 --method cs --ticket-scale folded --output runs/tickets_middle --results results/tickets/short --resume
 	$(BIN)/python -m experiments.deploy runs/lc_lenet300/l0/seed_0 runs/gated_decay/mnist/seed_0 runs/gated_decay/fashion_mnist/seed_0 --output runs/deploy --results results/deploy
 	$(BIN)/python -m benchmarks.shrink --output results/benchmarks/shrink.json
+	$(BIN)/python -m benchmarks.structured --output results/benchmarks/structured.json
 	$(BIN)/python -m benchmarks.gated_mlp --output results/benchmarks/gated_mlp.json
 	$(BIN)/python -m benchmarks.lenet5 --output results/benchmarks/lenet5.json
 	$(BIN)/python -m benchmarks.tickets --output results/benchmarks/tickets.json

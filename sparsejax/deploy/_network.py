@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from sparsejax._forms import decode, is_form
 from sparsejax._where import PyTree
@@ -38,8 +40,12 @@ class Network:
     """Whether ``params`` are all parameters; no if they are constants of ``function``."""
 
     def __call__(self, *inputs: PyTree) -> PyTree:
-        """Compute ``function(params, *inputs)``."""
-        return self.function(decode(self.params), *inputs)
+        """Compute ``function(params, *inputs)``; arrays of NumPy become JAX's."""
+        params = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf,
+            decode(self.params),
+        )
+        return self.function(params, *inputs)
 
     def with_params(self, params: PyTree) -> Self:
         """Return the same network with other parameters of the same shapes."""

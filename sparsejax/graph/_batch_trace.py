@@ -73,6 +73,12 @@ class BatchTrace:
             return here
         symbolic = any(not isinstance(n, int) for shape in shapes for n in shape)
         scaled = self._scaled(shapes) if symbolic else None
+        if scaled is None and symbolic:
+            raise ValueError(
+                f"inputs of shapes {shapes} have a symbolic batch, of which function computes with "
+                f"the number, or with a part; give the shapes of the examples, {self._examples()} "
+                "(batched=False)"
+            )
         if scaled is None:
             raise ValueError(
                 f"inputs of shapes {shapes} make another computation of function than the "
