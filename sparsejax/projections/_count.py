@@ -1,45 +1,88 @@
-"""Counts of the keys that reach thresholds, over all leaves and devices."""
+"""Counts of the keys that reach thresholds, for all leaves and over all devices."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from sparsejax.projections._shards import Layout, automatic_shards
 
 _MOST_PARTIAL = 2**12  # limit on the partial counts of a leaf, unless its entries are far more
 
+Counts = Sequence[jax.Array] | jax.Array
+"""int32 counts at several thresholds: scalars, or one array of them."""
 
-def count_reaching(keys: jax.Array, thresholds: Sequence[int | jax.Array]) -> list[jax.Array]:
-    """Count the keys that reach each threshold (int32 scalars) in one pass over the keys.
+
+def count_reaching(keys: jax.Array, thresholds: jax.Array) -> Counts:
+    """Count the keys that reach each threshold in one pass over the keys.
 
     This is one variadic reduction, because XLA:CPU materialises the operand of a reduction of a
     single operand or of a stack (measured: seven times as expensive). Where the compiler may have
     sharded the array, each shard is counted by itself first: the compiler gathers the partial
     results of a variadic reduction one by one, but adds an array of them up in one all-reduce.
+
+    Args:
+      keys: integer array.
+      thresholds: array [T] of the dtype of ``keys``. It is one array, since XLA:CPU generates code
+        once for all leaves of a shape only if the kernels take the same operands.
+
+    Returns:
+      T int32 counts: scalars, or an array [T] where partial counts were added up.
     """
     keys, inside = split_as_on_devices(keys)
-    hits = tuple((keys >= threshold).astype(jnp.int32) for threshold in thresholds)
-    partial = sum_together(hits, inside)
+    numbers = range(thresholds.shape[0])
+    hits = [keys >= lax.index_in_dim(thresholds, number, keepdims=False) for number in numbers]
+    partial = sum_together([hit.astype(jnp.int32) for hit in hits], inside)
     if not partial[0].ndim:
-        return list(partial)
-    inner = range(1, partial[0].ndim + 1)
-    return list(jnp.stack(partial).sum(inner, dtype=jnp.int32))
+        return partial
+    return jnp.stack(partial).sum(range(1, partial[0].ndim + 1), dtype=jnp.int32)
 
 
 def sum_together(operands: Sequence[jax.Array], axes: Sequence[int]) -> tuple[jax.Array, ...]:
     """Sum several arrays of one shape over the same axes, in one variadic reduction."""
     zeros = tuple(jnp.zeros((), operand.dtype) for operand in operands)
-    add = lambda left, right: tuple(a + b for a, b in zip(left, right, strict=True))  # noqa: E731
-    return tuple(lax.reduce(tuple(operands), zeros, add, axes))
+    return tuple(lax.reduce(tuple(operands), zeros, _add_each, axes))
 
 
-def add_up(counts: Sequence[Sequence[jax.Array]], layouts: Sequence[Layout]) -> list[jax.Array]:
+def _add_each(left: Sequence[jax.Array], right: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+    return tuple(a + b for a, b in zip(left, right, strict=True))
+
+
+def table(counts: Sequence[Counts], layouts: Sequence[Layout]) -> jax.Array:
+    """Stack the counts of n leaves at T thresholds, over all devices that hold their shards.
+
+    All leaves that are sharded over the same mesh axes share one all-reduce of T n numbers.
+
+    Returns:
+      An int32 array [T, n].
+    """
+    if all(isinstance(numbers, jax.Array) for numbers in counts):
+        stacked = jnp.stack([jnp.asarray(numbers) for numbers in counts], axis=1)
+    else:  # by threshold, so that few operations take many operands
+        stacked = jnp.stack([jnp.stack(row) for row in zip(*counts, strict=True)])
+    names = [layout.names for layout in layouts]
+    groups = sorted(set(names), key=sorted)
+    summed = [
+        _over(group, jnp.where(np.array([n == group for n in names]), stacked, 0))
+        if len(groups) > 1
+        else _over(group, stacked)
+        for group in groups
+    ]
+    return functools.reduce(jnp.add, summed)
+
+
+def _over(names: frozenset[str], numbers: jax.Array) -> jax.Array:
+    summed: jax.Array = lax.psum(numbers, tuple(sorted(names))) if names else numbers
+    return summed
+
+
+def add_up(counts: Sequence[Counts], layouts: Sequence[Layout]) -> list[jax.Array]:
     """Sum the counts of all leaves over the leaves and over the devices that hold their shards.
 
     All leaves that are sharded over the same mesh axes share one all-reduce of a few numbers.
@@ -60,8 +103,14 @@ def add_up(counts: Sequence[Sequence[jax.Array]], layouts: Sequence[Layout]) -> 
 
 def varying_zero(leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> jax.Array:
     """Return an int32 zero that varies over the same mesh axes as counts do inside shard_map."""
-    zeros = [[lax.full_like(leaf, 0, dtype=jnp.int32, shape=())] for leaf in leaves]
-    return add_up(zeros, layouts)[0]
+    kinds = {kind_on_mesh(*pair): pair for pair in zip(leaves, layouts, strict=True)}
+    zeros = [[lax.full_like(leaf, 0, dtype=jnp.int32, shape=())] for leaf, _ in kinds.values()]
+    return add_up(zeros, [layout for _, layout in kinds.values()])[0]
+
+
+def kind_on_mesh(leaf: jax.Array, layout: Layout) -> Hashable:
+    """Return what leaves must share to be counted in one array: the mesh axes they vary over."""
+    return layout.names, getattr(jax.typeof(leaf), "vma", frozenset())
 
 
 def split_as_on_devices(array: jax.Array) -> tuple[jax.Array, tuple[int, ...]]:

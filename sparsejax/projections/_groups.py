@@ -107,7 +107,8 @@ def _keep(
             norms = squared_norms(*grouping.split(leaf, layout), names, ranks)
             outer.append(groups)
             words.append(ranked(divided(norms, cost // common), ranks))
-            nans.append(count_reaching(norms.largest, [ranks.infinity + 1]))
+            end = jnp.full((1,), ranks.infinity + 1, ranks.bits)
+            nans.append(count_reaching(norms.largest, end))
         any_nan = add_up(nans, outer)[0] > 0
         masks = longest_prefix(list(zip(*words, strict=True)), 1 << 24, outer, costs, budget)
         kept = [

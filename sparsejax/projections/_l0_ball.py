@@ -13,8 +13,9 @@ from jaxtyping import Array, ArrayLike, Float, Integer, PyTree, Real
 
 from sparsejax import _checks
 from sparsejax._where import Where, choose
-from sparsejax.projections._keep import keep
-from sparsejax.projections._selection import select
+from sparsejax.projections import _selection
+from sparsejax.projections._keys import key_format
+from sparsejax.projections._selection import Form, select
 from sparsejax.projections._shards import Layout, layouts_of, on_each_shard, whole_size
 
 _MOST_ENTRIES = 2**31 - 1  # counts are int32
@@ -117,7 +118,7 @@ def project_l0_ball(
     if not total:
         return (tree, jnp.zeros(())) if with_threshold else tree
     projected, (threshold, any_nan) = _keep_largest(
-        chosen.leaves, tuple(layouts), kappa, warm_start
+        chosen.leaves, tuple(layouts), kappa, warm_start, _selection.FORMS
     )
     if not isinstance(any_nan, jax.core.Tracer) and any_nan:
         _checks.no_nan("tree", chosen.paths, chosen.leaves)
@@ -125,12 +126,13 @@ def project_l0_ball(
     return (result, threshold) if with_threshold else result
 
 
-@functools.partial(jax.jit, static_argnames="layouts")
+@functools.partial(jax.jit, static_argnames=("layouts", "forms"))
 def _keep_largest(
     leaves: Sequence[jax.Array],
     layouts: Sequence[Layout],
     kappa: jax.Array,
     warm_start: jax.Array | None,
+    forms: tuple[Form, Form],
 ) -> tuple[list[jax.Array], tuple[jax.Array, jax.Array]]:
     """Return the kept entries, the threshold, and whether any entry is NaN."""
 
@@ -140,12 +142,9 @@ def _keep_largest(
         kappa: jax.Array,
         *warm_start: jax.Array,
     ) -> tuple[list[jax.Array], tuple[jax.Array, jax.Array]]:
-        selection = select(leaves, layouts, kappa, *warm_start)
-        masks = selection.masks(leaves, layouts)
-        kept = [
-            keep(leaf, mask, selection.any_nan) for leaf, mask in zip(leaves, masks, strict=True)
-        ]
-        return kept, (selection.magnitude, selection.any_nan)
+        selection = select(leaves, layouts, kappa, *warm_start, forms=forms)
+        kept = selection.keep(leaves, layouts)
+        return kept, (selection.magnitude(key_format(leaves)), selection.any_nan)
 
     return on_each_shard(
         keep_on_shard, leaves, layouts, kappa, *([] if warm_start is None else [warm_start])

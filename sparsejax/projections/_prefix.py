@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from sparsejax.projections._count import add_up, count_reaching, varying_zero
+from sparsejax.projections._count import count_reaching, table, varying_zero
 from sparsejax.projections._search import Bracket, search
 from sparsejax.projections._selection import entries_after
 from sparsejax.projections._shards import Layout, whole_size
 
+_THRESHOLDS = 7  # a pass that counts more than eight is slower on XLA:CPU
 _SMOOTH = 2.0**12  # the leading digits of numbers of all sizes are not evenly distributed
 
 
@@ -48,11 +50,15 @@ def longest_prefix(
             words[0], layouts, entries_after(words[0], layouts), strict=True
         )
     ]
-    total = zero + sum(
-        cost * layout.size(leaf)
-        for leaf, layout, cost in zip(words[0], layouts, costs, strict=True)
+    total = zero + np.array(
+        [
+            cost * layout.size(leaf)
+            for leaf, layout, cost in zip(words[0], layouts, costs, strict=True)
+        ],
+        np.int32,
     )
-    left = jnp.minimum(budget + zero, total)
+    nothing = total * 0
+    left = jnp.minimum(budget + zero, total.sum())
     kept = [jnp.zeros(leaf.shape, bool) for leaf in words[0]]
     tied = [jnp.ones(leaf.shape, bool) for leaf in words[0]]
     for word, end, smooth in (
@@ -61,19 +67,20 @@ def longest_prefix(
     ):
         keys = [jnp.where(tie, key, -1) for tie, key in zip(tied, word, strict=True)]
 
-        def count(
-            thresholds: Sequence[jax.Array], keys: list[jax.Array] = keys
-        ) -> Sequence[jax.Array]:
-            counts = []
-            for key, cost in zip(keys, costs, strict=True):
-                counts.append([cost * number for number in count_reaching(key, thresholds)])
-            return add_up(counts, layouts)
+        def count(thresholds: jax.Array, keys: list[jax.Array] = keys) -> jax.Array:
+            counts = [count_reaching(key, thresholds) for key in keys]
+            return table(counts, layouts) * np.array(costs, np.int32)
 
-        cut, _ = search(count, left, Bracket(zero, zero + end, total, zero), smooth)
-        spent = cut.reached == left  # the budget is spent exactly; no ties remain
+        def excess(counts: jax.Array, left: jax.Array = left) -> jax.Array:
+            return counts.sum(-1) - left
+
+        bracket = Bracket(zero, zero + end, total, nothing)
+        cut, _ = search(count, excess, bracket, smooth, _THRESHOLDS)
+        reached, above = cut.reached.sum(), cut.above.sum()
+        spent = reached == left  # the budget is spent exactly; no ties remain
         least = jnp.where(spent, cut.low, cut.high)
         kept = [k | (key >= least) for k, key in zip(kept, keys, strict=True)]
         tied = [(key == cut.low) & ~spent for key in keys]
         total = jnp.where(spent, 0, cut.reached - cut.above)
-        left = jnp.where(spent, 0, left - cut.above)
+        left = jnp.where(spent, 0, left - above)
     return kept

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from sparsejax.projections._count import add_up, count_reaching, varying_zero
+from sparsejax.projections._count import count_reaching, kind_on_mesh, table, varying_zero
 from sparsejax.projections._keys import KeyFormat
 from sparsejax.projections._shards import Layout, automatic_shards
 
-_ENOUGH = 2**12  # minimum number of sampled entries of a leaf that has as many
-_STRIDE = 2**8  # stride of the sample of a large leaf
-_DEVIATIONS = (3.5, 1.2, 0.4, -0.4, -1.2, -3.5)  # in standard deviations of the wanted rank
+_ENOUGH = 2**12  # minimum number of sampled entries of a sharded leaf that has as many
+_STRIDE = 2**8  # stride of the sample of a large sharded leaf
+_ODD_STRIDE = 257  # prime, so that the sample of whole leaves does not stay in few columns
+_WIDEST = 3.5  # the outermost thresholds, in standard deviations of the wanted rank
+
+Sample = tuple[jax.Array, float, Layout]
+"""Keys of sampled entries, the number of entries that each of them represents, and a layout."""
 
 
 def sampled_thresholds(
@@ -24,44 +29,90 @@ def sampled_thresholds(
     keys: KeyFormat,
     kappa: jax.Array,
     total: int,
-) -> list[jax.Array]:
-    """Return six increasing thresholds around the one that ``kappa`` of ``total`` entries reach.
+    number: int,
+) -> jax.Array:
+    """Return increasing thresholds around the one that ``kappa`` of ``total`` entries reach.
 
-    The thresholds are order statistics of a strided sample, spaced by the standard deviation of the
-    wanted entry's rank in a random sample. Where the strided sample is not representative, they may
-    lie far from the threshold, which the search that uses them tolerates.
+    Two order statistics of a strided sample enclose the wanted entry at ``_WIDEST`` standard
+    deviations of its rank in a random sample, and the thresholds lie between them, denser in the
+    middle. Where the sample is not representative, they may lie far from the threshold, which the
+    search that uses them tolerates.
+
+    Args:
+      leaves: arrays.
+      layouts: the layout of each leaf.
+      keys: the format of the keys.
+      kappa: float32 scalar.
+      total: the number of entries of all leaves.
+      number: the even number of thresholds to return, which is also the number that is counted in
+        each pass over the sample.
+
+    Returns:
+      An array of ``number`` keys.
     """
-    samples, strides = zip(*(_sample(leaf) for leaf in leaves), strict=True)
-    ranks = kappa.astype(jnp.float32)
-    variance = ranks * (1 - ranks / total) * max(strides)
-    spread = jnp.sqrt(jnp.maximum(variance, 0)) + max(strides)
-    wanted = [ranks + deviation * spread for deviation in _DEVIATIONS]
-
-    def estimates(thresholds: Sequence[jax.Array]) -> list[jax.Array]:
-        counts = []
-        for sample, stride in zip(samples, strides, strict=True):
-            hits = count_reaching(keys.keys(sample), thresholds)
-            counts.append([number.astype(jnp.float32) * stride for number in hits])
-        return add_up(counts, layouts)
-
-    def refine(number: jax.Array, thresholds: list[jax.Array]) -> list[jax.Array]:
-        # Finds the largest threshold that enough sampled entries reach, from its highest bit down.
-        bit = jnp.asarray(1, keys.bits) << (top - number).astype(keys.bits)
-        raised = [threshold | bit for threshold in thresholds]
-        return [
-            jnp.where((guess >= rank) & (new <= keys.infinity), new, old)
-            for guess, rank, new, old in zip(
-                estimates(raised), wanted, raised, thresholds, strict=True
-            )
-        ]
-
-    top = 8 * keys.bits.itemsize - 2
+    samples = _samples(leaves, layouts, keys)
+    coarsest = max(stride for _, stride, _ in samples)
+    variance = kappa * (1 - kappa / total) * coarsest
+    spread = _WIDEST * (jnp.sqrt(jnp.maximum(variance, 0)) + coarsest)
+    wanted = jnp.stack([kappa + spread, kappa - spread])
     zero = varying_zero(leaves, layouts).astype(keys.bits)
-    thresholds: list[jax.Array] = lax.fori_loop(0, top + 1, refine, [zero] * len(wanted))
-    return thresholds
+    lowest, highest = _order_statistics(samples, keys, wanted, zero, number // 2)
+    apart = np.sinh(np.linspace(-2.2, 2.2, number)) / np.sinh(2.2) / 2 + 0.5
+    real = jnp.float64 if keys.bits.itemsize == 8 else jnp.float32
+    width = (highest - lowest).astype(real)
+    return lowest + (width * jnp.asarray(apart, real)).astype(keys.bits)
 
 
-def _sample(leaf: jax.Array) -> tuple[jax.Array, float]:
+def _order_statistics(
+    samples: Sequence[Sample], keys: KeyFormat, wanted: jax.Array, zero: jax.Array, each: int
+) -> jax.Array:
+    """Return for each of some ranks the largest key that as many entries reach, by the samples.
+
+    Each pass finds a digit of all these keys, from ``each = 2**d - 1`` counts for each of them. The
+    number of passes is known, so that no device waits for the host.
+    """
+    digit_bits = each.bit_length()
+    passes = -(-(8 * keys.bits.itemsize - 1) // digit_bits)
+    digits = jnp.arange(1, each + 1, dtype=keys.bits)
+    strides = jnp.asarray([stride for _, stride, _ in samples], jnp.float32)
+
+    def refine(number: jax.Array, found: jax.Array) -> jax.Array:
+        shift = (digit_bits * (passes - 1 - number)).astype(keys.bits)
+        raised = found[:, None] | (digits << shift)
+        flat = raised.reshape(-1)
+        counts = table([count_reaching(s, flat) for s, *_ in samples], [x for *_, x in samples])
+        estimates = (counts.astype(jnp.float32) * strides).sum(1).reshape(raised.shape)
+        # The highest digit may not fit: what overflows is negative or repeats a smaller digit.
+        enough = (estimates >= wanted[:, None]) & (raised >= found[:, None])
+        return jnp.where(enough & (raised <= keys.infinity), raised, found[:, None]).max(1)
+
+    start = jnp.zeros(wanted.shape, keys.bits) + zero
+    result: jax.Array = lax.fori_loop(0, passes, refine, start)
+    return result
+
+
+def _samples(
+    leaves: Sequence[jax.Array], layouts: Sequence[Layout], keys: KeyFormat
+) -> list[Sample]:
+    """Return samples of all leaves: one array where the compiler cannot have sharded a leaf."""
+    pairs = list(zip(leaves, layouts, strict=True))
+    if any(automatic_shards(leaf) > 1 for leaf in leaves):
+        sampled = [(*_sample_as_sharded(leaf), layout) for leaf, layout in pairs]
+        return [(keys.keys(sample), stride, layout) for sample, stride, layout in sampled]
+    parts: dict[Hashable, list[jax.Array]] = {}
+    layout_of = {kind_on_mesh(*pair): Layout((tuple(sorted(pair[1].names)),)) for pair in pairs}
+    passed = 0
+    for leaf, layout in pairs:
+        first = -passed % _ODD_STRIDE  # as if the leaves were one array
+        passed += leaf.size
+        if first < leaf.size:
+            part = lax.slice_in_dim(leaf.reshape(-1), first, leaf.size, _ODD_STRIDE)
+            parts.setdefault(kind_on_mesh(leaf, layout), []).append(keys.keys(part))
+    stride = float(_ODD_STRIDE)
+    return [(jnp.concatenate(found), stride, layout_of[kind]) for kind, found in parts.items()]
+
+
+def _sample_as_sharded(leaf: jax.Array) -> tuple[jax.Array, float]:
     """Return a strided sample of a leaf and the number of entries that each sample represents.
 
     The stride is distributed over the dimensions such that no step crosses a shard boundary for any

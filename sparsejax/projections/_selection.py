@@ -2,50 +2,67 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from sparsejax._dtypes import at_least_float32
-from sparsejax.projections._count import add_up, count_reaching, varying_zero
+from sparsejax.projections._count import count_reaching, table, varying_zero
+from sparsejax.projections._keep import keep
 from sparsejax.projections._keys import KeyFormat, key_format
 from sparsejax.projections._sample import sampled_thresholds
-from sparsejax.projections._search import Bracket, search
+from sparsejax.projections._search import Bracket, Excess, search
 from sparsejax.projections._shards import Layout, whole_size
 
-_SAMPLED = 2**21  # from this number of entries on, a sample costs less than it saves
+
+class Form(NamedTuple):
+    """How a selection is computed; the result does not depend on it."""
+
+    thresholds: int
+    """The number of thresholds of a pass, a power of two minus one."""
+    sampled_from: int = 2**21
+    """From this number of entries on, a sample costs less than it saves."""
+
+
+CPU_FORM = Form(thresholds=7)  # a pass that counts more than eight is slower on XLA:CPU
+ACCELERATOR_FORM = Form(thresholds=15)  # 31 cost more arithmetic than a read of the weights there
+FORMS = (CPU_FORM, ACCELERATOR_FORM)
 
 
 class Selection(NamedTuple):
     """The largest entries: all above a threshold, and the first ones that tie with it."""
 
-    keys: KeyFormat
     threshold: jax.Array
     """The key of the threshold."""
-    tie: jax.Array
-    """int32 scalar: a tied entry is selected if at least this many entries follow it."""
+    ties: jax.Array
+    """int32 array [n]: in each of the n leaves a tied entry is selected if at least this many
+    entries of the leaf follow it."""
     any_nan: jax.Array
     """bool scalar: whether any entry is NaN."""
 
-    @property
-    def magnitude(self) -> jax.Array:
-        """The threshold as a magnitude, in float32 or wider."""
-        magnitude = self.keys.magnitude(jnp.minimum(self.threshold, self.keys.infinity))
+    def magnitude(self, keys: KeyFormat) -> jax.Array:
+        """Return the threshold as a magnitude, in float32 or wider."""
+        magnitude = keys.magnitude(jnp.minimum(self.threshold, keys.infinity))
         return magnitude.astype(at_least_float32(magnitude))
 
-    def masks(self, leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> list[jax.Array]:
-        """Return a boolean mask of the selected entries for each leaf."""
-        masks = []
-        for leaf, layout, following in zip(
-            leaves, layouts, entries_after(leaves, layouts), strict=True
-        ):
-            key = self.keys.keys(leaf)
-            first = layout.positions_from_end(leaf, following) >= self.tie
-            masks.append((key > self.threshold) | ((key == self.threshold) & first))
-        return masks
+    def keep(self, leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> list[jax.Array]:
+        """Return the leaves with all entries set to zero that are not selected."""
+        keys = key_format(leaves)
+        # XLA:CPU generates code once for all leaves of a shape if their kernels differ in operands
+        # alone. Behind a barrier and with more than one entry, a leaf's number is an operand; as
+        # a known scalar it would be part of the kernel.
+        numbers = lax.optimization_barrier(
+            [np.array([n, -1], np.int32) for n in range(len(leaves))]
+        )
+        return [
+            _keep_leaf(leaf, number, self, keys, layout)
+            for leaf, number, layout in zip(leaves, numbers, layouts, strict=True)
+        ]
 
 
 def select(
@@ -53,6 +70,7 @@ def select(
     layouts: Sequence[Layout],
     kappa: jax.Array,
     warm_start: jax.Array | None = None,
+    forms: tuple[Form, Form] = FORMS,
 ) -> Selection:
     """Select the ``kappa`` largest magnitudes of all leaves together.
 
@@ -66,67 +84,165 @@ def select(
       kappa: int32 scalar from 0 to the number of entries.
       warm_start: a magnitude close to the expected threshold; 0 or None for none. It never changes
         the result.
+      forms: how the selection is computed on a CPU and on other platforms. The choice is made when
+        the program is lowered for a platform.
 
     Returns:
       The selection.
     """
+    leaves = [lax.stop_gradient(leaf) for leaf in leaves]
+    warm = [] if warm_start is None else [lax.stop_gradient(warm_start)]
+    on_cpu, elsewhere = (functools.partial(_select, form, tuple(layouts)) for form in forms)
+    if forms[0] == forms[1]:
+        return on_cpu(leaves, kappa, *warm)
+    found: Selection = lax.platform_dependent(leaves, kappa, *warm, cpu=on_cpu, default=elsewhere)
+    return found
+
+
+def _select(
+    form: Form,
+    layouts: Sequence[Layout],
+    leaves: Sequence[jax.Array],
+    kappa: jax.Array,
+    warm_start: jax.Array | None = None,
+) -> Selection:
     keys = key_format(leaves)
-    total = whole_size(leaves, layouts)
+    sizes = np.array(
+        [layout.size(leaf) for leaf, layout in zip(leaves, layouts, strict=True)], np.int32
+    )
     zero = varying_zero(leaves, layouts)
     key_zero = zero.astype(keys.bits)
     end = keys.infinity + 1  # only NaN has a key this large
 
-    def count(thresholds: Sequence[jax.Array]) -> list[jax.Array]:
-        counts = []
-        for leaf in leaves:
-            # The barrier makes the keys depend on the thresholds: otherwise XLA hoists their
-            # computation out of the search loop and stores the keys of all weights.
-            leaf, _ = lax.optimization_barrier((leaf, thresholds))
-            counts.append(count_reaching(keys.keys(leaf), thresholds))
-        return add_up(counts, layouts)
+    def count(thresholds: jax.Array) -> jax.Array:
+        # The barrier makes the keys depend on the thresholds: otherwise XLA hoists their
+        # computation out of the search loop and stores the keys of all weights.
+        held, thresholds = lax.optimization_barrier((leaves, thresholds))
+        return table([_count_leaf(leaf, thresholds, keys) for leaf in held], layouts)
 
-    first = _first_thresholds(leaves, layouts, keys, kappa, total, warm_start)
-    bracket = Bracket(key_zero, key_zero + end, zero + total, zero)
-    first = [jnp.asarray(threshold, keys.bits) + key_zero for threshold in (*first, end)]
-    cut, nans = search(count, kappa + zero, bracket, keys.octave, first)
+    def excess(counts: jax.Array) -> jax.Array:
+        return counts.sum(-1) - kappa
 
-    clean = (cut.reached == kappa) | (cut.low == 0)
-    wanted = jnp.where(clean, cut.reached, kappa) - cut.above
-    tie = _tie(leaves, layouts, keys, cut, wanted)
-    return Selection(keys, cut.low, tie, nans > 0)
+    first = _first_thresholds(leaves, layouts, keys, kappa, warm_start, form) + key_zero
+    first = jnp.concatenate([first, jnp.full((1,), end, keys.bits) + key_zero])
+    bracket = Bracket(key_zero, key_zero + end, zero + sizes, zero + 0 * sizes)
+    cut, nans = search(count, excess, bracket, keys.octave, form.thresholds, first)
+    ties = _ties(leaves, layouts, keys, cut, excess, form)
+    return Selection(cut.low, ties, (nans > 0).any())
 
 
-def _tie(
+def _ties(
     leaves: Sequence[jax.Array],
     layouts: Sequence[Layout],
     keys: KeyFormat,
     cut: Bracket,
-    wanted: jax.Array,
+    excess: Excess,
+    form: Form,
 ) -> jax.Array:
-    """Return the number of following entries from which on a tied entry is selected.
+    """Return for each leaf the number of following entries from which on a tie is selected.
 
-    Exactly ``wanted`` ties are followed by that many entries or more. The earliest ties have the
-    most entries behind them, so this is the same search with positions from the end as keys. They
-    are distinct, so the search ends at exactly the wanted number.
+    The number of ties in each leaf is known from the search, so all are selected in the leaves
+    before some leaf and none in those after it. In that leaf the earliest ties have the most
+    entries behind them: the same search finds the place, with positions from the end as keys. They
+    are distinct, so it ends at exactly the wanted number.
     """
-    following = entries_after(leaves, layouts)
-    total = following[0] + layouts[0].size(leaves[0])
+    number = len(leaves)
+    indices = np.arange(number, dtype=np.int32)
+    tied = cut.reached - cut.above
+    # How many more entries than wanted are selected with all ties up to each leaf.
+    up_to = jnp.where(indices <= indices[:, None], cut.reached, cut.above)
+    surplus = excess(up_to)
+    partial = jnp.minimum((surplus < 0).sum(dtype=jnp.int32), number - 1)
+    wanted = tied[partial] - surplus[partial]
 
-    def count(thresholds: Sequence[jax.Array]) -> list[jax.Array]:
-        counts = []
-        for leaf, layout, after in zip(leaves, layouts, following, strict=True):
-            # The barrier makes positions part of each pass, too, instead of a stored array.
-            leaf, after, _ = lax.optimization_barrier((leaf, jnp.asarray(after), thresholds))
-            position = layout.positions_from_end(leaf, after)
-            tied = jnp.where(keys.keys(leaf) == cut.low, position, -1)
-            counts.append(count_reaching(tied, thresholds))
-        return add_up(counts, layouts)
+    def count(thresholds: jax.Array) -> jax.Array:
+        # Without the barrier XLA would store the positions of all weights, too.
+        held, thresholds, inside = lax.optimization_barrier((leaves, thresholds, zero))
+        pairs = zip(held, layouts, strict=True)
+        counts = [
+            _count_ties(leaf, cut.low, thresholds, inside, keys, layout) for leaf, layout in pairs
+        ]
+        return lax.dynamic_index_in_dim(table(counts, layouts), partial, axis=1)
 
-    ties = cut.reached - cut.above
-    zero = ties * 0
-    everywhere = 64.0 * total  # ties are evenly distributed over the positions
-    place, _ = search(count, wanted, Bracket(zero, zero + (total + 1), ties, zero), everywhere)
-    return place.low
+    clean = (excess(cut.reached) == 0) | (cut.low == 0)
+    wanted = jnp.where(clean, tied[partial], wanted)  # then the search ends before its first pass
+    sizes = [layout.size(leaf) for leaf, layout in zip(leaves, layouts, strict=True)]
+    size = jnp.asarray(sizes, jnp.int32)[partial] + wanted * 0
+    zero = size * 0
+    bracket = Bracket(zero, size + 1, tied[partial][None], zero[None])
+    evenly = 64.0 * size.astype(jnp.float32)  # ties are evenly distributed over the positions
+    place, _ = search(
+        count, lambda counts: counts[..., 0] - wanted, bracket, evenly, form.thresholds
+    )
+    later = jnp.where(clean, 0, np.iinfo(np.int32).max)
+    return jnp.where(indices < partial, 0, jnp.where(indices > partial, later, place.low))
+
+
+@functools.partial(jax.jit, static_argnames=("keys",))
+def _count_leaf(leaf: jax.Array, thresholds: jax.Array, keys: KeyFormat) -> Sequence[jax.Array]:
+    return count_reaching(keys.keys(leaf), thresholds)
+
+
+@functools.partial(jax.jit, static_argnames=("keys", "layout"))
+def _count_ties(
+    leaf: jax.Array,
+    key: jax.Array,
+    thresholds: jax.Array,
+    zero: jax.Array,
+    keys: KeyFormat,
+    layout: Layout,
+) -> Sequence[jax.Array]:
+    positions = layout.positions_from_end(leaf, zero=zero)
+    return count_reaching(jnp.where(keys.keys(leaf) == key, positions, -1), thresholds)
+
+
+@functools.partial(jax.jit, static_argnames=("keys", "layout"))
+def _keep_leaf(
+    leaf: jax.Array, number: jax.Array, selection: Selection, keys: KeyFormat, layout: Layout
+) -> jax.Array:
+    key = keys.keys(leaf)
+    tie = lax.dynamic_index_in_dim(selection.ties, number[0], keepdims=False)
+    first = layout.positions_from_end(leaf) >= tie
+    mask = (key > selection.threshold) | ((key == selection.threshold) & first)
+    return keep(leaf, mask, selection.any_nan)
+
+
+def _first_thresholds(
+    leaves: Sequence[jax.Array],
+    layouts: Sequence[Layout],
+    keys: KeyFormat,
+    kappa: jax.Array,
+    warm_start: jax.Array | None,
+    form: Form,
+) -> jax.Array:
+    """Return all thresholds but one of the first pass, an even number.
+
+    They come from a sample or, for few entries, from ``warm_start`` or are spread evenly.
+    """
+    number, total = form.thresholds - 1, whole_size(leaves, layouts)
+    zero = varying_zero(leaves, layouts).astype(keys.bits)
+    expected = zero if warm_start is None else zero + keys.keys(warm_start.astype(keys.dtype))
+    expected = jnp.minimum(expected, keys.infinity)
+    if total >= form.sampled_from:
+        ranks = kappa.astype(jnp.float32)
+        thresholds = sampled_thresholds(leaves, layouts, keys, ranks, total, number)
+        if warm_start is None:
+            return thresholds
+        # A sample is more precise than a warm start that is slightly off, so it keeps all
+        # thresholds but two; these end the search where the warm start is exact.
+        middle = np.arange(number) - number // 2 + 1
+        exact = jnp.where(middle == 1, expected + 1, expected)
+        inside = (middle == 0) | (middle == 1)
+        return jnp.where(inside & (warm_start > 0), exact, thresholds)
+    step = keys.infinity // form.thresholds
+    evenly = zero + np.arange(step, step * form.thresholds, step, dtype=keys.bits)
+    if warm_start is None:
+        return evenly
+    far, near = max(keys.octave >> 6, 1), max(keys.octave >> 11, 1)
+    apart = np.geomspace(near, far, number // 2 - 1).astype(keys.bits)
+    offsets = np.concatenate([-apart[::-1], np.array([0, 1], keys.bits), apart])
+    around = jnp.clip(expected, far, keys.infinity - far) + offsets
+    return jnp.where(warm_start > 0, around, evenly)
 
 
 def entries_after(leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> list[int]:
@@ -136,34 +252,3 @@ def entries_after(leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> lis
         following.append(after)
         after += layout.size(leaf)
     return following[::-1]
-
-
-def _first_thresholds(
-    leaves: Sequence[jax.Array],
-    layouts: Sequence[Layout],
-    keys: KeyFormat,
-    kappa: jax.Array,
-    total: int,
-    warm_start: jax.Array | None,
-) -> list[jax.Array]:
-    """Return six thresholds, from a sample or, for few entries, from ``warm_start`` or evenly."""
-    zero = varying_zero(leaves, layouts).astype(keys.bits)
-    expected = zero if warm_start is None else zero + keys.keys(warm_start.astype(keys.dtype))
-    expected = jnp.minimum(expected, keys.infinity)
-    if total >= _SAMPLED:
-        thresholds = sampled_thresholds(leaves, layouts, keys, kappa, total)
-        if warm_start is None:
-            return thresholds
-        # A sample is more precise than a warm start that is slightly off, so it keeps four of the
-        # six thresholds; the other two end the search where the warm start is exact.
-        far_below, below, middle, after, above, far_above = thresholds
-        middle = jnp.where(warm_start > 0, expected, middle)
-        after = jnp.where(warm_start > 0, expected + 1, after)
-        return [far_below, below, middle, after, above, far_above]
-    evenly = [zero + keys.infinity // 7 * way for way in range(1, 7)]
-    if warm_start is None:
-        return evenly
-    far, near = max(keys.octave >> 6, 1), max(keys.octave >> 11, 1)
-    centre = jnp.clip(expected, far, keys.infinity - far)
-    around = [centre + offset for offset in (-far, -near, 0, 1, near, far)]
-    return [jnp.where(warm_start > 0, *pair) for pair in zip(around, evenly, strict=True)]

@@ -43,20 +43,24 @@ class Layout(NamedTuple):
         """Return the number of entries of the global array."""
         return math.prod(self.shape(leaf))
 
-    def positions_from_end(self, leaf: jax.Array, following: int | jax.Array) -> jax.Array:
+    def positions_from_end(
+        self, leaf: jax.Array, following: int = 0, zero: int | jax.Array = 0
+    ) -> jax.Array:
         """Count the entries after each entry, in row-major order of the global array (int32).
 
         Args:
           leaf: the local shard.
           following: the number of entries in later leaves, which is added.
+          zero: 0. A traced zero that is known inside a loop only keeps XLA from computing
+            positions before the loop and storing them.
         """
-        shape = self.shape(leaf)
-        position = jnp.asarray(following, jnp.int32) + (math.prod(shape) - 1)
-        stride = 1
+        shape, stride, position = self.shape(leaf), 1, jnp.asarray(following + zero, jnp.int32)
         for axis in reversed(range(leaf.ndim)):
+            behind = jnp.asarray(zero + (shape[axis] - 1), jnp.int32)
             if self.axes[axis]:
-                position -= lax.axis_index(self.axes[axis]) * (leaf.shape[axis] * stride)
-            position = position - lax.broadcasted_iota(jnp.int32, leaf.shape, axis) * stride
+                behind -= lax.axis_index(self.axes[axis]) * leaf.shape[axis]
+            behind = behind - lax.broadcasted_iota(jnp.int32, leaf.shape, axis)
+            position = position + behind * stride
             stride *= shape[axis]
         return position
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsejax.projections import _selection, project_l0_ball
+from sparsejax.projections import project_l0_ball
+from tests.projections.forms import sample_from
 from tests.reference import as_float64, equations, top_kappa
 
 DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
@@ -141,7 +142,7 @@ def test_nothing_is_sorted_or_sent_to_the_host():
 @pytest.mark.parametrize("shape", [(2_000_000,), (2000, 1000), (10, 200, 1000)])
 @pytest.mark.parametrize("sampled_from", [0, 2**40])
 def test_compiled_memory_is_the_result_and_little_more(shape, sampled_from, monkeypatch):
-    monkeypatch.setattr(_selection, "_SAMPLED", sampled_from)
+    sample_from(sampled_from, monkeypatch)
     weights = jnp.zeros(shape)
     project = jax.jit(lambda w, k: project_l0_ball(w, k, everything))
     compiled = project.lower(weights, 7).compile()

@@ -3,10 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.projections import _selection, project_l0_ball
+from sparsejax.projections import _sample, project_l0_ball
 from sparsejax.projections._keys import key_format
 from sparsejax.projections._sample import sampled_thresholds
 from sparsejax.projections._shards import Layout
+from tests.projections.forms import sample_from
 from tests.reference import as_float64, shard, top_kappa
 
 SHAPES = [(1000, 300), (3, 3, 64, 128), (50_000,), (7, 11)]
@@ -16,12 +17,16 @@ whole = lambda leaves: [Layout(((),) * leaf.ndim) for leaf in leaves]  # noqa: E
 @pytest.mark.long
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("share", [0.001, 0.02, 0.5, 0.99])
-def test_the_thresholds_surround_the_wanted_one(dtype, share):
+@pytest.mark.parametrize("gathered", [False, True])
+def test_the_thresholds_surround_the_wanted_one(dtype, share, gathered, monkeypatch):
+    number = 14 if gathered else 6
+    if gathered:
+        monkeypatch.setattr(_sample, "automatic_shards", lambda leaf: 1)
     leaves = [jax.random.normal(jax.random.key(i), s, dtype) for i, s in enumerate(SHAPES)]
     total = sum(leaf.size for leaf in leaves)
-    kappa = jnp.asarray(int(share * total), jnp.int32)
+    kappa = jnp.asarray(int(share * total), jnp.float32)
     keys = key_format(leaves)
-    guesses = sampled_thresholds(leaves, whole(leaves), keys, kappa, total)
+    guesses = sampled_thresholds(leaves, whole(leaves), keys, kappa, total, number)
     guesses = [float(keys.magnitude(guess)) for guess in guesses]
     assert guesses == sorted(guesses)
     magnitudes = np.abs(as_float64(leaves))
@@ -35,7 +40,7 @@ def test_the_thresholds_surround_the_wanted_one(dtype, share):
 @pytest.mark.parametrize("kind", ["normal", "rounded", "sorted", "rows"])
 def test_a_sample_never_changes_the_result(kappa, kind, monkeypatch):
     """Also where it misleads: entries that grow along an axis, or rows of different scales."""
-    monkeypatch.setattr(_selection, "_SAMPLED", 0)
+    sample_from(0, monkeypatch)
     leaves = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(SHAPES)]
     change = {
         "normal": lambda leaf: leaf,
@@ -54,10 +59,10 @@ def test_sampling_a_sharded_leaf_moves_no_data():
     compiled = (
         jax.jit(
             lambda leaf, kappa: sampled_thresholds(
-                [leaf], whole([leaf]), key_format([leaf]), kappa, leaf.size
+                [leaf], whole([leaf]), key_format([leaf]), kappa, leaf.size, 6
             )
         )
-        .lower(leaf, jnp.asarray(5000))
+        .lower(leaf, jnp.asarray(5000.0))
         .compile()
     )
     text = compiled.as_text()
@@ -66,7 +71,7 @@ def test_sampling_a_sharded_leaf_moves_no_data():
 
 
 def test_an_empty_leaf_beside_large_ones(monkeypatch):
-    monkeypatch.setattr(_selection, "_SAMPLED", 0)
+    sample_from(0, monkeypatch)
     leaves = [jnp.zeros((0, 4)), jax.random.normal(jax.random.key(0), (200, 100))]
     result = jax.jit(lambda tree, kappa: project_l0_ball(tree, kappa))(leaves, 700)
     assert result[0].shape == (0, 4)

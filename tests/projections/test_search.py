@@ -5,42 +5,56 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsejax.projections._search import THRESHOLDS, Bracket, search
+from sparsejax.projections._search import Bracket, search
 
 END = 1 << 20
 
 
-@jax.jit
-def find(keys, wanted, first):
-    def count(thresholds):
-        return [(keys >= threshold).sum(dtype=jnp.int32) for threshold in thresholds]
+def searched(keys, wanted, number, first=None, count=None):
+    """Search the keys [n, m] of n leaves."""
+
+    def plain(thresholds):
+        return (keys >= thresholds[:, None, None]).sum(2, dtype=jnp.int32)
 
     zero = jnp.asarray(0, jnp.int32)
-    bracket = Bracket(zero, zero + END, zero + keys.size, zero)
-    return search(count, wanted, bracket, 1 << 16, [first[i] for i in range(THRESHOLDS)])
+    everything = jnp.full(len(keys), keys.shape[1], jnp.int32)
+    bracket = Bracket(zero, zero + END, everything, everything * 0)
+    excess = lambda counts: counts.sum(-1) - wanted  # noqa: E731
+    return search(count or plain, excess, bracket, 1 << 16, number, first)
+
+
+find = jax.jit(searched, static_argnums=2)
 
 
 @settings(max_examples=200, deadline=None)
 @given(
     keys=st.lists(st.integers(0, 50) | st.integers(0, END - 1), min_size=30, max_size=30),
     wanted=st.integers(1, 30),
-    first=st.lists(st.integers(0, END), min_size=THRESHOLDS, max_size=THRESHOLDS),
+    first=st.lists(st.integers(0, END), min_size=15, max_size=15),
+    number=st.sampled_from([7, 15]),
 )
-def test_finds_the_wanted_key_whatever_the_first_thresholds(keys, wanted, first):
-    cut, beyond = find(jnp.asarray(keys, jnp.int32), wanted, jnp.asarray(first, jnp.int32))
-    low, high, reached, above = map(int, cut)
+def test_finds_the_wanted_key_whatever_the_first_thresholds(keys, wanted, first, number):
+    leaves, first = (
+        np.reshape(np.array(keys, np.int32), (3, 10)),
+        np.array(first[:number], np.int32),
+    )
+    cut, beyond = find(leaves, wanted, number, first)
+    np.testing.assert_array_equal(cut.reached, (leaves >= cut.low).sum(1))
+    np.testing.assert_array_equal(cut.above, (leaves >= cut.high).sum(1))
+    low, high, reached, above = int(cut.low), int(cut.high), cut.reached.sum(), cut.above.sum()
     keys = np.asarray(keys)
     assert reached == (keys >= low).sum() >= wanted
     if reached != wanted:  # a tie: the bracket holds the wanted key alone
         assert low == np.sort(keys)[-wanted] == high - 1
         assert above == (keys >= high).sum() < wanted
-    assert beyond == (keys >= first[-1]).sum()
+    np.testing.assert_array_equal(beyond, (leaves >= first[-1]).sum(1))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("kind", "most"), [("even", 6), ("lognormal", 7), ("lumps", 11)])
+@pytest.mark.parametrize(("number", "fewer"), [(7, 0), (15, 1)])
 @pytest.mark.parametrize("wanted", [1, 10, 5000, 49_990])
-def test_few_passes_are_needed(kind, most, wanted):
+def test_few_passes_are_needed(kind, most, wanted, number, fewer):
     """An even split in eight takes seven; lumps of equal keys mislead, so every other is even."""
     rng = np.random.default_rng(0)
     values = {
@@ -48,23 +62,22 @@ def test_few_passes_are_needed(kind, most, wanted):
         "lumps": rng.integers(0, 300, 50_000) ** 2,
         "lognormal": np.minimum(np.exp(rng.normal(8, 1.5, 50_000)), END - 1),
     }[kind]
-    keys = jnp.asarray(values, jnp.int32)
-    zero = jnp.asarray(0, jnp.int32)
+    keys = jnp.asarray(values, jnp.int32)[None]
     passes = []
 
     def count(thresholds):
         jax.debug.callback(lambda: passes.append(1))
-        return [(keys >= threshold).sum(dtype=jnp.int32) for threshold in thresholds]
+        return (keys >= thresholds[:, None, None]).sum(2, dtype=jnp.int32)
 
-    bracket = Bracket(zero, zero + END, zero + keys.size, zero)
-    jax.block_until_ready(search(count, jnp.asarray(wanted), bracket, 1 << 16))
+    jax.block_until_ready(searched(keys, jnp.asarray(wanted), number, count=count))
     jax.effects_barrier()
-    assert len(passes) <= most
+    assert len(passes) <= most - fewer
 
 
 def test_a_finished_bracket_is_left_alone():
     zero = jnp.asarray(0, jnp.int32)
-    bracket = Bracket(zero, zero + 9, zero + 4, zero)
-    cut, beyond = search(lambda t: [zero + 99] * THRESHOLDS, zero + 4, bracket, 10)
-    assert [int(x) for x in cut] == [0, 9, 4, 0]
+    bracket = Bracket(zero, zero + 9, zero[None] + 4, zero[None])
+    excess = lambda counts: counts.sum(-1) - 4  # noqa: E731
+    cut, beyond = search(lambda t: jnp.full((7, 1), 99), excess, bracket, 10, 7)
+    assert [int(np.squeeze(x)) for x in cut] == [0, 9, 4, 0]
     assert beyond == -1

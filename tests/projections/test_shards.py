@@ -11,7 +11,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sparsejax.compression import l0_ball, l0_ball_l2
-from sparsejax.projections import _selection, project_l0_ball
+from sparsejax.projections import project_l0_ball
+from tests.projections.forms import sample_from
 from tests.reference import as_float64, top_kappa
 
 SHAPES = [(16, 24), (8, 4, 40), (64, 3), (6, 10)]
@@ -45,7 +46,7 @@ def put(tree, on, specs):
 
 @pytest.fixture(params=[False, True], ids=["unsampled", "sampled"])
 def sampled(request, monkeypatch):
-    monkeypatch.setattr(_selection, "_SAMPLED", 0 if request.param else 2**40)
+    sample_from(0 if request.param else 2**40, monkeypatch)
 
 
 @pytest.mark.parametrize("explicit", [False, True], ids=["auto", "explicit"])
