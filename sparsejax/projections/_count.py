@@ -8,7 +8,6 @@ from collections.abc import Hashable, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from sparsejax.projections._shards import Layout, automatic_shards
@@ -62,19 +61,27 @@ def table(counts: Sequence[Counts], layouts: Sequence[Layout]) -> jax.Array:
     Returns:
       An int32 array [T, n].
     """
-    if all(isinstance(numbers, jax.Array) for numbers in counts):
-        stacked = jnp.stack([jnp.asarray(numbers) for numbers in counts], axis=1)
-    else:  # by threshold, so that few operations take many operands
-        stacked = jnp.stack([jnp.stack(row) for row in zip(*counts, strict=True)])
-    names = [layout.names for layout in layouts]
-    groups = sorted(set(names), key=sorted)
-    summed = [
-        _over(group, jnp.where(np.array([n == group for n in names]), stacked, 0))
-        if len(groups) > 1
-        else _over(group, stacked)
-        for group in groups
+    groups = sorted({layout.names for layout in layouts}, key=sorted)
+    members = [[n for n, layout in enumerate(layouts) if layout.names == names] for names in groups]
+    tables = [
+        _over(names, _stacked([counts[n] for n in numbers]))
+        for names, numbers in zip(groups, members, strict=True)
     ]
-    return functools.reduce(jnp.add, summed)
+    if len(groups) == 1:
+        return tables[0]
+    columns = {
+        n: lax.index_in_dim(found, column, axis=1)
+        for found, numbers in zip(tables, members, strict=True)
+        for column, n in enumerate(numbers)
+    }
+    return jnp.concatenate([columns[n] for n in range(len(counts))], axis=1)
+
+
+def _stacked(counts: Sequence[Counts]) -> jax.Array:
+    if all(isinstance(numbers, jax.Array) for numbers in counts):
+        return jnp.stack([jnp.asarray(numbers) for numbers in counts], axis=1)
+    # By threshold, so that few operations take many operands.
+    return jnp.stack([jnp.stack(row) for row in zip(*counts, strict=True)])
 
 
 def _over(names: frozenset[str], numbers: jax.Array) -> jax.Array:

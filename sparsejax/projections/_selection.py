@@ -117,8 +117,11 @@ def _select(
     def count(thresholds: jax.Array) -> jax.Array:
         # The barrier makes the keys depend on the thresholds: otherwise XLA hoists their
         # computation out of the search loop and stores the keys of all weights.
-        held, thresholds = lax.optimization_barrier((leaves, thresholds))
-        return table([_count_leaf(leaf, thresholds, keys) for leaf in held], layouts)
+        counts = []
+        for leaf in leaves:
+            held, _ = lax.optimization_barrier((leaf, thresholds))
+            counts.append(_count_leaf(held, thresholds, keys))
+        return table(counts, layouts)
 
     def excess(counts: jax.Array) -> jax.Array:
         return counts.sum(-1) - kappa
@@ -157,11 +160,10 @@ def _ties(
 
     def count(thresholds: jax.Array) -> jax.Array:
         # Without the barrier XLA would store the positions of all weights, too.
-        held, thresholds, inside = lax.optimization_barrier((leaves, thresholds, zero))
-        pairs = zip(held, layouts, strict=True)
-        counts = [
-            _count_ties(leaf, cut.low, thresholds, inside, keys, layout) for leaf, layout in pairs
-        ]
+        counts = []
+        for leaf, layout in zip(leaves, layouts, strict=True):
+            held, inside, _ = lax.optimization_barrier((leaf, zero, thresholds))
+            counts.append(_count_ties(held, cut.low, thresholds, inside, keys, layout))
         return lax.dynamic_index_in_dim(table(counts, layouts), partial, axis=1)
 
     clean = (excess(cut.reached) == 0) | (cut.low == 0)
