@@ -58,7 +58,7 @@ def longest_prefix(
         np.int32,
     )
     nothing = total * 0
-    left = jnp.minimum(budget + zero, total.sum())
+    left = jnp.minimum(budget + zero, total.sum(dtype=jnp.int32))
     kept = [jnp.zeros(leaf.shape, bool) for leaf in words[0]]
     tied = [jnp.ones(leaf.shape, bool) for leaf in words[0]]
     for word, end, smooth in (
@@ -72,11 +72,11 @@ def longest_prefix(
             return table(counts, layouts) * np.array(costs, np.int32)
 
         def excess(counts: jax.Array, left: jax.Array = left) -> jax.Array:
-            return counts.sum(-1) - left
+            return counts.sum(-1, dtype=jnp.int32) - left
 
         bracket = Bracket(zero, zero + end, total, nothing)
         cut, _ = search(count, excess, bracket, smooth, _THRESHOLDS)
-        reached, above = cut.reached.sum(), cut.above.sum()
+        reached, above = (x.sum(dtype=jnp.int32) for x in (cut.reached, cut.above))
         spent = reached == left  # the budget is spent exactly; no ties remain
         least = jnp.where(spent, cut.low, cut.high)
         kept = [k | (key >= least) for k, key in zip(kept, keys, strict=True)]

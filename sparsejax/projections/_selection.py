@@ -124,7 +124,7 @@ def _select(
         return table(counts, layouts)
 
     def excess(counts: jax.Array) -> jax.Array:
-        return counts.sum(-1) - kappa
+        return counts.sum(-1, dtype=jnp.int32) - kappa
 
     first = _first_thresholds(leaves, layouts, keys, kappa, warm_start, form) + key_zero
     first = jnp.concatenate([first, jnp.full((1,), end, keys.bits) + key_zero])
