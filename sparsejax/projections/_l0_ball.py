@@ -142,7 +142,7 @@ def _keep_largest(
         kappa: jax.Array,
         *warm_start: jax.Array,
     ) -> tuple[list[jax.Array], tuple[jax.Array, jax.Array]]:
-        selection = select(leaves, layouts, kappa, *warm_start, forms=forms)
+        selection = select(leaves, layouts, kappa, warm_start[0] if warm_start else None, forms)
         kept = selection.keep(leaves, layouts)
         return kept, (selection.magnitude(key_format(leaves)), selection.any_nan)
 

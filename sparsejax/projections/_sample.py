@@ -60,7 +60,8 @@ def sampled_thresholds(
     apart = np.sinh(np.linspace(-2.2, 2.2, number)) / np.sinh(2.2) / 2 + 0.5
     real = jnp.float64 if keys.bits.itemsize == 8 else jnp.float32
     width = (highest - lowest).astype(real)
-    return lowest + (width * jnp.asarray(apart, real)).astype(keys.bits)
+    offsets: jax.Array = (width * jnp.asarray(apart, real)).astype(keys.bits)
+    return lowest + offsets
 
 
 def _order_statistics(

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from sparsejax._dtypes import at_least_float32
-from sparsejax.projections._count import count_reaching, table, varying_zero
+from sparsejax.projections._count import Counts, count_reaching, table, varying_zero
 from sparsejax.projections._keep import keep
 from sparsejax.projections._keys import KeyFormat, key_format
 from sparsejax.projections._sample import sampled_thresholds
@@ -164,7 +164,8 @@ def _ties(
         for leaf, layout in zip(leaves, layouts, strict=True):
             held, inside, _ = lax.optimization_barrier((leaf, zero, thresholds))
             counts.append(_count_ties(held, cut.low, thresholds, inside, keys, layout))
-        return lax.dynamic_index_in_dim(table(counts, layouts), partial, axis=1)
+        chosen: jax.Array = lax.dynamic_index_in_dim(table(counts, layouts), partial, axis=1)
+        return chosen
 
     clean = (excess(cut.reached) == 0) | (cut.low == 0)
     wanted = jnp.where(clean, tied[partial], wanted)  # then the search ends before its first pass
@@ -177,11 +178,12 @@ def _ties(
         count, lambda counts: counts[..., 0] - wanted, bracket, evenly, form.thresholds
     )
     later = jnp.where(clean, 0, np.iinfo(np.int32).max)
-    return jnp.where(indices < partial, 0, jnp.where(indices > partial, later, place.low))
+    ties: jax.Array = jnp.where(indices > partial, later, place.low)
+    return jnp.where(indices < partial, 0, ties)
 
 
 @functools.partial(jax.jit, static_argnames=("keys",))
-def _count_leaf(leaf: jax.Array, thresholds: jax.Array, keys: KeyFormat) -> Sequence[jax.Array]:
+def _count_leaf(leaf: jax.Array, thresholds: jax.Array, keys: KeyFormat) -> Counts:
     return count_reaching(keys.keys(leaf), thresholds)
 
 
@@ -193,7 +195,7 @@ def _count_ties(
     zero: jax.Array,
     keys: KeyFormat,
     layout: Layout,
-) -> Sequence[jax.Array]:
+) -> Counts:
     positions = layout.positions_from_end(leaf, zero=zero)
     return count_reaching(jnp.where(keys.keys(leaf) == key, positions, -1), thresholds)
 
