@@ -60,8 +60,8 @@ def sampled_thresholds(
     apart = np.sinh(np.linspace(-2.2, 2.2, number)) / np.sinh(2.2) / 2 + 0.5
     real = jnp.float64 if keys.bits.itemsize == 8 else jnp.float32
     width = (highest - lowest).astype(real)
-    offsets: jax.Array = (width * jnp.asarray(apart, real)).astype(keys.bits)
-    return lowest + offsets
+    thresholds: jax.Array = lowest + (width * jnp.asarray(apart, real)).astype(keys.bits)
+    return thresholds
 
 
 def _order_statistics(
