@@ -134,9 +134,8 @@ def test_nothing_is_sorted_or_sent_to_the_host():
     assert not [name for name in used if "sort" in name or "top_k" in name or "callback" in name]
     assert not used & {"gather", "cumsum"}
     for equation in program:
-        if equation.primitive.name == "concatenate":  # JAX 0.10.0 stacks counts by it, too
-            axis = equation.params["dimension"]
-            assert all(operand.aval.shape[axis] == 1 for operand in equation.invars)
+        if equation.primitive.name == "concatenate":  # of counts and thresholds alone
+            assert all(operand.aval.size < 16 for operand in equation.invars)
 
 
 @pytest.mark.parametrize("shape", [(2_000_000,), (2000, 1000), (10, 200, 1000)])
