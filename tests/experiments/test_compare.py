@@ -1,6 +1,7 @@
 """The comparison of all methods on a part of MNIST, and what its tables conclude."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -25,8 +26,8 @@ def config(output, **flags):
 
 @pytest.fixture(scope="module")
 def dataset(mnist):
-    """Eight steps an epoch: the programs run slowly, since they are compiled quickly."""
-    return smoke.part(mnist, train=2000, others=500)
+    """Four steps an epoch: the programs run slowly, since they are compiled quickly."""
+    return smoke.part(mnist, train=1000, others=500)
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +100,13 @@ def test_a_run_that_has_ended_is_not_made_again(finished, dataset):
     assert found == rows[:2]
 
 
-def test_tune_only_computes_no_test_error(dataset, tmp_path):
-    chosen = config(tmp_path, method=("one_shot",), tune_only=True, batch_size=1000)
+def test_tune_only_computes_no_test_error(finished, dataset, tmp_path):
+    shutil.copytree(
+        finished[0].folder / "lenet300_mnist/dense/tuning", tmp_path / "lenet300_mnist/dense/tuning"
+    )
+    chosen = config(tmp_path, method=("dense",), tune_only=True)
     printed, rows = smoke.run(RECIPE, recipe, dataset, chosen)
+    assert printed.count("(already there)") == 4
     assert "test error" not in printed
     assert len(rows) == 1
     assert not list(tmp_path.glob("**/kept_*"))

@@ -15,6 +15,7 @@ import optax
 import pytest
 from matplotlib.figure import Figure
 
+from experiments.common import runner
 from experiments.common.report import MADE_BY, Table, aggregate, error
 from experiments.common.runner import Config as CommonConfig
 from experiments.common.runner import Recipe, Run, command_line, draw, main, rewrite
@@ -45,7 +46,9 @@ class Config(CommonConfig):
 
 class ToyRun(Run):
     killed_at = None
-    """A step or a moment of the first run at which it dies."""
+    """A step at which it dies."""
+    die = None
+    """How it does."""
 
     def train(self):
         optimizer = {"sgd": optax.sgd, "adam": optax.adam}[self.row](self.settings["rate"])
@@ -57,7 +60,7 @@ class ToyRun(Run):
 
         def evaluate(state):
             if self.killed_at == int(state.step):
-                os._exit(9)
+                self.die()
             return {"error": float(jnp.abs(state.params["kernel"]).sum())}
 
         params = {"kernel": jax.random.normal(jax.random.key(self.seed), (3,))}
@@ -197,34 +200,60 @@ def test_reports_what_has_ended_so_far(finished, tmp_path, capsys):
 KILL = """
 import sys
 from pathlib import Path
-from experiments.common import runner
+from experiments.common.runner import main
 from tests.experiments.common import test_runner as toy
-moment = sys.argv[2]
-if moment.isdigit():
-    toy.ToyRun.killed_at = int(moment)
-else:  # the network is there, the result is not
-    runner.write_json = lambda *arguments: toy.os._exit(9)
-config = toy.Config(output=Path(sys.argv[1]), method=("adam",), seeds=(0,), resume=True)
-runner.main(toy.RECIPE, config, "")
+toy.ToyRun.killed_at, toy.ToyRun.die = 12, lambda run: toy.os._exit(9)
+main(toy.RECIPE, toy.adam(Path(sys.argv[1])), "")
 """
 
 
-@pytest.mark.parametrize("moment", ["4", "12", "result"])
-def test_killed_at_a_fixed_point_it_resumes_to_the_same_bits(finished, tmp_path, moment, capsys):
-    """Step 4 is before the first checkpoint, step 12 between two."""
-    folder = tmp_path / "run"
-    environment = environment_for_commands() | {"PYTHONPATH": os.getcwd()}
-    killed = subprocess.run(
-        [sys.executable, "-c", KILL, folder, moment], env=environment, capture_output=True
-    )
-    assert killed.returncode == 9, killed.stderr.decode()
+class Died(BaseException):
+    """What ends a run in this process."""
+
+
+def died(*given):
+    raise Died
+
+
+def adam(folder):
+    return Config(output=folder, method=("adam",), seeds=(0,), resume=True)
+
+
+def resumes_to_the_same_bits(folder, finished, capsys):
     assert not (folder / "adam/seed_0/result.json").exists()
-    assert (folder / "adam/seed_0/network.safetensors").exists() == (moment == "result")
-    config = Config(output=folder, method=("adam",), seeds=(0,), resume=True)
-    main(RECIPE, config, "")
+    capsys.readouterr()
+    main(RECIPE, adam(folder), "")
     expected = final_bits(finished.folder)["adam/seed_0"]
     assert final_bits(folder)["adam/seed_0"] == expected
     assert "(already there)" not in capsys.readouterr().out
+
+
+def test_killed_between_two_checkpoints_it_resumes_to_the_same_bits(finished, tmp_path, capsys):
+    environment = environment_for_commands() | {"PYTHONPATH": os.getcwd()}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILL, tmp_path], env=environment, capture_output=True
+    )
+    assert killed.returncode == 9, killed.stderr.decode()
+    assert len(list(tmp_path.glob("adam/seed_0/checkpoints/sums/*"))) == 1
+    resumes_to_the_same_bits(tmp_path, finished, capsys)
+
+
+@pytest.mark.parametrize("moment", ["before the first checkpoint", "before its result"])
+def test_ended_at_a_fixed_point_it_resumes_to_the_same_bits(
+    finished, tmp_path, moment, monkeypatch, capsys
+):
+    with monkeypatch.context() as patch:
+        if moment == "before its result":  # the network is there
+            patch.setattr(runner, "write_json", died)
+        else:
+            patch.setattr(ToyRun, "killed_at", 4)
+            patch.setattr(ToyRun, "die", died)
+        with pytest.raises(Died):
+            main(RECIPE, adam(tmp_path), "")
+    there = (tmp_path / "adam/seed_0/network.safetensors").exists()
+    assert there == (moment == "before its result")
+    assert there == any(tmp_path.glob("adam/seed_0/checkpoints/sums/*"))
+    resumes_to_the_same_bits(tmp_path, finished, capsys)
 
 
 def test_the_command_line_names_the_program_and_ends_in_one_line(monkeypatch, capsys, tmp_path):
