@@ -125,18 +125,18 @@ def weights(runs: Mapping[str, Any]) -> Figure:
 def filters(runs: Mapping[str, Any]) -> Figure:
     """The first layer's first 20 filters, mean of the input channels; what was pruned is white."""
     figure = Figure(figsize=(11, 0.75 * len(runs)), layout="constrained")
-    grid = figure.subplots(len(runs), _FILTERS, squeeze=False)
-    for axes, (row, run) in zip(grid, runs.items(), strict=True):
+    axes = figure.subplots(len(runs), 1, squeeze=False)[:, 0]
+    for axis, (row, run) in zip(axes, runs.items(), strict=True):
         first, *_ = _LAYERS[run.result()["model"]]
         kernel = run.network()[first]["kernel"].mean(axis=2)
         limit = np.abs(kernel).max() or 1.0
-        for axis in axes:
-            axis.set_axis_off()
-        for axis, filter_ in zip(axes, np.moveaxis(kernel, -1, 0), strict=False):
-            picture = np.ma.masked_equal(filter_, 0)
-            axis.set_axis_on()
-            axis.imshow(picture, cmap="RdBu", vmin=-limit, vmax=limit)
-            axis.set_xticks([])
-            axis.set_yticks([])
-        axes[0].set_ylabel(row, fontsize=8, rotation=0, ha="right", va="center")
+        shown = np.concatenate(list(np.moveaxis(kernel, -1, 0)[:_FILTERS]), axis=1)
+        picture = np.ma.masked_equal(shown, 0)
+        axis.imshow(picture, cmap="RdBu", vmin=-limit, vmax=limit)
+        height, width = kernel.shape[:2]
+        edges = np.arange(width, shown.shape[1], width) - 0.5
+        axis.vlines(edges, -0.5, height - 0.5, color="black", linewidth=1.5)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_ylabel(row, fontsize=8, rotation=0, ha="right", va="center")
     return figure

@@ -60,7 +60,8 @@ def run_call(
         batch = row
         if arrays is not None:
             batch = jax.tree.map(lambda array: _rows_of(array, row), arrays)
-        return step(state, batch)
+        # What `scan_is_slow` traces in a scan is found again where the step is called by itself.
+        return jax.jit(step, inline=True)(state, batch)
 
     def hold(state: Any) -> Any:
         """The state, with its sharding."""

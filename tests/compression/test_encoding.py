@@ -19,7 +19,7 @@ def weights(dtype=jnp.float32):
 
 
 def run(c_step, w, mu=1.0):
-    theta, state = c_step.project(w, mu, c_step.init(w))
+    theta, state = jax.jit(c_step.project)(w, mu, c_step.init(w))
     return theta, c_step.encode(theta, state)
 
 
@@ -49,8 +49,21 @@ QUANTISED = {
 }
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("name", QUANTISED)
+NARROW = (
+    "one value",
+    "jointly",
+    "by leaf",
+    "given, by leaf",
+    "Lloyd",
+    "ternary",
+    "kept values",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, jnp.float32) for name in QUANTISED] + [(name, jnp.bfloat16) for name in NARROW],
+)
 def test_quantised_weights_come_back_to_the_bit(name, dtype):
     theta, forms = run(QUANTISED[name](), weights(dtype))
     assert isinstance(forms["masked"], optax.MaskedNode)
@@ -192,7 +205,7 @@ def test_sums_of_exact_parts_come_back_to_the_bit(dtype):
 def test_sums_with_a_low_rank_part():
     c_step = compression.additive([compression.low_rank(2), compression.l0_ball(5)], sweeps=3)
     w = {"kernel": jax.random.normal(jax.random.key(0), (12, 9))}
-    theta, state = c_step.project(w, 1.0, c_step.init(w))
+    theta, state = jax.jit(c_step.project)(w, 1.0, c_step.init(w))
     form = c_step.encode(theta, state)["kernel"]
     assert isinstance(form.parts[0], LowRankArray)
     np.testing.assert_allclose(form.dense(), theta["kernel"], atol=1e-5)

@@ -7,13 +7,14 @@ import sys
 
 import jax
 import pytest
+from matplotlib.figure import Figure
 
 from experiments.common import saved_runs
 from experiments.common.runner import command_line, main
 from experiments.data import Dataset, Split
 
 
-def part(dataset, train=5000, others=1000):
+def part(dataset, train=2500, others=500):
     """The first images of each split."""
     sizes = {"train": train, "validation": others, "test": others}
     splits = {
@@ -31,11 +32,17 @@ def loading(module, dataset):
         yield
 
 
-def run(recipe, module, dataset, config):
-    """Run an experiment; return what it printed and the rows of its report."""
+def run(recipe, module, dataset, config, drawn=True):
+    """Run an experiment; return what it printed and the rows of its report.
+
+    Unless ``drawn``, the figures are made but not rendered, which takes longer than some runs.
+    """
     printed = io.StringIO()
-    with loading(module, dataset), contextlib.redirect_stdout(printed):
-        main(recipe, config, "python -m a.command")
+    with pytest.MonkeyPatch.context() as patch, loading(module, dataset):
+        if not drawn:
+            patch.setattr(Figure, "savefig", lambda self, path, **options: path.touch())
+        with contextlib.redirect_stdout(printed):
+            main(recipe, config, "python -m a.command")
     report = json.loads((config.report_folder / "report.json").read_text())
     assert report["experiment"] == config.experiment
     assert report["command"] == "python -m a.command"

@@ -72,7 +72,7 @@ def test_resuming_what_has_ended_trains_nothing(finished, small_mnist):
     chosen, _, rows = finished
     before = smoke.results(chosen.folder)
     again = config(chosen.folder, method=("l0", "l0_l2", "l1"), resume=True)
-    printed, found = smoke.run(RECIPE, recipe, small_mnist, again)
+    printed, found = smoke.run(RECIPE, recipe, small_mnist, again, drawn=False)
     assert printed.count("(already there)") == 5  # both references, too
     assert smoke.results(chosen.folder) == before
     assert found == rows

@@ -45,7 +45,7 @@ def test_no_test_error_is_computed_before_the_settings_are_final(finished):
 def test_final_adds_the_test_errors_of_the_same_networks(finished, small_mnist):
     chosen, _, rows = finished
     again = config(chosen.folder, resume=True, final=True)
-    printed, found = smoke.run(RECIPE, recipe, small_mnist, again)
+    printed, found = smoke.run(RECIPE, recipe, small_mnist, again, drawn=False)
     assert printed.count("(already there)") == 5  # the reference, too
     for before, after in zip(rows, found, strict=True):
         assert 0 < after.pop("test_error")["mean"] < 95

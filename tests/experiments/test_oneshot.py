@@ -47,10 +47,10 @@ def small_decoder(tmp_path_factory):
     return load
 
 
-def run(small_decoder, small_mnist, chosen):
+def run(small_decoder, small_mnist, chosen, drawn=True):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "load", small_decoder)
-        return smoke.run(RECIPE, saved_runs, small_mnist, chosen)
+        return smoke.run(RECIPE, saved_runs, small_mnist, chosen, drawn)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def dense_lenet300(small_mnist, tmp_path_factory):
     chosen = lenet300.Config(
         preset="smoke", seeds=(0,), method=("reference",), output=tmp_path_factory.mktemp("dense")
     )
-    smoke.run(lenet300.RECIPE, lenet300, small_mnist, chosen)
+    smoke.run(lenet300.RECIPE, lenet300, small_mnist, chosen, drawn=False)
     return chosen.folder / "reference" / "seed_0"
 
 
@@ -125,7 +125,7 @@ def test_no_test_number_before_the_settings_are_final(finished, small_decoder, s
         preset="smoke", row=("wanda_50",), seeds=(0,), context=CONTEXT, resume=True, final=True,
         output=chosen.folder, results=chosen.folder / "final",
     )  # fmt: skip
-    _, found = run(small_decoder, small_mnist, final)
+    _, found = run(small_decoder, small_mnist, final, drawn=False)
     assert all(row["perplexity_ratio"]["mean"] > 0 for row in found if "tried" not in row)
 
 

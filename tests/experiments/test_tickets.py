@@ -104,7 +104,7 @@ def test_the_figures_show_every_point(finished):
 def test_what_is_there_is_not_searched_again(finished, dataset):
     chosen, first, rows = finished
     again = dataclasses.replace(chosen, resume=True)
-    printed, found = smoke.run(RECIPE, recipe, dataset, again)
+    printed, found = smoke.run(RECIPE, recipe, dataset, again, drawn=False)
     assert printed == first
     assert found == rows
 
@@ -113,7 +113,7 @@ def test_more_rounds_go_on_from_those_that_are_there(finished, dataset, tmp_path
     chosen, _, before = finished
     shutil.copytree(chosen.folder, tmp_path / "run")
     longer = config(tmp_path / "run", resume=True, rounds=3, pruning_rounds=3, method=("cs", "imp"))
-    _, found = smoke.run(RECIPE, recipe, dataset, longer)
+    _, found = smoke.run(RECIPE, recipe, dataset, longer, drawn=False)
     assert found[2:] == before[2:]  # what was not searched further
     for more, fewer in zip(found[:2], before[:2], strict=True):
         assert more["points"][: len(fewer["points"])] == fewer["points"]
@@ -129,7 +129,7 @@ def test_what_has_ended_so_far_is_reported(finished, dataset, tmp_path):
     file.write_text(json.dumps(held | {"rows": first, "ended": False}))
     shutil.rmtree(tmp_path / "run" / "lenet300_mnist" / "l0")
     partial = config(tmp_path / "run", partial=True, rounds=4)  # more rounds are under way
-    _, found = smoke.run(RECIPE, recipe, dataset, partial)
+    _, found = smoke.run(RECIPE, recipe, dataset, partial, drawn=False)
     assert [row["method"] for row in found] == ["cs", "imp", "random"]
     assert found[0]["points"] == before[0]["points"][:2]
     assert [row["points"] for row in found[1:]] == [row["points"] for row in before[1:3]]

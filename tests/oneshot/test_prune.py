@@ -50,7 +50,7 @@ def test_rows_and_layers_keep_exact_numbers(method, sparsity):
         assert found["a"]["bias"] is params["a"]["bias"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt", "admm"])
 def test_groups_keep_exact_numbers(method):
     params, calibration = network()
 

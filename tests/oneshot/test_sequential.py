@@ -1,5 +1,7 @@
 """Sequential pruning against one call of calibrate and prune for each kernel in turn."""
 
+import functools
+import shutil
 from fractions import Fraction
 
 import jax
@@ -79,8 +81,15 @@ def test_each_kernel_is_calibrated_behind_the_pruned_ones(options):
     assert ((first != 0) != (last != 0)).any()
 
 
+@pytest.fixture(scope="module")
+def pruned_list():
+    """The decoder with a list of layers, half of whose weights are gone."""
+    params = unstacked(decoder_params())
+    return prune_sequentially(listed, params, BATCHES, 0.5, "wanda", where=kernels)
+
+
 @pytest.mark.parametrize("loop", ["scan", "fori", "python"])
-def test_stacked_layers_are_pruned_one_by_one(loop):
+def test_stacked_layers_are_pruned_one_by_one(loop, pruned_list):
     params = decoder_params()
     function = lambda p, b: decoder(p, b, loop)  # noqa: E731
     names = []
@@ -93,10 +102,7 @@ def test_stacked_layers_are_pruned_one_by_one(loop):
         "layers/key/kernel[1]", "layers/query/kernel[1]", "layers/value/kernel[1]",
         "layers/out/kernel[1]", "layers/up/kernel[1]", "layers/down/kernel[1]", "head/kernel",
     ]  # fmt: skip
-    check(
-        unstacked(found),
-        prune_sequentially(listed, unstacked(params), BATCHES, 0.5, "wanda", where=kernels),
-    )
+    check(unstacked(found), pruned_list)
     for name, leaf in named_leaves(found):
         if "kernel" in name:
             assert np.count_nonzero(leaf) == leaf.size // 2, name
@@ -268,14 +274,20 @@ class InterruptedError(Exception):
     pass
 
 
+@functools.cache
+def whole_call(dtype):
+    """The arguments of a call, and what it returns."""
+    params = jax.tree.map(lambda w: jnp.asarray(w, dtype), decoder_params())
+    arguments = (decoder, params, BATCHES, 0.5, "sparsegpt")
+    return arguments, prune_sequentially(*arguments, where=kernels)
+
+
 @pytest.mark.parametrize(
     ("last", "left", "dtype"),
     [(1, 13, jnp.float32), (4, 10, jnp.bfloat16), (9, 7, jnp.float32)],
 )
 def test_an_interrupted_call_goes_on(tmp_path, last, left, dtype):
-    params = jax.tree.map(lambda w: jnp.asarray(w, dtype), decoder_params())
-    arguments = (decoder, params, BATCHES, 0.5, "sparsegpt")
-    whole = prune_sequentially(*arguments, where=kernels)
+    arguments, whole = whole_call(dtype)
     done = []
 
     def interrupt(name, error):
@@ -299,23 +311,33 @@ def test_an_interrupted_call_goes_on(tmp_path, last, left, dtype):
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize(
-    "change", ["budget", "method", "start", "params", "batches", "where", "function"]
-)
-def test_a_folder_of_another_call_is_refused(tmp_path, change):
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """The folder of a call, and its arguments."""
     params = {"a": draw(8, 8), "b": draw(8, 8)}
     method = swaps(sparsegpt(damping=0.1), rounds=1)
     call = {"params": params, "batches": [X], "budget": 0.5, "method": method, "where": everything}
     call["function"] = two
-    prune_sequentially(directory=tmp_path, **call)
+    folder = tmp_path_factory.mktemp("ended")
+    prune_sequentially(directory=folder, **call)
+    return folder, call
+
+
+@pytest.mark.parametrize(
+    "change", ["budget", "method", "start", "params", "batches", "where", "function"]
+)
+def test_a_folder_of_another_call_is_refused(tmp_path, ended, change):
+    folder, call = ended[0], dict(ended[1])
+    params = call["params"]
     call["method" if change == "start" else change] = {
         "start": swaps(sparsegpt(damping=0.2), rounds=1),
         "budget": 0.6, "method": "magnitude", "params": params | {"a": draw(8, 8, seed=3)},
         "batches": [X[:3]], "where": named("a"),
         "function": lambda p, x: two(p, 2 * x),
     }[change]  # fmt: skip
+    folder = shutil.copytree(folder, tmp_path / "run")
     with pytest.raises(ValueError, match="directory must be new, or that of an interrupted call"):
-        prune_sequentially(directory=tmp_path, **call)
+        prune_sequentially(directory=folder, **call)
 
 
 def test_a_folder_knows_equal_arguments_and_damaged_files(tmp_path):

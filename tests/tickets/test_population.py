@@ -113,11 +113,8 @@ def alone():
         (population_step(SINGLE), "scan", MESH, None),
         (SINGLE, population_scan(), None, None),
         (SINGLE, population_scan(vmap_size=4), None, None),
-        (SINGLE, population_scan(vmap_size=MEMBERS), None, None),
-        (SINGLE, population_scan(unroll=True), None, 2),
         (SINGLE, population_scan(vmap_size=2, unroll=True), None, 2),
         (SINGLE, population_scan(MESH), MESH, None),
-        (SINGLE, population_scan(PAIRS), PAIRS, None),
         (SINGLE, population_scan(PAIRS, vmap_size=2), PAIRS, None),
     ],
 )
@@ -161,8 +158,7 @@ def test_one_after_another_is_each_alone_to_the_bit():
         jax.tree.map(np.testing.assert_array_equal, getattr(ours, name), getattr(alone, name))
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize(("steps", "members"), [(1, 3), (2, 1)])
 def test_written_out_there_is_no_loop(steps, members):
     """XLA for CPUs computes the gradients of convolutions sixty times slower inside one."""
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(start_of, range(members)))
@@ -232,9 +228,8 @@ def test_a_family_killed_resumes_to_the_same_bits(tmp_path):
     assert {f"loss/{number}" for number in range(MEMBERS)} <= set(early[0])
 
 
-@pytest.mark.parametrize("lengths", [(7, 1), (1, 7), (3, 5), (1,) * 8])
-def test_blocks_of_any_length_give_the_same_bits(lengths):
-    state, _ = population()
+def test_blocks_of_any_length_give_the_same_bits():
+    start, _ = population()
     rows, loop = jnp.arange(256).reshape(8, 32), population_scan()
 
     @jax.jit
@@ -242,14 +237,15 @@ def test_blocks_of_any_length_give_the_same_bits(lengths):
         take = lambda state, arrays, row: SINGLE(state, {k: v[row] for k, v in arrays.items()})  # noqa: E731
         return loop(take, state, {k: jnp.asarray(v) for k, v in DATA.items()}, rows)
 
-    whole, means = block(state, rows)
-    parts = []
-    for part in np.split(rows, np.cumsum(lengths)[:-1]):
-        state, found = block(state, part)
-        parts.append(found)
+    whole, means = block(start, rows)
     same = np.testing.assert_array_equal
-    jax.tree.map(same, whole._replace(key=0), state._replace(key=0))
-    jax.tree.map(lambda all_, *some: same(all_, jnp.concatenate(some)), means, *parts)
+    for lengths in ((7, 1), (1, 7), (3, 5), (1,) * 8):
+        state, parts = start, []
+        for part in np.split(rows, np.cumsum(lengths)[:-1]):
+            state, found = block(state, part)
+            parts.append(found)
+        jax.tree.map(same, whole._replace(key=0), state._replace(key=0))
+        jax.tree.map(lambda all_, *some: same(all_, np.concatenate(some)), means, *parts)
 
 
 def test_numbers_of_members_that_cannot_be_are_named():

@@ -115,7 +115,7 @@ def test_gradual_pruning_is_the_reference(optimizer):
 def test_weights_are_zero_outside_of_the_mask_and_so_are_their_moments(name):
     before = None
     for n, (params, state) in enumerate(run(sparsify(optax.adam(0.1), METHODS[name]), STEPS)):
-        mask = state.mask
+        mask = jax.tree.map(np.asarray, state.mask)
         for leaf in ("a", "b"):
             assert not np.asarray(params[leaf])[~mask[leaf]].any()
             moments = state.inner_state[0]
@@ -149,8 +149,8 @@ def test_a_scanned_run_is_a_stepped_run(name):
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("global normalised", "packed"), ("4x2", "packed"), ("rigl", "bool"), ("set", "packed")],
-)  # fmt: skip
+    [("global normalised", "packed"), ("rigl", "bool"), ("set", "packed")],
+)
 def test_eight_devices_find_the_same_bits(name, dtype):
     optimizer = sparsify(optax.adam(0.1), METHODS[name], mask_dtype=dtype)
     params, state = last(optimizer, STEPS)
@@ -358,8 +358,8 @@ def test_an_exact_budget_even_with_undefined_gradients():
 @pytest.mark.parametrize(
     ("dtype", "names"),
     [
-        (jnp.bfloat16, ("magnitude", "global normalised", "saliency", "rigl", "4x2")),
-        (jnp.float16, ("global normalised", "rigl")),
+        (jnp.bfloat16, ("global normalised", "saliency", "rigl", "4x2")),
+        (jnp.float16, ("global normalised",)),
     ],
     ids=["bfloat16", "float16"],
 )

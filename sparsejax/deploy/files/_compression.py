@@ -12,14 +12,15 @@ _STORED, _ZLIB, _LZMA = range(3)
 
 def compress(raw: bytes) -> bytes:
     """Compress ``raw``; the first byte of the result says how."""
-    found = [(_STORED, raw), (_ZLIB, zlib.compress(raw, 9 if len(raw) <= _SLOW else 1))]
-    if len(raw) <= _SLOW:
+    # Run lengths of a random mask and packed codes repeat nothing: matches of a few bytes cost half
+    # as much again as the entropy in zlib's fast levels, and an eighth in LZMA.
+    huffman = zlib.compressobj(1, strategy=zlib.Z_HUFFMAN_ONLY)
+    found = [(_STORED, raw), (_ZLIB, huffman.compress(raw) + huffman.flush())]
+    if len(raw) <= _SLOW:  # zlib's level 9 is as slow as LZMA, and hardly better than level 6
+        found.append((_ZLIB, zlib.compress(raw, 6)))
         found.append((_LZMA, lzma.compress(raw, lzma.FORMAT_RAW, filters=_FILTERS)))
     else:
-        # Run lengths of a random mask and packed codes repeat nothing; matches of a few bytes cost
-        # zlib's fast levels half as much again as the entropy.
-        huffman = zlib.compressobj(1, strategy=zlib.Z_HUFFMAN_ONLY)
-        found.append((_ZLIB, huffman.compress(raw) + huffman.flush()))
+        found.append((_ZLIB, zlib.compress(raw, 1)))
     method, smallest = min(found, key=lambda one: len(one[1]))
     return bytes([method]) + smallest
 

@@ -16,9 +16,10 @@ def test_data_come_back_and_never_grow_by_more_than_a_byte(monkeypatch, size, la
     assert len(data) <= min(size, size * np.log2(largest) / 8 * 1.5 + 60) + 1
 
 
-def test_run_lengths_of_a_random_mask_take_their_entropy():
+@pytest.mark.parametrize("size", [2**17, 2**20 + 1])
+def test_run_lengths_of_a_random_mask_take_their_entropy(size):
     """Of half of the weights: one bit for each, which matches of a few bytes would exceed."""
-    runs = np.random.default_rng(0).geometric(0.5, 2**20 + 1) - 1
+    runs = np.random.default_rng(0).geometric(0.5, size) - 1
     data = compress(runs.astype(np.uint8).tobytes())
     assert len(data) < 1.01 * runs.size * 2 / 8
 
