@@ -416,7 +416,7 @@ def shrunk(env):
 
 def compiled(env):
     close(
-        deploy.compile_sparse(deploy.Network(forward, sparse(env)), env.x)(env.x),
+        deploy.compile_sparse(deploy.Network(forward, sparse(env)), env.x, rounds=1)(env.x),
         forward(sparse(env), env.x),
     )
 

@@ -116,7 +116,7 @@ def weights(runs: Mapping[str, Any]) -> Figure:
     axes = figure.subplots(lines, _ACROSS, squeeze=False).flat
     for axis, (title, kernel) in zip(axes, panels, strict=False):
         left = kernel[kernel != 0]
-        axis.hist(left, bins=41, color=_COLORS[0])
+        axis.stairs(*np.histogram(left, bins=41), fill=True, color=_COLORS[0])
         axis.set_title(f"{title}, {left.size:,} of {kernel.size:,}", fontsize=9)
         axis.tick_params(labelsize=7)
     return figure

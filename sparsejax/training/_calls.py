@@ -95,7 +95,7 @@ def scan_is_slow(
     device = next(iter(jax.tree.leaves(state)[0].devices()))
     if device.platform != "cpu":
         return False
-    # `run_call` finds this trace again if the steps are then scanned.
+    # `run_call` finds this trace again if the steps are then scanned, and the step's in any case.
     return _convolves(run_call.trace(step, state, arrays, indices, shardings, None).jaxpr)
 
 

@@ -54,11 +54,12 @@ def run(small_decoder, small_mnist, chosen, drawn=True):
 
 
 @pytest.fixture(scope="module")
-def dense_lenet300(small_mnist, tmp_path_factory):
+def dense_lenet300(mnist, tmp_path_factory):
+    images = smoke.part(mnist, train=5000, others=1000)
     chosen = lenet300.Config(
         preset="smoke", seeds=(0,), method=("reference",), output=tmp_path_factory.mktemp("dense")
     )
-    smoke.run(lenet300.RECIPE, lenet300, small_mnist, chosen, drawn=False)
+    smoke.run(lenet300.RECIPE, lenet300, images, chosen, drawn=False)
     return chosen.folder / "reference" / "seed_0"
 
 
