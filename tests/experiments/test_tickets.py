@@ -27,8 +27,8 @@ def config(output, **flags):
 
 @pytest.fixture(scope="module")
 def dataset(mnist):
-    """20 steps an epoch: the programs run slowly, since they are compiled quickly."""
-    return smoke.part(mnist, train=2000, others=500)
+    """25 steps an epoch: the programs run slowly, since they are compiled quickly."""
+    return smoke.part(mnist, train=2500, others=500)
 
 
 @pytest.fixture(scope="module")
