@@ -61,7 +61,8 @@ def run_call(
         if arrays is not None:
             batch = jax.tree.map(lambda array: _rows_of(array, row), arrays)
         # What `scan_is_slow` traces in a scan is found again where the step is called by itself.
-        return jax.jit(step, inline=True)(state, batch)
+        taken: tuple[Any, Any] = jax.jit(step, inline=True)(state, batch)
+        return taken
 
     def hold(state: Any) -> Any:
         """The state, with its sharding."""
