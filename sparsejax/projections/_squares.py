@@ -16,10 +16,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from sparsejax.projections._keys import KeyFormat
+from sparsejax.projections._shards import automatic_shards
 
 _WIDTH = 12  # bits of a digit
 _MOST = 2**19  # the number of digits that can be summed in an int32 without overflow
 _ABOVE = 3  # digits for the integer part of a sum of fewer than 2**31 squares below 1
+_LEAST_PIECE = 16  # entries of a group in a piece, from which on pieces are summed by themselves
 
 
 class SquaredNorms(NamedTuple):
@@ -150,15 +152,44 @@ def _sum(
 ) -> list[jax.Array]:
     """Sum numbers over the dimensions ``inner`` and over the mesh axes ``names``."""
     together = math.prod(digits[0].shape[axis] for axis in inner) <= _MOST
+    digits, inner, pieces = _split(digits, inner)
     passes = [inner] if together else [(axis,) for axis in reversed(inner)]
     for number, axes in enumerate(passes):
         # One variadic reduction, so that no array of the size of the entries is stored.
         zeros = tuple(jnp.asarray(0, jnp.int32) for _ in digits)
         sums = lax.reduce(tuple(digits), zeros, _added, axes)
         digits = _carry(sums, 0 if number else _ABOVE)
+    if pieces:  # XLA gathers the operands of a variadic reduction over devices, but adds up these
+        digits = _carry(list(jnp.stack(digits).sum([1 + axis for axis in pieces])), 0)
     if names:
         digits = _carry(list(lax.psum(jnp.stack(digits), tuple(sorted(names)))), 0)
     return list(digits)
+
+
+def _split(
+    digits: Sequence[jax.Array], inner: tuple[int, ...]
+) -> tuple[list[jax.Array], tuple[int, ...], list[int]]:
+    """Split the dimensions ``inner`` into the pieces that the compiler may have sharded them into.
+
+    Returns:
+      The digits, their dimensions inside a piece, and, of what is left after summing over these,
+      the dimensions that count pieces; none where that would leave much to be summed.
+    """
+    shape, shards = digits[0].shape, automatic_shards(digits[0])
+    pieces = {axis: math.gcd(shape[axis], shards) for axis in inner}
+    number = math.prod(pieces.values())
+    if number == 1 or _LEAST_PIECE * number > math.prod(shape[axis] for axis in inner):
+        return list(digits), inner, []
+    split: list[int] = []
+    inside, counting = [], []
+    for axis, length in enumerate(shape):
+        if axis in pieces:
+            counting.append(len(split) - len(inside))
+            inside.append(len(split) + 1)
+            split += [pieces[axis], length // pieces[axis]]
+        else:
+            split.append(length)
+    return [digit.reshape(split) for digit in digits], tuple(inside), counting
 
 
 def _added(left: Any, right: Any) -> Any:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sparsejax.compression import l0_ball, l0_ball_l2
-from sparsejax.projections import project_l0_ball
+from sparsejax.projections import project_l0_ball, project_units
 from tests.projections.forms import sample_from
 from tests.reference import as_float64, top_kappa
 
@@ -193,3 +193,12 @@ def test_devices_exchange_counts_alone(kind, explicit, sampled):
 def test_bad_specs_are_named(specs, message):
     with pytest.raises(ValueError, match=message):
         project_l0_ball({"a": jnp.ones((2, 2))}, 1, specs=specs)
+
+
+def test_devices_do_not_gather_the_partial_sums_of_units():
+    """The bytes that are exchanged do not grow with the number of devices."""
+    (w,) = put([jnp.ones((128, 24))], mesh(), [P(("a", "b"))])
+    project = jax.jit(lambda w: project_units({"kernel": w}, 12, everything))
+    program = project.lower(w).compile().as_text()
+    assert "all-reduce" in program
+    assert "all-gather" not in program
