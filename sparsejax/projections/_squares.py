@@ -181,7 +181,8 @@ def _split(
     if number == 1 or _LEAST_PIECE * number > math.prod(shape[axis] for axis in inner):
         return list(digits), inner, []
     split: list[int] = []
-    inside, counting = [], []
+    inside: list[int] = []
+    counting: list[int] = []
     for axis, length in enumerate(shape):
         if axis in pieces:
             counting.append(len(split) - len(inside))
