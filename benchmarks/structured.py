@@ -85,11 +85,9 @@ def main(config: Config) -> None:
     """Measure, print, and write the JSON file if one is given."""
     parts = {"encoder": _encoder, "gru": _gru, "decoder": _decoder, "shrinking": _shrinking}
     found: dict[str, Any] = {name: parts[name](config) for name in config.part}
-    settings = {
-        field.name: value
-        for field in dataclasses.fields(config)
-        if not isinstance(value := getattr(config, field.name), Path)
-    }
+    settings = dataclasses.asdict(config)
+    for name in ("data_dir", "output"):
+        del settings[name]
     write(config.output, "structured", {"seed": _SEED, "config": settings, **found})
 
 

@@ -219,6 +219,8 @@ def _multiple(both: Length) -> int:
 
 def _check_params(one: Equation, other: Equation) -> None:
     """Refuse parameters that are neither equal nor lengths in proportion to the batch."""
+    if one.body is not None and one.params["length"] != other.params["length"]:
+        raise ValueError(_refusal("has a loop over it"))
     for name, value in compared_params(one).items():
         try:
             scale(value, other.params[name], SIZES, SIZES[0])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from sparsejax.graph._graph import Equation, Graph
+
+if TYPE_CHECKING:
+    from sparsejax.graph._rule import Rule
 
 OPSET = 19
 """The version of ONNX's operator set, of 2023: the first in which every pooling can be dilated."""
@@ -39,6 +42,7 @@ class OnnxBuilder:
       labels: names for some of the known values.
       inputs: the names of the graph's inputs.
       outputs: the names that are reserved for its outputs.
+      rules: the rules by the name of their primitive.
     """
 
     def __init__(
@@ -50,9 +54,10 @@ class OnnxBuilder:
         labels: Mapping[int, str],
         inputs: Sequence[str],
         outputs: Sequence[str],
+        rules: Mapping[str, Rule],
     ):
-        self.graph, self.multiples, self.known = graph, multiples, known
-        self._labels, self._batch_input = labels, batch_input
+        self.graph, self.multiples, self.known = graph, multiples, dict(known)
+        self._labels, self._batch_input, self._rules = dict(labels), batch_input, rules
         self.nodes: list[OnnxNode] = []
         self.arrays: dict[str, np.ndarray] = {}
         self.names = dict(zip(graph.inputs, inputs, strict=True))
@@ -62,6 +67,51 @@ class OnnxBuilder:
         self._taken = {*inputs, *outputs}
         self._counts: dict[str, int] = {}
         self._batch: str | None = None
+
+    def visit(self, equations: Iterable[Equation]) -> None:
+        """Append the nodes that compute all values that are not known.
+
+        Raises:
+          ValueError: a primitive has no ONNX form, or the form that is used has none.
+        """
+        for equation in equations:
+            if all(value in self.known for value in equation.outs):
+                continue
+            rule = self._rules.get(equation.name)
+            if rule is None or rule.onnx is None:
+                written = sorted(name for name, rule in self._rules.items() if rule.onnx)
+                raise ValueError(
+                    f"function has the operation {equation.name}, which export_onnx does not "
+                    f"understand; it understands {', '.join(written)}"
+                )
+            self.names |= dict(zip(equation.outs, rule.onnx(self, equation), strict=True))
+
+    def alias(self, inner: int, outer: int, index: int | None = None) -> None:
+        """Let a value in a loop be one outside of it, or its entry at an index.
+
+        Args:
+          inner: the value in the loop.
+          outer: the value outside.
+          index: an index of the first dimension; None for all of the value.
+        """
+        if outer in self.known:
+            array = self.known[outer]
+            self.known[inner] = array if index is None else np.asarray(array)[index]
+            if outer in self._labels:
+                self._labels[inner] = self._labels[outer]
+        elif index is None:
+            self.names[inner] = self.name(outer)
+        else:
+            place = self.constant(np.asarray(index, np.int64))
+            self.names[inner] = self.node("Gather", self.name(outer), place, axis=0)
+
+    def forget(self, values: Iterable[int]) -> None:
+        """Forget values of a step of a loop, which are other ones in the next step."""
+        gone = set(values)
+        for value in gone:
+            self.names.pop(value, None)
+            self.known.pop(value, None)
+        self._transposed = {k: n for k, n in self._transposed.items() if k[0] not in gone}
 
     def node(self, operator: str, *operands: str, **attributes: Any) -> str:
         """Append a node and return the name of its result."""

@@ -154,14 +154,4 @@ def write_onnx(builder: OnnxBuilder) -> None:
     Raises:
       ValueError: a primitive has no ONNX form, or the form that is used has none.
     """
-    for equation in builder.graph.equations:
-        if all(value in builder.known for value in equation.outs):
-            continue
-        rule = RULES.get(equation.name)
-        if rule is None or rule.onnx is None:
-            supported = sorted(name for name, rule in RULES.items() if rule.onnx is not None)
-            raise ValueError(
-                f"function has the operation {equation.name}, which export_onnx does not "
-                f"understand; it understands {', '.join(supported)}"
-            )
-        builder.names |= dict(zip(equation.outs, rule.onnx(builder, equation), strict=True))
+    builder.visit(builder.graph.equations)

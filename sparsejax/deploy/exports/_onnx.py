@@ -40,7 +40,9 @@ def export_onnx(network: Network, *inputs: PyTree, batched: PyTree = None) -> by
     the usual elementwise operations and activations, sums and extrema over dimensions and windows,
     ``argmax`` and ``argmin`` (among NaN the runtime's choice counts), reshapes, transposition,
     broadcasting, concatenation, slices, fixed indices, computed ones along one dimension (token
-    ids), reversal and padding. The model uses operator set 19 of ONNX.
+    ids), reversal, padding, and ``scan``, whose steps are written one after another. Only the batch
+    stays open: a file is for sequences of the examples' length. The model uses operator set 19 of
+    ONNX.
 
     Args:
       network: a pure function, as it is used for inference, and its parameters. It must compute the
@@ -82,7 +84,9 @@ def export_onnx(network: Network, *inputs: PyTree, batched: PyTree = None) -> by
     output_names = [f"output/{path}".removesuffix("/") for path in paths]
     known, labels = _known(graph, leaves, list(leaves_by_name(params)))
     batch_input = next(iter(traced.batches), None)
-    builder = OnnxBuilder(graph, multiples, batch_input, known, labels, input_names, output_names)
+    builder = OnnxBuilder(
+        graph, multiples, batch_input, known, labels, input_names, output_names, RULES
+    )
     write_onnx(builder)
     for name, value in zip(output_names, graph.outputs, strict=True):
         builder.output(name, value)

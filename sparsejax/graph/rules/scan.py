@@ -21,6 +21,7 @@ from sparsejax.graph._rule import (
     ConstantFinder,
     Equation,
     GroupBuilder,
+    OnnxBuilder,
     Rule,
     SlicedGraph,
 )
@@ -153,8 +154,57 @@ def _evaluate(sliced: SlicedGraph, equation: Equation, operands: Sequence[Any]) 
     return [*after, *stacked]
 
 
+def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
+    """Write the steps one after another."""
+    body, carry, params = _body(equation), equation.carry(), equation.params
+    operands = [*zip(equation.ins, body.ins, strict=True)]
+    for outer, inner in operands[: carry.start]:
+        builder.alias(inner, outer)
+    for outer, _ in operands[carry.stop :]:
+        builder.require_fixed(equation, outer, 0)
+    state = [builder.name(outer) for outer, _ in operands[carry.start : carry.stop]]
+    made = [value for each in body.equations for value in each.outs]
+    steps = list(range(params["length"]))
+    if not steps:
+        raise builder.refusal(equation, "of no steps")
+    found: dict[int, list[str]] = {}
+    for step in reversed(steps) if params["reverse"] else steps:
+        builder.names |= zip(body.ins[carry.start : carry.stop], state, strict=True)
+        for outer, inner in operands[carry.stop :]:
+            builder.alias(inner, outer, step)
+        for each in body.equations:
+            _evaluate_known(builder, each)
+        builder.visit(body.equations)
+        outs = [builder.name(value) for value in body.outs]
+        state = outs[: len(carry)]
+        found[step] = [
+            builder.node("Unsqueeze", name, builder.integers([0])) for name in outs[len(carry) :]
+        ]
+        builder.forget([*body.ins[carry.start :], *made])
+    builder.forget(body.ins)
+    stacked = [
+        builder.node("Concat", *names, axis=0)
+        for names in zip(*(found[step] for step in steps), strict=True)
+    ]
+    return [*state, *stacked]
+
+
+def _evaluate_known(builder: OnnxBuilder, equation: Equation) -> None:
+    """Compute what does not depend on the inputs, such as indices."""
+    if all(value in builder.known for value in equation.ins) and not any(
+        map(builder.graph.varying, equation.outs)
+    ):
+        arrays = [np.asarray(builder.known[value]) for value in equation.ins]
+        builder.known |= zip(equation.outs, equation.compute(arrays), strict=True)
+
+
 RULES = {
     "scan": Rule(
-        groups=_groups, constants=_constants, read=_read, evaluate=_evaluate, lengths="length"
+        groups=_groups,
+        constants=_constants,
+        read=_read,
+        evaluate=_evaluate,
+        onnx=_onnx,
+        lengths="length",
     )
 }

@@ -15,6 +15,7 @@ from jax import lax
 from sparsejax.deploy import Network, export_onnx, shrink
 from sparsejax.models import LeNet5, LeNet300, ResNet20, VGG16Cifar
 from tests.deploy.exports.networks import network
+from tests.deploy.shrinking.test_attention import decoder
 
 RNG = np.random.default_rng(0)
 
@@ -450,3 +451,34 @@ def test_a_missing_package_is_named():
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     wanted = "ImportError: export_onnx needs the package onnx: pip install 'sparsejax[deploy]'"
     assert process.stderr.strip().splitlines()[-1] == wanted
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_decoder_at_two_lengths(scan):
+    """Its layers are a list, or steps of a loop, which are written one after another."""
+    whole, _ = decoder(scan)
+    for length in (4, 7):
+        tokens = RNG.integers(0, 11, (3, length)).astype(np.int32)
+        small = shrink(whole, tokens)
+        assert_same(export_onnx(small, tokens), whole.function, whole.params, [tokens], (1, 3))
+
+
+def test_loops_in_loops():
+    """Each step of the outer loop has weights of its own for all steps of the inner one."""
+    params = normal(2, 3, 3)
+
+    def function(params, x):
+        def layer(x, kernel):
+            step = lambda h, row: (jnp.tanh(row + h @ kernel),) * 2  # noqa: E731
+            return lax.scan(step, jnp.zeros_like(x[0]), x, reverse=True)[1], None
+
+        return lax.scan(layer, x.swapaxes(0, 1), params)[0].swapaxes(0, 1)
+
+    x = normal(5, 4, 3)
+    assert_same(export_onnx(Network(function, params), x), function, params, [x])
+
+
+def test_a_loop_over_the_batch_is_refused():
+    function = lambda p, x: lax.map(lambda row: jnp.tanh(row @ p), x)  # noqa: E731
+    with pytest.raises(ValueError, match="every batch size; it has a loop over it"):
+        export_onnx(Network(function, normal(3, 3)), normal(4, 3))

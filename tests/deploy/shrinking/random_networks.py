@@ -8,8 +8,16 @@ that are kept for unsupported operations, by operation, and what was left of the
 
 import collections
 import dataclasses
+import gc
+import os
 import sys
 import time
+
+from tests import flags
+
+if __name__ == "__main__":
+    os.environ["XLA_FLAGS"] = flags.for_commands()  # programs are compiled quickly
+    gc.set_threshold(50_000, 20, 100)
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +102,7 @@ def main(config):
         left.append(after / before)
         if not len(left) % 25:
             jax.clear_caches()
-            print(f"{len(left)} networks, {time.perf_counter() - start:.0f} s", flush=True)
+            print(f"{len(left)} networks, {time.perf_counter() - start:.0f} s {kept}", flush=True)
     print(f"{config.examples} networks, {len(wrong)} wrong: {wrong}")
     print(f"units kept for unsupported operations: {dict(kept.most_common())}")
     print(f"parameters left: {np.mean(left):.1%} on average")

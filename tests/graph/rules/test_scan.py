@@ -34,7 +34,7 @@ def test_recurrences(step, reverse):
         last, found = lax.scan(step, jnp.zeros_like(h[:, 0]), every, reverse=reverse)
         return last, found.swapaxes(0, 1)
 
-    check(operation, (3, 5), whole=(1,), complete=False, onnx=False)
+    check(operation, (3, 5), whole=(1,), complete=False)
 
 
 @pytest.mark.parametrize(
