@@ -33,14 +33,16 @@ ROOMS = (
 
 
 def public_names(room: str) -> list[str]:
-    """The names that a room lists, functions and classes before constants; no other room."""
+    """The names that a room lists, functions first; no other room."""
     module = importlib.import_module(room)
     names = getattr(module, "__all__", None) or [
         name
         for name, thing in vars(module).items()
         if inspect.isfunction(thing) and thing.__module__ == room and name[0] != "_"
     ]
-    return [name for name in names if not inspect.ismodule(getattr(module, name))]
+    found = {name: getattr(module, name) for name in names}
+    kept = [name for name, thing in found.items() if not inspect.ismodule(thing)]
+    return sorted(kept, key=lambda name: not inspect.isfunction(found[name]))
 
 
 PUBLIC = {"sparsejax", *(name for room in ROOMS for name in public_names(room))}
@@ -127,6 +129,19 @@ def escape_stars(
         lines[number] = re.sub(r"(\[[^\]`]*\])( {2,}|)", escaped, line)
 
 
+def plain_attribute(
+    app: Any, what: str, name: str, thing: object, options: Any, lines: list[str]
+) -> None:
+    """Undo that napoleon reads ``type:`` out of the first line of a field's docstring."""
+    if what not in ("attribute", "property"):
+        return
+    types = [line for line in lines if line.startswith(":type: ")]
+    for line in types:
+        lines.remove(line)
+        first = next(number for number, text in enumerate(lines) if text.strip())
+        lines[first] = f"{line.removeprefix(':type: ')}: {lines[first]}"
+
+
 class NameRole(XRefRole):
     """What single backticks in docstrings mean: a public name, or else code."""
 
@@ -145,4 +160,5 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_role("any_name", NameRole(innernodeclass=nodes.literal))
     app.connect("builder-inited", write_pages)
     app.connect("autodoc-process-docstring", escape_stars)
+    app.connect("autodoc-process-docstring", plain_attribute, priority=600)  # after napoleon
     return {"parallel_read_safe": True}

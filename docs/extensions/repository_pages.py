@@ -28,18 +28,18 @@ def copies() -> Iterator[tuple[str, str]]:
             yield name, name
 
 
-PLACES = {**dict(copies()), "README.md": "index.md"}
+COPIES = dict(copies())
+PLACES = COPIES | {"README.md": "index.md"}
 """Where the site has each file of the repository outside of docs/."""
 
 
 def copy_files(app: Any) -> None:
     """Copy what has changed, and remove copies of what is gone."""
-    wanted = dict(copies())
     for folder in ("project", "results"):
         for path in (DOCS / folder).rglob("*"):
-            if path.is_file() and path.relative_to(DOCS).as_posix() not in wanted.values():
+            if path.is_file() and path.relative_to(DOCS).as_posix() not in COPIES.values():
                 path.unlink()
-    for source, target in wanted.items():
+    for source, target in COPIES.items():
         (DOCS / target).parent.mkdir(parents=True, exist_ok=True)
         content = (ROOT / source).read_bytes()
         if not (DOCS / target).exists() or (DOCS / target).read_bytes() != content:
@@ -49,7 +49,7 @@ def copy_files(app: Any) -> None:
 def source_of(docname: str) -> str:
     """The file of the repository that a page is, or is a copy of."""
     name = f"{docname}.md"
-    return next((file for file, place in PLACES.items() if place == name), f"docs/{name}")
+    return next((file for file, place in COPIES.items() if place == name), f"docs/{name}")
 
 
 def link_to_pages(app: Any, docname: str, source: list[str]) -> None:

@@ -66,14 +66,14 @@ def _from_report(experiment: str, *beginnings: str) -> Callable[[Path], str]:
     return part
 
 
-def _summary(results: Path) -> str:
+def _summary(results: Path, root: str = "") -> str:
     """Return one row for each published system: the published result, ours, and the report."""
     columns: Columns = (
         ("published system", lambda line: line[1]),
         ("network and task", lambda line: line[2]),
         ("published", lambda line: line[3]),
         ("ours", lambda line: line[4]),
-        ("report", lambda line: f"[{line[0]}](results/{line[0]}/report.md)"),
+        ("report", lambda line: f"[{line[0]}]({root}results/{line[0]}/report.md)"),
     )
     row = _rows(results, "lc_lenet300")["l0_l2"]
     published = row["published"]
@@ -123,6 +123,19 @@ def _summary(results: Path) -> str:
         )
     )
     return Table(columns, lines).markdown()
+
+
+def _example(results: Path) -> str:
+    """The README's example."""
+    found = re.search(r"```python\n.*?```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert found is not None
+    return found[0]
+
+
+def _example_output(results: Path) -> str:
+    """What the README's example prints."""
+    printed = "\n".join(_rows(results, "guide_figures")["getting_started"]["printed"])
+    return f"```text\n{printed}\n```"
 
 
 def _against(ratios: Mapping[str, float], name: str) -> str:
@@ -376,6 +389,9 @@ def _compare(results: Path) -> str:
 
 PARTS: Mapping[str, Callable[[Path], str]] = {
     "summary": _summary,
+    "site_summary": lambda results: _summary(results, "../"),
+    "example": _example,
+    "example_output": _example_output,
     "compare": _compare,
     "compare_errors": _compare_errors,
     "lc_lenet300": _from_report("lc_lenet300"),
