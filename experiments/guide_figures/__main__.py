@@ -18,7 +18,7 @@ from experiments.common.report import made_by, write_report
 from experiments.common.runner import command_line
 from experiments.data import load
 from experiments.guide_figures.figures import figures
-from experiments.guide_figures.sweeps import KAPPA, TARGET, TOLERANCE, Sweeps
+from experiments.guide_figures.sweeps import TARGET, TOLERANCE, Sweeps
 
 _README = Path(__file__).parents[2] / "README.md"
 
@@ -90,7 +90,7 @@ def sweep_rows(config: Config) -> Iterator[dict[str, Any]]:
     about = {"model": "lenet300", "dataset": "mnist", "epochs": config.epochs, "seeds": [0]}
     about |= {"dense_error": sweeps.dense_error(), "weights": sweeps.weights()}
     for name, run, more in (
-        ("learning_compression", sweeps.learning_compression, {"kappa": KAPPA}),
+        ("learning_compression", sweeps.learning_compression, {}),
         ("constrained_l0", sweeps.constrained_l0, {"target": TARGET}),
         ("gated_weight_decay", sweeps.gated_weight_decay, {"tolerance": TOLERANCE}),
         ("tickets", sweeps.tickets, {}),
@@ -116,7 +116,8 @@ def main(config: Config, command: str) -> None:
     report = before
     if config.rows:
         ordered = [rows[name] for name in ROWS if name in rows]
-        report = write_report(config.results, "guide_figures", command, ordered)
+        everything = command.partition(" --rows")[0]  # the command that makes all rows
+        report = write_report(config.results, "guide_figures", everything, ordered)
     drawn = figures(rows)
     for name, figure in drawn.items():
         figure.savefig(config.results / name, dpi=150)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 Rows = Mapping[str, Mapping[str, Any]]
 """The rows of the report by name."""
@@ -51,14 +52,20 @@ def learning_compression(row: Mapping[str, Any]) -> Figure:
         label = f"grows by {growth:g} an L step"
         left.plot(mu, [run["validation_error"] for run in runs], marker="o", label=label)
         right.plot(mu, [100 * run["relative_gap"] for run in runs], marker="o", label=label)
-    left.axhline(row["dense_error"], color="gray", linestyle="--", label="dense start")
+    left.axhline(row["dense_error"], color="gray", linestyle="--")
+    left.annotate(
+        "dense start", (0.02, row["dense_error"]), xycoords=("axes fraction", "data"), va="bottom"
+    )
     left.set_ylabel("validation error of theta, %")
     left.set_yscale("log")
-    right.set_ylabel("distance between w and theta at the end, % of |w|")
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter(NullFormatter())
+    left.set_yticks([2, 5, 10, 20, 50])
+    right.set_ylabel("|w - theta| / |w| at the end, %")
     for axis in (left, right):
         axis.set_xscale("log")
         axis.set_xlabel("mu in the first L step")
-    left.legend()
+    right.legend()
     return figure
 
 
@@ -95,6 +102,7 @@ def gated_weight_decay(row: Mapping[str, Any]) -> Figure:
     right.set_ylabel("validation error, %")
     for axis in (left, right):
         axis.set_xscale("symlog", linthresh=smallest)
+        axis.set_xlim(-0.3 * smallest, 2 * max(decay))
         axis.set_xlabel("lambda (0: pruning alone)")
     right.legend()
     return figure
