@@ -82,7 +82,7 @@ def constrained_l0(row: Mapping[str, Any]) -> Figure:
     right.set_ylabel("multiplier")
     for axis in (left, right):
         axis.set_xlabel("epoch")
-    left.legend()
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
