@@ -45,7 +45,8 @@ def python_integer(name: str, value: Any, least: int, most: int | None = None) -
 def scalar_count(name: str, value: Any, most: int | None = None) -> Int32[Array, ""]:
     """Return ``value`` as an int32 scalar in ``[0, most]``.
 
-    A concrete value out of range is an error; a traced value is clipped, since it cannot raise.
+    A concrete value out of range is an error; a traced value is clipped, since it cannot raise. What
+    does not fit in an int32 becomes the largest one.
 
     Raises:
       TypeError: the value is not a number, or it is traced and not an integer.
@@ -69,7 +70,7 @@ def scalar_count(name: str, value: Any, most: int | None = None) -> Int32[Array,
         raise TypeError(f"{name} must be {allowed}; got {value!r} ({type(value).__name__})")
     if not (number >= 0 and (most is None or number <= most)):
         raise ValueError(f"{name} must be {allowed}; got {value}")
-    return jnp.asarray(int(number), jnp.int32)
+    return jnp.asarray(min(int(number), np.iinfo(np.int32).max), jnp.int32)
 
 
 def scalar(name: str, value: Any, allowed: str, fits: Callable[[float], bool]) -> Float[Array, ""]:

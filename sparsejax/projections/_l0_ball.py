@@ -17,8 +17,9 @@ from sparsejax.projections import _selection
 from sparsejax.projections._keys import key_format
 from sparsejax.projections._selection import Form, select
 from sparsejax.projections._shards import Layout, layouts_of, on_each_shard, whole_size
+from sparsejax.projections._words import count_words
 
-_MOST_ENTRIES = 2**31 - 1  # counts are int32
+_MOST_ENTRIES = 2**31 - 1  # of a leaf: counts of leaves and positions in them are int32
 
 
 @overload
@@ -80,7 +81,8 @@ def project_l0_ball(
         an array that occurs at several places (the same object) counts once and stays tied.
       kappa: integer scalar, the maximum number of non-zero entries. A concrete value must be in
         ``[0, n]``, where ``n`` is the number of chosen entries (of the global arrays if ``specs``
-        is given); a traced value is clipped to that range.
+        is given); a traced value is clipped to that range. A traced count beyond 2**31 - 1 is
+        given as a pair, an array [2] of uint32: its high and its low 32 bits.
       where: the leaves that are projected together, see `sparsejax.chosen`; all others are returned
         unchanged.
       specs: inside ``shard_map`` or ``pmap``, a pytree of ``jax.sharding.PartitionSpec`` that is a
@@ -101,7 +103,7 @@ def project_l0_ball(
       TypeError: ``kappa`` is not a number, or a chosen leaf is not floating point.
       ValueError: ``kappa`` is out of range or a float, ``warm_start`` is negative or NaN, a
         concrete leaf holds NaN, ``where`` chooses nothing, ``specs`` does not fit the tree or the
-        mesh, or the chosen leaves have 2**31 entries or more.
+        mesh, or a chosen leaf has 2**31 entries or more.
 
     References:
       Carreira-Perpinan and Idelbayev, "Learning-compression" algorithms for neural net pruning,
@@ -110,9 +112,13 @@ def project_l0_ball(
     chosen = choose(tree, where)
     layouts = layouts_of(tree, chosen, specs)
     total = whole_size(chosen.leaves, layouts)
-    if total > _MOST_ENTRIES:
-        raise ValueError(f"tree must have at most {_MOST_ENTRIES} chosen entries; it has {total}")
-    kappa = _checks.scalar_count("kappa", kappa, total)
+    for path, leaf, layout in zip(chosen.paths, chosen.leaves, layouts, strict=True):
+        if layout.size(leaf) > _MOST_ENTRIES:
+            raise ValueError(
+                f"each chosen leaf must have at most {_MOST_ENTRIES} entries; "
+                f"{path or 'the leaf'} has {layout.size(leaf)}. Split it into several leaves"
+            )
+    kappa = count_words("kappa", kappa, total)
     if warm_start is not None:
         warm_start = _checks.scalar_at_least_zero("warm_start", warm_start)
     if not total:

@@ -52,7 +52,7 @@ def sampled_thresholds(
     """
     samples = _samples(leaves, layouts, keys)
     coarsest = max(stride for _, stride, _ in samples)
-    variance = kappa * (1 - kappa / total) * coarsest
+    variance = kappa * (1 - kappa / float(total)) * coarsest
     spread = _WIDEST * (jnp.sqrt(jnp.maximum(variance, 0)) + coarsest)
     wanted = jnp.stack([kappa + spread, kappa - spread])
     zero = varying_zero(leaves, layouts).astype(keys.bits)

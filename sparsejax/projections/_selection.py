@@ -18,6 +18,8 @@ from sparsejax.projections._keys import KeyFormat, key_format
 from sparsejax.projections._sample import sampled_thresholds
 from sparsejax.projections._search import Bracket, Excess, search
 from sparsejax.projections._shards import Layout, whole_size
+from sparsejax.projections._words import as_float
+from sparsejax.projections._words import excess as wide_excess
 
 
 class Form(NamedTuple):
@@ -81,7 +83,7 @@ def select(
     Args:
       leaves: arrays, of which at least one is not empty.
       layouts: the layout of each leaf.
-      kappa: int32 scalar from 0 to the number of entries.
+      kappa: a count from `count_words`, from 0 to the number of entries.
       warm_start: a magnitude close to the expected threshold; 0 or None for none. It never changes
         the result.
       forms: how the selection is computed on a CPU and on other platforms. The choice is made when
@@ -124,7 +126,7 @@ def _select(
         return table(counts, layouts)
 
     def excess(counts: jax.Array) -> jax.Array:
-        return counts.sum(-1, dtype=jnp.int32) - kappa
+        return wide_excess(counts, kappa)
 
     first = _first_thresholds(leaves, layouts, keys, kappa, warm_start, form) + key_zero
     first = jnp.concatenate([first, jnp.full((1,), end, keys.bits) + key_zero])
@@ -228,7 +230,7 @@ def _first_thresholds(
     expected = zero if warm_start is None else zero + keys.keys(warm_start.astype(keys.dtype))
     expected = jnp.minimum(expected, keys.infinity)
     if total >= form.sampled_from:
-        ranks = kappa.astype(jnp.float32)
+        ranks = as_float(kappa)
         thresholds = sampled_thresholds(leaves, layouts, keys, ranks, total, number)
         if warm_start is None:
             return thresholds
