@@ -45,8 +45,8 @@ def python_integer(name: str, value: Any, least: int, most: int | None = None) -
 def scalar_count(name: str, value: Any, most: int | None = None) -> Int32[Array, ""]:
     """Return ``value`` as an int32 scalar in ``[0, most]``.
 
-    A concrete value out of range is an error; a traced value is clipped, since it cannot raise. What
-    does not fit in an int32 becomes the largest one.
+    A concrete value out of range is an error; a traced value is clipped, since it cannot raise.
+    What does not fit in an int32 becomes the largest one.
 
     Raises:
       TypeError: the value is not a number, or it is traced and not an integer.
