@@ -83,7 +83,8 @@ def _weights(seed: int, config: Config) -> jax.Array:
     bits = random.integers(0, 2**16, (config.rows, config.columns), np.uint16, endpoint=False)
     # Exponents from 96 to 127, so that no entry is zero, infinite or NaN.
     bits = (bits & 0x8FFF) | 0x3000
-    return jax.device_put(bits.view(jnp.bfloat16))
+    weights: jax.Array = jax.device_put(bits.view(jnp.bfloat16))
+    return weights
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def top_k_mask(
       TypeError: ``kappa`` is not a number, or a chosen leaf is not floating point.
       ValueError: ``kappa`` is out of range or a float, ``within`` does not have the structure and
         the shapes of the chosen leaves, a concrete leaf holds NaN, ``where`` chooses nothing, or
-        the chosen leaves have 2**31 entries or more.
+        a chosen leaf has 2**31 entries or more.
     """
     chosen = choose(tree, where)
     allowed = _allowed(tree, chosen, within)

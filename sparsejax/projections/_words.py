@@ -11,7 +11,8 @@ import numpy as np
 from sparsejax import _checks
 
 _BITS = 16  # of the low word, so that the low words of 2**15 leaves can be summed
-_MOST = 2**31 - 1
+_INT32 = 2**31 - 1
+_ONE_WORD = _INT32  # larger counts are in two words
 _LARGEST = 2**31 << _BITS
 
 
@@ -35,11 +36,11 @@ def count_words(name: str, value: Any, most: int) -> jax.Array:
         raise ValueError(f"{name} can be at most {_LARGEST - 1}; the tree allows {most}")
     if jnp.shape(value) == (2,) and jnp.result_type(value) == jnp.uint32:
         return _from_pair(name, jnp.asarray(value), most)
-    if most <= _MOST:
+    if most <= _ONE_WORD:
         return _checks.scalar_count(name, value, most)
     number = _checks.known(value)
     if number is None:
-        low = _checks.scalar_count(name, value, _MOST)
+        low = _checks.scalar_count(name, value, min(most, _INT32))
         return jnp.stack([low >> _BITS, low & _mask()])
     _checks.scalar_count(name, value, most)
     return _known_words(int(number))
@@ -62,7 +63,7 @@ def excess(counts: jax.Array, wanted: jax.Array) -> jax.Array:
     high, low = high + (low >> _BITS), low & _mask()
     limit = 1 << (31 - _BITS)
     inside = (high << _BITS) | low
-    return jnp.where(high >= limit, _MOST, jnp.where(high < -limit, -_MOST - 1, inside))
+    return jnp.where(high >= limit, _INT32, jnp.where(high < -limit, -_INT32 - 1, inside))
 
 
 def as_float(count: jax.Array) -> jax.Array:
@@ -80,7 +81,7 @@ def _from_pair(name: str, pair: jax.Array, most: int) -> jax.Array:
     limit_high, limit_low = np.uint32(most >> 32), np.uint32(most & 0xFFFFFFFF)
     over = (high > limit_high) | ((high == limit_high) & (low > limit_low))
     high, low = jnp.where(over, limit_high, high), jnp.where(over, limit_low, low)
-    if most <= _MOST:
+    if most <= _ONE_WORD:
         return low.astype(jnp.int32)
     upper = (high << (32 - _BITS)) | (low >> _BITS)
     return jnp.stack([upper.astype(jnp.int32), (low & np.uint32(_mask())).astype(jnp.int32)])

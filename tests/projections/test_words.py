@@ -55,7 +55,7 @@ def test_a_bad_count_is_named():
 
 @pytest.mark.parametrize("kind", ["normal", "tied"])
 def test_a_search_with_two_words_gives_the_same_bits(kind, monkeypatch):
-    monkeypatch.setattr(_words, "_MOST", 0)
+    monkeypatch.setattr(_words, "_ONE_WORD", 0)
     leaves = [jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(30, 4), (50,)])]
     if kind == "tied":
         leaves = [jnp.round(2 * leaf) for leaf in leaves]
