@@ -32,7 +32,6 @@ myst_heading_anchors = 3
 # Docstrings: Google's sections, equations in reST.
 add_module_names = False
 autodoc_member_order = "bysource"
-autodoc_mock_imports = ["matplotlib", "onnx", "safetensors", "tensorboardX", "tqdm"]
 autodoc_preserve_defaults = True
 autodoc_type_aliases = {"PyTree": "PyTree"}
 autosummary_generate = False
