@@ -242,21 +242,27 @@ def _schedule(mu_schedule: Any) -> optax.Schedule:
 
 
 def _check_mu_schedule(schedule: optax.Schedule, steps: Any) -> None:
+    # Outside of jit JAX compiles b ** n anew for every known n.
+    at = jax.jit(schedule)
+    try:
+        at(0)
+    except TypeError:  # it decides in Python, which an eager loop allows
+        at = schedule
     before = first = np.float64(0)
     for n in range(_L_STEPS_CHECKED):
-        mu = _checks.known(schedule(n))
+        mu = _checks.known(at(n))
         if mu is None:  # it depends on a traced hyperparameter
             return
         if mu.shape != () or not mu > 0 or not mu >= before:
             raise ValueError(
                 "mu_schedule must be positive and non-decreasing over the L steps; it is "
-                f"{mu} at L step {n}" + (f" after {before}" if n else "")
+                f"{_shown(mu)} at L step {n}" + (f" after {_shown(before)}" if n else "")
             )
         before = np.float64(mu)
         first = first or before
     if not isinstance(steps, int) or before > 1.01 * first:
         return
-    later = float(np.asarray(schedule(_L_STEPS_CHECKED * steps)))
+    later = float(np.asarray(at(_L_STEPS_CHECKED * steps)))
     if later > 1.01 * first:
         warnings.warn(
             f"mu_schedule is {first} at L step 0, {before} at L step {_L_STEPS_CHECKED - 1} and "
@@ -264,3 +270,8 @@ def _check_mu_schedule(schedule: optax.Schedule, steps: Any) -> None:
             "but it is read once per L step",
             stacklevel=3,
         )
+
+
+def _shown(mu: Any) -> Any:
+    """Return a value of mu as it is read in float32: 0.9, not 0.8999999761581421."""
+    return mu if np.ndim(mu) else str(np.float32(mu))

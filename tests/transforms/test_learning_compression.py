@@ -378,3 +378,18 @@ def test_the_state_is_a_tree_of_arrays():
     assert isinstance(state, LearningCompressionState)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
     assert isinstance(state.theta["bias"], optax.MaskedNode)
+
+
+def test_schedules_are_checked_in_one_program_and_may_decide_in_python():
+    traced = []
+
+    def schedule(n):
+        traced.append(n)
+        return 1e-3 * 1.1 ** jnp.minimum(n, 30)
+
+    sparsejax.learning_compression(compression.l0_ball(3), schedule, 3)
+    assert len(traced) == 1
+    in_python = lambda n: 1.0 if n < 5 else 2.0  # noqa: E731
+    sparsejax.learning_compression(compression.l0_ball(3), in_python, 3)
+    with pytest.raises(ValueError, match="it is 1.0 at L step 5 after 2.0"):
+        sparsejax.learning_compression(compression.l0_ball(3), lambda n: 2.0 if n < 5 else 1.0, 3)
