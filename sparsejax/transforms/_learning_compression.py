@@ -243,7 +243,7 @@ def _schedule(mu_schedule: Any) -> optax.Schedule:
 
 def _check_mu_schedule(schedule: optax.Schedule, steps: Any) -> None:
     # Outside of jit JAX compiles b ** n anew for every known n.
-    at = jax.jit(schedule)
+    at: optax.Schedule = jax.jit(schedule)
     try:
         at(0)
     except TypeError:  # it decides in Python, which an eager loop allows
