@@ -83,6 +83,7 @@ results: $(VENV)/installed-benchmarks  ## all that results/ and the README state
 	$(BIN)/python -m benchmarks.c_steps --output results/benchmarks/c_steps.json
 	$(BIN)/python -m benchmarks.l_steps --output results/benchmarks/l_steps.json
 	$(BIN)/python -m benchmarks.transforms $(if $(JAXPRUNER),--jaxpruner $(JAXPRUNER)) --output results/benchmarks/transforms.json
+	$(BIN)/python -m experiments.guide_figures
 	$(BIN)/python -m benchmarks.collectives --output results/benchmarks/collectives.json
 	$(BIN)/python -m experiments.vgg16_step --output results/vgg16_step/report.json
 	$(BIN)/python -m experiments.common.readme
