@@ -57,10 +57,15 @@ def sampled_thresholds(
     wanted = jnp.stack([kappa + spread, kappa - spread])
     zero = varying_zero(leaves, layouts).astype(keys.bits)
     lowest, highest = _order_statistics(samples, keys, wanted, zero, number // 2)
-    apart = np.sinh(np.linspace(-2.2, 2.2, number)) / np.sinh(2.2) / 2 + 0.5
+    apart = np.sinh(np.linspace(-2.2, 2.2, number)) / np.sinh(2.2) / 2
     real = jnp.float64 if keys.bits.itemsize == 8 else jnp.float32
-    width = (highest - lowest).astype(real)
-    thresholds: jax.Array = lowest + (width * jnp.asarray(apart, real)).astype(keys.bits)
+    width = highest - lowest
+    away = jnp.round(width.astype(real) * jnp.asarray(apart, real)).astype(keys.bits)
+    # In 16 bits few keys lie between the two: then the thresholds are neighbours, so that the first
+    # pass ends at a single key.
+    nearest = np.arange(1 - number // 2, number // 2 + 1, dtype=keys.bits)
+    away = jnp.where(nearest > 0, jnp.maximum(away, nearest), jnp.minimum(away, nearest))
+    thresholds: jax.Array = jnp.clip(lowest + (width >> 1) + away, 0, keys.infinity)
     return thresholds
 
 
