@@ -127,15 +127,15 @@ def test_the_gradient_flows_to_kept_entries_alone():
 
 
 def test_nothing_is_sorted_or_sent_to_the_host():
-    tree = {"a": jnp.zeros((8, 8)), "b": jnp.zeros((4, 4), jnp.bfloat16)}
+    tree = {"a": jnp.zeros((64, 64)), "b": jnp.zeros((32, 32), jnp.bfloat16)}
     program = list(equations(jax.make_jaxpr(project_l0_ball)(tree, 3).jaxpr))
     used = {equation.primitive.name for equation in program}
     assert {"while", "reduce"} <= used  # the walk does see inside
     assert not [name for name in used if "sort" in name or "top_k" in name or "callback" in name]
     assert not used & {"gather", "cumsum"}
     for equation in program:
-        if equation.primitive.name == "concatenate":  # of counts and thresholds alone
-            assert all(operand.aval.size < 16 for operand in equation.invars)
+        if equation.primitive.name == "concatenate":  # of thresholds, and of counts of 64 pieces
+            assert all(operand.aval.size <= 64 for operand in equation.invars)
 
 
 @pytest.mark.parametrize("shape", [(2_000_000,), (2000, 1000), (10, 200, 1000)])
