@@ -247,6 +247,15 @@ def decode(tree: PyTree) -> PyTree[Array]:
     return jax.tree.map(plain, tree, is_leaf=is_form)
 
 
+def without_forms(tree: PyTree) -> PyTree:
+    """Return a tree with the shape and dtype of its array in place of each form."""
+
+    def plain(node: Any) -> Any:
+        return jax.ShapeDtypeStruct(node.shape, node.dtype) if is_form(node) else node
+
+    return jax.tree.map(plain, tree, is_leaf=is_form)
+
+
 def wide_dtype(dtype: Any) -> np.dtype:
     """Return float32 for a dtype of fewer bits, or else the dtype, in any setting of JAX."""
     return np.dtype(dtype if jnp.dtype(dtype).itemsize > 4 else np.float32)

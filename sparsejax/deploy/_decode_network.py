@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sparsejax._forms import LowRankArray, decode, has_forms, is_form
+from sparsejax._forms import LowRankArray, decode, has_forms, is_form, without_forms
 from sparsejax._matrices import Matrices
 from sparsejax._where import PyTree
 from sparsejax.deploy._network import Network, check_network
@@ -51,7 +51,7 @@ def decode_network(network: Network, *inputs: PyTree) -> Network:
         return network
     leaves, found = jax.tree.flatten(network.params, is_leaf=is_form)
     structure: Any = found
-    shapes = structure.unflatten(map(_shape, leaves))
+    shapes = abstract(without_forms(network.params))
     graph = trace(network.function, shapes, inputs)
     kernels = {
         value: Matrices(leaf.scheme).kernels(
@@ -108,7 +108,3 @@ def _factored(kernels: Sequence[jax.Array]) -> Factored:
         return Factored(first, lax.squeeze(second, (0, 1)), (False, False, False, True))
     right = jnp.transpose(lax.squeeze(second, (1,)), (1, 0, 2))
     return Factored(lax.squeeze(first, (0,)), right, (True, False, False, True))
-
-
-def _shape(leaf: Any) -> Any:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_form(leaf) else abstract(leaf)

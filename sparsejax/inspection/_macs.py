@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from sparsejax._forms import is_form
+from sparsejax._forms import without_forms
 from sparsejax.graph import (
     RULES,
     Equation,
@@ -87,7 +87,7 @@ def macs(
     """
     if count not in COUNTS:
         raise ValueError(f"count must be one of {COUNTS}; got {count!r}")
-    params = jax.tree.map(_shape, params, is_leaf=is_form)
+    params = without_forms(params)
     one = with_batch(inputs, _batched(function, params, inputs, batched), 1)
     try:
         graph = trace(function, params, one)
@@ -98,10 +98,6 @@ def macs(
         ) from error
     total = _total(graph.equations, lambda equation: _products(graph, equation))
     return total if count == "products" else total + _others(graph)
-
-
-def _shape(leaf: Any) -> Any:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_form(leaf) else leaf
 
 
 def _batched(

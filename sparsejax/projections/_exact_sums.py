@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sparsejax.projections._count import add_up, split_as_on_devices
+from sparsejax.projections._count import add_up, split_as_on_devices, sum_together
 from sparsejax.projections._keys import KeyFormat
 from sparsejax.projections._shards import Layout
 
@@ -135,7 +135,7 @@ class FixedPoint(NamedTuple):
         for number, group in enumerate(groups):
             axes = tuple(left.index(axis) for axis in group)
             left = [axis for axis in left if axis not in group]
-            *digits, count = _sum_later(parts, axes) if number else _sum_first(parts, axes)
+            *digits, count = _sum_later(parts, axes) if number else sum_together(parts, axes)
             above = [] if number else [jnp.zeros_like(count)] * self.above
             parts = [*self._carry([*above, *digits]), count]
         return parts
@@ -190,13 +190,6 @@ def _groups(shape: tuple[int, ...], axes: Sequence[int], width: int) -> list[lis
         else:
             groups.append([axis])
     return groups
-
-
-def _sum_first(numbers: Sequence[jax.Array], axes: tuple[int, ...]) -> list[jax.Array]:
-    """Sum over dimensions in one variadic reduction, which stores no array of the input's size."""
-    zeros = tuple(jnp.zeros((), jnp.int32) for _ in numbers)
-    add = lambda left, right: tuple(a + b for a, b in zip(left, right, strict=True))  # noqa: E731
-    return list(lax.reduce(tuple(numbers), zeros, add, axes))
 
 
 def _sum_later(numbers: Sequence[jax.Array], axes: tuple[int, ...]) -> list[jax.Array]:

@@ -23,7 +23,7 @@ from sparsejax.projections._words import excess as wide_excess
 
 
 class Form(NamedTuple):
-    """How a selection is computed; the result does not depend on it."""
+    """A way to compute a selection; the result does not depend on it."""
 
     thresholds: int
     """The number of thresholds of a pass, a power of two minus one."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sparsejax.projections._count import sum_together
 from sparsejax.projections._keys import KeyFormat
 from sparsejax.projections._shards import automatic_shards
 
@@ -156,9 +157,7 @@ def _sum(
     passes = [inner] if together else [(axis,) for axis in reversed(inner)]
     for number, axes in enumerate(passes):
         # One variadic reduction, so that no array of the size of the entries is stored.
-        zeros = tuple(jnp.asarray(0, jnp.int32) for _ in digits)
-        sums = lax.reduce(tuple(digits), zeros, _added, axes)
-        digits = _carry(sums, 0 if number else _ABOVE)
+        digits = _carry(sum_together(digits, axes), 0 if number else _ABOVE)
     if pieces:  # XLA gathers the operands of a variadic reduction over devices, but adds up these
         digits = _carry(list(jnp.stack(digits).sum([1 + axis for axis in pieces])), 0)
     if names:
@@ -191,7 +190,3 @@ def _split(
         else:
             split.append(length)
     return [digit.reshape(split) for digit in digits], tuple(inside), counting
-
-
-def _added(left: Any, right: Any) -> Any:
-    return tuple(a + b for a, b in zip(left, right, strict=True))

@@ -11,8 +11,9 @@ import numpy as np
 from sparsejax import _checks
 
 _BITS = 16  # of the low word, so that the low words of 2**15 leaves can be summed
+_MASK = (1 << _BITS) - 1
 _INT32 = 2**31 - 1
-_ONE_WORD = _INT32  # larger counts are in two words
+_ONE_WORD = _INT32  # larger counts are in two words; tests lower it
 _LARGEST = 2**31 << _BITS
 
 
@@ -41,7 +42,7 @@ def count_words(name: str, value: Any, most: int) -> jax.Array:
     number = _checks.known(value)
     if number is None:
         low = _checks.scalar_count(name, value, min(most, _INT32))
-        return jnp.stack([low >> _BITS, low & _mask()])
+        return jnp.stack([low >> _BITS, low & _MASK])
     _checks.scalar_count(name, value, most)
     return _known_words(int(number))
 
@@ -59,8 +60,8 @@ def excess(counts: jax.Array, wanted: jax.Array) -> jax.Array:
     if not wanted.ndim:
         return counts.sum(-1, dtype=jnp.int32) - wanted
     high = (counts >> _BITS).sum(-1, dtype=jnp.int32) - wanted[0]
-    low = (counts & _mask()).sum(-1, dtype=jnp.int32) - wanted[1]
-    high, low = high + (low >> _BITS), low & _mask()
+    low = (counts & _MASK).sum(-1, dtype=jnp.int32) - wanted[1]
+    high, low = high + (low >> _BITS), low & _MASK
     limit = 1 << (31 - _BITS)
     inside = (high << _BITS) | low
     return jnp.where(high >= limit, _INT32, jnp.where(high < -limit, -_INT32 - 1, inside))
@@ -84,12 +85,8 @@ def _from_pair(name: str, pair: jax.Array, most: int) -> jax.Array:
     if most <= _ONE_WORD:
         return low.astype(jnp.int32)
     upper = (high << (32 - _BITS)) | (low >> _BITS)
-    return jnp.stack([upper.astype(jnp.int32), (low & np.uint32(_mask())).astype(jnp.int32)])
+    return jnp.stack([upper.astype(jnp.int32), (low & np.uint32(_MASK)).astype(jnp.int32)])
 
 
 def _known_words(number: int) -> jax.Array:
-    return jnp.asarray([number >> _BITS, number & _mask()], jnp.int32)
-
-
-def _mask() -> int:
-    return (1 << _BITS) - 1
+    return jnp.asarray([number >> _BITS, number & _MASK], jnp.int32)

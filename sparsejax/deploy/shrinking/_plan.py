@@ -1,4 +1,4 @@
-"""What `shrink` removes: the analysis of one graph, and of two that share their parameters."""
+"""The plan of `shrink`: the analysis of one graph, and of two that share their parameters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ None for all."""
 
 
 class Plan(NamedTuple):
-    """What is kept of a graph."""
+    """The units of a graph that are kept."""
 
     groups: DependencyGroups
     """Its dependency groups."""

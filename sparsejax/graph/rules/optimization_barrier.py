@@ -31,8 +31,6 @@ def _onnx(builder: OnnxBuilder, equation: Equation) -> list[str]:
     return builder.operands(equation)
 
 
-RULES = {
-    "optimization_barrier": Rule(
-        groups=_groups, constants=_constants, compute=_compute, onnx=_onnx, per_example=True
-    )
-}
+RULE = Rule(groups=_groups, constants=_constants, compute=_compute, onnx=_onnx, per_example=True)
+
+RULES = {"optimization_barrier": RULE}

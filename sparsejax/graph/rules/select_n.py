@@ -18,7 +18,7 @@ def _selected(
     operands: Sequence[ConstantUnits],
     units: ConstantUnits,
 ) -> ConstantUnits:
-    """For a constant predicate only the selected case must be constant; equal cases suffice."""
+    """Return the selected case of a constant predicate; otherwise equal cases are constant, too."""
     predicate, *cases = operands
     mask, numbers = units
     alike = np.logical_and.reduce(
