@@ -8,12 +8,13 @@ turns in one process, and their outputs are compared.
 - A GRU of 128 units, of which half are read by nothing, on 32 sequences of 100 steps.
 - SmolLM2-135M without a quarter of the hidden units and one of three groups of keys, values and
   queries of each layer, chosen by Wanda's scores on windows of the Brown corpus: the prefill of 512
-  tokens, decoding token by token with `sparsejax.models.generate`, and the seconds and peak memory
-  of `shrink`. With ``--decoder random`` the weights and the choice are random, and nothing is
-  fetched.
+  tokens (the logits of the last one, from which a text is continued, and those of all), decoding
+  token by token with `sparsejax.models.generate`, and the seconds and peak memory of `shrink`. With
+  ``--decoder random`` the weights and the choice are random, and nothing is fetched.
 
-What is left of the multiply-accumulates bounds what can be gained: of the decoder 77.2 %, because
-the embedding, which makes the logits of all positions, loses nothing. Run it on an idle machine.
+What is left of the multiply-accumulates bounds what can be gained. The embedding, which makes the
+logits, loses nothing, so it is less where the logits of all positions are computed. Run it on an
+idle machine.
 """
 
 from __future__ import annotations
@@ -111,15 +112,15 @@ def _wait(call: Callable[[], Any]) -> None:
 
 
 def _measured(
-    title: str, network: Network, small: Shrunk, x: Any, config: Config
+    title: str, network: Network, small: Shrunk, inputs: tuple[Any, ...], config: Config
 ) -> dict[str, Any]:
     """Compare a masked network with what `shrink` left of it, and count multiply-accumulates."""
     calls = {
-        name: functools.partial(jax.jit(one.function), jax.device_put(one.params), x)
+        name: functools.partial(jax.jit(one.function), jax.device_put(one.params), *inputs)
         for name, one in (("masked", network), ("shrunk", small))
     }
     counts = {
-        name: macs(one.function, one.params, x)
+        name: macs(one.function, one.params, *inputs)
         for name, one in (("masked", network), ("shrunk", small))
     }
     compared = _compared(title, calls, config)
@@ -167,7 +168,7 @@ def _encoder(config: Config) -> dict[str, Any]:
     network = Network(function, jax.tree_util.tree_map_with_path(half, params))
     tokens = rng.integers(0, 2000, (8, 128)).astype(np.int32)
     title = "encoder, half of the heads and hidden units"
-    return _measured(title, network, shrink(network, tokens), tokens, config)
+    return _measured(title, network, shrink(network, tokens), (tokens,), config)
 
 
 def _pure(model: nnx.Module) -> tuple[Callable[..., Any], Any]:
@@ -206,23 +207,23 @@ def _gru(config: Config) -> dict[str, Any]:
     params = jax.tree.map(unread, model.init(jax.random.key(_SEED), x))
     network = Network(model.apply, params)
     title = "GRU of 128 units, half of them dead"
-    return _measured(title, network, shrink(network, x), x, config)
+    return _measured(title, network, shrink(network, x), (x,), config)
 
 
 # The decoder
 
 
 class _Callable(nnx.Module):
-    """A network as the module that `generate` takes."""
+    """A network of tokens and a position as the module that `generate` takes."""
 
     def __init__(self, network: Network):
         leaves, self.structure = jax.tree.flatten(network.params)
         self.function = network.function
         self.leaves = nnx.List([nnx.Param(leaf) for leaf in leaves])
 
-    def __call__(self, tokens: jax.Array) -> Any:
+    def __call__(self, tokens: jax.Array, position: jax.Array) -> Any:
         params = jax.tree.unflatten(self.structure, [leaf[...] for leaf in self.leaves])
-        return self.function(params, tokens)
+        return self.function(params, tokens, position)
 
 
 def _decoder(config: Config) -> dict[str, Any]:
@@ -231,14 +232,19 @@ def _decoder(config: Config) -> dict[str, Any]:
     network, vocabulary = pruned(config)
     tokens = rng.integers(0, vocabulary, (1, config.context)).astype(np.int32)
 
-    small = shrink(network, tokens)
     found: dict[str, Any] = {"shrinking": _shrinking_apart(config)}
-    title = f"prefill of {config.context} tokens"
-    found["prefill"] = _measured(title, network, small, tokens, config)
+    for name, logits, inputs in (
+        ("prefill", "last", (tokens, np.int32(config.context - 1))),
+        ("prefill_all", "all", (tokens,)),
+    ):
+        title = f"prefill of {config.context} tokens, {logits} logits"
+        small = shrink(network, *inputs)
+        found[name] = _measured(title, network, small, inputs, config)
     prompt = jnp.asarray(tokens[:, : config.prompt])
-    total = jax.ShapeDtypeStruct((1, config.prompt + config.steps), jnp.int32)
     # The function is made for all positions of the text, of which the last ones are empty at first.
-    models = {"masked": _Callable(network), "shrunk": _Callable(shrink(network, total))}
+    total = jax.ShapeDtypeStruct((1, config.prompt + config.steps), jnp.int32)
+    small = shrink(network, total, jax.ShapeDtypeStruct((), jnp.int32))
+    models = {"masked": _Callable(network), "shrunk": _Callable(small)}
     calls = {
         name: functools.partial(generate, model, prompt, config.steps)
         for name, model in models.items()

@@ -408,6 +408,17 @@ def factored(env):
     close(decoded(env.x), network(env.x))
 
 
+def unrolled(env):
+    """Two stacked layers one after another."""
+    params = jnp.stack([env.params["kernel"]] * 2)
+    network = deploy.Network(
+        lambda p, x: jax.lax.scan(lambda x, k: ((x @ k).astype(x.dtype), None), x, p)[0], params
+    )
+    separate = deploy.unroll_layers(network, env.x.astype(params.dtype))
+    assert len(separate.params) == 2
+    close(separate(env.x.astype(params.dtype)), network(env.x.astype(params.dtype)))
+
+
 def shrunk(env):
     small = deploy.shrink(deploy.Network(forward, sparse(env)), env.x)
     close(small.function(small.params, env.x), forward(sparse(env), env.x))
@@ -472,6 +483,7 @@ HOST = {
     "compressed_forms storage_bits": as_forms,
     "save_sparse load_sparse": saved,
     "decode_network": factored,
+    "unroll_layers": unrolled,
     "shrink expand": shrunk,
     "compile_sparse": compiled,
     "export_stablehlo load_stablehlo export_onnx": exported,

@@ -2,6 +2,7 @@
 
 from sparsejax.deploy._decode_network import decode_network
 from sparsejax.deploy._network import Network
+from sparsejax.deploy._unroll_layers import unroll_layers
 from sparsejax.deploy.exports import export_onnx, export_stablehlo, load_stablehlo, torch_state
 from sparsejax.deploy.files import load_sparse, save_sparse
 from sparsejax.deploy.shrinking import Shrunk, expand, shrink
@@ -21,4 +22,5 @@ __all__ = [
     "save_sparse",
     "shrink",
     "torch_state",
+    "unroll_layers",
 ]

@@ -45,6 +45,7 @@ from sparsejax.graph._scan import Scan, scan_of
 from sparsejax.graph._sliced_graph import take
 from sparsejax.graph._trace import trace
 from sparsejax.graph._trace_batch import trace_batch, trace_every_batch
+from sparsejax.graph._unrolled import Layers, evaluate_unrolled, find_layers
 from sparsejax.graph.rules import RULES
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "FixedIndices",
     "Graph",
     "Indices",
+    "Layers",
     "MovedLeaf",
     "OnnxBuilder",
     "OnnxNode",
@@ -82,11 +84,13 @@ __all__ = [
     "constant_contribution",
     "evaluate",
     "evaluate_factored",
+    "evaluate_unrolled",
     "find_bias_foldings",
     "find_constants",
     "find_contractions",
     "find_factored",
     "find_groups",
+    "find_layers",
     "find_live",
     "fixed_values",
     "narrow",

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
+from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
 from sparsejax.models._decoder_config import DecoderConfig
 from sparsejax.models._rotary import rotate
@@ -71,19 +72,24 @@ class Decoder(nnx.Module):
             self.head = _dense(config.width, config.vocabulary, dtype, rngs)
 
     def __call__(
-        self, tokens: Int[Array, "batch length"]
-    ) -> Float[Array, "batch length vocabulary"]:
+        self, tokens: Int[Array, "batch length"], position: Int[ArrayLike, ""] | None = None
+    ) -> Float[Array, "batch length vocabulary"] | Float[Array, "batch vocabulary"]:
         """Compute the logits of the tokens that follow.
 
         Args:
           tokens: integers [batch, length] from 0 to ``vocabulary - 1``.
+          position: an integer, traced or not: the position whose logits are computed, -1 for the
+            last one. This saves the product of all other positions with the token embeddings. None
+            computes the logits of all positions.
 
         Returns:
-          Logits [batch, length, vocabulary], float32 (float64 if ``dtype`` is): those at position
-          i depend on the tokens up to i and predict token i + 1.
+          Logits [batch, length, vocabulary], or [batch, vocabulary] where ``position`` is given;
+          float32 (float64 if ``dtype`` is): those at position i depend on the tokens up to i and
+          predict token i + 1.
 
         Raises:
-          ValueError: the tokens have a different shape, or are not integers.
+          ValueError: the tokens have a different shape, or are not integers; ``position`` is not
+            an integer, or not below the length.
         """
         if jnp.ndim(tokens) != 2 or not jnp.issubdtype(jnp.result_type(tokens), jnp.integer):
             raise ValueError(
@@ -97,12 +103,28 @@ class Decoder(nnx.Module):
         else:
             for layer in self.layers:
                 stream = layer(stream)
+        if position is not None:
+            stream = _at(stream, position)
         stream = self.norm(stream)
         if self.config.tie_embedding:
             matrix = self.embedding.embedding[...].astype(self.dtype).T
         else:
             matrix = self.head.kernel[...].astype(self.dtype)
         return jnp.matmul(stream, matrix, preferred_element_type=at_least_float32(stream.dtype))
+
+
+def _at(
+    stream: Float[Array, "batch length width"], position: Int[ArrayLike, ""]
+) -> Float[Array, "batch width"]:
+    length = stream.shape[1]
+    if jnp.ndim(position) or not jnp.issubdtype(jnp.result_type(position), jnp.integer):
+        raise ValueError(f"position must be one integer; got {position}")
+    if (given := _checks.known(position)) is not None and not -length <= given < length:
+        raise ValueError(
+            f"position must be an integer from {-length} to {length - 1}; got {position}"
+        )
+    chosen: jax.Array = lax.dynamic_index_in_dim(stream, position, axis=1, keepdims=False)
+    return chosen
 
 
 class _Layer(nnx.Module):

@@ -27,8 +27,8 @@ def generate(
     is enough for a look at some sentences.
 
     Args:
-      model: a causal language model such as `Decoder`: ``model(tokens)`` gives logits
-        [batch, length, vocabulary].
+      model: a causal language model such as `Decoder`: ``model(tokens, position)`` gives the logits
+        [batch, vocabulary] of the token after ``position``, an int32 scalar.
       tokens: integers [batch, length], at least one for each sequence.
       steps: number of tokens to add.
       key: key of the draws, or None for greedy decoding.
@@ -39,8 +39,8 @@ def generate(
 
     Raises:
       TypeError: ``steps`` is not an integer.
-      ValueError: ``steps`` is negative, ``temperature`` is not positive, or ``tokens`` has a
-        different shape or no tokens.
+      ValueError: ``steps`` is negative, ``temperature`` is not positive, ``tokens`` has a
+        different shape or no tokens, or the model gives logits of another shape.
     """
     steps = _checks.python_integer("steps", steps, 0)
     tokens = jnp.asarray(tokens)
@@ -71,7 +71,12 @@ def _continue(
 
     def step(position: int, filled: jax.Array) -> jax.Array:
         # The positions that are still empty hold zeros, which a causal model does not see.
-        logits = lax.dynamic_index_in_dim(model(filled), position - 1, axis=1, keepdims=False)
+        logits = model(filled, position - 1)
+        if jnp.ndim(logits) != 2 or logits.shape[0] != tokens.shape[0]:
+            raise ValueError(
+                "model(tokens, position) must give logits [batch, vocabulary] of one position; "
+                f"got shape {jnp.shape(logits)} for tokens {filled.shape}"
+            )
         if key is None:
             new = jnp.argmax(logits, axis=-1)
         else:

@@ -89,6 +89,25 @@ def test_a_position_sees_only_the_tokens_up_to_it(scan_layers):
     assert (jnp.abs(before - after).max(axis=-1)[:, 5:] > 0).all()
 
 
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_logits_of_one_position_are_those_among_all(scan_layers):
+    model = randomized(decoder(scan_layers=scan_layers))
+    logits = model(TOKENS)
+    at = jax.jit(model)
+    for position in (0, 3, -1, np.int32(TOKENS.shape[1] - 1)):
+        found = at(TOKENS, position)
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, logits[:, position], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "position", [TOKENS.shape[1], -TOKENS.shape[1] - 1, 1.0, np.array([0]), True]
+)
+def test_a_position_that_is_not_there_is_an_error(position):
+    with pytest.raises(ValueError, match=r"position must be (an|one) integer"):
+        decoder()(TOKENS, position)
+
+
 def test_rotary_scores_depend_on_the_distance_alone():
     query, key = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
     rows = [jnp.tile(jnp.asarray(v), (1, 12, 1, 1)) for v in (query, key)]

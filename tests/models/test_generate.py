@@ -24,6 +24,17 @@ def test_greedy_tokens_are_the_most_probable_ones(model):
     np.testing.assert_array_equal(found[:, 4:], best[:, 3:-1])
 
 
+def test_logits_of_all_positions_are_an_error(model):
+    class All(nnx.Module):
+        def __call__(self, tokens, position):
+            return model(tokens)
+
+    with pytest.raises(
+        ValueError, match=r"logits \[batch, vocabulary\] of one position; got shape"
+    ):
+        generate(All(), TOKENS, 1)
+
+
 def test_drawn_tokens_follow_the_softmax_of_the_logits(model):
     many = np.tile(TOKENS[:1], (4000, 1))
     drawn = generate(model, many, 1, jax.random.key(0), temperature=0.5)[:, -1]

@@ -78,7 +78,7 @@ def shrink(
       is made of leaves with its units, but for the rows and columns that a norm depends on; a
       decomposition, as of a spectral norm, depends on all.
     - Layers or time steps under ``scan``, and members of a population under ``vmap``, lose the
-      units that are dead in all of them.
+      units that are dead in all of them; after `unroll_layers` each layer loses its own.
 
     If units are read in another way (sorted or cumulated, in ``while`` or ``cond``), the function
     is refused with the name of the operation and of the nearest parameter, unless

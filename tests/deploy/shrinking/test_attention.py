@@ -53,9 +53,9 @@ def decoder(scan):
     )
     structure = jax.tree.structure(params)
 
-    def function(params, tokens):
+    def function(params, *inputs):
         state = jax.tree.unflatten(structure, jax.tree.leaves(params))
-        return nnx.merge(graph, state, rest)(tokens)
+        return nnx.merge(graph, state, rest)(*inputs)
 
     def prune(path, leaf):
         name = jax.tree_util.keystr(path)
@@ -92,6 +92,16 @@ def test_a_decoder(scan):
     assert small.params["embedding"]["embedding"].shape == (11, 22)
     whole = expand(small)
     np.testing.assert_allclose(whole(tokens), network(tokens), rtol=1e-5, atol=1e-6)
+
+
+def test_a_decoder_with_the_logits_of_a_computed_position():
+    network, tokens = decoder(scan=False)
+    small = shrink(network, tokens, np.int32(0))
+    assert small.params["embedding"]["embedding"].shape == (11, 22)
+    for position in (1, LENGTH - 1):
+        expected = network(tokens, position)
+        assert expected.shape == (BATCH, 11)
+        np.testing.assert_allclose(small(tokens, position), expected, rtol=1e-5, atol=1e-6)
 
 
 # Attention in several spellings
