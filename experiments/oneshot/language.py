@@ -16,7 +16,7 @@ from experiments.data.brown import load_brown, windows
 from experiments.data.smollm2 import load_smollm2
 from experiments.oneshot.config import Config
 from sparsejax import oneshot
-from sparsejax.models import generate
+from sparsejax.models import Decoder, generate
 from sparsejax.oneshot import Calibration
 
 _CHUNK = 1  # windows a forward pass; on a CPU more are slower
@@ -41,6 +41,10 @@ class Language:
     tokenizer: Any
     tokens: dict[str, np.ndarray]
     """The tokens of the splits "calibration", "validation" and "test"."""
+    groups: int
+    """The groups of heads of a layer; each shares its keys and values."""
+    group_width: int
+    """The units of the queries of a group."""
     sizes: dict[str, int]
     """The sizes of `experiments.oneshot.config.Config.sizes`."""
 
@@ -55,6 +59,10 @@ class Language:
         drawn = self.drawn(draw)
         for start in range(0, len(drawn), _CHUNK):
             yield jnp.asarray(drawn[start : start + _CHUNK])
+
+    def training(self) -> np.ndarray:
+        """All windows of the calibration texts, int32 [windows, context]."""
+        return windows(self.tokens["calibration"], self.sizes["context"])
 
     def perplexity(self, params: Any, split: str) -> float:
         """The perplexity on the first windows of a split."""
@@ -84,9 +92,7 @@ def load(config: Config) -> Language:
     return of(model, tokenizer, load_brown(config.data_dir, tokenizer), config)
 
 
-def of(
-    model: nnx.Module, tokenizer: Any, tokens: dict[str, np.ndarray], config: Config
-) -> Language:
+def of(model: Decoder, tokenizer: Any, tokens: dict[str, np.ndarray], config: Config) -> Language:
     """A network with its tokenizer and the tokens of each split."""
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
@@ -94,9 +100,10 @@ def of(
         logits: jax.Array = nnx.merge(graph, params, rest)(tokens)
         return logits
 
+    groups = model.config.kv_heads
     return Language(
         function, params, lambda params: nnx.merge(graph, params, rest), tokenizer, tokens,
-        config.sizes(),
+        groups, model.config.width // groups, config.sizes(),
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,20 @@ import optax
 
 import sparsejax
 from experiments.common.runner import Recipe
-from experiments.oneshot import files, images, report
-from experiments.oneshot.config import FILES, ONE_SHOT, TRAINED, TUNING_DRAW, Config, Row
+from experiments.oneshot import files, images, report, structured
+from experiments.oneshot.config import (
+    FILES,
+    ONE_SHOT,
+    STRUCTURED,
+    TRAINED,
+    TUNING_DRAW,
+    Config,
+    Row,
+)
 from experiments.oneshot.language import Calibrations, Language, in_layers, load
 from experiments.oneshot.unsaved import UnsavedRun
 from sparsejax import compression, inspection, oneshot
-from sparsejax.deploy import load_sparse
+from sparsejax.deploy import Shrunk, expand, load_sparse
 from sparsejax.training import Batches, init_state, make_step
 from sparsejax.transforms import kept_weights
 
@@ -93,6 +102,11 @@ class PrunedRun(LanguageRun):
         method = make(**settings["options"])
         arguments = (settings["sparsity"], method, settings["pattern"])
         start = time.perf_counter()
+        if settings["pattern"] == STRUCTURED:
+            calibration = jax.block_until_ready(self.calibrations(self.seed))
+            calibrated = time.perf_counter()
+            params, taken = structured.pruned(language, calibration, method)
+            return params, {}, {"seconds": taken, "calibration_seconds": calibrated - start}
         if settings["sequential"]:
             params = oneshot.prune_sequentially(
                 language.function,
@@ -130,12 +144,16 @@ class TrainedRun(LanguageRun):
         """Prune, train and evaluate."""
         settings, language = self.settings, self.language
         params = language.params if self.start is None else self.start.pruned()[0]
+        small: Shrunk | None = None
+        if self.start is not None and self.start.settings["pattern"] == STRUCTURED:
+            small = structured.smaller(language, params)
+            language, params = replace(language, function=small.function), small.params
         optimizer = self.optimizer()
 
         state = self.fit(
             make_step(language.loss, optimizer),
             init_state(params, optimizer, jax.random.key(self.seed)),
-            Batches({"tokens": language.drawn(self.seed)}, settings["batch_size"], self.seed),
+            Batches({"tokens": language.training()}, settings["batch_size"], self.seed),
             steps=settings["steps"],
             report_every=self.steps_per_l_step,
             checkpoint_every=_CHECKPOINT_STEPS,
@@ -143,6 +161,8 @@ class TrainedRun(LanguageRun):
         found = state.params
         if settings["sparsity"]:
             found = sparsejax.compressed_params(state.opt_state, found)
+        if small is not None:
+            found = expand(small.with_params(found)).params
         return self.evaluated(found, {"seconds": self.metrics()[-1]["seconds"]}), found
 
     @property
@@ -270,7 +290,7 @@ def one_shot_settings(config: Config, row: str, candidate: Mapping[str, Any]) ->
         return settings
     options = dict(candidate)
     return settings | {
-        "method": ONE_SHOT[row].method,
+        "method": options.pop("method", ONE_SHOT[row].method),
         "sparsity": ONE_SHOT[row].sparsity,
         "pattern": options.pop("pattern"),
         "comparison": options.pop("comparison", "balanced"),

@@ -35,7 +35,9 @@ _WAYS = {
     "wanda_2_4": "Wanda, 2:4",
     "sparsegpt_2_4": "SparseGPT, 2:4",
     "admm_2_4": "ADMM, 2:4",
-    "dense_tuned": "dense, trained for as long as the next two",
+    "structured": "a quarter of the hidden units and a group of heads of each layer gone",
+    "structured_tuned": "the same, then trained for as long as the next ones",
+    "dense_tuned": "dense, trained for as long",
     "lc_50": "ADMM, then learning-compression, 50 %",
     "lc_70": "ADMM, then learning-compression, 70 %",
     "admm_50_file": "ADMM, 50 %, as read from its file",
@@ -53,11 +55,9 @@ def rows(config: Config, ended: Mapping[str, Sequence[Any]], command: str) -> li
     """The rows of report.json."""
     del command
     found = [_tuning(config, row, ended) for row in ONE_SHOT if f"{row}_tuning" in ended]
-    dense: dict[str, Any] = {}
+    dense = {name: ended[name][0].result() for name in ("dense", "dense_tuned") if name in ended}
     for name in (name for name in ROWS if name in ended):
         results = [run.result() for run in ended[name]]
-        if name in ("dense", "dense_tuned"):
-            dense[name] = results[0]
         base = dense.get("dense_tuned" if FILES.get(name, name) in TRAINED else "dense")
         row = describe(config, name, results, method=results[0]["settings"].get("method", name))
         look = ONE_SHOT[name].first_look if name in ONE_SHOT else None
@@ -116,6 +116,7 @@ _LANGUAGE: Columns = (
     ("test perplexity, as a ratio", lambda row: _ratio(row, "perplexity_ratio")),
     ("validation, as a ratio", lambda row: _ratio(row, "validation_perplexity_ratio")),
     ("test perplexity", lambda row: _perplexity(row, "perplexity")),
+    ("validation perplexity", lambda row: _perplexity(row, "validation_perplexity")),
     ("error of a layer's outputs", lambda row: _mean(row, "layer_error", "{:.4f}")),
     ("weights kept", lambda row: f"{row['nonzeros'][0]:,}"),
     ("bytes of the file", lambda row: _mean(row, "file_bytes", "{:,.0f}")),
@@ -144,7 +145,9 @@ def parts(rows: Sequence[Row]) -> Parts:
             "to that of the dense network; of rows that train, to that of the dense network "
             "trained for as long. Mean ± sample standard deviation over the draws of calibration "
             f"windows {', '.join(map(str, seeds_of(language)))}. The kernels of the layers are "
-            "pruned; the embedding, which also makes the logits, stays dense. The error of a "
+            "pruned; the embedding, which also makes the logits, stays dense. Networks without "
+            "units are trained at the size that `shrink` leaves, and all rows that train see the "
+            "texts that the calibration windows are drawn from. The error of a "
             "layer's outputs is the mean over kernels of |X(W - W')|^2 / |XW|^2. The first look "
             "was plain NumPy with 10 calibration windows and 4,096 test tokens. In a file the "
             "weights that are kept have 5-bit codes relative to the scale of their group of 64 "

@@ -22,7 +22,17 @@ from tests.experiments import smoke
 from tests.experiments.data import tiny_gguf
 
 CONTEXT = 16
-SHOWN = ("magnitude_50", "wanda_50", "sparsegpt_50", "admm_50", "wanda_2_4", "lc_50", "lc_50_file")
+SHOWN = (
+    "magnitude_50",
+    "wanda_50",
+    "sparsegpt_50",
+    "admm_50",
+    "wanda_2_4",
+    "structured",
+    "structured_tuned",
+    "lc_50",
+    "lc_50_file",
+)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +93,8 @@ def test_rows_keep_their_budgets(finished):
     for name in expected_rows:
         settings = by_name[name]["settings"]
         expected = 1 - settings.get("sparsity", 0)
+        if name.startswith("structured"):  # a quarter of the hidden units and one of four heads
+            expected = 0.75
         if name.endswith("_file"):  # where small weights take the value zero
             expected *= 0.97
         # The counts are exact for each row or matrix, whose sizes are even here.
