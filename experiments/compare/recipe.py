@@ -15,6 +15,7 @@ from experiments.compare.methods import METHODS, Name
 from experiments.compare.trainer import Trainer
 from experiments.data import Dataset, load
 from sparsejax import inspection
+from sparsejax.training import TrainingDivergedError
 
 
 class ComparedRun(Trainer):
@@ -34,9 +35,41 @@ class ComparedRun(Trainer):
 
     def headline(self, result: Mapping[str, Any]) -> str:
         """The validation error alone."""
+        if "diverged" in result:
+            return f"diverged ({result['diverged']})"
         return f"validation error {result['validation_error']:.2f} %, {result['nonzeros']:,} left"
 
+    def done(self) -> bool:
+        """See `Run.done`; a run that diverged has ended, too, without a network."""
+        file = self.folder / "result.json"
+        if file.exists() and "diverged" in (result := self.result()):
+            return bool(result["settings"] == self.settings)
+        return super().done()
+
     def train(self) -> tuple[dict[str, Any], Any]:
+        """Train; where the loss or a parameter is not finite any more, that is the result."""
+        about = {
+            "model": TASKS[self.settings["network"]].name,
+            "dataset": self.dataset.name,
+            "name": self.row,
+        }
+        try:
+            result, params = self.trained()
+        except TrainingDivergedError as error:
+            reason = str(error).partition(";")[0]
+            seconds = sum(row["seconds"] for row in self.phases().values())
+            return about | {"diverged": reason, "seconds": seconds}, None
+        return about | result, params
+
+    def phases(self) -> dict[str, dict[str, float]]:
+        """The last row of the metrics of each phase."""
+        return {
+            folder.name: rows[-1]
+            for folder in sorted(self.folder.iterdir())
+            if folder.is_dir() and (rows := self.metrics(folder.name))
+        }
+
+    def trained(self) -> tuple[dict[str, Any], Any]:
         """Search, prune what is above the budget, and fine-tune for the rest of the epochs."""
         method = METHODS[self.settings["method"]]
         share = self.settings.get("search_share", method.search_share)
@@ -47,15 +80,8 @@ class ComparedRun(Trainer):
         if epochs < self.epochs:
             rate = self.settings["rate"]
             params = self.fine_tune("fine_tune", params, rate, self.epochs - epochs)
-        phases = {
-            folder.name: rows[-1]
-            for folder in sorted(self.folder.iterdir())
-            if folder.is_dir() and (rows := self.metrics(folder.name))
-        }
+        phases = self.phases()
         result = {
-            "model": TASKS[self.settings["network"]].name,
-            "dataset": self.dataset.name,
-            "name": self.row,
             "network": {"model": TASKS[self.settings["network"]].name},
             "validation_error": self.error(params, "validation"),
             "kept": self.kept,
@@ -85,16 +111,19 @@ def plan(config: Config) -> Iterator[ComparedRun]:
             for run, _ in runs:
                 yield run
             if all(run.done() for run, _ in runs):
-                _, chosen[network, method] = min(
-                    runs, key=lambda pair: pair[0].result()["validation_error"]
-                )
+                found = [(run.result(), candidate) for run, candidate in runs]
+                ended = [pair for pair in found if "diverged" not in pair[0]]
+                if ended:
+                    _, chosen[network, method] = min(
+                        ended, key=lambda pair: pair[0]["validation_error"]
+                    )
     if config.tune_only:
         return
     for network in config.networks():
         dataset = datasets[TASKS[network].dataset]
         for seed in config.seeds:
             for method in config.methods():
-                if (network, method) not in chosen:  # --partial
+                if (network, method) not in chosen:  # --partial, or all candidates diverged
                     continue
                 for budget in ("100",) if method == "dense" else config.budgets(network):
                     settings = config.settings(network, method, budget, chosen[network, method])

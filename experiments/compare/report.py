@@ -41,10 +41,12 @@ def rows(config: Config, ended: Mapping[str, Sequence[Any]], command: str) -> li
                 found.append(_tuning_row(config, network, method, tuning))
             for budget in ("100", *TASKS[network].budgets):
                 name = f"{network}_{method}_{budget}"
-                if runs := ended.get(name):
-                    results = [run.result() for run in runs]
+                every = [run.result() for run in ended.get(name, ())]
+                if results := [result for result in every if "diverged" not in result]:
                     about = {"network": network, "method": method, "kept_percent": budget}
                     row = describe(config, name, results, **about)
+                    if diverged := [result["seed"] for result in every if "diverged" in result]:
+                        row["diverged_seeds"] = diverged
                     found.append(row | aggregate(results, _FIELDS))
     return found
 
@@ -55,11 +57,12 @@ def _tuning_row(config: Config, network: str, method: str, runs: Sequence[Any]) 
     tried = [
         {
             "settings": _varied(method, result["settings"]),
-            "validation_error": result["validation_error"],
+            "validation_error": result.get("validation_error"),
         }
         for result in results
     ]
-    best = min(tried, key=lambda one: one["validation_error"])
+    known = [one for one in tried if one["validation_error"] is not None]
+    best: Row = min(known, key=lambda one: one["validation_error"], default={"settings": {}})
     del row["settings"]
     return row | {"tried": tried, "chosen": best["settings"]}
 
@@ -119,15 +122,29 @@ def one_seed(by_budget: Mapping[str, Mapping[str, Row]]) -> str:
 def fewer_seeds(by_budget: Mapping[str, Mapping[str, Row]]) -> str:
     """Return the note on numbers in parentheses; empty where all seeds of all methods have run."""
     rows = all_rows(by_budget)
-    if all(len(row["seeds"]) == len(seeds_of(rows)) for row in rows):
-        return ""
-    return "(1), (2): only so many seeds have run."
+    notes = []
+    if any(len(_ran(row)) < len(seeds_of(rows)) for row in rows):
+        notes.append("(1), (2): only so many seeds have run.")
+    if any("diverged_seeds" in row for row in rows):
+        notes.append(
+            "(n diverged): so many further seeds ended with a loss that is not finite, and are in "
+            "no mean."
+        )
+    return " ".join(notes)
+
+
+def _ran(row: Row) -> list[int]:
+    return [*row["seeds"], *row.get("diverged_seeds", ())]
 
 
 def _error(row: Row, seeds: Sequence[int]) -> str:
-    """The test error of a row, with its number of seeds if it lacks some."""
-    number = len(row["seeds"])
-    return error(row["test_error"]) + (f" ({number})" if number < len(seeds) else "")
+    """The test error of a row, with its number of seeds if some are missing or diverged."""
+    notes = []
+    if len(_ran(row)) < len(seeds):
+        notes.append(str(len(row["seeds"])))
+    if diverged := row.get("diverged_seeds"):
+        notes.append(f"{len(diverged)} diverged")
+    return error(row["test_error"]) + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _best(candidates: Sequence[Row], seeds: Sequence[int]) -> str:
@@ -233,7 +250,9 @@ def _tuning_table(rows: Sequence[Row]) -> Table:
 
     def tried(row: Row) -> str:
         return "; ".join(
-            f"{settings(one['settings'])}: {one['validation_error']:.2f} %" for one in row["tried"]
+            f"{settings(one['settings'])}: "
+            + ("diverged" if (e := one["validation_error"]) is None else f"{e:.2f} %")
+            for one in row["tried"]
         )
 
     columns: Columns = (

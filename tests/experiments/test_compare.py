@@ -115,6 +115,17 @@ def test_tune_only_computes_no_test_error(finished, dataset, tmp_path):
     assert not list(tmp_path.glob("**/kept_*"))
 
 
+def test_a_run_that_diverges_ends_as_such(dataset, tmp_path):
+    settings = config(tmp_path).settings("lenet300_mnist", "static", "1", {"rate": 1e30})
+    make = lambda: recipe._run("row", tmp_path / "run", settings, 0, True, dataset)  # noqa: E731
+    assert "diverged (the loss is " in make().ensure()
+    result = make().result()
+    assert result.keys().isdisjoint({"test_error", "validation_error"})
+    assert "(already there)" in make().ensure()
+    other = settings | {"epochs": 4}
+    assert not recipe._run("row", tmp_path / "run", other, 0, True, dataset).done()
+
+
 def test_its_networks_can_be_deployed(finished, dataset):
     folder = finished[0].folder / "lenet300_mnist" / "rigl" / "kept_1" / "seed_0"
     smoke.check_readable(folder, dataset)
@@ -195,6 +206,14 @@ def test_the_choice_follows_the_stated_rule():
     noisy = [*MADE[:4], row("rigl", [1.9, 2.8, 2.0], 10.9), MADE[5]]
     (line,) = report.choices(report.compared(noisy, "lenet300_mnist"))
     assert line["cheap"].endswith("; as good: RigL")
+
+
+def test_seeds_that_diverged_are_counted_and_in_no_mean():
+    cs = row("cs", [2.0, 2.2]) | {"seeds": [0, 2], "diverged_seeds": [1]}
+    by_budget = report.compared([DENSE, row("lc_l0_l2", [2.3, 2.3, 2.3]), cs], "lenet300_mnist")
+    (line,) = report.choices(by_budget)
+    assert line["error"] == "continuous sparsification: 2.10 ± 0.14 % (1 diverged)"
+    assert report.fewer_seeds(by_budget).startswith("(n diverged): so many further seeds ended")
 
 
 def test_the_four_systems_are_set_against_the_baselines_with_a_standard_error():
