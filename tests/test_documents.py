@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import tomllib
 
 import numpy as np
 import pytest
@@ -62,5 +63,7 @@ def test_the_readme_is_short():
     assert len(README.split()) <= 900
 
 
-def test_the_citation_names_the_version():
+def test_the_citation_and_the_package_name_the_version():
     assert f"\nversion: {sparsejax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == sparsejax.__version__

@@ -12,6 +12,8 @@ from typing import Any
 from docutils import nodes
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.roles import XRefRole
+from sphinx.util.inspect import stringify_signature
+from sphinx.util.typing import stringify_annotation
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 ROOMS = (
@@ -92,11 +94,14 @@ def entry(room: str, name: str) -> Iterator[str]:
 def page(room: str) -> Iterator[str]:
     """The lines of a room's page: its docstring, a table of its names, and each of them."""
     names = public_names(room)
-    functions = [name for name in names if callable(getattr(importlib.import_module(room), name))]
+    listed = [name for name in names if callable(getattr(importlib.import_module(room), name))]
+    if room != "sparsejax":  # of a name that the package has, too, the entry there is linked
+        top = public_names("sparsejax")
+        listed = [f"~sparsejax.{name}" if name in top else name for name in listed]
     yield f"{room}\n{'=' * len(room)}\n"
     yield f".. automodule:: {room}\n   :no-members:\n"
     yield f".. currentmodule:: {room}\n"
-    yield ".. autosummary::\n   :nosignatures:\n\n" + "".join(f"   {n}\n" for n in functions)
+    yield ".. autosummary::\n   :nosignatures:\n\n" + "".join(f"   {n}\n" for n in listed)
     for name in names:
         yield from entry(room, name)
 
@@ -142,6 +147,17 @@ def plain_attribute(
         lines[first] = f"{line.removeprefix(':type: ')}: {lines[first]}"
 
 
+def source_signature(
+    app: Any, what: str, name: str, thing: Any, options: Any, args: str | None, result: str | None
+) -> tuple[str, str] | None:
+    """Show a function's annotations as its source has them, without writing aliases out."""
+    if what != "function":
+        return None
+    signature = inspect.signature(thing)
+    result = stringify_annotation(signature.return_annotation)
+    return stringify_signature(signature, show_return_annotation=False), result
+
+
 class NameRole(XRefRole):
     """What single backticks in docstrings mean: a public name, or else code."""
 
@@ -159,6 +175,7 @@ def setup(app: Any) -> dict[str, bool]:
     """Register the extension with Sphinx."""
     app.add_role("any_name", NameRole(innernodeclass=nodes.literal))
     app.connect("builder-inited", write_pages)
+    app.connect("autodoc-process-signature", source_signature)
     app.connect("autodoc-process-docstring", escape_stars)
     app.connect("autodoc-process-docstring", plain_attribute, priority=600)  # after napoleon
     return {"parallel_read_safe": True}

@@ -125,11 +125,33 @@ def _summary(results: Path, root: str = "") -> str:
     return Table(columns, lines).markdown()
 
 
-def _example(results: Path) -> str:
-    """The README's example."""
-    found = re.search(r"```python\n.*?```", (ROOT / "README.md").read_text(), re.DOTALL)
+def _of_readme(pattern: str) -> str:
+    """The first part of the README that a pattern describes."""
+    found = re.search(pattern, (ROOT / "README.md").read_text(), re.DOTALL)
     assert found is not None
     return found[0]
+
+
+def _rooms(results: Path) -> str:
+    """The README's table of rooms, with the other rooms that each one imports."""
+
+    def needs(room: str) -> str:
+        files = (ROOT / "sparsejax" / room).rglob("*.py")
+        text = "\n".join(path.read_text() for path in files)
+        imported = {*re.findall(r"^from sparsejax\.(\w+)", text, re.MULTILINE)}
+        found = sorted(imported & names - {room})
+        return ", ".join(f"`{name}`" for name in found)
+
+    lines = _of_readme(r"\| room \|.*?\n(?=\n)").splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    rows = [(re.findall(r"`sparsejax\.(\w+)`", rooms), question) for rooms, question in cells]
+    names = {room for rooms, _ in rows for room in rooms}
+    columns: Columns = (
+        ("room", lambda row: ", ".join(f"`{room}`" for room in row[0])),
+        ("question", lambda row: row[1]),
+        ("needs", lambda row: ", ".join(filter(None, map(needs, row[0])))),
+    )
+    return Table(columns, rows).markdown()
 
 
 def _example_output(results: Path) -> str:
@@ -390,7 +412,9 @@ def _compare(results: Path) -> str:
 PARTS: Mapping[str, Callable[[Path], str]] = {
     "summary": _summary,
     "site_summary": lambda results: _summary(results, "../"),
-    "example": _example,
+    "tagline": lambda results: _of_readme(r"(?<=# sparsejax\n\n).*?(?=\n\n)"),
+    "rooms": _rooms,
+    "example": lambda results: _of_readme(r"```python\n.*?```"),
     "example_output": _example_output,
     "compare": _compare,
     "compare_errors": _compare_errors,

@@ -6,6 +6,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ Columns = Sequence[tuple[str, Callable[[Any], str]]]
 
 MADE_BY = "{made_by}"
 """A part of a report that is replaced by the sentence of `made_by`."""
+
+_NUMBER = re.compile(r"\W*\d|\(|$")
+"""How a cell of a column of numbers begins; ``(none)`` and nothing are such cells, too."""
 
 _PACKAGES = ("sparsejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -39,9 +43,10 @@ class Table(NamedTuple):
         return [header, *([cell(row) for _, cell in self.columns] for row in self.rows)]
 
     def markdown(self) -> str:
-        """The table as Markdown."""
+        """The table as Markdown, with numbers to the right and text to the left."""
         header, *lines = self.cells()
-        rule = ["---"] + ["---:"] * (len(header) - 1)
+        columns = list(zip(*lines, strict=True))[1:] or [()] * (len(header) - 1)
+        rule = ["---", *("---:" if all(map(_NUMBER.match, c)) else "---" for c in columns)]
         return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *lines])
 
     def screen(self) -> str:

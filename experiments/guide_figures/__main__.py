@@ -18,6 +18,7 @@ from experiments.common.report import made_by, write_report
 from experiments.common.runner import command_line
 from experiments.data import load
 from experiments.guide_figures.figures import figures
+from experiments.guide_figures.published import published_figures
 from experiments.guide_figures.sweeps import TARGET, TOLERANCE, Sweeps
 
 _README = Path(__file__).parents[2] / "README.md"
@@ -43,7 +44,8 @@ class Config:
     data_dir: Path | None = None
     """Folder of the datasets; default as for all experiments."""
     results: Path = Path("results/guide_figures")
-    """Folder of the report and the figures."""
+    """Folder of the report and the figures; beside it lie the reports of other experiments, whose
+    published results are drawn."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -118,14 +120,15 @@ def main(config: Config, command: str) -> None:
         ordered = [rows[name] for name in ROWS if name in rows]
         everything = command.partition(" --rows")[0]  # the command that makes all rows
         report = write_report(config.results, "guide_figures", everything, ordered)
-    drawn = figures(rows)
+    drawn = figures(rows) | published_figures(config.results.parent)
     for name, figure in drawn.items():
         figure.savefig(config.results / name, dpi=150)
     pictures = "\n\n".join(f"![{name.removesuffix('.png')}]({name})" for name in drawn)
     text = (
         "# Figures of the guides\n\nThe example of Getting started, and one hyperparameter of each "
         f"method: LeNet300 on MNIST, {config.epochs} epochs a run, one seed, "
-        f"validation images only.\n\n{pictures}\n\n{made_by(report)}\n"
+        f"validation images only. Published results beside ours are those of the reports of "
+        f"the experiments.\n\n{pictures}\n\n{made_by(report)}\n"
     )
     (config.results / "report.md").write_text(text)
 

@@ -28,7 +28,7 @@ def figures(rows: Rows) -> dict[str, Figure]:
 
 def getting_started(row: Mapping[str, Any]) -> Figure:
     """The weights of the README's example, trained and compressed, beside those of dense Adam."""
-    figure, (left, right) = _axes(2)
+    figure, (left, right) = axes(2)
     for axis, name in ((left, "dense"), (right, "compressed")):
         weights = np.array(row[name])
         axis.plot(np.arange(len(weights)), np.where(weights, abs(weights), np.nan), "o")
@@ -44,34 +44,34 @@ def getting_started(row: Mapping[str, Any]) -> Figure:
 
 def learning_compression(row: Mapping[str, Any]) -> Figure:
     """Validation error, and the gap that is left, against the first mu."""
-    figure, (left, right) = _axes(2)
+    figure, (left, right) = axes(2)
     growths = sorted({run["growth"] for run in row["runs"]})
     for growth in growths:
         runs = [run for run in row["runs"] if run["growth"] == growth]
         mu = [run["mu"] for run in runs]
-        label = f"grows by {growth:g} an L step"
+        label = f"times {growth:g} at each L step"
         left.plot(mu, [run["validation_error"] for run in runs], marker="o", label=label)
         right.plot(mu, [100 * run["relative_gap"] for run in runs], marker="o", label=label)
     left.axhline(row["dense_error"], color="gray", linestyle="--")
     left.annotate(
         "dense start", (0.02, row["dense_error"]), xycoords=("axes fraction", "data"), va="bottom"
     )
-    left.set_ylabel("validation error of theta, %")
+    left.set_ylabel(r"validation error of $\theta$, %")
     left.set_yscale("log")
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_formatter(NullFormatter())
     left.set_yticks([2, 5, 10, 20, 50])
-    right.set_ylabel("|w - theta| / |w| at the end, %")
+    right.set_ylabel(r"$\Vert w - \theta \Vert \; / \; \Vert w \Vert$ at the end, %")
     for axis in (left, right):
         axis.set_xscale("log")
-        axis.set_xlabel("mu in the first L step")
+        axis.set_xlabel(r"$\mu$ in the first L step")
     right.legend()
     return figure
 
 
 def constrained_l0(row: Mapping[str, Any]) -> Figure:
     """The expected density and the multiplier after each epoch."""
-    figure, (left, right) = _axes(2)
+    figure, (left, right) = axes(2)
     for run in row["runs"]:
         epochs = np.arange(1, len(run["expected_density"]) + 1)
         label = f"ki = {run['ki']:g}: error {run['validation_error']:.2f} %"
@@ -88,7 +88,7 @@ def constrained_l0(row: Mapping[str, Any]) -> Figure:
 
 def gated_weight_decay(row: Mapping[str, Any]) -> Figure:
     """The weights left, and the error, against lambda."""
-    figure, (left, right) = _axes(2)
+    figure, (left, right) = axes(2)
     decay = [run["decay"] for run in row["runs"]]
     smallest = min(value for value in decay if value > 0)
     left.plot(decay, [run["nonzeros"] for run in row["runs"]], marker="o")
@@ -103,14 +103,14 @@ def gated_weight_decay(row: Mapping[str, Any]) -> Figure:
     for axis in (left, right):
         axis.set_xscale("symlog", linthresh=smallest)
         axis.set_xlim(-0.3 * smallest, 2 * max(decay))
-        axis.set_xlabel("lambda (0: pruning alone)")
+        axis.set_xlabel(r"$\lambda$ (0: pruning alone)")
     right.legend()
     return figure
 
 
 def tickets(row: Mapping[str, Any]) -> Figure:
     """The share of weights in the ticket against the start of the gates."""
-    figure, (axis,) = _axes(1)
+    figure, (axis,) = axes(1)
     for penalty in sorted({run["penalty"] for run in row["runs"]}):
         runs = [run for run in row["runs"] if run["penalty"] == penalty]
         axis.plot(
@@ -126,9 +126,10 @@ def tickets(row: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _axes(number: int) -> tuple[Figure, tuple[Axes, ...]]:
-    figure = Figure(figsize=(4.2 * number, 3.4), layout="constrained")
-    axes = tuple(figure.subplots(1, number, squeeze=False)[0])
-    for axis in axes:
+def axes(number: int, width: float = 4.2) -> tuple[Figure, tuple[Axes, ...]]:
+    """A figure with axes in a row, each so many inches wide."""
+    figure = Figure(figsize=(width * number, 3.4), layout="constrained")
+    row = tuple(figure.subplots(1, number, squeeze=False)[0])
+    for axis in row:
         axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return figure, row

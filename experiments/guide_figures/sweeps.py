@@ -40,6 +40,11 @@ TARGET = 0.3
 """The expected density that constrained L0 is asked for."""
 TOLERANCE = 0.003
 """What pruning may cost gated weight decay in validation accuracy."""
+GROWTH = (1.2, 1.8)
+"""Factors by which mu grows from L step to L step, in learning-compression."""
+FIRST_MU = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Values of mu in the first L step: from one with which theta stays far from w to one with which
+the first theta stays."""
 _BATCH_SIZE = 250
 _SEED = 0
 
@@ -70,8 +75,8 @@ class Sweeps:
 
     def learning_compression(self) -> Iterator[dict[str, Any]]:
         """Vary the first mu and its growth; one epoch an L step."""
-        for growth in (1.2, 1.8):
-            for mu in (1e-5, 1e-4, 1e-3, 1e-2):
+        for growth in GROWTH:
+            for mu in FIRST_MU:
                 optimizer = optax.chain(
                     sparsejax.learning_compression(
                         compression.l0_ball(KAPPA),

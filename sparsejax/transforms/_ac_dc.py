@@ -25,8 +25,9 @@ def ac_dc(
 ) -> SparseMethod:
     r"""Alternate sparse and dense phases of training, and end with a sparse one.
 
-    .. math:: m_t = \begin{cases} \mathrm{top}_\kappa(|w|) & \text{at the start of a compressed
-              phase}\\ 1 & \text{at the start of a decompressed phase} \end{cases}
+    .. math:: m_t = \begin{cases}
+              \mathrm{top}_\kappa(|w|) & \text{at the start of a compressed phase}\\
+              1 & \text{at the start of a decompressed phase} \end{cases}
 
     Training is dense for ``warmup`` updates. Then compressed phases, in which a mask of the largest
     weights is held, alternate with decompressed ones, in which all weights are trained, those

@@ -136,6 +136,14 @@ def finished(tmp_path_factory):
     return config
 
 
+def test_numbers_of_a_table_stand_to_the_right():
+    """A text in any line makes a column text."""
+    lines = [("a", "1.77 ± 0.1 %", "", "SET"), ("b", "**-2 %**", "(none)", "3 rounds")]
+    columns = [(f"c{n}", lambda line, n=n: line[n]) for n in range(4)]
+    assert Table(columns, lines).markdown().split("\n")[1] == "| --- | ---: | ---: | --- |"
+    assert Table(columns[:2], []).markdown() == "| c0 | c1 |\n| --- | ---: |"
+
+
 def test_every_method_and_seed_ends_in_the_same_files(finished, capsys):
     names = {"sgd/seed_0", "adam/seed_0", "sgd/seed_1", "adam/seed_1"}
     assert final_bits(finished.folder).keys() == names
