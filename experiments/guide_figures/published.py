@@ -25,7 +25,7 @@ CONSTRAINED = {
     "mlp_33": "MLP, at most 33 %",
 }
 """Rows of experiments.constrained_l0 of which the authors' saved runs are known."""
-_PUBLISHED = {"marker": "x", "color": "black", "linestyle": "", "markersize": 9}
+_PUBLISHED: dict[str, Any] = {"marker": "x", "color": "black", "linestyle": "", "markersize": 9}
 
 
 def published_figures(results: Path) -> dict[str, Figure]:
