@@ -290,7 +290,7 @@ def one_shot_settings(config: Config, row: str, candidate: Mapping[str, Any]) ->
         return settings
     options = dict(candidate)
     return settings | {
-        "method": options.pop("method", ONE_SHOT[row].method),
+        "method": ONE_SHOT[row].method,
         "sparsity": ONE_SHOT[row].sparsity,
         "pattern": options.pop("pattern"),
         "comparison": options.pop("comparison", "balanced"),
