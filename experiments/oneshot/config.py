@@ -80,7 +80,7 @@ ONE_SHOT: Mapping[str, OneShot] = {
     "sparsegpt_structured": OneShot("sparsegpt", 0.0, [{"pattern": STRUCTURED}]),
 }
 TRAINED: Mapping[str, Trained] = {
-    "structured_tuned": Trained(0.0, 2e-5, "sparsegpt_structured"),
+    "structured_tuned": Trained(0.0, 1e-4, "sparsegpt_structured"),
     "dense_tuned": Trained(0.0, 2e-5, None),
     "lc_50": Trained(0.5, 2e-5, "admm_50", 1e-3, 1.2),
     "lc_70": Trained(0.7, 2e-5, "admm_50", 1e-3, 1.2),
