@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from experiments.guide_figures.figures import Rows, axes
 
@@ -25,12 +26,19 @@ CONSTRAINED = {
     "mlp_33": "MLP, at most 33 %",
 }
 """Rows of experiments.constrained_l0 of which the authors' saved runs are known."""
+MATCHING, BEST = 0.123, 8.46
+"""ResNet-20's published tickets: the density of the sparsest that is as good as the dense network,
+and the test error of the best, in per cent."""
 _PUBLISHED: dict[str, Any] = {"marker": "x", "color": "black", "linestyle": "", "markersize": 9}
 
 
 def published_figures(results: Path) -> dict[str, Figure]:
     """The figures by the name of their file; those of missing reports are left out."""
-    draw = {"lc_lenet300": learning_compression, "constrained_l0": constrained_l0}
+    draw = {
+        "lc_lenet300": learning_compression,
+        "constrained_l0": constrained_l0,
+        "tickets": tickets,
+    }
     drawn = {}
     for experiment, figure in draw.items():
         file = results / experiment / "report.json"
@@ -77,6 +85,28 @@ def constrained_l0(rows: Rows) -> Figure:
     axis.set_ylabel("test error after the last epoch, %")
     axis.set_ylim(bottom=0)
     axis.legend(loc="lower center")
+    return figure
+
+
+def tickets(rows: Rows) -> Figure:
+    """Tickets of ResNet-20 on CIFAR-10 after one round, and what is published of five rounds."""
+    row = rows["resnet20_cifar10_cs"]
+    figure, (axis,) = axes(1, width=6.4)
+    points = [(100 * p["density"][0], p["test_error"]["mean"]) for p in row["points"]]
+    axis.plot(*zip(*points, strict=True), "o", label="ours, one round and one seed")
+    dense = row["dense"]["test_error"]["mean"]
+    axis.axhline(dense, color="C0", linestyle="--", linewidth=1, label="ours, dense")
+    black = {"color": "black", "linewidth": 1}
+    label = "published: the sparsest as good as dense"
+    axis.axvline(100 * MATCHING, linestyle="-.", label=label, **black)
+    axis.axhline(BEST, linestyle=":", label="published: the best", **black)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xticks([2, 5, 10, 20])
+    axis.set_xlabel("weights in the ticket, %")
+    axis.set_ylabel("test error, %")
+    axis.legend()
     return figure
 
 

@@ -114,11 +114,11 @@ def test_mistakes_are_named():
 
 def test_published_results_stand_beside_ours():
     drawn = published_figures(RESULTS.parent)
-    assert list(drawn) == ["published_lc_lenet300.png", "published_constrained_l0.png"]
-
+    names = ("lc_lenet300", "constrained_l0", "tickets")
+    assert list(drawn) == [f"published_{name}.png" for name in names]
     reports = {
         name: json.loads((RESULTS.parent / name / "report.json").read_text())["rows"]
-        for name in ("lc_lenet300", "constrained_l0")
+        for name in names
     }
     rows = {row["name"]: row for row in reports["lc_lenet300"]}
     (axis,) = drawn["published_lc_lenet300.png"].axes
@@ -137,6 +137,15 @@ def test_published_results_stand_beside_ours():
     density, errors = lines["LeNet5, at most 10 %"].T
     np.testing.assert_allclose(density, 100 * np.array(row["expected_density"]))
     assert errors.tolist() == row["test_error"]["values"]
+
+    (row,) = (row for row in reports["tickets"] if row["name"] == "resnet20_cifar10_cs")
+    (axis,) = drawn["published_tickets.png"].axes
+    lines = points(axis)
+    density, errors = lines["ours, one round and one seed"].T
+    np.testing.assert_allclose(density, [100 * point["density"][0] for point in row["points"]])
+    assert errors.tolist() == [point["test_error"]["mean"] for point in row["points"]]
+    assert lines["published: the sparsest as good as dense"][0, 0] == 12.3
+    assert lines["published: the best"][0, 1] == 8.46
 
 
 def test_a_folder_without_other_reports_has_no_published_results(made):
