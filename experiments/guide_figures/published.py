@@ -96,7 +96,7 @@ def tickets(rows: Rows) -> Figure:
     axis.plot(*zip(*points, strict=True), "o", label="ours, one round and one seed")
     dense = row["dense"]["test_error"]["mean"]
     axis.axhline(dense, color="C0", linestyle="--", linewidth=1, label="ours, dense")
-    black = {"color": "black", "linewidth": 1}
+    black: dict[str, Any] = {"color": "black", "linewidth": 1}
     label = "published: the sparsest as good as dense"
     axis.axvline(100 * MATCHING, linestyle="-.", label=label, **black)
     axis.axhline(BEST, linestyle=":", label="published: the best", **black)
