@@ -11,8 +11,9 @@
 - ``sparsejax.inspection`` reports the weights, units and operations that remain, and
   ``sparsejax.deploy`` makes a smaller network of them.
 
-These need jax, optax and jaxtyping only. ``sparsejax.training`` and ``sparsejax.models`` need the
-``experiments`` extra and must be imported explicitly.
+These need jax, optax and jaxtyping only. ``sparsejax.training`` and ``sparsejax.models`` must be
+imported explicitly; the models, and checkpoints and logs of training, need the ``experiments``
+extra.
 
 Everywhere, ``where`` chooses the leaves that are sparsified: a callable ``(path, leaf) -> bool``,
 with ``path`` as in ``jax.tree_util.tree_map_with_path``, or a pytree of bools or a prefix of one.

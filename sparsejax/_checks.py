@@ -158,5 +158,10 @@ def compression(name: str, value: Any) -> None:
     """Raise TypeError if ``value`` is no C step; one that was not called is said to be so."""
     if hasattr(value, "init") and hasattr(value, "project"):
         return
-    hint = f"; call it: {value.__name__}(...)" if hasattr(value, "__name__") else ""
-    raise TypeError(f"{name} must be a Compression; got {value!r}{hint}")
+    raise TypeError(f"{name} must be a Compression; got {value!r}{call_it(value)}")
+
+
+def call_it(value: Any) -> str:
+    """Return the end of a message about an argument that may be a function of ours, not called."""
+    ours = callable(value) and getattr(value, "__module__", "").startswith("sparsejax.")
+    return f"; call it: {value.__name__}(...)" if ours and hasattr(value, "__name__") else ""

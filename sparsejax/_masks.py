@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
+from sparsejax._misfit import misfit
 from sparsejax._states import replace_leaves
 from sparsejax._variables import Path
 from sparsejax._where import is_masked
@@ -74,8 +75,7 @@ def map_searched(
     except ValueError as error:
         raise ValueError(
             "mask must have the structure of params, with optax.MaskedNode() for what is not "
-            f"masked; its structure is {jax.tree.structure(mask)}, that of params is "
-            f"{jax.tree.structure(params)}"
+            f"masked; {misfit(mask, params, 'params', is_masked)}"
         ) from error
     flat, structure = jax.tree_util.tree_flatten_with_path(params)
     leaves = []

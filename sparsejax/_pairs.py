@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from sparsejax._misfit import misfit
+
 
 def pairs(
     name: str, tree: PyTree, owner: PyTree, of: str = "params", hint: str = ""
@@ -34,8 +36,8 @@ def pairs(
         parts = structure.flatten_up_to(tree)
     except ValueError as error:
         raise ValueError(
-            f"{name} must have the structure of {of}{hint and f', with {hint}'}; its structure is "
-            f"{jax.tree.structure(tree)}, that of {of} is {treedef}"
+            f"{name} must have the structure of {of}{hint and f', with {hint}'}; "
+            f"{misfit(tree, owner, of, deeper=True)}"
         ) from error
     return [
         (jax.tree_util.keystr(path), leaf, part)

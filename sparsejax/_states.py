@@ -26,6 +26,26 @@ def states_in(opt_state: PyTree, kind: type[State]) -> list[State]:
     return [unwrap(node) for node in found if isinstance(node, kind)]
 
 
+def has_none(opt_state: PyTree, params: PyTree, kind: type | tuple[type, ...]) -> str:
+    """Return the end of the message that an optimizer state holds no state of these types."""
+    found = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, kind))
+    if any(isinstance(node, kind) for node in found):
+        return "it has none, but params have one: the optimizer state is the first argument"
+    if {type(node) for node in _nodes(opt_state)} <= {dict, list}:
+        return (
+            "it has none, only dicts and lists, as Orbax restores a checkpoint without a target. "
+            "Pass optimizer.init(params) as the target"
+        )
+    return "it has none"
+
+
+def _nodes(tree: PyTree) -> list[Any]:
+    """Return the inner nodes of a tree; a lone leaf is one."""
+    below = jax.tree.leaves(tree, is_leaf=lambda child: child is not tree)
+    inner = [child for child in below if not jax.tree_util.all_leaves([child])]
+    return [tree, *(node for child in inner for node in _nodes(child))]
+
+
 def map_states(function: Callable[[State], State], opt_state: PyTree, kind: type[State]) -> PyTree:
     """Replace each state of a type by ``function(state)``.
 

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Float
 from jaxtyping import PyTree as PyTree
 
+from sparsejax._misfit import few, misfit
 from sparsejax._roles import Role, Roles
 from sparsejax._tree_layers import is_array, is_floating, layer_leaves
 from sparsejax._variables import Path
@@ -25,6 +26,11 @@ Either a callable ``(path, leaf) -> bool``, with ``path`` as in
 ``jax.tree_util.tree_map_with_path``; or a pytree of bools or a prefix of one, as in
 ``optax.masked``; or None for the default, which chooses kernels and embeddings.
 ``sparsejax.chosen`` states the default rule and shows what it chooses."""
+
+_ALLOWED = (
+    "where must be a callable (path, leaf) -> bool, or a pytree of bools that is a prefix of the "
+    "tree"
+)
 
 _warned: set[str] = set()
 
@@ -126,21 +132,22 @@ def resolve_where(tree: PyTree, where: Where, roles: Roles | None = None) -> PyT
         try:
             spread = jax.tree.broadcast(where, tree)
         except ValueError as error:
-            raise ValueError(
-                "where must be a callable (path, leaf) -> bool or a pytree of bools that is a "
-                f"prefix of the tree; its structure is {jax.tree.structure(where)}, that of the "
-                f"tree is {jax.tree.structure(tree)}"
-            ) from error
+            raise ValueError(f"{_ALLOWED}; {misfit(where, tree, 'the tree')}") from error
         chosen = [_as_bool(value) for value in jax.tree.leaves(spread)]
     if chosen and not any(chosen):
-        rule = (
-            "None, the default for kernels and embeddings (sparsejax.chosen shows why),"
-            if where is None
-            else repr(where)
-        )
+        names = [jax.tree_util.keystr(path) or "the tree itself" for path, _ in flat]
+        if where is None and roles is not None:
+            kinds = [roles.role(number).why for number in range(len(flat))]
+            names = [f"{name} ({why})" for name, why in zip(names, kinds, strict=True)]
+        rule = "None, the default for kernels and embeddings," if where is None else repr(where)
         raise ValueError(
             f"where must choose at least one leaf; where={rule} chooses none of the tree's "
-            f"{len(chosen)} leaves"
+            f"{len(chosen)} leaves, {few(names)}"
+            + (
+                ". Pass where to choose others"
+                if where is None
+                else ". In a callable, jax.tree_util.keystr(path) is the path as it is written here"
+            )
         )
     for (path, leaf), is_chosen in zip(flat, chosen, strict=True):
         if is_chosen:
@@ -225,7 +232,7 @@ def mask_out(tree: PyTree, where: Where) -> PyTree:
 
 def _as_bool(value: Any) -> bool:
     if not isinstance(value, (bool, jnp.bool_)):
-        raise ValueError(f"where must hold bools; got {value!r} ({type(value).__name__})")
+        raise ValueError(f"{_ALLOWED}; it holds {value!r} ({type(value).__name__})")
     return bool(value)
 
 

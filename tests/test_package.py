@@ -9,6 +9,7 @@ import typing
 import pytest
 
 import sparsejax
+from sparsejax import training
 
 ROOMS = [
     "projections", "compression", "transforms", "gates", "constraints", "tickets", "inspection",
@@ -21,9 +22,23 @@ OPTIONAL = [
 
 
 def test_the_bare_library_imports_none_of_the_extras():
-    code = f"import sys, sparsejax; print([m for m in {OPTIONAL} if m in sys.modules])"
+    code = (
+        "import sys, sparsejax, sparsejax.training; "
+        f"print([m for m in {OPTIONAL} if m in sys.modules])"
+    )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.stdout.strip() == "[]", process.stderr
+
+
+def test_what_needs_an_extra_says_so(tmp_path, monkeypatch):
+    for module in ("orbax.checkpoint", "tensorboardX", "tqdm"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=r"orbax-checkpoint: pip install .sparsejax\[experiments"):
+        training.Checkpoints(tmp_path)
+    with pytest.raises(ImportError, match="MetricLog needs the package tensorboardX: pip install"):
+        training.MetricLog(tmp_path)
+    with pytest.raises(ImportError, match="ProgressBar needs the package tqdm: pip install"):
+        training.ProgressBar(3)
 
 
 ALLOWED = {

@@ -360,7 +360,7 @@ def test_a_module_that_can_be_called_is_a_tree():
 
 
 def test_errors_of_where():
-    with pytest.raises(ValueError, match="sparsejax.chosen shows why"):
+    with pytest.raises(ValueError, match=r"1 leaves, \['bias'\] \(a bias\)\. Pass"):
         resolve_where({"bias": s(3)}, None)
     with pytest.raises(ZeroDivisionError):
         resolve_where({"bias": s(3)}, lambda path, leaf: 1 / 0)

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from sparsejax import _checks
+from sparsejax._misfit import misfit
 from sparsejax._where import is_function, is_masked
 from sparsejax.compression._base import Compression, encoded
 
@@ -114,8 +115,7 @@ def _broadcast(labels: PyTree, weights: PyTree) -> PyTree:
     except ValueError as error:
         raise ValueError(
             "labels must be a function (path, leaf) -> label or a pytree that is a prefix of the "
-            f"weights; its structure is {jax.tree.structure(labels)}, the weights' is "
-            f"{jax.tree.structure(weights)}"
+            f"weights; {misfit(labels, weights, 'the weights', is_masked)}"
         ) from error
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from sparsejax import _checks
+from sparsejax._misfit import misfit
 
 
 def check_multipliers(multipliers: PyTree[Array], equality: bool) -> None:
@@ -52,8 +53,8 @@ def check_like_multipliers(violation: PyTree[Array], multipliers: PyTree[Array])
     structures: tuple[Any, Any] = jax.tree.structure(violation), jax.tree.structure(multipliers)
     if structures[0] != structures[1]:
         raise ValueError(
-            "violation must have the structure of the multipliers; its structure is "
-            f"{structures[0]}, theirs is {structures[1]}"
+            "violation must have the structure of the multipliers, which descent_ascent and init "
+            f"are given; {misfit(violation, multipliers, 'the multipliers')}"
         )
     flat, _ = jax.tree_util.tree_flatten_with_path(violation)
     for (path, leaf), multiplier in zip(flat, jax.tree.leaves(multipliers), strict=True):
@@ -62,6 +63,18 @@ def check_like_multipliers(violation: PyTree[Array], multipliers: PyTree[Array])
                 f"violation must have the shapes of the multipliers; "
                 f"{jax.tree_util.keystr(path) or 'its leaf'} has shape {jnp.shape(leaf)}, its "
                 f"multiplier {jnp.shape(multiplier)}"
+            )
+
+
+def check_differentiable(violation: PyTree[Array]) -> None:
+    """Raise TypeError if a violation is an array of integers or booleans."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(violation)[0]:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                "violation must be floating point, since integers and booleans have no gradient; "
+                f"{jax.tree_util.keystr(path) or 'its leaf'} has dtype {dtype}. with_surrogate "
+                "gives it the gradient of another function"
             )
 
 
@@ -113,10 +126,9 @@ def gains(
         try:
             spread = jax.tree.broadcast(found, multipliers)
         except ValueError as error:
-            structures: tuple[Any, Any] = jax.tree.structure(value), jax.tree.structure(multipliers)
             raise ValueError(
-                f"{name} must be a scalar, a schedule or a prefix of the multipliers; its "
-                f"structure is {structures[0]}, theirs is {structures[1]}"
+                f"{name} must be a scalar, a schedule or a prefix of the multipliers; "
+                f"{misfit(value, multipliers, 'the multipliers')}"
             ) from error
         return jax.tree.map(lambda gain, _: gain(step), spread, multipliers)
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
 from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
+from sparsejax._misfit import misfit
 from sparsejax._pairs import pairs
 from sparsejax._tied_gates import TiedTo, broadcast_gates
 from sparsejax._where import is_masked
@@ -160,8 +161,8 @@ def density_violation(
     except ValueError as error:
         raise ValueError(
             "target must be a number, or a pytree of numbers that is a prefix of "
-            f"active_probability; its structure is {treedef}, that of active_probability is "
-            f"{jax.tree.structure(active_probability, is_leaf=_is_group)}"
+            "active_probability; "
+            f"{misfit(target, active_probability, 'active_probability', _is_group)}"
         ) from error
     return treedef.unflatten(
         [

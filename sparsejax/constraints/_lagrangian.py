@@ -117,6 +117,7 @@ def _add_terms(
     *others: PyTree[Array],
 ) -> Float[Array, ""]:
     _arguments.check_like_multipliers(violation, multiplier)
+    _arguments.check_differentiable(violation)
     total = jnp.asarray(loss, at_least_float32(loss))
     trees = map(jax.tree.leaves, (multiplier, violation, *others))
     for m, g, *more in zip(*trees, strict=True):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
@@ -62,9 +63,17 @@ def gate_layout(
     """A tree with the shape and dtype of the gates of each leaf, a `TiedTo`, or a ``MaskedNode``.
 
     Raises:
+      TypeError: ``grouping`` is no function, or ``params`` is a key.
       ValueError: the grouping does not fit a leaf; ``where`` chooses nothing; it is ambiguous which
         leaves share the gates; or ``tied`` or ``stacked_axes`` does not fit the tree.
     """
+    if not callable(grouping):
+        raise TypeError(
+            "grouping must be per_weight, per_input, per_output or a function of a kernel's shape; "
+            f"got {grouping!r}"
+        )
+    if isinstance(params, jax.Array) and jnp.issubdtype(params.dtype, jax.dtypes.prng_key):
+        raise TypeError("params must be a pytree of arrays; got a key: call init(key, params)")
     roles = Roles(layer_leaves(params))
     is_gated = jax.tree.leaves(resolve_where(params, where, roles))
     given = given_stacked_axes(params, stacked_axes)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, PyTree
 
+from sparsejax._misfit import misfit
 from sparsejax._roles import Roles
 from sparsejax._where import is_function, warn_once
 
@@ -34,9 +35,7 @@ def given_stacked_axes(params: PyTree[Array], stacked_axes: StackedAxes) -> list
         except ValueError as error:
             raise ValueError(
                 "stacked_axes must be an integer, a callable (path, leaf) -> int, or a pytree of "
-                "integers that is a prefix of params; its structure is "
-                f"{jax.tree.structure(stacked_axes)}, that of params is "
-                f"{jax.tree.structure(params)}"
+                f"integers that is a prefix of params; {misfit(stacked_axes, params, 'params')}"
             ) from error
     for count in counts:
         if not isinstance(count, int) or count < 0:

@@ -80,9 +80,15 @@ class BatchTrace:
                 "(batched=False)"
             )
         if scaled is None:
+            dtypes, ours = (
+                [str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)]
+                for tree in (list(inputs), self.inputs)
+            )
+            differ = f" and dtypes {dtypes} (those of the examples are {ours})"
             raise ValueError(
-                f"inputs of shapes {shapes} make another computation of function than the "
-                f"examples, {self._examples()}, did; give {caller} an example like them"
+                f"inputs of shapes {shapes}{differ * (dtypes != ours)} make another computation of "
+                f"function than the examples, {self._examples()}, did; give {caller} an example "
+                "like them"
             )
         return scaled
 

@@ -31,6 +31,13 @@ _CALLS = {
 }
 
 
+_NOTE = (
+    "This was raised while function(params, *inputs) was traced. It must be a pure function of "
+    "arrays, as it is used for inference: for a Flax NNX module one that calls "
+    "nnx.merge(graphdef, params, rest) of a module in the mode of model.eval()."
+)
+
+
 def _stack(*arrays: jax.Array, axis: int) -> jax.Array:
     return lax.concatenate([lax.expand_dims(array, (axis,)) for array in arrays], axis)
 
@@ -77,7 +84,11 @@ def trace(function: Callable[..., PyTree], params: PyTree, inputs: Sequence[PyTr
       The graph, for this batch size alone.
     """
     make = jax.make_jaxpr(function, return_shape=True)
-    closed, out = make(abstract(params), *abstract(inputs))
+    try:
+        closed, out = make(abstract(params), *abstract(inputs))
+    except Exception as error:
+        error.add_note(_NOTE)
+        raise
     writer = _Writer()
     constants = [writer.new(var.aval) for var in closed.jaxpr.constvars]
     arguments = [writer.new(var.aval) for var in closed.jaxpr.invars]

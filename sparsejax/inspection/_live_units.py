@@ -44,6 +44,7 @@ def live_units(params: PyTree[ArrayLike], layers: Sequence[str]) -> list[int]:
       ``len(layers) + 1`` counts: live inputs, then live units of each layer.
 
     Raises:
+      TypeError: ``layers`` is a string.
       ValueError: a layer is not in ``params``, or does not fit the one before it.
     """
     return [int(mask.sum()) for mask in live_unit_masks(params, layers)]
@@ -62,6 +63,7 @@ def live_unit_masks(
       ``len(layers) + 1`` masks.
 
     Raises:
+      TypeError: ``layers`` is a string.
       ValueError: a layer is not in ``params``, or does not fit the one before it.
     """
     if not layers:
@@ -105,6 +107,8 @@ def _chain(weights: Sequence[tuple[jax.Array, jax.Array | None]], x: jax.Array) 
 
 def layer_kernels(params: PyTree, layers: Sequence[str]) -> list[np.ndarray]:
     """Return the kernels of the layers from input to output; raises as `live_units` does."""
+    if isinstance(layers, str):
+        raise TypeError(f"layers must be a sequence of names, such as [{layers!r}]; got {layers!r}")
     leaves = leaves_by_name(params)
     for layer in layers:
         if f"{layer}/kernel" not in leaves:

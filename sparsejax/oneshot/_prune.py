@@ -277,5 +277,7 @@ def check_method(method: Any) -> Method:
         return method
     if isinstance(method, str) and method in METHODS:
         return METHODS[method]()
-    hint = f"; call it: {method.__name__}()" if callable(method) else ""
-    raise ValueError(f"method must be a Method or one of {tuple(METHODS)}; got {method!r}{hint}")
+    raise ValueError(
+        f"method must be a Method or one of {tuple(METHODS)}; got {method!r}"
+        f"{_checks.call_it(method)}"
+    )

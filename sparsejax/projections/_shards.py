@@ -12,6 +12,7 @@ from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, PyTree
 
+from sparsejax._misfit import misfit
 from sparsejax._where import Chosen, Where, choose
 
 Result = TypeVar("Result")
@@ -110,8 +111,7 @@ def layouts_of(
     except ValueError as error:
         raise ValueError(
             "specs must be a pytree of jax.sharding.PartitionSpec that is a prefix of the tree; "
-            f"its structure is {jax.tree.structure(specs)}, "
-            f"the tree's is {jax.tree.structure(tree)}"
+            f"{misfit(specs, tree, 'the tree')}"
         ) from error
     return [
         _layout(spec, leaf) for spec, leaf in zip(chosen.of(spread), chosen.leaves, strict=True)

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, ArrayLike, Integer, PyTree
 
+from sparsejax._misfit import misfit
 from sparsejax._where import Chosen, Where, choose
 from sparsejax.projections._groups import keep_groups
 from sparsejax.projections._shards import Layout, layouts_of
@@ -135,8 +136,8 @@ def _costs(
         spread = jax.tree.leaves(jax.tree.broadcast(cost, tree))
     except ValueError as error:
         raise ValueError(
-            f"cost must be a pytree of integers that is a prefix of the tree; its structure is "
-            f"{jax.tree.structure(cost)}, the tree's is {jax.tree.structure(tree)}"
+            "cost must be a pytree of integers that is a prefix of the tree; "
+            f"{misfit(cost, tree, 'the tree')}"
         ) from error
     ours = chosen.of(spread)
     return [_integer(path, value) for path, value in zip(chosen.paths, ours, strict=True)]

@@ -1,4 +1,7 @@
-"""The jitted loop: step, fit, checkpoint and resume, metrics. Needs the ``experiments`` extra."""
+"""The jitted loop: step, fit, checkpoint and resume, metrics.
+
+`Checkpoints`, `MetricLog` and `ProgressBar` need packages of the ``experiments`` extra.
+"""
 
 from sparsejax._train_state import TrainState
 from sparsejax.training._batches import ArrayData, Batches, BatchSource

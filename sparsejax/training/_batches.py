@@ -59,10 +59,16 @@ class Batches:
       steps_per_epoch: whole batches in an epoch.
 
     Raises:
+      TypeError: ``data`` is no mapping.
       ValueError: the arrays differ in length, or there are fewer examples than ``batch_size``.
     """
 
     def __init__(self, data: ArrayData, batch_size: int, seed: int = 0, device_bytes: int = 2**31):
+        if not isinstance(data, Mapping):
+            raise TypeError(
+                "data must be a mapping of arrays by name, such as {'image': images, 'label': "
+                f"labels}}; got {type(data).__name__}"
+            )
         lengths = {name: len(array) for name, array in data.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"data must hold arrays of one length; got {lengths}")

@@ -90,11 +90,19 @@ def report(
 
     Returns:
       A callback for `fit`. A report never changes the result of training.
+
+    Raises:
+      TypeError: in the callback: ``evaluate`` returns something else than numbers by name.
     """
 
     def function(step: int, state: Any, metrics: dict[str, float]) -> None:
         del step
         found = evaluate(state) if evaluate else {}
+        if not isinstance(found, Mapping):
+            raise TypeError(
+                "evaluate must return numbers by name, such as {'error': 0.02}; it returns "
+                f"{found!r} ({type(found).__name__})"
+            )
         row = metrics | {name: float(value) for name, value in found.items()}
         for writer in writers if is_main_process() else ():
             writer.write(row)

@@ -8,15 +8,18 @@ import os
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from sparsejax._optional import optional
 from sparsejax.training._processes import barrier, broadcast_from_main, is_main_process
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 _KEPT = 3
 _DIGITS = 5  # of the place of a leaf in the tree, which precedes its path
@@ -53,9 +56,15 @@ class Checkpoints:
       folder: the folder, which is made if missing.
       keep: how many of the newest checkpoints are kept.
       every: steps between two checkpoints that `fit` writes; None is 10 epochs.
+
+    Raises:
+      ImportError: the package ``orbax-checkpoint`` is missing.
     """
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = _KEPT, every: int | None = None):
+        self._ocp: Any = optional(
+            "orbax.checkpoint", "orbax-checkpoint", "experiments", "Checkpoints needs"
+        )
         self.folder, self.every = Path(folder).absolute(), every
         self._sums = self.folder / "sums"
         self._sums.mkdir(parents=True, exist_ok=True)
@@ -67,13 +76,13 @@ class Checkpoints:
         """Orbax's manager of the folder, opened when it is needed."""
         if self._opened is None:
             # Named handlers: without them Orbax warns, when it looks, that it knows no item's kind.
-            self._opened = ocp.CheckpointManager(
+            self._opened = self._ocp.CheckpointManager(
                 self.folder / "states",
                 item_handlers={
-                    "state": ocp.StandardCheckpointHandler(),
-                    "extra": ocp.JsonCheckpointHandler(),
+                    "state": self._ocp.StandardCheckpointHandler(),
+                    "extra": self._ocp.JsonCheckpointHandler(),
                 },
-                options=ocp.CheckpointManagerOptions(
+                options=self._ocp.CheckpointManagerOptions(
                     max_to_keep=self._keep,
                     enable_async_checkpointing=False,
                     cleanup_tmp_directories=True,
@@ -106,12 +115,9 @@ class Checkpoints:
         try:
             if step in self._manager.all_steps():  # left by a run that died before the sums
                 self._manager.delete(step)
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_by_path(state)), extra=ocp.args.JsonSave(extra)
-                ),
-            )
+            args = self._ocp.args
+            parts = {"state": args.StandardSave(_by_path(state)), "extra": args.JsonSave(extra)}
+            self._manager.save(step, args=args.Composite(**parts))
             if is_main_process():
                 write_json(self._sum_file(step), _sums(self._step_folder(step)))
         except Exception as error:
@@ -168,7 +174,7 @@ class Checkpoints:
             name: jax.ShapeDtypeStruct(held.shape, held.dtype, sharding=here)
             for name, held in self._manager.item_metadata(step)["state"].items()
         }
-        state = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+        state = self._ocp.args.Composite(state=self._ocp.args.StandardRestore(wanted))
         read = self._manager.restore(step, args=state)["state"]
         return {name[_DIGITS:]: np.asarray(read[name]) for name in sorted(read)}
 
@@ -199,12 +205,9 @@ class Checkpoints:
                 f"the checkpoint of step {step} in {self.folder} holds another kind of state; "
                 f"it differs in {', '.join(odd[:5])}"
             )
-        read = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(wanted), extra=ocp.args.JsonRestore()
-            ),
-        )
+        args = self._ocp.args
+        parts = {"state": args.StandardRestore(wanted), "extra": args.JsonRestore()}
+        read = self._manager.restore(step, args=args.Composite(**parts))
         leaves, treedef = jax.tree.flatten(like)
         restored = [
             jax.random.wrap_key_data(new, impl=jax.random.key_impl(old)) if _is_key(old) else new

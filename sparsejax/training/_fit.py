@@ -108,11 +108,17 @@ def fit(
       The state after the last step.
 
     Raises:
+      TypeError: ``batches`` is of another type.
       ValueError: an argument is out of range.
       TrainingDivergedError: the loss or a parameter is NaN or infinite; the message names the step,
         the learning rate and the last good checkpoint.
       CheckpointError: a checkpoint cannot be written, or none can be read.
     """
+    if not isinstance(batches, Batches | BatchSource):
+        raise TypeError(
+            "batches must be Batches(data, batch_size) or a BatchSource; got "
+            f"{type(batches).__name__}"
+        )
     sharding = batch_sharding(mesh_of(state), batch_axes, batches.batch_size)
     source = placed(batches, sharding)
     epoch = source.steps_per_epoch

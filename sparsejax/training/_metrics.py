@@ -6,10 +6,12 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from tensorboardX import SummaryWriter
-from tqdm import tqdm
+from sparsejax._optional import optional
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _SHOWN = ("loss", "error", "density")  # in the progress bar, where a row has them
 
@@ -21,10 +23,16 @@ class MetricLog:
     run has left before it was killed are dropped then, since they are about to be written again.
 
     Args:
-      folder: the folder of the run, which must exist.
+      folder: the folder of the run, which is made if missing.
+
+    Raises:
+      ImportError: the package ``tensorboardX`` is missing.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
+        self._writer = optional(
+            "tensorboardX", "tensorboardX", "experiments", "MetricLog needs"
+        ).SummaryWriter
         self._folder = Path(folder)
         self._file: IO[str] | None = None
         self._board: Any = None
@@ -50,6 +58,7 @@ class MetricLog:
             self._file = None
 
     def _open(self, step: int) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / "metrics.jsonl"
         rows = [row for row in read_metrics(self._folder) if row["step"] < step]
         partial = path.with_name(path.name + ".partial")
@@ -57,7 +66,7 @@ class MetricLog:
         os.replace(partial, path)
         self._file = open(path, "a")  # noqa: SIM115  closed by close()
         board = str(self._folder / "tensorboard")
-        self._board = SummaryWriter(board, purge_step=step, write_to_disk=True)
+        self._board = self._writer(board, purge_step=step, write_to_disk=True)
 
 
 class ProgressBar:
@@ -68,9 +77,13 @@ class ProgressBar:
     Args:
       steps: the number of the last step.
       name: shown before the bar.
+
+    Raises:
+      ImportError: the package ``tqdm`` is missing.
     """
 
     def __init__(self, steps: int, name: str = ""):
+        self._tqdm = optional("tqdm", "tqdm", "experiments", "ProgressBar needs").tqdm
         self._steps, self._name = steps, name
         self._bar: tqdm[Any] | None = None
 
@@ -78,7 +91,7 @@ class ProgressBar:
         """Move the bar to ``row["step"]``."""
         step = int(row["step"])
         if self._bar is None:
-            self._bar = tqdm(
+            self._bar = self._tqdm(
                 total=self._steps, initial=step, desc=self._name, unit="step", disable=None,
                 leave=False, miniters=1,
             )  # fmt: skip

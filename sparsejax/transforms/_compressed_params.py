@@ -6,7 +6,7 @@ import jax
 from jaxtyping import Array, PyTree
 
 from sparsejax._masks import apply_mask_by_path
-from sparsejax._states import replace_leaves, states_in
+from sparsejax._states import has_none, replace_leaves, states_in
 from sparsejax._variables import Path, flatten_with_path
 from sparsejax.transforms._learning_compression import LearningCompressionState
 from sparsejax.transforms._masks import held_masks, name, names
@@ -46,11 +46,13 @@ def compressed_leaves(
       ValueError: as `compressed_params` raises.
     """
     states = states_in(opt_state, LearningCompressionState)
+    masks = held_masks(opt_state, params)
     if not states:
         raise ValueError(
-            "opt_state must hold a state of sparsejax.learning_compression; it has none"
+            "opt_state must hold a state of sparsejax.learning_compression; "
+            + has_none(opt_state, params, LearningCompressionState)
+            + (". With sparsify or hold_zeros the parameters are sparse already" * bool(masks))
         )
-    masks = held_masks(opt_state, params)
     known = {path for path, _ in flatten_with_path(params)}
     found: list[tuple[LearningCompressionState, dict[Path, jax.Array]]] = []
     seen: set[Path] = set()

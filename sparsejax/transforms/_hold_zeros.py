@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, PyTree
 from sparsejax._dtypes import promoted
 from sparsejax._masks import apply_mask_by_path
 from sparsejax._pairs import same_shapes
-from sparsejax._states import fresh, map_states, replace_leaves, states_in
+from sparsejax._states import fresh, has_none, map_states, replace_leaves, states_in
 from sparsejax._variables import Path, flatten_with_path
 from sparsejax._where import is_masked
 from sparsejax.transforms import _wrappers
@@ -22,6 +22,11 @@ from sparsejax.transforms._masks import (
     masks_of,
     name,
     names,
+)
+from sparsejax.transforms._sparse_method import SparsifyState
+
+_MISFIT = (
+    "mask must have the structure of params, with optax.MaskedNode() for a leaf without mask; "
 )
 
 
@@ -185,7 +190,8 @@ def masked_params(opt_state: PyTree, params: PyTree[Array]) -> PyTree[Array]:
     masks = held_masks(opt_state, params)
     if not masks:
         raise ValueError(
-            "opt_state must hold a state of sparsejax.hold_zeros or of sparsify; it has none"
+            "opt_state must hold a state of sparsejax.hold_zeros or of sparsify; "
+            + has_none(opt_state, params, (HoldZerosState, SparsifyState))
         )
     return apply_mask_by_path(params, masks)
 
@@ -209,15 +215,13 @@ def _fitted(mask: PyTree, params: PyTree) -> PyTree:
             _check_mask(path, given[path], leaf, of="params")
             fitted.append(jnp.asarray(given[path]))
         else:
-            raise ValueError(_misfit(f"it has nothing for {name(path)}", mask, params))
+            raise ValueError(_MISFIT + f"it has nothing for {name(path)}")
     # An optax.masked around the chain may hide a leaf for which the mask has an array.
     places = {path for path, _ in flatten_with_path(params, is_leaf=is_masked)}
     parents = {path[:length] for path in places for length in range(len(path))}
     for path in given:
         if not _below(path, places) and path not in parents:
-            raise ValueError(
-                _misfit(f"params have no leaf {name(path)}, which it has", mask, params)
-            )
+            raise ValueError(_MISFIT + f"params have no leaf {name(path)}, which it has")
     return jax.tree.unflatten(jax.tree.structure(params), fitted)
 
 
@@ -230,11 +234,3 @@ def _check_mask(path: Path, mask: Any, leaf: Any, of: str) -> None:
 def _below(path: Path, paths: set[Path]) -> bool:
     """Whether a path or one of its parents is among ``paths``."""
     return any(path[:length] in paths for length in range(len(path) + 1))
-
-
-def _misfit(what: str, mask: PyTree, params: PyTree) -> str:
-    structures: tuple[Any, Any] = jax.tree.structure(mask), jax.tree.structure(params)
-    return (
-        "mask must have the structure of params, with optax.MaskedNode() for a leaf without mask; "
-        f"{what}; the structure of mask is {structures[0]}, that of params {structures[1]}"
-    )

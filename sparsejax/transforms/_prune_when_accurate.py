@@ -74,7 +74,8 @@ def prune_when_accurate(
       and on sharded parameters.
 
     Raises:
-      TypeError: an argument is not a number; in ``init``: a chosen leaf is not floating point.
+      TypeError: an argument is not a number; in ``init``: a chosen leaf is not floating point; in
+        ``update``: ``state`` is no `PruningState`.
       ValueError: ``fraction``, ``lower_bound`` or ``min_weights`` is NaN or out of its range; in
         ``init``: ``where`` chooses nothing, or an array occurs at several places of the parameters;
         in ``update``: a concrete accuracy is NaN or not in ``[0, 1]``, such as one in per cent.
@@ -106,6 +107,11 @@ def prune_when_accurate(
     def update(
         state: PruningState, params: PyTree[Array], accuracy: Float[ArrayLike, ""]
     ) -> tuple[PyTree[Array], PruningState]:
+        if not isinstance(state, PruningState):
+            raise TypeError(
+                "state must be the PruningState that init or update returned, as the first "
+                f"argument: update(state, params, accuracy); got {type(state).__name__}"
+            )
         accuracy = _fraction_of_one("accuracy", accuracy)
         accurate = accuracy > lower_bound.astype(accuracy.dtype)
         prunes = accurate & (state.remaining > min_weights)

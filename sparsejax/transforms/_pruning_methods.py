@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from sparsejax import _checks
 from sparsejax.transforms import _scores
 from sparsejax.transforms._distributions import Distribution, all_together, uniform
 from sparsejax.transforms._patterns import Masks
@@ -239,7 +240,10 @@ def _pruning(
     target = make_target(sparsity, distribution or uniform(), pattern)
     schedule = one_shot() if schedule is None else schedule
     if not isinstance(schedule, PruningSchedule):
-        raise TypeError(f"schedule must be made by one_shot or polynomial; got {schedule!r}")
+        raise TypeError(
+            f"schedule must be made by one_shot or polynomial; got {schedule!r}"
+            f"{_checks.call_it(schedule)}"
+        )
     progresses = tuple(schedule.progresses())
 
     def budget(weights: Weights) -> Array:

@@ -11,6 +11,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, PyTree
 
+from sparsejax import _checks
 from sparsejax._dtypes import promoted
 from sparsejax._extra_args import accepting_extra_args
 from sparsejax._masks import masked_leaf
@@ -98,7 +99,7 @@ def sparsify(
     if not isinstance(method, SparseMethod):
         raise TypeError(
             "method must be made by magnitude_pruning or one of its siblings; got "
-            f"{method!r} ({type(method).__name__})"
+            f"{method!r} ({type(method).__name__}){_checks.call_it(method)}"
         )
     if mask_dtype not in ("bool", "packed"):
         raise ValueError(f"mask_dtype must be 'bool' or 'packed'; got {mask_dtype!r}")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int32
 
+from sparsejax import _checks
 from sparsejax._counts import exact_sparsity, kept_traced
 from sparsejax._dtypes import at_least_float32
 from sparsejax.transforms._distributions import (
@@ -106,7 +107,7 @@ def make_target(
     if not isinstance(distribution, Distribution):
         raise TypeError(
             "distribution must be made by all_together, uniform or erdos_renyi; got "
-            f"{distribution!r}"
+            f"{distribution!r}{_checks.call_it(distribution)}"
         )
     if parsed.kind == "n_m":
         n, m = parsed.numbers

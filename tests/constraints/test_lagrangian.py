@@ -122,6 +122,8 @@ def test_bad_penalties_are_named(penalty):
 
 
 def test_violations_that_do_not_fit_are_named():
+    with pytest.raises(TypeError, match=r"violation must be floating .*; \['a'\] has dtype bool"):
+        lagrangian(0.0, {"a": jnp.ones(3) < 2}, {"a": jnp.zeros(3)})
     with pytest.raises(ValueError, match="violation must have the structure"):
         lagrangian(0.0, {"a": 1.0}, 1.0)
     with pytest.raises(ValueError, match=r"has shape \(3,\), its multiplier \(\)"):

@@ -333,6 +333,13 @@ def test_kernels_of_attention_need_a_grouping_that_names_their_axes(grouping):
         np.testing.assert_array_equal(leaf, 0)
 
 
+def test_bad_arguments_are_named():
+    with pytest.raises(TypeError, match="grouping must be per_weight, .*; got 'per_input'"):
+        hard_concrete(grouping="per_input").init(KEY, {"kernel": jnp.ones((4, 5))})
+    with pytest.raises(TypeError, match=r"got a key: call init\(key, params\)"):
+        hard_concrete().init({"kernel": jnp.ones((4, 5))}, jax.random.key(0))
+
+
 def test_a_tree_of_gates_that_lost_what_is_tied_is_refused():
     """As Orbax restores it without a template: None in the place of a node without leaves."""
     kinds = hard_concrete(grouping=per_output)

@@ -154,3 +154,5 @@ def test_bad_layers_are_named():
         live_units(conv, ["l0", "l1"])
     with pytest.raises(ValueError, match="at least one layer"):
         live_units(params, [])
+    with pytest.raises(TypeError, match=r"layers must be a sequence of names, such as \['l0'\]"):
+        live_units(params, "l0")

@@ -230,7 +230,7 @@ def test_bad_arguments_are_named():
     found = message(ValueError, params, calibration, 0.5, "obs")
     assert "method must be a Method or one of ('magnitude'" in found
     assert "got 'obs'" in found
-    assert "call it: sparsegpt()" in message(ValueError, params, calibration, 0.5, sparsegpt)
+    assert "call it: sparsegpt(...)" in message(ValueError, params, calibration, 0.5, sparsegpt)
     for pattern in ("2/4", "5:4", "columns", "0x4", None):
         found = message(ValueError, params, calibration, 0.5, pattern=pattern)
         assert f"got {pattern!r}" in found

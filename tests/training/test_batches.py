@@ -47,3 +47,5 @@ def test_bad_arguments_are_named():
         Batches(DATA, 0, seed=0)
     with pytest.raises(ValueError, match="data must hold arrays of one length"):
         Batches({"x": np.zeros(3), "y": np.zeros(4)}, 2, seed=0)
+    with pytest.raises(TypeError, match="data must be a mapping of arrays by name.*; got tuple"):
+        Batches((np.zeros(3), np.zeros(3)), 2)

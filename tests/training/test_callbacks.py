@@ -245,3 +245,7 @@ def test_bad_loops_are_named():
         fit(count_on, START, Numbers(), steps=3, loop="python", steps_per_call=2)
     with pytest.raises(ValueError, match="steps must be an integer >= 0; got -1"):
         fit(count_on, START, Numbers(), steps=-1)
+    with pytest.raises(TypeError, match=r"batches must be Batches\(.*; got list"):
+        fit(count_on, START, [{"x": np.zeros(3)}], steps=1)
+    with pytest.raises(TypeError, match=r"evaluate must return numbers by name.* returns 0.5"):
+        report(evaluate=lambda state: 0.5).function(1, START, {})

@@ -19,6 +19,7 @@ def events(folder):
 
 
 def test_rows_come_back_and_tensorboard_has_them(tmp_path):
+    tmp_path = tmp_path / "not" / "there"
     log = MetricLog(tmp_path)
     log.write({"step": 10, "loss": 0.5, "error": 2.0})
     log.write({"step": 20, "loss": 0.25, "error": 1.0})

@@ -9,7 +9,7 @@ from flax import nnx
 import sparsejax
 from sparsejax import compression
 from sparsejax.models import LeNet300
-from sparsejax.transforms import LearningCompressionState
+from sparsejax.transforms import LearningCompressionState, masked_params
 from tests.reference import l1_ball, shard, top_kappa
 
 TARGET = np.array([[3.0, -0.4, 1.5, 0.2], [-2.5, 0.9, -0.6, 0.1]], np.float32)
@@ -209,8 +209,17 @@ def test_the_state_is_found_inside_other_wrappers_and_twice():
         params = optax.apply_updates(params, updates)
     compressed = sparsejax.compressed_params(state, params)
     assert [int((compressed[name] != 0).sum()) for name in "abc"] == [1, 5, 3]
-    with pytest.raises(ValueError, match="opt_state must hold a state"):
+    with pytest.raises(ValueError, match="opt_state must hold a state .*; it has none$"):
         sparsejax.compressed_params(optax.sgd(0.1).init(params), params)
+    with pytest.raises(ValueError, match="the optimizer state is the first argument"):
+        sparsejax.compressed_params(params, state)
+    with pytest.raises(ValueError, match="as Orbax restores a checkpoint without a target"):
+        sparsejax.compressed_params([{"theta": params}, []], params)
+    held = sparsejax.hold_zeros(sparsejax.projections.top_k_mask(params, 9)).init(params)
+    with pytest.raises(ValueError, match="With sparsify or hold_zeros the parameters are sparse"):
+        sparsejax.compressed_params(held, params)
+    with pytest.raises(ValueError, match="the optimizer state is the first argument"):
+        masked_params(params, held)
 
 
 def run_members(kappas, batched):

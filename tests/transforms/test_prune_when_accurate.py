@@ -153,3 +153,9 @@ def test_a_bad_accuracy_is_named(accuracy):
     pruner = sparsejax.prune_when_accurate(0.1, 0.5)
     with pytest.raises(ValueError, match=r"accuracy must be a fraction in \[0, 1\]"):
         pruner.update(pruner.init(cast(PARAMS)), cast(PARAMS), accuracy)
+
+
+def test_arguments_in_another_order_are_named():
+    pruner = sparsejax.prune_when_accurate(0.1, 0.5)
+    with pytest.raises(TypeError, match=r"update\(state, params, accuracy\); got dict"):
+        pruner.update(cast(PARAMS), pruner.init(cast(PARAMS)), 0.9)

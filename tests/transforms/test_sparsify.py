@@ -392,6 +392,9 @@ def test_narrow_weights(dtype, names):
             "distribution must be m",
         ),
         (lambda: magnitude_pruning(0.5, schedule=10), TypeError, "schedule must be made by"),
+        (lambda: magnitude_pruning(0.5, one_shot), TypeError, "schedule .* call it: one_shot"),
+        (lambda: magnitude_pruning(0.5, None, erdos_renyi), TypeError, "call it: erdos_renyi"),
+        (lambda: sparsify(optax.sgd(0.1), rigl), TypeError, "method must .* call it: rigl"),
         (lambda: random_pruning(0.5, key="a"), TypeError, "key must be a key of jax.random or an"),
         (lambda: sparsify(optax.sgd(0.1), 0.9), TypeError, "method must be made by"),
         (

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from sparsejax._optional import optional
+
 VERSION = 3
 _KEY = "sparsejax"  # The only key: safetensors writes several in no fixed order.
 
@@ -73,12 +75,6 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _safetensors() -> Any:
-    try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError(
-            "save_sparse and load_sparse need the package safetensors: "
-            "pip install 'sparsejax[deploy]'"
-        ) from error
-    return safetensors
+    user = "save_sparse and load_sparse need"
+    optional("safetensors.numpy", "safetensors", "deploy", user)
+    return optional("safetensors", "safetensors", "deploy", user)

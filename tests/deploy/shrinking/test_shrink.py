@@ -635,3 +635,8 @@ def test_bad_arguments_are_named():
         small.function(small.params, jnp.zeros((2, 4)))
     with pytest.raises(ValueError, match="params must have the shapes that shrink left"):
         small.function(params, jnp.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"\['float32'\] \(those of the examples are \['int32'\]"):
+        shrink(Network(mlp, params), jnp.ones((2, 3), jnp.int32))(jnp.zeros((2, 3)))
+    with pytest.raises(TypeError, match="positional argument") as caught:
+        shrink(Network(lambda x: x, params), example(2, 3))
+    assert "It must be a pure function of arrays" in "".join(caught.value.__notes__)
