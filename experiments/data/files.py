@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
 
-from experiments.data.routes import Route, RouteError
+from experiments.data.fetch import by_a_route, not_available
+from experiments.data.routes import Route
 from experiments.data.specs import DataError
 
 
@@ -81,19 +81,18 @@ def fetch_files(files: FileSet, data_dir: Path) -> list[Path]:
         if files.find(folder):
             return files.check(folder)
         tried = [f"your files: {files.description} is not in {folder}"]
-        for route in files.remote:
-            scratch = Path(tempfile.mkdtemp(prefix=f"{files.name}-", dir=data_dir))
-            try:
-                found = files.check(route.fetch(scratch))
-                folder.mkdir(exist_ok=True)
-                return [Path(shutil.move(file, folder / file.name)) for file in found]
-            except (RouteError, DataError, OSError) as error:
-                tried.append(f"{route}: {error}")
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
-    listed = "\n".join(f"  - {line}" for line in tried)
-    raise DataError(
-        f"{files.title} is not available. Tried:\n{listed}\n"
+
+        def take(downloaded: Path, _: Route) -> list[Path]:
+            found = files.check(downloaded)
+            folder.mkdir(exist_ok=True)
+            return [Path(shutil.move(file, folder / file.name)) for file in found]
+
+        fetched = by_a_route(files.remote, data_dir, files.name, take, tried)
+    if fetched is not None:
+        return fetched
+    raise not_available(
+        files.title,
+        tried,
         f"Put {files.description} into {folder}, or set SPARSEJAX_DATA_DIR to the folder that "
-        f"holds {files.name}/, and run again."
+        f"holds {files.name}/, and run again.",
     )
