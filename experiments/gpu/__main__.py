@@ -1,8 +1,9 @@
 """``python -m experiments.gpu``: the tickets of ResNet-20 and VGG-16 on CIFAR-10, on a GPU.
 
-It runs commands of experiments.tickets, the most informative first. What a time limit cuts off is
-reported as far as it came and continued by the next call; on another machine, without the runs, the
-points of other initial values add up in the same report.
+It measures the seconds of an epoch, prints what it plans for the time that it has, and runs
+commands of experiments.tickets, the most informative first. What a time limit cuts off is reported
+as far as it came and continued by the next call; on another machine, without the runs, the points
+of other initial values add up in the same report.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from experiments.common.runner import command_line
+from experiments.gpu.plan import Plan, make_plan
+from experiments.tickets.config import PRESETS
 from experiments.tickets.config import Config as Tickets
 
 Model = Literal["resnet20", "vgg16"]
@@ -30,10 +33,11 @@ class Config:
 
     model: tuple[Model, ...] = ("resnet20", "vgg16")
     """Networks, one after another."""
-    initial: tuple[float, ...] = (-0.2, -0.1, 0.0, 0.1)
-    """Initial values of the gates, a member each for every seed, all in one program."""
+    initial: tuple[float, ...] = (0.0, 0.05, -0.05, -0.1)
+    """Initial values of the gates, the most telling first, a member each for every seed, all in one
+    program. As many are taken as have two rounds in the time, unless a search has begun."""
     rounds: int = 5
-    """Rounds of continuous sparsification."""
+    """The most rounds of continuous sparsification; as many as fit into the time."""
     pruning_rounds: int = 30
     """Rounds of iterative magnitude pruning, which comes last; 0 leaves it out."""
     seeds: tuple[int, ...] = (0,)
@@ -60,31 +64,44 @@ class Config:
         """The file of the measured seconds an epoch, by the number of members together."""
         return self.output / Tickets(model=model).group / "calibration.json"
 
+    def starts(self) -> tuple[float, ...]:
+        """The initial values of the gates; in a trial one that prunes little within an epoch."""
+        return (0.05,) if self.trial else self.initial
+
 
 def common(config: Config, model: Model) -> list[str]:
     """The flags of experiments.tickets that all pieces of a network share."""
-    length, seeds, initial = ["--preset", "paper"], config.seeds, config.initial
+    length, seeds = ["--preset", "paper"], config.seeds
     if config.trial:
         length = ["--preset", "smoke", "--epochs", "1", "--width", "0.125", "--batch-size", "1500"]
-        seeds, initial = (0,), (0.05,)  # an initial value that prunes little within an epoch
+        seeds = (0,)
     flags = [
         "--model", model, *length, "--dtype", "bfloat16", "--seeds", *map(str, seeds),
-        "--initial", *map(str, initial), "--output", str(config.output),
-        "--results", str(config.results), "--devices", "1", "--resume",
+        "--output", str(config.output), "--results", str(config.results), "--devices", "1",
+        "--resume",
     ]  # fmt: skip
     flags += ["--published"] if config.published else []
     return flags + (["--data-dir", str(config.data_dir)] if config.data_dir else [])
 
 
-def pieces(config: Config) -> list[tuple[Model, list[str]]]:
-    """The commands in order: for each network the dense one and one method, then the other."""
-    dense = ["--method", "imp", "--pruning-rounds", "0"]
-    gated = ["--method", "cs", "--rounds", str(config.rounds)]
-    found = [(model, piece) for model in config.model for piece in (dense, gated)]
-    if config.pruning_rounds:
-        pruned = ["--method", "imp", "--pruning-rounds", str(config.pruning_rounds)]
-        found += [(model, pruned) for model in config.model]
-    return found
+Piece = Literal["dense", "cs", "imp"]
+
+
+def pieces(config: Config) -> list[tuple[Model, Piece]]:
+    """Return the order: for each network the dense one and one method, then the other method."""
+    found: list[tuple[Model, Piece]] = []
+    for model in config.model:
+        found += [(model, "dense"), (model, "cs")]
+    return found + [(model, "imp") for model in config.model if config.pruning_rounds]
+
+
+def flags(config: Config, piece: Piece, plan: Plan | None = None) -> list[str]:
+    """Return the flags of experiments.tickets for a piece; that of gates is planned."""
+    if plan is not None:
+        starts = map(str, plan.initial)
+        return ["--method", "cs", "--initial", *starts, "--rounds", str(plan.rounds)]
+    rounds = 0 if piece == "dense" else config.pruning_rounds
+    return ["--method", "imp", "--pruning-rounds", str(rounds)]
 
 
 def main(config: Config, command: str) -> None:
@@ -101,11 +118,15 @@ def main(config: Config, command: str) -> None:
         )
     end = time.monotonic() + 60 * config.minutes
     for model, piece in pieces(config):
-        tickets = ["experiments.tickets", *common(config, model), *piece]
+        tickets = ["experiments.tickets", *common(config, model)]
         training = end - _REPORT_SECONDS
         try:
-            if "cs" in piece:
-                tickets += ["--vmap-size", str(vmap_size(config, model, training))]
+            if piece == "cs":
+                size, plan = planned(config, model, training)
+                print(f"{model}: {plan}", flush=True)
+                tickets += [*flags(config, piece, plan), "--vmap-size", str(size)]
+            else:
+                tickets += flags(config, piece)
             _run(tickets, training, config)
         except subprocess.TimeoutExpired:
             over = f"stopped after {config.minutes:g} minutes; the same command goes on"
@@ -115,15 +136,36 @@ def main(config: Config, command: str) -> None:
             sys.exit(error.returncode)
 
 
-def vmap_size(config: Config, model: Model, end: float) -> int:
-    """Return the number of members to compute together: the flag, or the faster choice here."""
-    if config.vmap_size:
-        return config.vmap_size
+def planned(config: Config, model: Model, end: float) -> tuple[int, Plan]:
+    """Return the number of members to compute together, the faster choice here, and the plan."""
     file = config.calibration(model)
+    starts, seeds = config.starts(), 1 if config.trial else len(config.seeds)
     if not file.exists():
-        _run(["experiments.gpu.calibrate", *common(config, model), "--method", "cs"], end, config)
-    seconds = json.loads(file.read_text())["seconds"]
-    return int(min(seconds, key=seconds.__getitem__))
+        words = [*common(config, model), "--method", "cs", "--initial", *map(str, starts)]
+        if config.vmap_size:
+            words += ["--vmap-size", str(config.vmap_size)]
+        _run(["experiments.gpu.calibrate", *words], end, config)
+    measured = json.loads(file.read_text())
+    seconds = {int(size): taken for size, taken in measured["seconds"].items()}
+    size = config.vmap_size or min(seconds, key=seconds.__getitem__)
+    epoch = seconds.get(size, min(seconds.values())) / measured["members"] * seeds
+    epochs = 1 if config.trial else PRESETS["paper"].epochs
+    started, done = _started(file.parent / "cs" / "result.json")
+    # A round is a search and the training of its tickets.
+    plan = make_plan(
+        starts, config.rounds, 2 * epochs * epoch, end - time.monotonic(), started, done
+    )
+    members = len(plan.initial) * seeds
+    return max(n for n in range(1, size + 1) if members % n == 0), plan
+
+
+def _started(result: Path) -> tuple[tuple[float, ...], int]:
+    """Return the starts of an earlier call and the rounds of them that have ended."""
+    if not result.exists():
+        return (), 0
+    found = json.loads(result.read_text())
+    starts = dict.fromkeys(member["initial"] for member in found["settings"]["members"])
+    return tuple(starts), max(row["round"] for row in found["rows"])
 
 
 def _reported(tickets: Sequence[str], end: float, config: Config) -> bool:

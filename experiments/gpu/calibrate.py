@@ -22,12 +22,13 @@ def main(config: Config, command: str) -> None:
     settings = config.settings("cs")
     folder = config.folder / config.group
     seconds = {}
-    for size in sorted({1, len(settings["members"])}):
+    members = len(settings["members"])
+    for size in sorted({config.vmap_size} if config.vmap_size else {1, members}):
         population = Population(folder / "cs", dataset, settings, devices=1, vmap_size=size)
         seconds[size] = population.epoch_seconds()
         print(f"{population.title}, {size} together: {seconds[size]:.2f} s an epoch", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
-    found = {"command": command, "machine": machine(), "seconds": seconds}
+    found = {"command": command, "machine": machine(), "members": members, "seconds": seconds}
     write_json(folder / "calibration.json", found)
 
 
