@@ -19,7 +19,7 @@ PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 OLDEST := .venv-oldest
 NO_PYTHON = Python 3.11 or newer is needed: put it on PATH, or run 'make $(MAKECMDGOALS) PYTHON=/path/to/python3'
 
-.PHONY: demo environments test test-oldest lint benchmark results docs clean
+.PHONY: demo environments test test-oldest lint benchmark results docs package clean
 
 demo: $(VENV)/installed-experiments  ## train LeNet300, compress it to 2 %, print the paper's table beside ours
 	$(BIN)/python -m experiments.lc_lenet300 --preset quick --methods reference l0 l0_l2 --seeds 0 --output $(RUN) --resume
@@ -91,6 +91,14 @@ results: $(VENV)/installed-benchmarks  ## all that results/ and the README state
 docs: $(VENV)/installed-docs  ## the site, in docs/site; a warning, a broken link or an undocumented public name is an error
 	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/site
 
+package:  ## the wheel, in an empty environment: all modules are imported, and the README's example runs
+	@test -n "$(PYTHON)" || { echo "$(NO_PYTHON)"; exit 1; }
+	rm -rf build
+	$(PYTHON) -m venv build/venv
+	build/venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build .
+	build/venv/bin/python $(PIP) --constraint constraints.txt build/*.whl
+	cd build && JAX_PLATFORMS=cpu venv/bin/python -I ../tests/check_installed.py
+
 # One stamp for each extra, remade when the requirements change.
 $(VENV)/installed-%: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "$(NO_PYTHON)"; exit 1; }
@@ -110,4 +118,4 @@ $(VENV)/installed-torch: $(VENV)/installed-lint
 	    && touch $@ || echo "pip found no CPU build of PyTorch: the tests that need it are skipped"
 
 clean:
-	rm -rf $(VENV) $(OLDEST) runs docs/project docs/reference docs/results docs/site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) build runs docs/project docs/reference docs/results docs/site .mypy_cache .pytest_cache .ruff_cache
