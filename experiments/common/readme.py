@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.common.report import Columns, Row, Table, difference, error, seeds_of
+from experiments.common.report import Columns, Row, Table, difference, error, seeds_of, titled
 from experiments.compare.config import TASKS
 from experiments.compare.report import (
     CHOICES,
@@ -385,10 +385,15 @@ def _compared(results: Path) -> dict[str, dict[str, dict[str, Row]]]:
     return {network: by_budget for network, by_budget in found.items() if complete(by_budget)}
 
 
+def _title(network: str) -> str:
+    task = TASKS[network]
+    return titled(task.name, task.dataset)
+
+
 def _compare_errors(results: Path) -> str:
     """The errors of all methods on each network."""
     return "\n\n".join(
-        f"{TASKS[network].name} on {TASKS[network].dataset}:\n\n{errors_table(found).markdown()}"
+        f"{_title(network)}:\n\n{errors_table(found).markdown()}"
         for network, found in _compared(results).items()
     )
 
@@ -401,7 +406,7 @@ def _compare(results: Path) -> str:
         seeds = ", ".join(map(str, seeds_of(all_rows(by_budget))))
         found += [
             Table(CHOICES, choices(by_budget)).markdown(),
-            f"Test errors of {TASKS[network].name} on {TASKS[network].dataset} after "
+            f"Test errors of {_title(network)} after "
             f"{dense['settings']['epochs']} epochs, mean ± sample standard deviation over seeds "
             f"{seeds}; dense: {error(dense['test_error'])}. "
             f"{one_seed(by_budget) or fewer_seeds(by_budget)}".rstrip(),

@@ -98,6 +98,17 @@ def aggregate(
     return summaries | {name: [result[name] for result in results] for name in columns}
 
 
+_TITLES = {
+    "lenet300": "LeNet300", "lenet5": "LeNet5", "resnet20": "ResNet-20", "vgg16": "VGG-16",
+    "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10",
+}  # fmt: skip
+
+
+def titled(model: str, dataset: str) -> str:
+    """A network and its dataset as a reader knows them."""
+    return f"{_TITLES.get(model, model)} on {_TITLES.get(dataset, dataset)}"
+
+
 def seeds_of(rows: Iterable[Row]) -> list[int]:
     """The seeds of any of the rows."""
     return sorted({seed for row in rows for seed in row["seeds"]})

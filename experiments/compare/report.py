@@ -17,6 +17,7 @@ from experiments.common.report import (
     error,
     figure,
     seeds_of,
+    titled,
 )
 from experiments.common.runner import Picture
 from experiments.compare import figures as pictures
@@ -268,7 +269,7 @@ def parts(rows: Sequence[Row]) -> Parts:
     found: list[str | Table] = ["# Which method to use"]
     for network in dict.fromkeys(row["network"] for row in rows):
         task, by_budget = TASKS[network], compared(rows, network)
-        found.append(f"## {network}: {task.name} on {task.dataset}")
+        found.append(f"## {titled(task.name, task.dataset)}")
         if complete(by_budget):
             (dense,) = by_budget["100"].values()
             seeds = ", ".join(map(str, seeds_of(all_rows(by_budget))))

@@ -18,6 +18,7 @@ from experiments.common.report import (
     figure,
     seeds_of,
     summary,
+    titled,
 )
 from experiments.common.runner import Picture
 from experiments.oneshot import figures as pictures
@@ -167,7 +168,7 @@ def parts(rows: Sequence[Row]) -> Parts:
             Table(_TRIED, tried, False),
         ]
     for network in networks(rows):
-        found += [f"## {network}", _images_table(rows, network)]
+        found += [f"## {titled(*network.split(' on '))}", _images_table(rows, network)]
     if networks(rows):
         found.append(
             "Errors in per cent, mean ± sample standard deviation over the dense networks. Nothing "

@@ -18,6 +18,7 @@ from experiments.common.report import (
     figure,
     made_by,
     origin,
+    titled,
 )
 from experiments.tickets.config import METHODS, PRESETS, Config, option_notes, option_title
 from experiments.tickets.figures import figures
@@ -242,7 +243,7 @@ def _section(rows: Sequence[Row]) -> list[str | Table]:
     seeds = ", ".join(map(str, first["seeds"]))
     several = len({_options(row) for row in rows if row["method"] == "cs"}) > 1
     found: list[str | Table] = [
-        f"## {first['model']} on {first['dataset']}",
+        f"## {titled(first['model'], first['dataset'])}",
         Table(HEADLINES, rows),
     ]
     if dense:
@@ -282,7 +283,7 @@ def _section(rows: Sequence[Row]) -> list[str | Table]:
         for row in rows
         for point in row["points"]
     ]
-    title = f"### All tickets of {first['model']} on {first['dataset']}"
+    title = f"### All tickets of {titled(first['model'], first['dataset'])}"
     return [*found, title, Table(_POINTS, lines, on_screen=False)]
 
 
@@ -310,7 +311,7 @@ def overview(rows: Sequence[Row]) -> tuple[str, Table]:
     networks = [group(row) for row, _ in lines]
 
     def title(line: Any) -> str:
-        name = f"{line[0]['model']} on {line[0]['dataset']}"
+        name = titled(line[0]["model"], line[0]["dataset"])
         return f"{name}, {_options(line[0])}" if networks.count(group(line[0])) > 1 else name
 
     def significant(place: int) -> Callable[[Any], str]:

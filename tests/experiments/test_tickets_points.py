@@ -129,7 +129,7 @@ def test_differences_are_paired_by_seed():
     clear["difference"], clear["on_pareto_front"] = summary([0.3, 0.29]), False
     assert comparison(row) == Comparison(Count(1, 2), Count(1, 1), Count(1, 1), significant=(1, 1))
     assert "lower at 1 and higher at 1" in compared_part(row)[0]
-    line = "| lenet5 on mnist | 1.10 ± 0.14 % | 1 of 2 | 1 of 1 | 1 of 1 | 1 | 1 |"
+    line = "| LeNet5 on MNIST | 1.10 ± 0.14 % | 1 of 2 | 1 of 1 | 1 of 1 | 1 | 1 |"
     assert line in overview([row])[1].markdown()
     apart["difference"] = clear["difference"] = summary([-0.3])
     assert comparison(row).significant is None

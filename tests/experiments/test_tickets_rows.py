@@ -93,7 +93,7 @@ def test_rows_of_other_settings_go_and_those_of_other_networks_stay():
     assert [row["name"] for row in held] == ["lenet300_mnist_cs", "lenet5_mnist_cs"]
     assert [run["command"] for run in held[0]["runs"]] == ["third"]
     text = text_of(held)
-    assert text.index("## lenet300 on mnist") < text.index("## lenet5 on mnist")
+    assert text.index("## LeNet300 on MNIST") < text.index("## LeNet5 on MNIST")
     check_comparable(held, longer)
     with pytest.raises(ValueError, match="--results holds lenet300_mnist_cs of 5 epochs a round"):
         check_comparable(held, CONFIG)
@@ -132,7 +132,7 @@ def test_rows_of_other_options_are_kept_apart():
         assert f"| [lenet300_mnist_cs] | {way} |" in text
         assert f"Continuous sparsification, {way}: `ticket_scale`" in text
         assert f"| cs, {way} | initial -0.1 |" in text
-        assert f"lenet300 on mnist, {way} |" in overview(held)[1].markdown()
+        assert f"LeNet300 on MNIST, {way} |" in overview(held)[1].markdown()
     (axis,) = RECIPE.figures(held, {})["lenet300_mnist_tickets.png"].axes
     labels = [text.get_text() for text in axis.get_legend().get_texts()]
     assert "continuous sparsification, all runs, ticket scale folded" in labels
