@@ -138,7 +138,7 @@ def figures(rows: Sequence[Row], ended: Mapping[str, Sequence[Any]]) -> dict[str
 
 def forms(row: Row) -> Figure:
     """Microseconds of an image alone and of one in a batch, and the bytes of the weights' files."""
-    figure = Figure(figsize=(12, 3.9), layout="constrained")
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
     latency, batch, files = figure.subplots(1, 3)
     dispatches = _dispatches(row)
     height = 0.8 / len(dispatches)
@@ -154,22 +154,22 @@ def forms(row: Row) -> Figure:
             bars = axis.barh(
                 places, values, height, color=_COLORS[number], label=f"{dispatch} dispatch"
             )
-            axis.bar_label(bars, [f"{value:.3g}" for value in values], padding=2, fontsize=7)
+            axis.bar_label(bars, [f"{value:.3g}" for value in values], padding=2, fontsize=9)
         middle = [place + height * (len(dispatches) - 1) / 2 for place in range(len(names))]
         _finish(axis, middle, names, label)
     handles, labels = latency.get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
+    figure.legend(handles, labels, frameon=False, fontsize=11, ncols=2, loc="outside lower center")
     batch.set_yticklabels([])
     sizes = {file["file"]: file["bytes"] for file in row["files"]}
     if published := row["published"]["file_bytes"]:
         sizes["published, BZIP2"] = published
     bars = files.barh(range(len(sizes)), list(sizes.values()), 0.8, color=_COLORS[2])
-    files.bar_label(bars, [f"{size:,}" for size in sizes.values()], padding=2, fontsize=7)
+    files.bar_label(bars, [f"{size:,}" for size in sizes.values()], padding=2, fontsize=9)
     files.set_xscale("log")
     _finish(files, list(range(len(sizes))), list(sizes), "bytes of the weights' file")
     figure.suptitle(
         f"{row['name']}: {row['nonzeros']:,} of {row['parameters']:,} parameters are not zero",
-        fontsize=11,
+        fontsize=13,
     )
     return figure
 
@@ -177,7 +177,7 @@ def forms(row: Row) -> Figure:
 def _finish(axis: Axes, places: Sequence[float], names: Sequence[str], label: str) -> None:
     axis.set_yticks(places, names)
     axis.invert_yaxis()
-    axis.set_xlabel(label)
+    axis.set_xlabel(label, fontsize=11)
     axis.margins(x=0.25)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=8)
+    axis.tick_params(labelsize=10)

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from experiments.common.report import Row
+from experiments.common.report import Row, titled
 from experiments.common.runner import Picture
 from experiments.gated_decay.config import CITED, PHASES
 from sparsejax.models import LENET5_LAYERS, VGG16_LAYERS
@@ -19,52 +19,54 @@ from sparsejax.models import LENET5_LAYERS, VGG16_LAYERS
 _ACROSS = 4  # histograms
 _FILTERS = 20
 _LAYERS = {"lenet5": LENET5_LAYERS, "vgg16": VGG16_LAYERS}
+_MARKERS = "x+*^vDs"
 _COLORS = matplotlib.color_sequences["tab10"]
 
 
 def figures(rows: Sequence[Row], ended: Mapping[str, Sequence[Any]]) -> dict[str, Picture]:
     """Accuracy against size for all seeds, and the first seed of each row in detail."""
-    del rows
+    found: dict[str, Picture] = {"frontier.png": frontier(rows)}
     if not ended:
-        return {}
+        return found
     first = {name: runs[0] for name, runs in ended.items()}
-    return {
-        "frontier.png": frontier(ended),
+    return found | {
         "curves.png": curves(first),
         "weights.png": weights(first),
         "filters.png": filters(first),
     }
 
 
-def frontier(ended: Mapping[str, Sequence[Any]]) -> Figure:
+def frontier(rows: Sequence[Row]) -> Figure:
     """Test accuracy against parameters left, every seed, beside the published figures."""
-    by_dataset: dict[Any, list[tuple[str, Sequence[Any]]]] = {}
-    for name, runs in ended.items():
-        by_dataset.setdefault(runs[0].settings["row"], []).append((name, runs))
-    figure = Figure(figsize=(6 * len(by_dataset), 4.5), layout="constrained")
+    by_dataset: dict[Any, list[Row]] = {}
+    for row in rows:
+        by_dataset.setdefault(row["dataset"], []).append(row)
+    cited = dict.fromkeys(method for dataset in by_dataset for method in CITED[dataset])
+    markers = dict(zip(cited, itertools.cycle(_MARKERS)))
+    figure = Figure(figsize=(5.5 * len(by_dataset), 5.6), layout="constrained")
     axes = figure.subplots(1, len(by_dataset), squeeze=False)[0]
-    for axis, (dataset, rows) in zip(axes, by_dataset.items(), strict=True):
-        for (name, runs), color in zip(rows, itertools.cycle(_COLORS)):
-            results = [run.result() for run in runs]
-            left = [100 * result["density"] for result in results]
-            accuracy = [100 - result["test_error"] for result in results]
-            axis.scatter(left, accuracy, s=18, color=color, label=name)
-        densest = min(sparsity for _, sparsity in CITED[dataset].values())
+    for axis, (dataset, ours) in zip(axes, by_dataset.items(), strict=True):
+        for row, color in zip(ours, itertools.cycle(_COLORS)):
+            left = [100 * density for density in row["density"]]
+            accuracy = [100 - error for error in row["test_error"]["values"]]
+            label = f"ours, {row['nonzeros'][0]:,} left"
+            axis.scatter(left, accuracy, s=40, color=color, label=label)
         for method, (accuracy_, sparsity) in CITED[dataset].items():
-            side = ("right", -4) if sparsity == densest else ("left", 4)
-            axis.scatter(100 - sparsity, accuracy_, s=30, color="black", marker="x")
-            axis.annotate(
-                method, (100 - sparsity, accuracy_), (side[1], 4), textcoords="offset points",
-                fontsize=7, ha=side[0],
-            )  # fmt: skip
+            axis.scatter(
+                100 - sparsity, accuracy_, s=60, color="black", marker=markers[method], label=method
+            )
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("{x:g}" if dataset != "mnist" else NullFormatter())
-        axis.set_xlabel("parameters left, %")
-        axis.set_ylabel(f"{dataset}: test accuracy, %")
-        axis.margins(x=0.1)
+        axis.set_xlabel("parameters left (%)", fontsize=12)
+        axis.set_ylabel("test accuracy (%)", fontsize=12)
+        axis.set_title(titled(ours[0]["model"], dataset), fontsize=13)
+        axis.tick_params(which="both", labelsize=11)
+        axis.margins(0.12)
         axis.grid(True, alpha=0.3)
-        axis.legend(frameon=False, fontsize=8, title="ours, a point a seed", title_fontsize=8)
+        axis.legend(
+            frameon=False, fontsize=10, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16)
+        )
     return figure
 
 
