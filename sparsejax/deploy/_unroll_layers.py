@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from sparsejax._where import PyTree
 from sparsejax.deploy._decode_network import decode_network
 from sparsejax.deploy._network import Network, check_network
-from sparsejax.graph import Layers, abstract, evaluate_unrolled, find_layers, trace
+from sparsejax.graph import Layers, abstract, concrete_leaves, evaluate_unrolled, find_layers, trace
 
 
 def unroll_layers(network: Network, *inputs: PyTree) -> Network:
@@ -43,7 +43,7 @@ def unroll_layers(network: Network, *inputs: PyTree) -> Network:
       layer by layer.
 
     Raises:
-      TypeError: ``network`` is not a `Network`.
+      TypeError: ``network`` is not a `Network`, or its parameters are no concrete arrays.
       ValueError: ``network`` is from `compile_sparse`.
     """
     check_network(network, "unroll_layers")
@@ -53,7 +53,7 @@ def unroll_layers(network: Network, *inputs: PyTree) -> Network:
     chosen = frozenset(find_layers(graph))
     if not chosen:
         return network
-    leaves, structure = jax.tree.flatten(network.params)
+    leaves, structure = concrete_leaves(network.params), jax.tree.structure(network.params)
     unrolled = tuple(value in chosen for value in graph.leaves)
     params = [
         [leaf[step] for step in range(len(leaf))] if alone else leaf

@@ -165,11 +165,12 @@ def concrete_leaves(params: PyTree) -> list[Any]:
       Its leaves, in the order of ``jax.tree.leaves``.
 
     Raises:
-      TypeError: a leaf is traced, or is not an array.
+      TypeError: a leaf is traced, or is not an array, but for instance only its shape.
     """
     named = named_leaves(params)
     for name, leaf in named:
-        if isinstance(leaf, jax.core.Tracer) or not hasattr(leaf, "dtype"):
+        known = not isinstance(leaf, jax.core.Tracer | jax.ShapeDtypeStruct)
+        if not known or not hasattr(leaf, "dtype"):
             raise TypeError(
                 f"params must hold concrete arrays; {name or 'params'} is {leaf!r} "
                 f"({type(leaf).__name__}). Of a module with other leaves, pass the arrays alone, "

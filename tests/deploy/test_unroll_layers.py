@@ -104,3 +104,7 @@ def test_a_state_of_nnx():
 def test_other_arguments_are_an_error():
     with pytest.raises(TypeError, match=r"network must be a sparsejax.deploy.Network"):
         unroll_layers({"kernel": normal(2, 2)}, normal(2))
+    shapes = jax.eval_shape(lambda: jnp.ones((3, 4, 4)))
+    network = Network(lambda p, x: lax.scan(lambda x, k: (x @ k, None), x, p)[0], shapes)
+    with pytest.raises(TypeError, match="params must hold concrete arrays; params is Shape"):
+        unroll_layers(network, normal(2, 4))
