@@ -161,7 +161,12 @@ def compression(name: str, value: Any) -> None:
     raise TypeError(f"{name} must be a Compression; got {value!r}{call_it(value)}")
 
 
-def call_it(value: Any) -> str:
-    """Return the end of a message about an argument that may be a function of ours, not called."""
-    ours = callable(value) and getattr(value, "__module__", "").startswith("sparsejax.")
-    return f"; call it: {value.__name__}(...)" if ours and hasattr(value, "__name__") else ""
+def call_it(value: Any, of: str = "sparsejax.") -> str:
+    """Return the end of a message about an argument that may be a function, not called.
+
+    Args:
+      value: the argument.
+      of: the beginning of the names of the modules whose functions may be meant.
+    """
+    meant = callable(value) and (getattr(value, "__module__", None) or "").startswith(of)
+    return f"; call it: {value.__name__}(...)" if meant and hasattr(value, "__name__") else ""

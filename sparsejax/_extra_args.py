@@ -7,6 +7,8 @@ from typing import Any
 
 import optax
 
+from sparsejax._checks import call_it
+
 
 def accepting_extra_args(
     optimizer: optax.GradientTransformation,
@@ -16,7 +18,15 @@ def accepting_extra_args(
     Unlike ``optax.with_extra_args_support`` this covers transformations that are declared to take
     extra arguments but take none, such as ``optax.contrib.sam``, and ones that take them without
     being declared to, such as ``optax.MultiSteps``.
+
+    Raises:
+      TypeError: ``optimizer`` is no transformation.
     """
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            "optimizer must be an optax transformation, with init and update; got "
+            f"{optimizer!r} ({type(optimizer).__name__}){call_it(optimizer, 'optax.')}"
+        )
     if _takes_any(optimizer.update):
         return optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
     supported = optax.with_extra_args_support(optimizer)

@@ -28,14 +28,14 @@ def call_loss(
       ``(value, metrics, statistics)``; the statistics are None if the network has none.
 
     Raises:
-      TypeError: ``loss`` returns something else than a pair.
+      TypeError: ``loss`` returns something else.
     """
     if statistics is None:
         value, metrics = _pair(loss(params, batch, key), "(loss, metrics)")
         return value, metrics, None
-    value, (metrics, statistics) = _pair(
-        loss(params, statistics, batch, key), "(loss, (metrics, statistics))"
-    )
+    wanted = "(loss, (metrics, statistics))"
+    value, rest = _pair(loss(params, statistics, batch, key), wanted)
+    metrics, statistics = _pair(rest, wanted)
     return value, metrics, statistics
 
 

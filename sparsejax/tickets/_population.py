@@ -20,6 +20,7 @@ from sparsejax.tickets._search import (
     found_ticket,
     init_search,
     next_search,
+    search_of,
 )
 from sparsejax.tickets._ticket import Ticket
 
@@ -172,6 +173,7 @@ def population_tickets(method: MakeMethod, state: TrainState) -> Ticket:
     Returns:
       A ticket (see `found_ticket`) each leaf of which has a leading axis of members.
     """
+    search_of(state)  # raises if there is none
     return jax.vmap(lambda one: found_ticket(method, one), in_axes=(_AXES,))(state)
 
 
@@ -198,6 +200,7 @@ def next_population(
     def turn(one: TrainState) -> TrainState:
         return next_search(method, one, optimizer, renew_optimizer)
 
+    search_of(state)  # raises if there is none
     return jax.vmap(turn, in_axes=(_AXES,), out_axes=_AXES)(state)
 
 

@@ -122,7 +122,7 @@ def search_step(
     extra_args_optimizer = accepting_extra_args(optimizer)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        search: SearchState = state.search
+        search = search_of(state)
         now = state.step
         way = made(method, search.hyper)
         gates_key, loss_key = jax.random.split(jax.random.fold_in(state.key, now))
@@ -156,7 +156,7 @@ def found_ticket(method: MakeMethod, state: TrainState) -> Ticket:
     Returns:
       A ticket with arrays of its own: it outlives a state that is donated.
     """
-    search: SearchState = state.search
+    search = search_of(state)
     way = made(method, search.hyper)
     mask = way.mask(state.params, search.mask, _mask_key(state))
     weights, scale = way.weights(search.rewind_params), scale_of(way.scale)
@@ -183,7 +183,7 @@ def next_search(
     Returns:
       A state in which no buffer occurs twice, and none of ``state``'s.
     """
-    search: SearchState = state.search
+    search = search_of(state)
     way = made(method, search.hyper)
     mask = way.mask(state.params, search.mask, _mask_key(state))
     trained = way.next_round(state.params, search.rewind_params, mask)
@@ -198,8 +198,32 @@ def next_search(
 
 
 def made(method: MakeMethod, hyper: PyTree) -> Method:
-    """The method, made from ``hyper`` if ``method`` is a function."""
+    """The method, made from ``hyper`` if ``method`` is a function.
+
+    Raises:
+      TypeError: it is neither.
+    """
+    if not isinstance(method, Method) and not callable(method):
+        raise TypeError(
+            "method must be a Method, or a function of the hyperparameters that makes one; got "
+            f"{type(method).__name__}"
+        )
     return method if isinstance(method, Method) else method(hyper)
+
+
+def search_of(state: TrainState) -> SearchState:
+    """The search in a training state.
+
+    Raises:
+      TypeError: the state is of something else.
+    """
+    search = getattr(state, "search", None)
+    if not isinstance(search, SearchState):
+        raise TypeError(
+            "state must be the state of a search, as init_search or init_population builds it; got "
+            + ("a TrainState without one" if search is None else type(search).__name__)
+        )
+    return search
 
 
 def _mask_key(state: TrainState) -> jax.Array:

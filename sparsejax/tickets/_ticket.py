@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +61,7 @@ def effective_params(ticket: Ticket, params: PyTree[Array]) -> PyTree[Array]:
       unchanged. Gradients flow only to weights that are kept.
 
     Raises:
+      TypeError: ``ticket`` is no `Ticket`.
       ValueError: ``ticket.mask`` does not have the structure of ``params`` or the shape of a leaf.
 
     Example:
@@ -70,6 +71,7 @@ def effective_params(ticket: Ticket, params: PyTree[Array]) -> PyTree[Array]:
       >>> print(effective_params(ticket, jnp.array([3.0, 4.0])))
       [6. 0.]
     """
+    _check_type(ticket)
     return _effective(ticket.mask, ticket.scale, params)
 
 
@@ -104,6 +106,9 @@ def rewind(ticket: Ticket) -> tuple[PyTree[Array], Callable[[PyTree[Array]], PyT
       their own that may be donated; and `effective_params` of this ticket as a
       ``jax.tree_util.Partial``, a callable pytree that holds copies of the mask and the scale.
 
+    Raises:
+      TypeError: ``ticket`` is no `Ticket`.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from sparsejax.tickets import Ticket, rewind
@@ -111,6 +116,7 @@ def rewind(ticket: Ticket) -> tuple[PyTree[Array], Callable[[PyTree[Array]], PyT
       >>> print(params, effective(params))
       [3. 0.] [6. 0.]
     """
+    _check_type(ticket)
     params = fresh(apply_mask(ticket.params, ticket.mask))
     return params, Partial(_effective, *fresh((ticket.mask, ticket.scale)))
 
@@ -131,6 +137,9 @@ def fold_scale(ticket: Ticket) -> Ticket:
     Returns:
       A ticket of scale 1 with buffers of its own.
 
+    Raises:
+      TypeError: ``ticket`` is no `Ticket`.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from sparsejax.tickets import Ticket, fold_scale
@@ -138,6 +147,7 @@ def fold_scale(ticket: Ticket) -> Ticket:
       >>> print(ticket.params, ticket.scale)
       [6. 8.] 1.0
     """
+    _check_type(ticket)
     folded = map_searched(
         lambda leaf, m: times(leaf, jnp.asarray(ticket.scale)), ticket.params, ticket.mask
     )
@@ -155,6 +165,7 @@ def check_ticket(ticket: Ticket, params: PyTree[Array]) -> None:
         shapes are read.
 
     Raises:
+      TypeError: ``ticket`` is no `Ticket`.
       ValueError: the mask or the weights do not have the structure or a shape of ``params``, or the
         scale is not a positive finite scalar.
 
@@ -167,6 +178,7 @@ def check_ticket(ticket: Ticket, params: PyTree[Array]) -> None:
       >>> params = jnp.array([3.0, 4.0])
       >>> check_ticket(Ticket(jnp.array([True, False]), params), params)
     """
+    _check_type(ticket)
     masks = pairs("ticket.mask", ticket.mask, params)
     masks = [found for found in masks if not is_masked(found[2])]
     same_shapes("ticket.mask", masks)
@@ -185,6 +197,13 @@ def check_ticket(ticket: Ticket, params: PyTree[Array]) -> None:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def _check_type(ticket: Any) -> None:
+    if not isinstance(ticket, Ticket):
+        raise TypeError(
+            "ticket must be a Ticket, as found_ticket returns it; got " + type(ticket).__name__
+        )
 
 
 def scale_of(scale: Float[ArrayLike, "..."]) -> Float[Array, "..."]:

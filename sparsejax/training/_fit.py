@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from sparsejax._states import fresh
+from sparsejax.training._arguments import check_types
 from sparsejax.training._batches import Batches, BatchSource, placed
 from sparsejax.training._callbacks import Callback, StopWhen
 from sparsejax.training._calls import (
@@ -108,17 +109,13 @@ def fit(
       The state after the last step.
 
     Raises:
-      TypeError: ``batches`` is of another type.
-      ValueError: an argument is out of range.
+      TypeError: an argument is of another type.
+      ValueError: an argument is out of range, or a metric is not a scalar.
       TrainingDivergedError: the loss or a parameter is NaN or infinite; the message names the step,
         the learning rate and the last good checkpoint.
       CheckpointError: a checkpoint cannot be written, or none can be read.
     """
-    if not isinstance(batches, Batches | BatchSource):
-        raise TypeError(
-            "batches must be Batches(data, batch_size) or a BatchSource; got "
-            f"{type(batches).__name__}"
-        )
+    check_types(state, batches, callbacks, stop, checkpoints)
     sharding = batch_sharding(mesh_of(state), batch_axes, batches.batch_size)
     source = placed(batches, sharding)
     epoch = source.steps_per_epoch

@@ -29,7 +29,17 @@ class MetricHistory:
         self._pending: list[Metrics] = []
 
     def append(self, metrics: Metrics) -> None:
-        """Add the metrics of several steps, arrays [steps], without waiting for their values."""
+        """Add the metrics of several steps, arrays [steps], without waiting for their values.
+
+        Raises:
+          ValueError: they have further dimensions.
+        """
+        for name, value in metrics.items():
+            if value.ndim != 1:
+                raise ValueError(
+                    "step must return metrics that are scalars by name; the metric "
+                    f"{name!r} has shape {value.shape[1:]}"
+                )
         self._pending.append(metrics)
 
     def collect(self) -> int | None:

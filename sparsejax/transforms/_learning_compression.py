@@ -96,8 +96,8 @@ def learning_compression(
       has a theta in the leaf's dtype and, with multipliers, a lambda in float32 or wider.
 
     Raises:
-      TypeError: ``mu_schedule`` is an array, as which an injected schedule arrives; in ``init``: a
-        chosen leaf is not floating point.
+      TypeError: ``mu_schedule`` is neither number nor function, or an array, as which an injected
+        schedule arrives; in ``init``: a chosen leaf is not floating point.
       ValueError: ``steps_per_l_step`` or ``steps_in_first_l_step`` is not an integer in its range,
         or the schedule is not positive and non-decreasing over its first 100 L steps (a traced one
         is not checked); in ``init``: the parameters hold NaN or one array at several places, or
@@ -237,6 +237,11 @@ def _schedule(mu_schedule: Any) -> optax.Schedule:
             "mu_schedule must be a number or a function of the L step; got an array, into which "
             "optax.inject_hyperparams converts a schedule at every update. Name mu_schedule in its "
             "static_args, or pass optax.constant_schedule(mu) for a traced constant mu"
+        )
+    if not isinstance(mu_schedule, int | float | np.number):
+        raise TypeError(
+            "mu_schedule must be a number or a function of the L step; got "
+            f"{mu_schedule!r} ({type(mu_schedule).__name__})"
         )
     return optax.constant_schedule(mu_schedule)
 

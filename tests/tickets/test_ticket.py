@@ -27,6 +27,7 @@ from sparsejax.tickets import (
     search_step,
     stochastic_l0,
 )
+from sparsejax.training import init_state
 from tests.tickets.test_tickets import DATA, KEY, START, loss
 
 STARTS = np.float32([-0.2, 0.1])
@@ -198,3 +199,16 @@ def test_tickets_that_do_not_fit_are_named():
         warnings.simplefilter("error")
         check_ticket(Ticket(mask, START), START)
         check_ticket(Ticket(mask, START, 2.1), START)
+
+
+def test_what_is_no_ticket_or_search_is_named():
+    params, optimizer, key = {"kernel": jnp.ones((2, 2))}, optax.sgd(0.1), jax.random.key(0)
+    method = magnitude_pruning(0.5)
+    for function in (rewind, fold_scale):
+        with pytest.raises(TypeError, match="ticket must be a Ticket.*; got dict"):
+            function(params)
+    for function in (found_ticket, population_tickets):
+        with pytest.raises(TypeError, match="state must be the state of a search.* without one"):
+            function(method, init_state(params, optimizer, key))
+    with pytest.raises(TypeError, match="method must be a Method, or a function .*; got dict"):
+        init_search(params, method, optimizer, key)

@@ -247,5 +247,22 @@ def test_bad_loops_are_named():
         fit(count_on, START, Numbers(), steps=-1)
     with pytest.raises(TypeError, match=r"batches must be Batches\(.*; got list"):
         fit(count_on, START, [{"x": np.zeros(3)}], steps=1)
+    with pytest.raises(TypeError, match=r"state must have a step and params.*; got tuple"):
+        fit(count_on, tuple(START), Numbers(), steps=1)
+    wrong = {"callbacks": report(), "stop": bool, "checkpoints": "folder"}
+    for name, value in wrong.items():
+        with pytest.raises(TypeError, match=f"{name} must be .*; got "):
+            fit(count_on, START, Numbers(), steps=1, **{name: value})
+    with pytest.raises(TypeError, match=r"callbacks\[0\] must be made by .*; got builtin_function"):
+        fit(count_on, START, Numbers(), steps=1, callbacks=[print])
+
+
+def test_a_metric_that_is_no_scalar_is_named():
+    def step(state, batch):
+        state, metrics = count_on(state, batch)
+        return state, metrics | {"all": batch["x"]}
+
+    with pytest.raises(ValueError, match=r"the metric 'all' has shape \(\d"):
+        fit(step, START, Numbers(), steps=1)
     with pytest.raises(TypeError, match=r"evaluate must return numbers by name.* returns 0.5"):
         report(evaluate=lambda state: 0.5).function(1, START, {})

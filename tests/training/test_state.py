@@ -140,3 +140,14 @@ def test_raw_keys_work_and_anything_else_is_refused():
     for bad in (0, None, jnp.zeros(2), np.arange(2)):
         with pytest.raises(TypeError, match="key must be a PRNG key, such as jax.random.key"):
             init_state(start(), optimizer, bad)
+
+
+def test_bad_arguments_of_a_step_are_named():
+    with pytest.raises(TypeError, match="optimizer must be an optax transformation.*got <function"):
+        make_step(optax.sgd(0.1), loss)
+    with pytest.raises(TypeError, match=r"optimizer must be .*; call it: sgd\(\.\.\.\)"):
+        make_step(loss, optax.sgd)
+    state = init_state(start(), optax.sgd(0.1), jax.random.key(0), statistics=jnp.zeros(3))
+    step = make_step(lambda params, statistics, *rest: loss(params, *rest), optax.sgd(0.1))
+    with pytest.raises(TypeError, match=r"loss must return \(loss, \(metrics, statistics\)\)"):
+        step(state, BATCH)

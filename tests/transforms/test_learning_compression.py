@@ -353,6 +353,12 @@ def test_bad_arguments_are_named(arguments, message):
         sparsejax.learning_compression(compression.l0_ball(3), **(defaults | arguments))
 
 
+@pytest.mark.parametrize("mu", [None, "0.1", [1e-3, 1e-2]])
+def test_a_mu_that_is_no_number_is_named(mu):
+    with pytest.raises(TypeError, match="mu_schedule must be a number or a function .*; got"):
+        sparsejax.learning_compression(compression.l0_ball(3), mu, 5)
+
+
 @pytest.mark.parametrize(
     ("params", "kappa", "where", "error", "message"),
     [
