@@ -39,6 +39,9 @@ def hold_zeros(mask: PyTree[Bool[Array, "..."]]) -> optax.GradientTransformation
     update, for any dtypes of parameters and gradients, and for any momentum, moments or weight
     decay of the transformations before it.
 
+    The mask of a network that is pruned already is ``top_k_mask(params, report(params).nonzeros)``.
+    A mask of all entries that are not zero would hold new biases at zero, too.
+
     The mask is part of the state. So checkpoints contain it, and `set_mask` replaces it during
     training without recompilation. A chain may hold several `hold_zeros` with leaves of their own.
 

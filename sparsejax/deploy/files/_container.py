@@ -25,12 +25,18 @@ def write(path: str | os.PathLike[str], parts: Mapping[str, bytes]) -> int:
 
     Returns:
       Size of the file in bytes.
+
+    Raises:
+      FileNotFoundError: the folder of ``path`` does not exist.
     """
     save = _safetensors().numpy.save
     arrays = {name: np.frombuffer(part, np.uint8) for name, part in parts.items()}
     about = {"version": VERSION, "sha256": _checksum(arrays)}
     content: bytes = save(arrays, {_KEY: json.dumps(about, separators=(",", ":"))})
     path = os.fspath(path)
+    folder = os.path.dirname(path)
+    if folder and not os.path.isdir(folder):
+        raise FileNotFoundError(f"path must be in a folder that exists; there is no {folder}")
     partial = f"{path}.{os.getpid()}.partial"
     try:
         with open(partial, "wb") as file:

@@ -62,6 +62,7 @@ def save_sparse(
 
     Raises:
       ImportError: the package ``safetensors`` is missing (``pip install 'sparsejax[deploy]'``).
+      FileNotFoundError: the folder of ``path`` does not exist.
       TypeError: a leaf is traced, or is not an array of numbers.
       ValueError: ``dtype`` is not one of those above; a finite value overflows in it; a dict has
         keys of another type; two leaves have the same path; there is no array, as in the

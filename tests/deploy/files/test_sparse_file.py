@@ -238,6 +238,8 @@ def test_foreign_files_and_other_versions(tmp_path):
         load_sparse(path)
     with pytest.raises(FileNotFoundError):
         load_sparse(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match=f"there is no {tmp_path / 'nothing'}$"):
+        save_sparse(tmp_path / "nothing" / "net", {"a": np.ones(2)})
 
 
 def test_contents_that_save_sparse_does_not_write_are_refused(tmp_path):
