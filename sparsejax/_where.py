@@ -143,11 +143,9 @@ def resolve_where(tree: PyTree, where: Where, roles: Roles | None = None) -> PyT
         raise ValueError(
             f"where must choose at least one leaf; where={rule} chooses none of the tree's "
             f"{len(chosen)} leaves, {few(names)}"
-            + (
-                ". Pass where to choose others"
-                if where is None
-                else ". In a callable, jax.tree_util.keystr(path) is the path as it is written here"
-            )
+            + ". Pass where to choose others" * (where is None)
+            + ". In a callable, jax.tree_util.keystr(path) is the path as it is written here"
+            * is_function(where)
         )
     for (path, leaf), is_chosen in zip(flat, chosen, strict=True):
         if is_chosen:

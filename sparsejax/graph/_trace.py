@@ -82,6 +82,9 @@ def trace(function: Callable[..., PyTree], params: PyTree, inputs: Sequence[PyTr
 
     Returns:
       The graph, for this batch size alone.
+
+    Raises:
+      Exception: whatever the function raises, with a note on what it must be.
     """
     make = jax.make_jaxpr(function, return_shape=True)
     try:
