@@ -14,6 +14,8 @@ from jaxtyping import Array, Float, Int32
 
 from sparsejax._dtypes import at_least_float32
 
+_INT32 = 2**31 - 1
+
 
 def known(value: Any) -> np.ndarray | None:
     """Return ``value`` as a numpy array, or None if it is traced or not addressable here."""
@@ -60,7 +62,8 @@ def scalar_count(name: str, value: Any, most: int | None = None) -> Int32[Array,
     if number is None:
         if not jnp.issubdtype(value.dtype, jnp.integer):
             raise TypeError(f"{name} must be {allowed}; got a traced {value.dtype}")
-        return jnp.clip(value, 0, most).astype(jnp.int32)
+        value = value.astype(jnp.int32) if value.dtype.itemsize < 4 else value
+        return jnp.clip(value, 0, min(_INT32 if most is None else most, _INT32)).astype(jnp.int32)
     if number.dtype.kind == "f":
         raise ValueError(
             f"{name} must be {allowed}; got {value}. It is a count: for a fraction of n weights "
@@ -70,7 +73,7 @@ def scalar_count(name: str, value: Any, most: int | None = None) -> Int32[Array,
         raise TypeError(f"{name} must be {allowed}; got {value!r} ({type(value).__name__})")
     if not (number >= 0 and (most is None or number <= most)):
         raise ValueError(f"{name} must be {allowed}; got {value}")
-    return jnp.asarray(min(int(number), np.iinfo(np.int32).max), jnp.int32)
+    return jnp.asarray(min(int(number), _INT32), jnp.int32)
 
 
 def scalar(name: str, value: Any, allowed: str, fits: Callable[[float], bool]) -> Float[Array, ""]:
@@ -146,8 +149,10 @@ def _hold_none(
         if isinstance(leaf, jax.core.Tracer) or not leaf.is_fully_addressable:
             continue
         with jax.ensure_compile_time_eval():  # the leaf is concrete, even inside a trace
-            count = int(find(leaf).sum())
-        if count:
+            found = find(leaf)
+            any_found = bool(found.any())
+        if any_found:
+            count = np.count_nonzero(np.asarray(found))  # a sum on the device is int32
             raise ValueError(
                 f"{name} must not hold {what}; it has {what} in {count} of the {leaf.size} entries "
                 f"of {path or 'its leaf'}"

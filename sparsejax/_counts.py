@@ -15,6 +15,8 @@ from jaxtyping import Array, ArrayLike, Float, Int32
 from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
 
+MOST_TRACED = 2**31 - 1
+"""The largest number of weights whose kept ones are counted for a traced sparsity."""
 _MILLION = 10**6
 
 
@@ -30,7 +32,7 @@ def kept_weights(
     is exact for that. So both give the same count if the sparsity has at most six decimals.
 
     Args:
-      size: the number n of weights, an integer from 0 to 2**31 - 1.
+      size: the number n of weights, an integer >= 0; at most 2**31 - 1 for a traced sparsity.
       sparsity: the fraction s of weights to remove, a scalar in ``[0, 1)``; may be traced. With 0
         all weights are kept.
 
@@ -46,8 +48,9 @@ def kept_weights(
       >>> kept_weights(138_357_544, 0.98)
       2767151
     """
-    size = _checks.python_integer("size", size, 0, 2**31 - 1)
     known = exact_sparsity("sparsity", sparsity)
+    most = None if isinstance(known, Fraction) else MOST_TRACED
+    size = _checks.python_integer("size", size, 0, most)
     if isinstance(known, Fraction):
         return kept(size, known, Fraction(1))
     return kept_traced(size, known)

@@ -10,10 +10,11 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, Integer, PyTree
 
-from sparsejax import _checks, _encoding
+from sparsejax import _encoding
 from sparsejax._codebooks import check_k
 from sparsejax._dtypes import at_least_float32
 from sparsejax._where import everything
+from sparsejax._words import count_words
 from sparsejax.compression._base import Compression, check_weights
 from sparsejax.projections import num_entries, project_k_means, project_l0_ball
 
@@ -42,7 +43,8 @@ def l0_ball(
 
     Args:
       kappa: integer scalar in ``[0, n]``, where ``n`` is the number of weights in all leaves; may
-        be traced, and a traced value is clipped to that range.
+        be traced, and a traced value is clipped to that range; beyond 2**31 - 1 as a pair, see
+        `sparsejax.projections.project_l0_ball`.
       values: what becomes of the kept weights: None keeps them exactly; ``"float16"`` or
         ``"bfloat16"`` rounds them to that dtype; a Python integer k in ``[1, 2**16]`` gives them k
         values, by Lloyd's iteration as in `quantize` with ``exact=False``.
@@ -70,7 +72,7 @@ def l0_ball(
       >>> theta
       Array([3., 0., 2.], dtype=float32)
     """
-    _checks.scalar_count("kappa", kappa)
+    count_words("kappa", kappa)
     if isinstance(values, np.integer):
         values = int(values)
     if values is not None and not isinstance(values, int) and values not in _ROUNDED:
@@ -126,7 +128,7 @@ def initial_threshold(
     """
     check_weights(weights)
     total = num_entries(weights, everything, specs=specs)
-    _checks.scalar_count("kappa", kappa, total)
+    count_words("kappa", kappa, total)
     return jnp.zeros((), at_least_float32(*jax.tree.leaves(weights)))
 
 

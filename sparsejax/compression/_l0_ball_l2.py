@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Int32, Integer, PyTree
 
 from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32, promoted
+from sparsejax._words import count_words
 from sparsejax.compression._base import Compression
 from sparsejax.compression._l0_ball import initial_threshold, keep
 
@@ -42,7 +43,7 @@ def l0_ball_l2(
 
     Args:
       kappa: integer scalar in ``[0, n]``, where ``n`` is the number of weights in all leaves; may
-        be traced, and a traced value is clipped to that range.
+        be traced, and a traced value is clipped to that range; a pair as in `l0_ball`.
       decay: scalar ``lambda >= 0``, in units of the loss per squared unit of weight; may be traced.
         Or a schedule of it over C steps, in which C step 0 is the direct compression.
       specs: the sharding of the leaves inside ``jax.shard_map`` or ``jax.pmap``, as in `l0_ball`.
@@ -69,7 +70,7 @@ def l0_ball_l2(
       >>> theta
       Array([1.5, 0. , 1. ], dtype=float32)
     """
-    _checks.scalar_count("kappa", kappa)
+    count_words("kappa", kappa)
     decay_at = _checks.schedule("decay", decay, "a number >= 0", lambda x: x >= 0)
 
     def init(weights: PyTree[Array]) -> L0BallL2State:

@@ -12,6 +12,8 @@ from jaxtyping import Array, PyTree
 from sparsejax._forms import decode
 from sparsejax._where import Where, choose
 
+_INT32 = 2**31 - 1  # tests lower it
+
 
 class LeafReport(NamedTuple):
     """Counts of one leaf.
@@ -81,7 +83,7 @@ def report(params: PyTree[Array], where: Where = None) -> Report:
 
     Raises:
       TypeError: a chosen leaf is not floating point.
-      ValueError: ``where`` chooses no leaf.
+      ValueError: ``where`` chooses no leaf, or the last dimension of one has 2**31 entries or more.
 
     Example:
       >>> import jax.numpy as jnp
@@ -92,13 +94,27 @@ def report(params: PyTree[Array], where: Where = None) -> Report:
       all                  16            4   25.000%
     """
     chosen = choose(decode(params), where)
-    counts = jax.device_get([(leaf != 0).sum() for leaf in chosen.leaves])
+    counts = jax.device_get(
+        [_nonzeros(path, leaf) for path, leaf in zip(chosen.paths, chosen.leaves, strict=True)]
+    )
     return Report(
         tuple(
-            LeafReport(path, leaf.size, int(count))
+            LeafReport(path, leaf.size, int(np.sum(count, dtype=np.int64)))
             for path, leaf, count in zip(chosen.paths, chosen.leaves, counts, strict=True)
         )
     )
+
+
+def _nonzeros(path: str, leaf: Array) -> Array:
+    """Count the entries that are not zero; those of a leaf that is too large for int32 by row."""
+    if leaf.size <= _INT32:
+        return (leaf != 0).sum()
+    if leaf.shape[-1] > _INT32:
+        raise ValueError(
+            f"the last dimension of a chosen leaf must have at most {_INT32} entries; that of "
+            f"{path or 'the leaf'} has {leaf.shape[-1]}"
+        )
+    return (leaf != 0).sum(-1)
 
 
 def bzip2_bytes(params: PyTree[Array]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Sequence
 from fractions import Fraction
@@ -21,6 +22,7 @@ from sparsejax.projections import top_k_mask
 
 Comparison: TypeAlias = Literal["balanced", "relative", "absolute"]
 _METRIC_DAMPING = 0.1
+_MOST_ENTRIES = 2**31 - 1  # of an array that is ranked; tests lower it
 
 
 def check_comparison(value: Any) -> Comparison:
@@ -39,20 +41,27 @@ def divided(
 ) -> list[list[int]]:
     """Return how many weights each matrix of each kernel keeps, of one budget for all of them.
 
-    Matrices of one shape are ranked as one array, so that the program that ranks is small.
+    Matrices of one shape are ranked as one array, so that the program that ranks is small; as
+    several, where one would have too many entries.
     """
-    stacks: dict[tuple[int, int, str], list[Float[Array, "outputs inputs"]]] = {}
+    stacks: dict[str, list[Float[Array, "outputs inputs"]]] = {}
+    places: list[list[str]] = []  # the stack of each matrix
+    seen: collections.Counter[tuple[int, int, str]] = collections.Counter()
     for kernel in kernels:
         outputs, inputs = kernel.layout.outputs, kernel.layout.inputs
         share = jnp.asarray(kept(outputs * inputs, sparsity, Fraction(1)), jnp.int32)
+        places.append([])
         for matrix, gram in zip(kernel.matrices(), kernel.moments(), strict=True):
+            number = seen[kernel.signature] // max(1, _MOST_ENTRIES // matrix.size)
+            seen[kernel.signature] += 1
+            places[-1].append(f"{kernel.signature} {number}")
             scores = _scores(matrix, gram, share, comparison)
-            stacks.setdefault(kernel.signature, []).append(scores)
-    arrays = {str(key): jnp.stack(found) for key, found in stacks.items()}
+            stacks.setdefault(places[-1][-1], []).append(scores)
+    arrays = {key: jnp.stack(found) for key, found in stacks.items()}
     total = sum(array.size for array in arrays.values())
     masks = top_k_mask(arrays, kept(total, sparsity, Fraction(1)), where=everything)
-    counts = {key: iter(masks[str(key)].sum((1, 2)).tolist()) for key in stacks}
-    return [[next(counts[k.signature]) for _ in range(k.layout.batch)] for k in kernels]
+    counts = {key: iter(mask.sum((1, 2)).tolist()) for key, mask in masks.items()}
+    return [[next(counts[place]) for place in own] for own in places]
 
 
 @functools.partial(jax.jit, static_argnames="comparison")

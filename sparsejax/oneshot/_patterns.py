@@ -16,6 +16,7 @@ from sparsejax.projections import project_n_m, top_k_mask
 
 Mask: TypeAlias = Bool[Array, "outputs inputs"]
 
+_MOST_ITEMS = 2**31 - 1
 _ALLOWED = (
     "pattern must be 'row', 'layer', 'global', 'n:m' such as '2:4', inputs x outputs of a block "
     "such as '4x1', 'units' or 'inputs' (of groups: 'units/64')"
@@ -45,7 +46,7 @@ class Pattern(NamedTuple):
         """Check that groups divide a matrix.
 
         Raises:
-          ValueError: they do not.
+          ValueError: they do not, or there are more items to count than an int32 can.
         """
         high, wide = (1, self.numbers[1]) if self.kind == "n_m" else (1, 1)
         if self.kind == "groups":
@@ -56,6 +57,11 @@ class Pattern(NamedTuple):
                     f"pattern needs kernels whose {what} are a multiple of {group}; {name} has "
                     f"{length} {what}. Leave it out by where="
                 )
+        if self.counted(outputs, inputs) > _MOST_ITEMS:
+            raise ValueError(
+                f"pattern {self.kind!r} counts at most {_MOST_ITEMS} weights of a kernel; {name} "
+                f"has {outputs} outputs x {inputs} inputs. Leave it out by where= or use 'row'"
+            )
 
     def counted(self, outputs: int, inputs: int) -> int:
         """Return the number of items that a count is over: of a row, a matrix, or one n:m group."""

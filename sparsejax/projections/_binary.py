@@ -39,7 +39,7 @@ def project_binary(
     Raises:
       TypeError: a chosen leaf is not floating point.
       ValueError: ``where`` chooses nothing, ``specs`` does not fit the tree or the mesh, or, if
-        scaled, a concrete leaf holds NaN or infinity.
+        scaled, a concrete leaf holds NaN or infinity or a chosen leaf has 2**31 entries or more.
 
     References:
       Rastegari, Ordonez, Redmon and Farhadi, XNOR-Net: ImageNet classification using binary

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
 from sparsejax._where import PyTree, Where, choose
-from sparsejax.projections._shards import Layout, layouts_of, on_each_shard
+from sparsejax._words import check_sizes
+from sparsejax.projections._shards import Layout, layouts_of, on_each_shard, whole_sizes
 
 FindScale = Callable[[Sequence[jax.Array], Sequence[Layout], jnp.dtype], jax.Array]
 
@@ -32,12 +33,15 @@ def project_scaled(
       nearest: elementwise in its first argument.
 
     Raises:
-      ValueError: a scale is to be found, and a concrete leaf holds NaN or infinity.
+      ValueError: a scale is to be found, and a concrete leaf holds NaN or infinity or a leaf has
+        2**31 entries or more.
     """
     chosen = choose(tree, where)
     if find_scale:
         _checks.finite("tree", chosen.paths, chosen.leaves)
     layouts = tuple(layouts_of(tree, chosen, specs))
+    if find_scale:
+        check_sizes(chosen.paths, whole_sizes(chosen.leaves, layouts))
     return chosen.put_back(_projected(chosen.leaves, layouts, find_scale, nearest))
 
 

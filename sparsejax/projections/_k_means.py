@@ -14,15 +14,17 @@ from sparsejax._codebooks import check_k
 from sparsejax._dtypes import at_least_float32
 from sparsejax._explicit_axes import gathered
 from sparsejax._where import PyTree, Where, choose
+from sparsejax._words import check_sizes
 from sparsejax.projections._codebook import index_of, midpoints, nearest
 from sparsejax.projections._k_means_exact import exact_codebook
 from sparsejax.projections._k_means_start import starting_codebook
-from sparsejax.projections._shards import Layout, layouts_of, on_each_shard
+from sparsejax.projections._shards import Layout, layouts_of, on_each_shard, whole_sizes
 from sparsejax.projections._sums import histogram, sums
 
 _Carry = tuple[jax.Array, jax.Array, jax.Array]
 _MOST_ITERATIONS = 100
 _SMALL_MOVE = 1e-3  # of the mean gap; what it leaves of the error is of second order
+_MOST_EXACT = 2**30  # entries whose positions, padded to a power of two, are int32
 _FEW = 8  # clusters up to this number are summed in one reduction of several operands
 
 
@@ -74,8 +76,9 @@ def project_k_means(
     Raises:
       TypeError: ``k`` is not an integer, or a chosen leaf is not floating point.
       ValueError: ``k`` is out of range, ``warm_start`` has another shape or stands beside
-        ``exact=True``, as does ``specs``; ``where`` chooses nothing; or a concrete leaf holds NaN
-        or infinity.
+        ``exact=True``, as does ``specs``; ``where`` chooses nothing, a leaf of 2**31 entries or
+        more or, for ``exact=True``, more than 2**30 entries; or a concrete leaf holds NaN or
+        infinity.
 
     References:
       Wang and Song, Ckmeans.1d.dp: optimal k-means clustering in one dimension by dynamic
@@ -91,6 +94,12 @@ def project_k_means(
     chosen = choose(tree, where)
     _checks.finite("tree", chosen.paths, chosen.leaves)
     layouts = layouts_of(tree, chosen, specs)
+    check_sizes(chosen.paths, whole_sizes(chosen.leaves, layouts))
+    if exact and chosen.size > _MOST_EXACT:
+        raise ValueError(
+            f"tree must have at most {_MOST_EXACT} chosen entries for exact=True, which sorts them "
+            f"in one array; it has {chosen.size}. Pass exact=False"
+        )
     if warm_start is not None:
         warm_start = jnp.asarray(warm_start, at_least_float32(*chosen.leaves))
     quantised, codebook = _solve(chosen.leaves, tuple(layouts), warm_start, k, exact, zeros)

@@ -53,10 +53,10 @@ def _binned(
         u = wide / (mean + jnp.abs(wide))
         number = jnp.clip(jnp.floor((u + 1) * (_BINS // 2)).astype(jnp.int32), 0, _BINS - 1)
         counted = jnp.isfinite(wide) if zeros else jnp.isfinite(wide) & (wide != 0)
-        return jnp.where(counted, number, _BINS), [jnp.ones_like(leaf, dtype=dtype), wide]
+        return jnp.where(counted, number, _BINS), [jnp.ones_like(leaf, dtype=jnp.int32), wide]
 
     counts, totals = histogram(leaves, layouts, _BINS, bins)
-    return counts, totals
+    return counts.astype(dtype), totals
 
 
 def best_of_bins(counts: jax.Array, totals: jax.Array, k: int) -> jax.Array:

@@ -13,13 +13,17 @@ from jaxtyping import Array, ArrayLike, Float, Integer, PyTree, Real
 
 from sparsejax import _checks
 from sparsejax._where import Where, choose
+from sparsejax._words import check_sizes, count_words
 from sparsejax.projections import _selection
 from sparsejax.projections._keys import key_format
 from sparsejax.projections._selection import Form, select
-from sparsejax.projections._shards import Layout, layouts_of, on_each_shard, whole_size
-from sparsejax.projections._words import count_words
-
-_MOST_ENTRIES = 2**31 - 1  # of a leaf: counts of leaves and positions in them are int32
+from sparsejax.projections._shards import (
+    Layout,
+    layouts_of,
+    on_each_shard,
+    whole_size,
+    whole_sizes,
+)
 
 
 @overload
@@ -111,13 +115,8 @@ def project_l0_ball(
     """
     chosen = choose(tree, where)
     layouts = layouts_of(tree, chosen, specs)
+    check_sizes(chosen.paths, whole_sizes(chosen.leaves, layouts))
     total = whole_size(chosen.leaves, layouts)
-    for path, leaf, layout in zip(chosen.paths, chosen.leaves, layouts, strict=True):
-        if layout.size(leaf) > _MOST_ENTRIES:
-            raise ValueError(
-                f"each chosen leaf must have at most {_MOST_ENTRIES} entries; "
-                f"{path or 'the leaf'} has {layout.size(leaf)}. Split it into several leaves"
-            )
     kappa = count_words("kappa", kappa, total)
     if warm_start is not None:
         warm_start = _checks.scalar_at_least_zero("warm_start", warm_start)

@@ -12,14 +12,14 @@ import numpy as np
 from jax import lax
 
 from sparsejax._dtypes import at_least_float32
+from sparsejax._words import as_float
+from sparsejax._words import excess as wide_excess
 from sparsejax.projections._count import Counts, count_reaching, table, varying_zero
 from sparsejax.projections._keep import keep
 from sparsejax.projections._keys import KeyFormat, key_format
 from sparsejax.projections._sample import sampled_thresholds
 from sparsejax.projections._search import Bracket, Excess, search
-from sparsejax.projections._shards import Layout, whole_size
-from sparsejax.projections._words import as_float
-from sparsejax.projections._words import excess as wide_excess
+from sparsejax.projections._shards import Layout, whole_size, whole_sizes
 
 
 class Form(NamedTuple):
@@ -109,9 +109,7 @@ def _select(
     warm_start: jax.Array | None = None,
 ) -> Selection:
     keys = key_format(leaves)
-    sizes = np.array(
-        [layout.size(leaf) for leaf, layout in zip(leaves, layouts, strict=True)], np.int32
-    )
+    sizes = np.array(whole_sizes(leaves, layouts), np.int32)
     zero = varying_zero(leaves, layouts)
     key_zero = zero.astype(keys.bits)
     end = keys.infinity + 1  # only NaN has a key this large
@@ -171,8 +169,7 @@ def _ties(
 
     clean = (excess(cut.reached) == 0) | (cut.low == 0)
     wanted = jnp.where(clean, tied[partial], wanted)  # then the search ends before its first pass
-    sizes = [layout.size(leaf) for leaf, layout in zip(leaves, layouts, strict=True)]
-    size = jnp.asarray(sizes, jnp.int32)[partial] + wanted * 0
+    size = jnp.asarray(whole_sizes(leaves, layouts), jnp.int32)[partial] + wanted * 0
     zero = size * 0
     bracket = Bracket(zero, size + 1, tied[partial][None], zero[None])
     evenly = 64.0 * size.astype(jnp.float32)  # ties are evenly distributed over the positions

@@ -68,7 +68,12 @@ class Layout(NamedTuple):
 
 def whole_size(leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> int:
     """Return the total number of entries of the global arrays."""
-    return sum(layout.size(leaf) for leaf, layout in zip(leaves, layouts, strict=True))
+    return sum(whole_sizes(leaves, layouts))
+
+
+def whole_sizes(leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> list[int]:
+    """Return the number of entries of each of the global arrays."""
+    return [layout.size(leaf) for leaf, layout in zip(leaves, layouts, strict=True)]
 
 
 def num_entries(

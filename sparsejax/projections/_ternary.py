@@ -15,6 +15,7 @@ from sparsejax.projections._shards import Layout
 from sparsejax.projections._sums import histogram, sums
 
 _COARSE, _FINE = 15, 16  # leading bits that choose a bucket, and the bits inside of it
+_INFINITE = 0x7F80  # the bucket of infinity; those of NaN are above it
 _ROUNDING = 1e-6  # buckets that promise less than this relative gain are not looked into
 _POLISH = 4
 
@@ -52,7 +53,7 @@ def project_ternary(
     Raises:
       TypeError: a chosen leaf is not floating point.
       ValueError: ``where`` chooses nothing, ``specs`` does not fit the tree or the mesh, or, if
-        scaled, a concrete leaf holds NaN or infinity.
+        scaled, a concrete leaf holds NaN or infinity or a chosen leaf has 2**31 entries or more.
 
     References:
       Carreira-Perpinan and Idelbayev, Model compression as constrained optimization, with
@@ -114,7 +115,8 @@ def _best_scale(
         )
 
     best = lax.while_loop(promising, look_into, first)
-    return _polished(leaves, layouts, best.scale.astype(dtype))
+    polished = _polished(leaves, layouts, best.scale.astype(dtype))
+    return jnp.where((counts[_INFINITE:] > 0).any(), jnp.nan, polished)
 
 
 def _polished(
@@ -142,11 +144,16 @@ def _keys(leaf: jax.Array) -> jax.Array:
 
 def _coarse(leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> tuple[jax.Array, jax.Array]:
     def entries(leaf: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
-        size = jnp.abs(leaf.astype(jnp.float32))
-        return _keys(leaf) >> _FINE, [jnp.ones_like(leaf, dtype=jnp.float32), size]
+        key = _keys(leaf)
+        # What a magnitude exceeds the least one of its bucket by: sums of magnitudes themselves
+        # would stop growing in a bucket with many entries.
+        least = lax.bitcast_convert_type(key >> _FINE << _FINE, jnp.float32)
+        above = jnp.abs(leaf.astype(jnp.float32)) - least
+        return key >> _FINE, [jnp.ones_like(leaf, dtype=jnp.int32), above]
 
-    counts, totals = histogram(leaves, layouts, 1 << _COARSE, entries)
-    return counts, totals
+    counts, above = histogram(leaves, layouts, 1 << _COARSE, entries)
+    counts = counts.astype(jnp.float32)
+    return counts, jnp.where(counts > 0, counts * _least(), 0) + above
 
 
 def _fine(leaves: Sequence[jax.Array], layouts: Sequence[Layout], bucket: jax.Array) -> jax.Array:
@@ -154,10 +161,16 @@ def _fine(leaves: Sequence[jax.Array], layouts: Sequence[Layout], bucket: jax.Ar
         keys = _keys(leaf)
         inside = (keys >> _FINE) == bucket
         number = jnp.where(inside, keys & ((1 << _FINE) - 1), 1 << _FINE)
-        return number, [jnp.ones_like(leaf, dtype=jnp.float32)]
+        return number, [jnp.ones_like(leaf, dtype=jnp.int32)]
 
     (counts,) = histogram(leaves, layouts, 1 << _FINE, entries)
-    return counts
+    return counts.astype(jnp.float32)
+
+
+def _least() -> jax.Array:
+    """Return the least magnitude of each bucket."""
+    keys = jnp.arange(1 << _COARSE, dtype=jnp.int32) << _FINE
+    return lax.bitcast_convert_type(keys, jnp.float32)
 
 
 def _above(values: jax.Array) -> jax.Array:
@@ -178,8 +191,8 @@ def _bounds(counts: jax.Array, totals: jax.Array, number: jax.Array, total: jax.
     S_before + m h and at most S_after - (c - m) l. Each bound of S^2 / k is largest at an end of
     the range of m where it is the smaller one, so the maximum is at 0, at c, or where the two meet.
     """
-    keys = jnp.arange(1 << _COARSE, dtype=jnp.int32) << _FINE
-    low = lax.bitcast_convert_type(keys, jnp.float32)
+    low = _least()
+    keys = lax.bitcast_convert_type(low, jnp.int32)
     high = lax.bitcast_convert_type(keys + ((1 << _FINE) - 1), jnp.float32)
     meet = jnp.clip((totals - counts * low) / jnp.maximum(high - low, 1e-45), 0, counts)
     between = _gain(total + meet * high, number + meet)

@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Integer, PyTree
 
 from sparsejax._pairs import pairs, same_shapes
 from sparsejax._where import Chosen, Where, choose
+from sparsejax._words import check_sizes
 from sparsejax.projections._keys import KeyFormat, key_format
 from sparsejax.projections._l0_ball import project_l0_ball
 
@@ -31,8 +32,9 @@ def top_k_mask(
     Args:
       tree: pytree of arrays, sharded or not; the chosen leaves are floating point.
       kappa: integer scalar, the number of entries in the mask. A concrete value must be between 0
-        and the number of chosen entries; a traced value is clipped to that range. If ``within`` has
-        fewer entries, the mask is ``within``.
+        and the number of chosen entries; a traced value is clipped to that range, and a traced
+        count beyond 2**31 - 1 is a pair, as in `project_l0_ball`. If ``within`` has fewer entries,
+        the mask is ``within``.
       within: the mask m_0 of the entries to choose from, in the form that this function returns;
         None for all entries.
       where: the leaves whose entries are ranked together, see `sparsejax.chosen`.
@@ -49,6 +51,7 @@ def top_k_mask(
         a chosen leaf has 2**31 entries or more.
     """
     chosen = choose(tree, where)
+    check_sizes(chosen.paths, [leaf.size for leaf in chosen.leaves])
     allowed = _allowed(tree, chosen, within)
     ranks = key_format(chosen.leaves)
     raised = [

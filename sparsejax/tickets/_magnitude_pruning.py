@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int32, PRNGKeyArray, PyTree
 from sparsejax import _checks
 from sparsejax._masks import apply_mask
 from sparsejax._where import Where, is_masked
+from sparsejax._words import as_count, without_fraction, words_of
 from sparsejax.projections import top_k_mask
 from sparsejax.tickets._mask import num_nonzero, ones_mask
 from sparsejax.tickets._method import Method, Trained
@@ -133,10 +134,11 @@ def _pruning(
     def mask(
         trained: Trained, mask: PyTree[Bool[Array, "..."]], key: PRNGKeyArray
     ) -> PyTree[Bool[Array, "..."]]:
-        survivors = num_nonzero(mask)
-        leaving = jnp.ceil(share * survivors.astype(share.dtype)).astype(jnp.int32)
+        words = words_of(num_nonzero(mask))
+        left = without_fraction(words, share, jnp.zeros_like(words))
+        kappa = as_count(left, sum(m.size for m in jax.tree.leaves(mask)))
         searched = jax.tree.map(lambda m: not is_masked(m), mask, is_leaf=is_masked)
-        return top_k_mask(ranked(trained, key), survivors - leaving, mask, searched)
+        return top_k_mask(ranked(trained, key), kappa, mask, searched)
 
     def next_start(
         trained: Trained, rewind_params: Trained, mask: PyTree[Bool[Array, "..."]]

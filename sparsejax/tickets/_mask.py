@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int32, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int32, PyTree, UInt32
 
 from sparsejax._dtypes import at_least_float32
 from sparsejax._where import Where, mask_out
+from sparsejax._words import as_count, as_float, check_sizes, total
 
 
 def ones_mask(params: PyTree[Array], where: Where = None) -> PyTree[Bool[Array, "..."]]:
@@ -35,14 +36,18 @@ def ones_mask(params: PyTree[Array], where: Where = None) -> PyTree[Bool[Array, 
     return jax.tree.map(lambda leaf: jnp.ones_like(leaf, bool), mask_out(params, where))
 
 
-def num_nonzero(mask: PyTree[Bool[Array, "..."]]) -> Int32[Array, ""]:
+def num_nonzero(mask: PyTree[Bool[Array, "..."]]) -> Int32[Array, ""] | UInt32[Array, "2"]:
     """Count the weights that a mask keeps, over all of its leaves together.
 
     Args:
       mask: pytree of boolean arrays.
 
     Returns:
-      An int32 scalar.
+      An int32 scalar; for a mask of more than 2**31 - 1 entries an array [2] of uint32, the high
+      and the low 32 bits of the count.
+
+    Raises:
+      ValueError: a leaf has 2**31 entries or more.
 
     Example:
       >>> import jax.numpy as jnp
@@ -50,7 +55,14 @@ def num_nonzero(mask: PyTree[Bool[Array, "..."]]) -> Int32[Array, ""]:
       >>> print(num_nonzero({"kernel": jnp.array([[True, False], [True, True]])}))
       3
     """
-    return jnp.asarray(sum(m.sum() for m in jax.tree.leaves(mask)), jnp.int32)
+    return as_count(_count(mask), sum(m.size for m in jax.tree.leaves(mask)))
+
+
+def _count(mask: PyTree[Bool[Array, "..."]]) -> Int32[Array, "2"]:
+    """Return the words of the number of weights that a mask keeps."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(mask)
+    check_sizes([jax.tree_util.keystr(path) for path, _ in flat], [leaf.size for _, leaf in flat])
+    return total([jnp.sum(leaf, dtype=jnp.int32) for _, leaf in flat])
 
 
 def jaccard(
@@ -65,7 +77,11 @@ def jaccard(
       second: pytree of boolean arrays of the same structure and shapes.
 
     Returns:
-      A float scalar in [0, 1]; 1 if both masks are empty.
+      A float scalar in [0, 1], the quotient of counts that are rounded to floating point; 1 if both
+      masks are empty.
+
+    Raises:
+      ValueError: a leaf has 2**31 entries or more.
 
     Example:
       >>> import jax.numpy as jnp
@@ -73,8 +89,9 @@ def jaccard(
       >>> print(jaccard(jnp.array([True, True, False]), jnp.array([True, False, False])))
       0.5
     """
-    both = num_nonzero(jax.tree.map(jnp.logical_and, first, second))
-    either = num_nonzero(jax.tree.map(jnp.logical_or, first, second))
+    dtype = jnp.result_type(float)
+    both = as_float(_count(jax.tree.map(jnp.logical_and, first, second)), dtype)
+    either = as_float(_count(jax.tree.map(jnp.logical_or, first, second)), dtype)
     return jnp.where(either == 0, 1.0, both / jnp.maximum(either, 1))
 
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from sparsejax import _checks
+from sparsejax._words import table
 from sparsejax.transforms import _scores
 from sparsejax.transforms._distributions import Distribution, erdos_renyi
 from sparsejax.transforms._patterns import Masks
 from sparsejax.transforms._schedules import PruningSchedule, periodic
 from sparsejax.transforms._scores import Score
 from sparsejax.transforms._sparse_method import SparseMethod, Weights, all_kept, as_key
-from sparsejax.transforms._targets import AT_ONCE, Target, count_table, make_target
+from sparsejax.transforms._targets import AT_ONCE, Target, count_rows, make_target
 
 
 def random_start(
@@ -35,8 +35,8 @@ def random_start(
         raise TypeError("sparsity must be known for training with a fixed budget; got a traced one")
 
     def first_mask(weights: Weights) -> Masks:
-        counts = jnp.asarray(table_of(target, weights)[0])
-        return target.largest(_scores.chance(weights), counts, all_kept(weights))
+        counts = jnp.asarray(table(budget_of(target, weights)))
+        return target.largest(_scores.chance(weights), counts[0], all_kept(weights))
 
     def next_mask(weights: Weights, masks: Masks) -> Masks:
         del weights
@@ -45,10 +45,10 @@ def random_start(
     return target, SparseMethod(first_mask, next_mask, None, as_key(key))
 
 
-def table_of(target: Target, weights: Weights) -> np.ndarray:
-    """Return the exact budget of each group as an array [1, groups]."""
+def budget_of(target: Target, weights: Weights) -> list[list[int]]:
+    """Return the exact budget of each group, in one row."""
     assert isinstance(target.sparsity, Fraction)
-    return count_table(target.sparsity, target.distribution, target.layers(weights), AT_ONCE)
+    return count_rows(target.sparsity, target.distribution, target.layers(weights), AT_ONCE)
 
 
 def drop_and_grow(
@@ -74,17 +74,16 @@ def drop_and_grow(
     fractions = [_fraction(drop_fraction) * share for share in schedule.progresses()]
 
     def next_mask(weights: Weights, masks: Masks) -> Masks:
-        budget = table_of(target, weights)[0]
-        kept = np.asarray([[round(int(n) * (1 - f)) for n in budget] for f in fractions], np.int32)
-        stay = target.largest(
-            _scores.magnitude(weights), jnp.asarray(kept)[schedule.renewal(weights.step)], masks
-        )
+        budget = budget_of(target, weights)
+        kept = jnp.asarray(table([[round(n * (1 - f)) for n in budget[0]] for f in fractions]))
+        now = kept[schedule.renewal(weights.step)]
+        stay = target.largest(_scores.magnitude(weights), now, masks)
         # Those that stay rank first: their score is infinite.
         scores = [
             jnp.where(m, jnp.asarray(jnp.inf, score.dtype), jnp.minimum(score, _finite(score)))
             for m, score in zip(stay, grow(weights), strict=True)
         ]
-        return target.largest(scores, jnp.asarray(budget), all_kept(weights))
+        return target.largest(scores, jnp.asarray(table(budget))[0], all_kept(weights))
 
     return start._replace(next_mask=next_mask, is_due=schedule.is_due)
 

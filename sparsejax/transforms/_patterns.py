@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32, UInt32
 
 from sparsejax._explicit_axes import cut_like
 from sparsejax._where import everything
@@ -18,6 +18,8 @@ from sparsejax.projections import project_blocks, project_n_m, project_units, to
 Scores: TypeAlias = Sequence[Float[Array, "..."]]
 """Scores >= 0 of the weights, one array for each leaf; the largest are kept."""
 Masks: TypeAlias = list[Bool[Array, "..."]]
+Counts: TypeAlias = Int32[Array, " groups"] | UInt32[Array, "groups 2"]
+"""Numbers of items; where one may exceed 2**31 - 1, pairs of the high and the low 32 bits."""
 
 
 class Pattern(NamedTuple):
@@ -58,9 +60,7 @@ class Pattern(NamedTuple):
                     f"the last; {path or 'the leaf'} has shape {leaf.shape}; leave it out by where="
                 )
 
-    def largest(
-        self, scores: Scores, counts: Int32[Array, " groups"], within: Masks, together: bool
-    ) -> Masks:
+    def largest(self, scores: Scores, counts: Counts, within: Masks, together: bool) -> Masks:
         """Return masks of the items with the largest scores.
 
         Args:
@@ -80,7 +80,7 @@ class Pattern(NamedTuple):
             for i, (score, allowed) in enumerate(zip(known, within, strict=True))
         ]
 
-    def _of(self, scores: Scores, count: Int32[Array, ""], within: Masks) -> Masks:
+    def _of(self, scores: Scores, count: jax.Array, within: Masks) -> Masks:
         scores = list(scores)
         if self.kind == "weights":
             return list(top_k_mask(scores, count, within, everything))

@@ -8,11 +8,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, ArrayLike, Bool, Float, Int32, Integer, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int32, Integer, PyTree, UInt32
 
 from sparsejax import _checks
 from sparsejax._masks import apply_mask
 from sparsejax._where import Where, mask_out, refuse_tied
+from sparsejax._words import as_count, count_words, less, table, without_fraction, words_of
 from sparsejax.projections import top_k_mask
 
 
@@ -22,8 +23,9 @@ class PruningState(NamedTuple):
     mask: PyTree[Bool[Array, "..."]]
     """A mask for `hold_zeros` with the structure of the parameters: boolean arrays, True for the
     surviving weights, and ``optax.MaskedNode()`` for leaves that are not pruned."""
-    remaining: Int32[Array, ""]
-    """The number of surviving weights."""
+    remaining: Int32[Array, ""] | UInt32[Array, "2"]
+    """The number of surviving weights: a scalar; where more than 2**31 - 1 weights are chosen, the
+    high and the low 32 bits of the number."""
     prunings: Int32[Array, ""]
     """The number of evaluations that pruned weights."""
     evaluations_since_pruning: Int32[Array, ""]
@@ -66,7 +68,8 @@ def prune_when_accurate(
       where: the leaves that are pruned and ranked together. Pass ``lambda path, leaf: True`` to
         include biases, as the published code does. Pass the same ``where`` to transformations that
         should act on the same leaves.
-      min_weights: integer scalar >= 0, the number of weights at which pruning ends; may be traced.
+      min_weights: integer scalar >= 0, the number of weights at which pruning ends; may be traced
+        (beyond 2**31 - 1 as a pair, see `sparsejax.projections.project_l0_ball`).
 
     Returns:
       A `Pruner`. ``update`` takes an accuracy in ``[0, 1]``. It works under ``jit``, where the
@@ -78,7 +81,8 @@ def prune_when_accurate(
         ``update``: ``state`` is no `PruningState`.
       ValueError: ``fraction``, ``lower_bound`` or ``min_weights`` is NaN or out of its range; in
         ``init``: ``where`` chooses nothing, or an array occurs at several places of the parameters;
-        in ``update``: a concrete accuracy is NaN or not in ``[0, 1]``, such as one in per cent.
+        in ``update``: a concrete accuracy is NaN or not in ``[0, 1]``, such as one in per cent, or
+        a chosen leaf has 2**31 entries or more.
 
     References:
       Bonetta and Cancelliere, Lightening CNN architectures by regularization driven weights'
@@ -95,14 +99,14 @@ def prune_when_accurate(
     """
     fraction = _checks.scalar("fraction", fraction, "in (0, 1)", lambda x: 0 < x < 1)
     lower_bound = _fraction_of_one("lower_bound", lower_bound)
-    min_weights = _checks.scalar_count("min_weights", min_weights)
+    least = count_words("min_weights", min_weights)
 
     def init(params: PyTree[Array]) -> PruningState:
         refuse_tied(params, where)
         mask = jax.tree.map(lambda leaf: jnp.ones_like(leaf, bool), mask_out(params, where))
-        size = sum(leaf.size for leaf in jax.tree.leaves(mask))
+        remaining = jnp.asarray(table([[_size(mask)]])[0, 0])
         # Each count is an array of its own, so that the state may be donated.
-        return PruningState(mask, *(jnp.asarray(count, jnp.int32) for count in (size, 0, 0)))
+        return PruningState(mask, remaining, *(jnp.asarray(0, jnp.int32) for _ in range(2)))
 
     def update(
         state: PruningState, params: PyTree[Array], accuracy: Float[ArrayLike, ""]
@@ -114,9 +118,9 @@ def prune_when_accurate(
             )
         accuracy = _fraction_of_one("accuracy", accuracy)
         accurate = accuracy > lower_bound.astype(accuracy.dtype)
-        prunes = accurate & (state.remaining > min_weights)
-        count = jnp.ceil(fraction * state.remaining.astype(fraction.dtype)).astype(jnp.int32)
-        fewer = jnp.clip(state.remaining - count, jnp.minimum(min_weights, state.remaining))
+        remaining = words_of(state.remaining)
+        prunes = accurate & less(least, remaining)
+        fewer = as_count(without_fraction(remaining, fraction, least), _size(state.mask))
 
         def prune(mask: PyTree[Bool[Array, "..."]]) -> PyTree[Bool[Array, "..."]]:
             return top_k_mask(params, fewer, mask, where)
@@ -131,6 +135,10 @@ def prune_when_accurate(
         return apply_mask(params, mask), new
 
     return Pruner(init, update)
+
+
+def _size(mask: PyTree[Bool[Array, "..."]]) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(mask))
 
 
 def _fraction_of_one(name: str, value: Float[ArrayLike, ""]) -> Float[Array, ""]:

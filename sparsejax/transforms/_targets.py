@@ -7,12 +7,12 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int32
 
 from sparsejax import _checks
-from sparsejax._counts import exact_sparsity, kept_traced
+from sparsejax._counts import MOST_TRACED, exact_sparsity, kept_traced
 from sparsejax._dtypes import at_least_float32
+from sparsejax._words import check_sizes, table
 from sparsejax.transforms._distributions import (
     Distribution,
     Layer,
@@ -20,7 +20,7 @@ from sparsejax.transforms._distributions import (
     layer_counts,
     uniform,
 )
-from sparsejax.transforms._patterns import Masks, Pattern, Scores, parse_pattern
+from sparsejax.transforms._patterns import Counts, Masks, Pattern, Scores, parse_pattern
 from sparsejax.transforms._sparse_method import Weights, all_kept
 
 AT_ONCE = (Fraction(1),)
@@ -42,7 +42,7 @@ class Target(NamedTuple):
         weights: Weights,
         progresses: tuple[Fraction, ...] = AT_ONCE,
         index: Int32[ArrayLike, ""] = 0,
-    ) -> Int32[Array, " groups"]:
+    ) -> Counts:
         """Return the number of items of each group at one of the renewals of a mask.
 
         Args:
@@ -52,8 +52,8 @@ class Target(NamedTuple):
         """
         layers = self.layers(weights)
         if isinstance(self.sparsity, Fraction):
-            table = count_table(self.sparsity, self.distribution, layers, progresses)
-            return jnp.asarray(table)[index]
+            rows = count_rows(self.sparsity, self.distribution, layers, progresses)
+            return jnp.asarray(table(rows))[index]
         if not self.distribution.takes_traced:
             raise TypeError("sparsity must be known for this distribution; got a traced one")
         steps = jnp.asarray([float(p) for p in progresses], jnp.float32)[index]
@@ -62,6 +62,11 @@ class Target(NamedTuple):
         else:
             sizes = [layer.items for layer in layers]
             own = list(self.distribution.sparsities(layers, self.sparsity))
+        if max(sizes) > MOST_TRACED:
+            raise ValueError(
+                f"sparsity must be known for more than {MOST_TRACED} items that are ranked "
+                f"together; got a traced one for {max(sizes)}"
+            )
 
         def now(sparsity: Any) -> Float[Array, ""]:
             array = jnp.asarray(float(sparsity) if isinstance(sparsity, Fraction) else sparsity)
@@ -70,7 +75,7 @@ class Target(NamedTuple):
 
         return jnp.stack([kept_traced(n, now(s)) for n, s in zip(sizes, own, strict=True)])
 
-    def largest(self, scores: Scores, counts: Int32[Array, " groups"], within: Masks) -> Masks:
+    def largest(self, scores: Scores, counts: Counts, within: Masks) -> Masks:
         """Return masks of the items with the largest scores, within masks of allowed weights."""
         return self.pattern.largest(scores, counts, within, self.distribution.sparsities is None)
 
@@ -82,6 +87,8 @@ class Target(NamedTuple):
     def layers(self, weights: Weights) -> tuple[Layer, ...]:
         """Return the leaves as the distribution sees them, after checking their dimensions."""
         self.pattern.check(weights.names, weights.leaves)
+        if self.pattern.kind == "weights":
+            check_sizes(weights.names, [leaf.size for leaf in weights.leaves])
         return tuple(
             Layer(path, tuple(leaf.shape), self.pattern.items(tuple(leaf.shape)))
             for path, leaf in zip(weights.paths, weights.leaves, strict=True)
@@ -123,13 +130,12 @@ def make_target(
 
 
 @functools.lru_cache(maxsize=64)
-def count_table(
+def count_rows(
     sparsity: Fraction,
     distribution: Distribution,
     layers: tuple[Layer, ...],
     progresses: tuple[Fraction, ...],
-) -> np.ndarray:
-    """Return the exact count of each group at each renewal of a mask, int32 [renewals, groups]."""
+) -> list[list[int]]:
+    """Return the exact count of each group, for each renewal of a mask."""
     own = [] if distribution.sparsities is None else distribution.sparsities(layers, sparsity)
-    rows = [layer_counts(distribution, layers, own, sparsity, p) for p in progresses]
-    return np.asarray(rows, np.int32)
+    return [layer_counts(distribution, layers, own, sparsity, p) for p in progresses]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.oneshot import prune
+from sparsejax.oneshot import _comparison, prune
 from sparsejax.transforms import kept_weights
 from tests.oneshot.problems import calibration_of, dense_layout, inputs_of
 
@@ -56,6 +56,14 @@ def test_the_division_is_that_of_a_sort():
         for name, n in comparable:
             one = np.asarray(found[name]).reshape(-1, *found[name].shape[-2:])[n]
             assert (one != 0).sum() == (comparable[name, n] >= threshold).sum()
+
+
+def test_matrices_of_one_shape_may_fill_several_arrays(monkeypatch):
+    params, calibration, _ = network()
+    one = prune(params, calibration, 0.5, "magnitude", "global")
+    monkeypatch.setattr(_comparison, "_MOST_ENTRIES", 300)  # two of the four matrices 16 x 8
+    several = prune(params, calibration, 0.5, "magnitude", "global")
+    jax.tree.map(np.testing.assert_array_equal, one, several)
 
 
 def test_sizes_of_outputs_matter_only_where_asked():

@@ -8,7 +8,7 @@ import pytest
 
 from sparsejax.transforms import all_together, erdos_renyi, kept_weights, uniform
 from sparsejax.transforms._distributions import Layer
-from sparsejax.transforms._targets import count_table
+from sparsejax.transforms._targets import count_rows
 
 LENET300 = {"fc1": (784, 300), "fc2": (300, 100), "fc3": (100, 10)}
 LENET5 = {"conv1": (5, 5, 1, 20), "conv2": (5, 5, 20, 50), "fc1": (800, 500), "fc2": (500, 10)}
@@ -23,7 +23,7 @@ def layers(shapes):
 
 def table(shapes, sparsity, distribution, progresses=(1,)):
     fractions = tuple(map(Fraction, progresses))
-    return count_table(Fraction(sparsity), distribution, layers(shapes), fractions).tolist()
+    return count_rows(Fraction(sparsity), distribution, layers(shapes), fractions)
 
 
 def half_even(n, percent):
