@@ -12,6 +12,7 @@ from jax import lax
 
 from sparsejax.projections._shards import Layout, automatic_shards
 
+_MOST_OPERANDS = 16
 _MOST_PARTIAL = 2**12  # limit on the partial counts of a leaf, unless its entries are far more
 
 Counts = Sequence[jax.Array] | jax.Array
@@ -81,7 +82,15 @@ def _stacked(counts: Sequence[Counts]) -> jax.Array:
     if all(isinstance(numbers, jax.Array) for numbers in counts):
         return jnp.stack([jnp.asarray(numbers) for numbers in counts], axis=1)
     # By threshold, so that few operations take many operands.
-    return jnp.stack([jnp.stack(row) for row in zip(*counts, strict=True)])
+    return jnp.stack([_row(row) for row in zip(*counts, strict=True)])
+
+
+def _row(numbers: Sequence[jax.Array]) -> jax.Array:
+    # In pieces, since an operation that takes hundreds of operands compiles slowly on a CPU.
+    pieces = [
+        jnp.stack(numbers[n : n + _MOST_OPERANDS]) for n in range(0, len(numbers), _MOST_OPERANDS)
+    ]
+    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces)
 
 
 def _over(names: frozenset[str], numbers: jax.Array) -> jax.Array:

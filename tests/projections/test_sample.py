@@ -8,7 +8,7 @@ from sparsejax.projections._keys import key_format
 from sparsejax.projections._sample import sampled_thresholds
 from sparsejax.projections._shards import Layout
 from tests.projections.forms import sample_from
-from tests.reference import as_float64, shard, top_kappa
+from tests.reference import as_float64, equations, shard, top_kappa
 
 SHAPES = [(1000, 300), (3, 3, 64, 128), (50_000,), (7, 11)]
 whole = lambda leaves: [Layout(((),) * leaf.ndim) for leaf in leaves]  # noqa: E731
@@ -76,3 +76,20 @@ def test_an_empty_leaf_beside_large_ones(monkeypatch):
     result = jax.jit(lambda tree, kappa: project_l0_ball(tree, kappa))(leaves, 700)
     assert result[0].shape == (0, 4)
     np.testing.assert_array_equal(as_float64(result), top_kappa(leaves, 700))
+
+
+def test_leaves_of_one_shape_are_sampled_in_two_ways_at_most(monkeypatch):
+    monkeypatch.setattr(_sample, "automatic_shards", lambda leaf: 1)
+    leaves = [jax.ShapeDtypeStruct(s, jnp.float32) for s in [(300, 7), (11,), (999,)] * 20]
+    keys = key_format(leaves)
+
+    def sample(leaves):
+        return [sample for sample, *_ in _sample._samples(leaves, whole(leaves), keys)]
+
+    jaxpr = jax.make_jaxpr(sample)(leaves)
+    total = sum(leaf.size for leaf in leaves)
+    assert [out.aval.shape for out in jaxpr.jaxpr.outvars] == [(-(-total // 257),)]
+    slices = [equation for equation in equations(jaxpr.jaxpr) if equation.primitive.name == "slice"]
+    ways = {(e.invars[0].aval.size, e.params["start_indices"], e.params["limit_indices"])
+            for e in slices}  # fmt: skip
+    assert len(ways) <= 5  # of the leaves of eleven entries some have one sample, the others none
