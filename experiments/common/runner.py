@@ -226,6 +226,8 @@ def main(recipe: Recipe[C], config: C, command: str) -> None:
     ended: dict[str, list[Any]] = {}
     for run in recipe.plan(config):
         if not config.partial:
+            if not (run.resume and run.done()) and not sys.stderr.isatty():
+                print(f"{run.title} begins", flush=True)  # a terminal shows a progress bar
             print(run.ensure(), flush=True)
         elif not run.reportable():
             continue
