@@ -77,8 +77,8 @@ def jaccard(
       second: pytree of boolean arrays of the same structure and shapes.
 
     Returns:
-      A float scalar in [0, 1], the quotient of counts that are rounded to floating point; 1 if both
-      masks are empty.
+      A float32 scalar in [0, 1], the quotient of counts rounded to float32; 1 if both masks are
+      empty.
 
     Raises:
       ValueError: a leaf has 2**31 entries or more.
@@ -89,9 +89,8 @@ def jaccard(
       >>> print(jaccard(jnp.array([True, True, False]), jnp.array([True, False, False])))
       0.5
     """
-    dtype = jnp.result_type(float)
-    both = as_float(_count(jax.tree.map(jnp.logical_and, first, second)), dtype)
-    either = as_float(_count(jax.tree.map(jnp.logical_or, first, second)), dtype)
+    both = as_float(_count(jax.tree.map(jnp.logical_and, first, second)))
+    either = as_float(_count(jax.tree.map(jnp.logical_or, first, second)))
     return jnp.where(either == 0, 1.0, both / jnp.maximum(either, 1))
 
 
