@@ -105,7 +105,8 @@ def test_what_is_there_is_not_searched_again(finished, dataset):
     chosen, first, rows = finished
     again = dataclasses.replace(chosen, resume=True)
     printed, found = smoke.run(RECIPE, recipe, dataset, again, drawn=False)
-    assert printed == first
+    lines = first.splitlines(keepends=True)
+    assert printed == "".join(line for line in lines if not line.endswith(" begins\n"))
     assert found == rows
 
 
