@@ -151,6 +151,7 @@ class Run:
         """Train unless it has ended and may be resumed; return a line for the screen."""
         if self.resume and self.done():
             return f"{self.title}: {self.headline(self.result())} (already there)"
+        self.announce()
         result, network = self.train()
         result = {
             "settings": self.settings,
@@ -160,6 +161,11 @@ class Run:
         }
         end(self.folder, result, network)
         return f"{self.title}: {self.headline(result)} ({result['seconds']:.0f} s)"
+
+    def announce(self) -> None:
+        """Say that the run begins, unless a terminal shows a progress bar."""
+        if not sys.stderr.isatty():
+            print(f"{self.title} begins", flush=True)
 
     def fit(
         self,
@@ -226,8 +232,6 @@ def main(recipe: Recipe[C], config: C, command: str) -> None:
     ended: dict[str, list[Any]] = {}
     for run in recipe.plan(config):
         if not config.partial:
-            if not (run.resume and run.done()) and not sys.stderr.isatty():
-                print(f"{run.title} begins", flush=True)  # a terminal shows a progress bar
             print(run.ensure(), flush=True)
         elif not run.reportable():
             continue

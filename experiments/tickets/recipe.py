@@ -105,6 +105,7 @@ class Population(Run):
     def ensure(self) -> str:
         """Search, unless all rounds have ended and may be resumed."""
         if not (self.resume and self.done()):
+            self.announce()
             self._search()
         return f"{self.title}: {self.headline(self.result())}"
 
