@@ -1,4 +1,4 @@
-"""Where a tree does not fit another one, in a few words: the structure of a network fills pages."""
+"""The first place where two trees differ, in a few words: a network's structure fills pages."""
 
 from __future__ import annotations
 

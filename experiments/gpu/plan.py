@@ -1,4 +1,4 @@
-"""What fits into the time that is left: how many starts, and how many rounds of each."""
+"""The plan for the time that is left: how many starts, and how many rounds of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Plan(NamedTuple):
     rounds: int
     """The number of the last round."""
     seconds: float
-    """What the rounds that are still to come are predicted to take."""
+    """The predicted seconds of the rounds that are still to come."""
 
     def __str__(self) -> str:
         starts = ", ".join(f"{start:g}" for start in self.initial)

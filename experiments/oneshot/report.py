@@ -168,7 +168,7 @@ def parts(rows: Sequence[Row]) -> Parts:
             Table(_TRIED, tried, False),
         ]
     for network in networks(rows):
-        found += [f"## {titled(*network.split(' on '))}", _images_table(rows, network)]
+        found += [f"## {titled(*network)}", _images_table(rows, network)]
     if networks(rows):
         found.append(
             "Errors in per cent, mean ± sample standard deviation over the dense networks. Nothing "
@@ -177,23 +177,21 @@ def parts(rows: Sequence[Row]) -> Parts:
     return [*found, MADE_BY, *(figure("Errors", name) for name in figures(rows, {}))]
 
 
-def networks(rows: Sequence[Row]) -> list[str]:
-    """The image networks, as "model on dataset"."""
-    return list(
-        dict.fromkeys(f"{row['model']} on {row['dataset']}" for row in rows if "sparsity" in row)
-    )
+def networks(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """The image networks: models with their datasets."""
+    return list(dict.fromkeys((row["model"], row["dataset"]) for row in rows if "sparsity" in row))
 
 
-def by_method(rows: Sequence[Row], network: str) -> dict[str, dict[float, Row]]:
+def by_method(rows: Sequence[Row], network: tuple[str, str]) -> dict[str, dict[float, Row]]:
     """The rows of an image network by method and sparsity."""
     found: dict[str, dict[float, Row]] = {}
     for row in rows:
-        if "sparsity" in row and f"{row['model']} on {row['dataset']}" == network:
+        if "sparsity" in row and (row["model"], row["dataset"]) == network:
             found.setdefault(row["method"], {})[row["sparsity"]] = row
     return found
 
 
-def _images_table(rows: Sequence[Row], network: str) -> Table:
+def _images_table(rows: Sequence[Row], network: tuple[str, str]) -> Table:
     methods = by_method(rows, network)
     lines = [
         {"sparsity": sparsity, **{method: own.get(sparsity) for method, own in methods.items()}}
@@ -226,5 +224,5 @@ def figures(rows: Sequence[Row], ended: Mapping[str, Sequence[Any]]) -> dict[str
     if language:
         found["perplexity.png"] = pictures.perplexities(language)
     for network in networks(rows):
-        found[f"{network.replace(' on ', '_')}.png"] = pictures.errors(by_method(rows, network))
+        found[f"{'_'.join(network)}.png"] = pictures.errors(by_method(rows, network))
     return found

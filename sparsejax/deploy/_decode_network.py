@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from sparsejax._forms import LowRankArray, decode, has_forms, is_form, without_f
 from sparsejax._matrices import Matrices
 from sparsejax._where import PyTree
 from sparsejax.deploy._network import Network, check_network
+from sparsejax.deploy._rewritten_function import RewrittenFunction
 from sparsejax.graph import Factored, abstract, evaluate_factored, find_factored, trace
 
 
@@ -69,34 +69,16 @@ def decode_network(network: Network, *inputs: PyTree) -> Network:
     ]
     function = network.function
     if chosen:
-        function = _FactoredFunction(function, shapes, tuple(v in chosen for v in graph.leaves))
+        factored = tuple(value in chosen for value in graph.leaves)
+        function = RewrittenFunction(function, shapes, factored, _read, evaluate_factored)
     return Network(function, structure.unflatten(params))
 
 
 _NAMES = ("left", "right")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _FactoredFunction:
-    """The function with some of its kernels as two; it is traced again in each call."""
-
-    function: Callable[..., PyTree]
-    shapes: PyTree
-    """Shapes and dtypes of the parameters that it takes."""
-    factored: tuple[bool, ...]
-    """For each leaf of these whether it is given as two kernels."""
-
-    def __call__(self, params: PyTree, *inputs: PyTree) -> PyTree:
-        graph = trace(self.function, self.shapes, inputs)
-        structure: Any = jax.tree.structure(self.shapes)
-        given = structure.flatten_up_to(params)
-        leaves = [
-            _factored([leaf[name] for name in _NAMES]) if two else leaf
-            for leaf, two in zip(given, self.factored, strict=True)
-        ]
-        values = graph.given(leaves)
-        values |= zip(graph.inputs, map(jnp.asarray, jax.tree.leaves(inputs)), strict=True)
-        return jax.tree.unflatten(graph.tree, evaluate_factored(graph, values))
+def _read(kernels: dict[str, jax.Array]) -> Factored:
+    return _factored([kernels[name] for name in _NAMES])
 
 
 def _factored(kernels: Sequence[jax.Array]) -> Factored:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any
-
 import jax
-import jax.numpy as jnp
 
 from sparsejax._where import PyTree
 from sparsejax.deploy._decode_network import decode_network
 from sparsejax.deploy._network import Network, check_network
+from sparsejax.deploy._rewritten_function import RewrittenFunction
 from sparsejax.graph import Layers, abstract, concrete_leaves, evaluate_unrolled, find_layers, trace
 
 
@@ -59,27 +55,9 @@ def unroll_layers(network: Network, *inputs: PyTree) -> Network:
         [leaf[step] for step in range(len(leaf))] if alone else leaf
         for leaf, alone in zip(leaves, unrolled, strict=True)
     ]
-    function = _UnrolledFunction(network.function, shapes, unrolled)
+    function = RewrittenFunction(network.function, shapes, unrolled, _read, evaluate_unrolled)
     return Network(function, jax.tree.unflatten(structure, params))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _UnrolledFunction:
-    """The function with some of its stacks as lists; it is traced again in each call."""
-
-    function: Callable[..., PyTree]
-    shapes: PyTree
-    """Shapes and dtypes of the parameters that it takes."""
-    unrolled: tuple[bool, ...]
-    """For each leaf of these whether it is given as a list of layers."""
-
-    def __call__(self, params: PyTree, *inputs: PyTree) -> PyTree:
-        graph = trace(self.function, self.shapes, inputs)
-        structure: Any = jax.tree.structure(self.shapes)
-        leaves = [
-            Layers(tuple(leaf)) if alone else leaf
-            for leaf, alone in zip(structure.flatten_up_to(params), self.unrolled, strict=True)
-        ]
-        values = graph.given(leaves)
-        values |= zip(graph.inputs, map(jnp.asarray, jax.tree.leaves(inputs)), strict=True)
-        return jax.tree.unflatten(graph.tree, evaluate_unrolled(graph, values))
+def _read(layers: list[jax.Array]) -> Layers:
+    return Layers(tuple(layers))
