@@ -21,7 +21,7 @@ Columns = Sequence[tuple[str, Callable[[Any], str]]]
 """The header of each column, and its cell as a function of a row."""
 
 MADE_BY = "{made_by}"
-"""A part of a report that is replaced by the sentence of `made_by`."""
+"""A part of a report that is replaced by the sentence of `made_by`, or those of all its rows."""
 
 _NUMBER = re.compile(r"\W*\d|\(|$")
 """How a cell of a column of numbers begins; ``(none)`` and nothing are such cells, too."""
@@ -140,8 +140,10 @@ def write_report(
 
 def write_markdown(folder: Path, report: Mapping[str, Any], parts: Parts) -> None:
     """Write ``folder/report.md``."""
+    sources = [source for row in report["rows"] for source in row.get("made_by", ())]
+    made = "\n\n".join(dict.fromkeys(sources)) or made_by(report)
     texts = [part if isinstance(part, str) else part.markdown() for part in parts]
-    text = "\n\n".join(made_by(report) if text == MADE_BY else text for text in texts)
+    text = "\n\n".join(made if text == MADE_BY else text for text in texts)
     (folder / "report.md").write_text(f"{text}\n")
 
 

@@ -13,14 +13,23 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import tyro
 from matplotlib.figure import Figure
 
-from experiments.common.report import Parts, Row, Table, write_markdown, write_report
+from experiments.common.merge import merge, read_rows
+from experiments.common.report import (
+    Parts,
+    Row,
+    Table,
+    made_by,
+    origin,
+    write_markdown,
+    write_report,
+)
 from experiments.data import DataError
 from sparsejax.compression import decode
 from sparsejax.deploy import load_sparse, save_sparse
@@ -90,6 +99,15 @@ class Config:
         """``defaults`` with the values of the flags of the same names that are given."""
         given = {name: getattr(self, name, None) for name in defaults}
         return dict(defaults) | {name: x for name, x in given.items() if x is not None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AddingConfig(Config):
+    """The flags of an experiment whose report can be made in pieces."""
+
+    add: bool = False
+    """Add to the report in RESULTS: its other rows and seeds stay, and settings that were chosen
+    for it are not chosen again."""
 
 
 class Run:
@@ -224,6 +242,10 @@ class Recipe(Generic[C]):
     """``rows -> parts`` of report.md; the tables are printed, too."""
     figures: Callable[[Sequence[Row], Mapping[str, Sequence[Any]]], Mapping[str, Picture]]
     """``(rows, ended runs by row) -> figures`` by file name: those that can be drawn from these."""
+    per_seed: Collection[str] = ()
+    """With `AddingConfig`, the fields of a row that are lists with a value for each seed."""
+    relate: Callable[[Sequence[Row]], list[Row]] = list
+    """``rows -> rows``, with the fields that relate a row to others of the report."""
 
 
 def main(recipe: Recipe[C], config: C, command: str) -> None:
@@ -240,6 +262,10 @@ def main(recipe: Recipe[C], config: C, command: str) -> None:
     if not rows:
         raise ValueError(f"--partial: nothing of these rows has ended in {config.folder}")
     folder = config.report_folder
+    if isinstance(config, AddingConfig) and config.add:
+        source = made_by({"command": command, **origin()})
+        rows = merge(read_rows(folder), rows, recipe.per_seed, source)
+    rows = recipe.relate(rows)
     folder.mkdir(parents=True, exist_ok=True)
     content = write_report(folder, config.experiment, command, rows)
     parts = recipe.report(rows)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 import tyro
 from flax import nnx
 
-from experiments.common.runner import Config as CommonConfig
+from experiments.common.runner import AddingConfig
 from experiments.compare.methods import METHODS, PEERS, Name, jaxpruner, names
 from sparsejax.models import LeNet5, LeNet300
 
@@ -52,7 +52,7 @@ TUNING_SEED = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(CommonConfig):
+class Config(AddingConfig):
     """Every method of the library at the same budgets of weights and epochs."""
 
     experiment = "compare"

@@ -8,6 +8,7 @@ from typing import Any
 
 from flax import nnx
 
+from experiments.common.merge import read_rows
 from experiments.common.runner import Recipe
 from experiments.compare import report
 from experiments.compare.config import TASKS, TUNING_SEED, Config, Network
@@ -97,13 +98,15 @@ class ComparedRun(Trainer):
 
 def plan(config: Config) -> Iterator[ComparedRun]:
     """Yield, for each network, the candidates of every method, then all runs, seed by seed."""
-    chosen: dict[tuple[Network, Name], Mapping[str, Any]] = {}
+    chosen = chosen_before(config)
     datasets = {
         TASKS[n].dataset: load(TASKS[n].dataset, config.data_dir) for n in config.networks()
     }
     for network in config.networks():
         dataset = datasets[TASKS[network].dataset]
         for method in config.methods():
+            if (network, method) in chosen:
+                continue
             runs = list(candidates(config, network, method, dataset))
             if len(runs) == 1:  # there is nothing to choose
                 chosen[network, method] = METHODS[method].candidates[0]
@@ -132,6 +135,12 @@ def plan(config: Config) -> Iterator[ComparedRun]:
                     yield _run(row, folder, settings, seed, config.resume, dataset)
 
 
+def chosen_before(config: Config) -> dict[tuple[Network, Name], Mapping[str, Any]]:
+    """The settings that were chosen for the report that ``--add`` adds to."""
+    rows = read_rows(config.report_folder) if config.add else []
+    return {(row["network"], row["method"]): row["chosen"] for row in rows if row.get("chosen")}
+
+
 def candidates(
     config: Config, network: Network, method: Name, dataset: Dataset
 ) -> Iterator[tuple[ComparedRun, Mapping[str, Any]]]:
@@ -152,4 +161,4 @@ def _run(
     return ComparedRun(row, folder, settings, seed, resume, dataset, model)
 
 
-RECIPE = Recipe(Config, plan, report.rows, report.parts, report.figures)
+RECIPE = Recipe(Config, plan, report.rows, report.parts, report.figures, per_seed=report.FIELDS)

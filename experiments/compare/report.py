@@ -28,7 +28,7 @@ FOUR = ("lc_l0", "lc_l0_l2", "constrained_l0", "cs", "gated_decay")
 """The methods of the four published systems that this library rebuilds."""
 BASELINES = ("magnitude", "rigl")
 _AFFORDABLE = 1.1
-_FIELDS = ("kept", "nonzeros", "nonzeros_after_search", "epochs", "seconds")
+FIELDS = ("kept", "nonzeros", "nonzeros_after_search", "epochs", "seconds")
 
 
 def rows(config: Config, ended: Mapping[str, Sequence[Any]], command: str) -> list[Row]:
@@ -43,12 +43,14 @@ def rows(config: Config, ended: Mapping[str, Sequence[Any]], command: str) -> li
             for budget in ("100", *TASKS[network].budgets):
                 name = f"{network}_{method}_{budget}"
                 every = [run.result() for run in ended.get(name, ())]
-                if results := [result for result in every if "diverged" not in result]:
+                if every:
+                    results = [result for result in every if "diverged" not in result]
                     about = {"network": network, "method": method, "kept_percent": budget}
-                    row = describe(config, name, results, **about)
+                    row = describe(config, name, every, **about)
+                    row["seeds"] = [result["seed"] for result in results]
                     if diverged := [result["seed"] for result in every if "diverged" in result]:
                         row["diverged_seeds"] = diverged
-                    found.append(row | aggregate(results, _FIELDS))
+                    found.append(row | (aggregate(results, FIELDS) if results else {}))
     return found
 
 
@@ -74,12 +76,30 @@ def _varied(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compared(rows: Sequence[Row], network: str) -> dict[str, dict[str, Row]]:
-    """The rows of a network by budget and method, the most weights first."""
+    """The rows of a network by budget and method, the most weights first.
+
+    Methods of which every seed diverged have no error and are left out.
+    """
     found: dict[str, dict[str, Row]] = {}
-    for row in rows:
-        if row["network"] == network and "kept_percent" in row:
+    for row in _in_order(rows):
+        if row["network"] == network and "kept_percent" in row and row["seeds"]:
             found.setdefault(row["kept_percent"], {})[row["method"]] = row
     return {budget: found[budget] for budget in sorted(found, key=float, reverse=True)}
+
+
+def _in_order(rows: Sequence[Row]) -> list[Row]:
+    """The rows as the table has them: rows that were added to a report come last in it."""
+    return sorted(rows, key=lambda row: names().index(row["method"]))
+
+
+def always_diverged(rows: Sequence[Row], network: str) -> str:
+    """Return a sentence on the methods of which every seed diverged; empty where there is none."""
+    without = [
+        f"{METHODS[row['method']].title} at {row['kept_percent']} %"
+        for row in _in_order(rows)
+        if row["network"] == network and "kept_percent" in row and not row["seeds"]
+    ]
+    return f"Every run diverged of: {', '.join(without)}." if without else ""
 
 
 def complete(by_budget: Mapping[str, Mapping[str, Row]]) -> bool:
@@ -264,10 +284,14 @@ def _tuning_table(rows: Sequence[Row]) -> Table:
     return Table(columns, rows, on_screen=False)
 
 
+def _networks(rows: Sequence[Row]) -> list[str]:
+    return [network for network in TASKS if any(row["network"] == network for row in rows)]
+
+
 def parts(rows: Sequence[Row]) -> Parts:
     """The report."""
     found: list[str | Table] = ["# Which method to use"]
-    for network in dict.fromkeys(row["network"] for row in rows):
+    for network in _networks(rows):
         task, by_budget = TASKS[network], compared(rows, network)
         found.append(f"## {titled(task.name, task.dataset)}")
         if complete(by_budget):
@@ -291,6 +315,8 @@ def parts(rows: Sequence[Row]) -> Parts:
                 figure("Test error against weights left", f"{network}_errors.png"),
                 figure("Training cost against test error", f"{network}_costs.png"),
             ]
+            if missing := always_diverged(rows, network):
+                found.append(missing)
             if one := one_seed(by_budget):
                 found.append(one)
             elif targets := _target_table(by_budget):
@@ -300,7 +326,7 @@ def parts(rows: Sequence[Row]) -> Parts:
                     "Difference of the mean test errors and its standard error, in points of "
                     "per cent; yes: lower by more than the standard error.",
                 ]
-        tuned = [row for row in rows if row["network"] == network and "tried" in row]
+        tuned = [row for row in _in_order(rows) if row["network"] == network and "tried" in row]
         if tuned:
             found += [
                 "### How the settings were chosen",
@@ -319,7 +345,7 @@ def figures(rows: Sequence[Row], ended: Mapping[str, Sequence[Any]]) -> dict[str
     """Error against weights left, and cost against error, for each network."""
     del ended
     found: dict[str, Picture] = {}
-    for network in dict.fromkeys(row["network"] for row in rows):
+    for network in _networks(rows):
         by_budget = compared(rows, network)
         if complete(by_budget):
             found[f"{network}_errors.png"] = pictures.errors(by_budget)

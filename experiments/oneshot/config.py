@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from experiments.common.runner import Config as CommonConfig
+from experiments.common.merge import read_rows
+from experiments.common.runner import AddingConfig
 
 Row = Literal[
     "dense", "magnitude_50", "wanda_50", "sparsegpt_50", "admm_50", "swaps_50", "global_50",
@@ -90,7 +91,7 @@ FILES: Mapping[str, Row] = {"admm_50_file": "admm_50", "lc_50_file": "lc_50"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(CommonConfig):
+class Config(AddingConfig):
     """SmolLM2-135M and dense image networks, pruned by one call and by training from there."""
 
     experiment = "oneshot"
@@ -121,16 +122,18 @@ class Config(CommonConfig):
         self.require("at least 1", lambda x: x >= 1, "context", "windows", "steps", "batch_size")
 
     def rows(self) -> tuple[Row, ...]:
-        """The rows asked for, in the table's order, with the dense ones that they are compared
-        with.
+        """The rows asked for, in the table's order, with the dense ones that they are compared with
+        and that the report which they are added to does not have.
         """
         groups = {
-            "one_shot": ("dense", *ONE_SHOT), "trained": ("dense", *TRAINED), "files": tuple(FILES),
+            "one_shot": tuple(ONE_SHOT), "trained": tuple(TRAINED), "files": tuple(FILES),
         }  # fmt: skip
-        wanted = {name for row in self.row for name in groups.get(row, (row, "dense"))}
-        wanted |= {FILES[name] for name in wanted & set(FILES)} | {"dense"}
+        wanted = {name for row in self.row for name in groups.get(row, (row,))}
+        report = read_rows(self.report_folder) if self.add else []
+        there = {row["name"] for row in report if "perplexity" in row or not self.final}
+        wanted |= {FILES[name] for name in wanted & set(FILES)} | {"dense"} - there
         if wanted & set(TRAINED):
-            wanted.add("dense_tuned")
+            wanted |= {"dense_tuned"} - there
         return tuple(row for row in ROWS if row in wanted or "all" in self.row)
 
     def sizes(self) -> dict[str, int]:

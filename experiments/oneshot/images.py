@@ -58,9 +58,14 @@ class ImageRun(UnsavedRun):
     final_field = "test_error"
 
     def __init__(
-        self, row: str, folder: Path, settings: Mapping[str, Any], config: Config, source: Path
+        self,
+        row: str,
+        folder: Path,
+        settings: Mapping[str, Any],
+        seed: int,
+        config: Config,
+        source: Path,
     ):
-        seed = settings["trained_seed"]
         super().__init__(row, folder, settings, seed, config.resume, final=config.final)
         self.source, self.data_dir = source, config.data_dir
 
@@ -98,5 +103,6 @@ def plan(config: Config) -> Iterator[ImageRun]:
         for method, sparsity in [("dense", 0.0), *((m, s) for m in METHODS for s in SPARSITIES)]:
             row = f"{network}_{method}" + (f"_{round(100 * sparsity)}" if sparsity else "")
             settings = {"row": row, "preset": config.preset, "images": _IMAGES}
-            settings |= {"method": method, "sparsity": sparsity, "trained_seed": seed}
-            yield ImageRun(row, config.folder / row / f"seed_{seed}", settings, config, source)
+            settings |= {"method": method, "sparsity": sparsity}
+            folder = config.folder / row / f"seed_{seed}"
+            yield ImageRun(row, folder, settings, seed, config, source)

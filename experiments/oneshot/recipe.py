@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 import sparsejax
+from experiments.common.merge import read_rows
 from experiments.common.runner import Recipe
 from experiments.oneshot import files, images, report, structured
 from experiments.oneshot.config import (
@@ -226,10 +227,14 @@ def _language(config: Config) -> Iterator[LanguageRun]:
         return PrunedRun(row, folder, settings, draw, config, language, calibrations)
 
     chosen: dict[str, Mapping[str, Any]] = {"dense": {}}
+    before = chosen_before(config)
     for row in [row for row in ONE_SHOT if row in config.rows()]:
         found = ONE_SHOT[row].candidates
         if len(found) == 1:
             chosen[row] = found[0]
+            continue
+        if row in before:
+            chosen[row] = before[row]
             continue
         tried = [
             pruned(row, TUNING_DRAW, one, config.folder / row / "tuning" / f"candidate_{number}")
@@ -243,10 +248,11 @@ def _language(config: Config) -> Iterator[LanguageRun]:
             chosen[row] = found[int(np.argmin(errors))]
         elif config.partial:
             chosen[row] = found[0]  # what has ended before any other was tried
+    if "dense" in config.rows():
+        yield pruned("dense", 0, chosen["dense"], config.folder / "dense" / "seed_0")
     for draw in config.seeds:
-        for row in [row for row in config.rows() if row in chosen]:
-            if row != "dense" or draw == config.seeds[0]:
-                yield pruned(row, draw, chosen[row], config.folder / row / f"seed_{draw}")
+        for row in [row for row in config.rows() if row in chosen and row != "dense"]:
+            yield pruned(row, draw, chosen[row], config.folder / row / f"seed_{draw}")
     trained = {}
     for row in [row for row in config.rows() if row in TRAINED]:
         trained[row] = _trained(config, row, language, calibrations, pruned)
@@ -259,6 +265,18 @@ def _language(config: Config) -> Iterator[LanguageRun]:
         to_file = FileRun(row, folder, settings, draw, config, language, calibrations)
         to_file.start = start
         yield to_file
+
+
+def chosen_before(config: Config) -> dict[str, Mapping[str, Any]]:
+    """The settings that were chosen for the report that ``--add`` adds to, by row."""
+    rows = read_rows(config.report_folder) if config.add else []
+    tried = {row["name"]: row["tried"] for row in rows if "tried" in row}
+    found = {}
+    for row in ONE_SHOT:
+        every = tried.get(f"{row}_tuning", [])
+        if len(every) == len(ONE_SHOT[row].candidates):
+            found[row] = min(every, key=lambda one: one["validation_perplexity"])["settings"]
+    return found
 
 
 def _trained(
@@ -299,4 +317,12 @@ def one_shot_settings(config: Config, row: str, candidate: Mapping[str, Any]) ->
     }
 
 
-RECIPE = Recipe(Config, plan, report.rows, report.parts, report.figures)
+RECIPE = Recipe(
+    Config,
+    plan,
+    report.rows,
+    report.parts,
+    report.figures,
+    per_seed=report.PER_SEED,
+    relate=report.with_ratios,
+)

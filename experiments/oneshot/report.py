@@ -51,25 +51,22 @@ _NOT_FINAL = (
 )
 _FIELDS = ("nonzeros", "density", "seconds")
 _LANGUAGE_FIELDS = ("calibration_seconds", "layer_error", "layer_errors", "sample", "file_bytes")
+_PERPLEXITIES = ("perplexity", "validation_perplexity")
+PER_SEED = (*_FIELDS, *_LANGUAGE_FIELDS)
 
 
 def rows(config: Config, ended: Mapping[str, Sequence[Any]], command: str) -> list[Row]:
     """The rows of report.json."""
     del command
     found = [_tuning(config, row, ended) for row in ONE_SHOT if f"{row}_tuning" in ended]
-    dense = {name: ended[name][0].result() for name in ("dense", "dense_tuned") if name in ended}
     for name in (name for name in ROWS if name in ended):
         results = [run.result() for run in ended[name]]
-        base = dense.get("dense_tuned" if FILES.get(name, name) in TRAINED else "dense")
         row = describe(config, name, results, method=results[0]["settings"].get("method", name))
         look = ONE_SHOT[name].first_look if name in ONE_SHOT else None
         row |= {"published": {}, "first_look": {"perplexity_ratio": look} if look else {}}
-        for field in ("perplexity", "validation_perplexity"):
+        for field in _PERPLEXITIES:
             if all(field in result for result in results):
                 row[field] = summary([result[field] for result in results])
-                if base is not None and field in base:
-                    ratios = [result[field] / base[field] for result in results]
-                    row[f"{field}_ratio"] = summary(ratios)
         fields = [*_FIELDS, *(f for f in _LANGUAGE_FIELDS if f in results[0])]
         found.append(row | aggregate(results, fields, ()))
     for image_row, runs in ended.items():
@@ -81,6 +78,24 @@ def rows(config: Config, ended: Mapping[str, Sequence[Any]], command: str) -> li
         errors = [e for e in ("test_error", "validation_error") if e in results[0]]
         row = describe(config, image_row, results, **about)
         found.append(row | aggregate(results, ("nonzeros", "seconds"), errors))
+    return found
+
+
+def with_ratios(rows: Sequence[Row]) -> list[Row]:
+    """The rows with perplexities as ratios to the dense network's.
+
+    Rows that train are compared with the dense network that was trained for as long.
+    """
+    by_name = {row["name"]: row for row in rows}
+    found = []
+    for row in rows:
+        base = "dense_tuned" if FILES.get(row["name"], row["name"]) in TRAINED else "dense"
+        row = {name: value for name, value in row.items() if not name.endswith("_ratio")}
+        for field in _PERPLEXITIES:
+            if field in row and field in by_name.get(base, {}):
+                (dense,) = by_name[base][field]["values"]
+                row[f"{field}_ratio"] = summary([one / dense for one in row[field]["values"]])
+        found.append(row)
     return found
 
 
@@ -132,9 +147,15 @@ _TRIED: Columns = (
 )
 
 
+def _language(rows: Sequence[Row]) -> list[Row]:
+    """The rows of the language model, as the table has them; added ones come last in a report."""
+    by_name = {row["name"]: row for row in rows}
+    return [by_name[name] for name in _WAYS if name in by_name]
+
+
 def parts(rows: Sequence[Row]) -> Parts:
     """The report."""
-    language = [row for row in rows if row["name"] in _WAYS]
+    language = _language(rows)
     found: list[str | Table] = ["# Pruning a pretrained network by one call"]
     if language:
         sizes = language[0]["settings"]
@@ -161,7 +182,12 @@ def parts(rows: Sequence[Row]) -> Parts:
         samples = [f"- {row['name']}: {row['sample'][0]!r}" for row in language if "sample" in row]
         if samples:
             found += ["What the networks write, always the likeliest token:", "\n".join(samples)]
-    tried = [{"name": row["name"], **one} for row in rows for one in row.get("tried", ())]
+    tuned = {row["name"]: row["tried"] for row in rows if "tried" in row}
+    tried = [
+        {"name": f"{name}_tuning", **one}
+        for name in ONE_SHOT
+        for one in tuned.get(f"{name}_tuning", ())
+    ]
     if tried:
         found += [
             "Settings that were tried, with a draw of their own:",
@@ -185,7 +211,8 @@ def networks(rows: Sequence[Row]) -> list[tuple[str, str]]:
 def by_method(rows: Sequence[Row], network: tuple[str, str]) -> dict[str, dict[float, Row]]:
     """The rows of an image network by method and sparsity."""
     found: dict[str, dict[float, Row]] = {}
-    for row in rows:
+    order = ["dense", *images.METHODS]
+    for row in sorted(rows, key=lambda row: order.index(row["method"]) if "sparsity" in row else 0):
         if "sparsity" in row and (row["model"], row["dataset"]) == network:
             found.setdefault(row["method"], {})[row["sparsity"]] = row
     return found
@@ -220,7 +247,7 @@ def figures(rows: Sequence[Row], ended: Mapping[str, Sequence[Any]]) -> dict[str
     """The perplexities, where the sparsity went, and the errors of the image networks."""
     del ended
     found: dict[str, Picture] = {}
-    language = [row for row in rows if row["name"] in _WAYS and row["name"] != "dense"]
+    language = [row for row in _language(rows) if row["name"] != "dense"]
     if language:
         found["perplexity.png"] = pictures.perplexities(language)
     for network in networks(rows):

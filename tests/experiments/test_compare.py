@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.common import saved_runs
+from experiments.common.report import write_report
 from experiments.compare import methods, recipe, report
 from experiments.compare.config import TASKS, TUNING_SEED, Config
 from experiments.compare.methods import METHODS, PEERS
@@ -101,6 +102,28 @@ def test_a_run_that_has_ended_is_not_made_again(finished, dataset):
     printed, found = run(again, dataset, drawn=False)
     assert printed.count("(already there)") == 3
     assert found == rows[:2]
+
+
+def test_seeds_are_added_with_the_settings_that_were_chosen(finished, dataset, tmp_path):
+    """No candidate is tried again, and other rows stay."""
+    _, _, before = finished
+    results = tmp_path / "report"
+    results.mkdir()
+    write_report(results, "compare", "a command before", before)
+    more = config(
+        tmp_path / "more", seeds=(1,), method=("dense", "static"), results=results, add=True
+    )
+    (tuned,) = (row for row in before if row["name"] == "lenet300_mnist_dense_tuning")
+    assert recipe.chosen_before(more) == {("lenet300_mnist", "dense"): tuned["chosen"]}
+    run(more, dataset, drawn=False)
+    assert not [*more.folder.glob("*/*/tuning")]
+    rows = {row["name"]: row for row in json.loads((results / "report.json").read_text())["rows"]}
+    assert list(rows) == [row["name"] for row in before]
+    for name in ("lenet300_mnist_dense_100", "lenet300_mnist_static_1"):
+        assert rows[name]["seeds"] == [0, 1]
+        assert len(rows[name]["test_error"]["values"]) == len(rows[name]["seconds"]) == 2
+        assert len(rows[name]["made_by"]) == 2
+    assert rows["lenet300_mnist_imp_1"]["seeds"] == [0]
 
 
 def test_tune_only_computes_no_test_error(finished, dataset, tmp_path):
@@ -214,6 +237,21 @@ def test_seeds_that_diverged_are_counted_and_in_no_mean():
     (line,) = report.choices(by_budget)
     assert line["error"] == "continuous sparsification: 2.10 ± 0.14 % (1 diverged)"
     assert report.fewer_seeds(by_budget).startswith("(n diverged): so many further seeds ended")
+
+
+def test_a_method_that_always_diverges_is_named():
+    cs = row("cs", [2.0, 2.2]) | {"seeds": [], "diverged_seeds": [0, 1]}
+    rows = [DENSE, cs, MADE[1]]
+    assert report.always_diverged(rows, "lenet300_mnist") == (
+        "Every run diverged of: continuous sparsification at 1 %."
+    )
+    assert set(report.compared(rows, "lenet300_mnist")["1"]) == {"lc_l0_l2"}
+    assert any("Every run diverged of" in part for part in report.parts(named(rows)))
+    assert report.always_diverged(MADE, "lenet300_mnist") == ""
+
+
+def named(rows):
+    return [one | {"name": one["method"], "model": "lenet300", "dataset": "mnist"} for one in rows]
 
 
 def test_the_four_systems_are_set_against_the_baselines_with_a_standard_error():

@@ -10,6 +10,7 @@ import pytest
 from gguf import GGUFReader
 
 from experiments.common import saved_runs
+from experiments.common.report import write_report
 from experiments.data.gguf_decoder import make_decoder, read_decoder
 from experiments.data.gguf_tokenizer import read_tokenizer
 from experiments.lc_lenet300 import recipe as lenet300
@@ -152,6 +153,35 @@ def test_settings_are_chosen_by_a_draw_of_their_own(finished):
         best = min(row["tried"], key=lambda one: one["validation_perplexity"])["settings"]
         (chosen,) = (row for row in rows if row["name"] == name)
         assert chosen["settings"]["pattern"] == best["pattern"]
+
+
+def test_draws_are_added_with_the_settings_that_were_chosen(
+    finished, small_decoder, small_mnist, tmp_path
+):
+    """Nothing is tried again, and the dense networks are those of the report."""
+    _, _, before = finished
+    results = tmp_path / "report"
+    results.mkdir()
+    write_report(results, "oneshot", "a command before", before)
+    before = {row["name"]: row for row in before}
+    more = Config(
+        preset="smoke", row=("wanda_50", "lc_50"), seeds=(1,), context=CONTEXT, add=True,
+        output=tmp_path / "more", results=results,
+    )  # fmt: skip
+    assert more.rows() == ("wanda_50", "lc_50")
+    assert "dense" in dataclasses.replace(more, final=True).rows()  # its test number is missing
+    more = dataclasses.replace(more, row=("wanda_50",))
+    _, rows = run(small_decoder, small_mnist, more, drawn=False)
+    assert {path.name for path in more.folder.iterdir()} == {"wanda_50"}
+    assert [path.name for path in (more.folder / "wanda_50").iterdir()] == ["seed_1"]
+    rows = {row["name"]: row for row in rows}
+    assert list(rows) == list(before)
+    assert rows["wanda_50"]["seeds"] == [0, 1]
+    assert rows["wanda_50"]["settings"] == before["wanda_50"]["settings"]
+    dense = before["dense"]["validation_perplexity"]["mean"]
+    found = [value / dense for value in rows["wanda_50"]["validation_perplexity"]["values"]]
+    assert rows["wanda_50"]["validation_perplexity_ratio"]["values"] == found
+    assert rows["lc_50"] == before["lc_50"] | {"made_by": rows["lc_50"]["made_by"]}
 
 
 def test_image_networks_lose_more_the_sparser_they_are(finished):

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 from experiments.common import runner
 from experiments.common.report import MADE_BY, Table, aggregate, error
+from experiments.common.runner import AddingConfig, Recipe, Run, command_line, draw, main, rewrite
 from experiments.common.runner import Config as CommonConfig
-from experiments.common.runner import Recipe, Run, command_line, draw, main, rewrite
 from sparsejax.training import Batches, init_state, make_step
 from tests.compilation import environment_for_commands
 
@@ -42,6 +42,16 @@ class Config(CommonConfig):
 
     def check(self):
         self.require("positive", lambda x: x > 0, "learning_rate")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AddingToy(Config, AddingConfig):
+    """A toy whose report can be made in pieces."""
+
+
+def ranked(rows):
+    errors = sorted(row["test_error"]["mean"] for row in rows)
+    return [row | {"place": errors.index(row["test_error"]["mean"])} for row in rows]
 
 
 class ToyRun(Run):
@@ -90,6 +100,7 @@ def rows(config, ended, command):
     del config
     return [
         {"name": name, "command": command, "seeds": [run.seed for run in runs]}
+        | {"settings": {"rate": runs[0].settings["rate"]}}
         | aggregate([run.result() for run in runs], ("seconds",))
         for name, runs in ended.items()
     ]
@@ -134,6 +145,33 @@ def finished(tmp_path_factory):
     config = Config(output=tmp_path_factory.mktemp("toy") / "run")
     main(RECIPE, config, "first")
     return config
+
+
+def test_a_report_can_be_made_in_pieces(finished, tmp_path):
+    """The pieces give the rows that one run gives, and the report names the commands of all."""
+    recipe = dataclasses.replace(RECIPE, config=AddingToy, per_seed=("seconds",), relate=ranked)
+    pieces = {"one": ((0,), ("sgd",)), "two": ((1,), ("sgd", "adam")), "three": ((0,), ("adam",))}
+    results = tmp_path / "report"
+    for name, (seeds, methods) in pieces.items():
+        folder = tmp_path / name
+        config = AddingToy(output=folder, results=results, seeds=seeds, method=methods, add=True)
+        main(recipe, config, name)
+
+    def numbers(folder):
+        rows = json.loads((folder / "report.json").read_text())["rows"]
+        return [(row["name"], row["seeds"], row["test_error"]) for row in rows]
+
+    assert numbers(results) == numbers(finished.report_folder)
+    rows = json.loads((results / "report.json").read_text())["rows"]
+    assert sorted(row["place"] for row in rows) == [0, 1]
+    text = (results / "report.md").read_text()
+    assert [text.count(f"Made by `{name}` on") for name in pieces] == [1, 1, 1]
+    config = dataclasses.replace(
+        config, learning_rate=0.3, method=("sgd",), output=tmp_path / "four"
+    )
+    with pytest.raises(ValueError, match="--add: sgd was made with other settings"):
+        main(recipe, config, "four")
+    assert (results / "report.md").read_text() == text
 
 
 def test_numbers_of_a_table_stand_to_the_right():
