@@ -22,11 +22,6 @@ Counts = Sequence[jax.Array] | jax.Array
 def count_reaching(keys: jax.Array, thresholds: jax.Array) -> Counts:
     """Count the keys that reach each threshold in one pass over the keys.
 
-    This is one variadic reduction, because XLA:CPU materialises the operand of a reduction of a
-    single operand or of a stack (measured: seven times as expensive). Where the compiler may have
-    sharded the array, each shard is counted by itself first: the compiler gathers the partial
-    results of a variadic reduction one by one, but adds an array of them up in one all-reduce.
-
     Args:
       keys: integer array.
       thresholds: array [T] of the dtype of ``keys``. It is one array, since XLA:CPU generates code
@@ -35,10 +30,33 @@ def count_reaching(keys: jax.Array, thresholds: jax.Array) -> Counts:
     Returns:
       T int32 counts: scalars, or an array [T] where partial counts were added up.
     """
-    keys, inside = split_as_on_devices(keys)
+    return count_all_reaching([keys], thresholds)
+
+
+def count_all_reaching(arrays: Sequence[jax.Array], thresholds: jax.Array) -> Counts:
+    """Count the keys of several arrays of one shape together, as `count_reaching` does for one."""
     numbers = range(thresholds.shape[0])
-    hits = [keys >= lax.index_in_dim(thresholds, number, keepdims=False) for number in numbers]
-    partial = sum_together([hit.astype(jnp.int32) for hit in hits], inside)
+    limits = [lax.index_in_dim(thresholds, number, keepdims=False) for number in numbers]
+    split, inside = zip(*[split_as_on_devices(keys) for keys in arrays], strict=True)
+    reaching = [[(keys >= limit).astype(jnp.int32) for keys in split] for limit in limits]
+    return _counts([functools.reduce(jnp.add, hits) for hits in reaching], inside[0])
+
+
+def count_each_equal(arrays: Sequence[jax.Array], key: jax.Array) -> Counts:
+    """Count the keys that equal a key in each of two or more arrays of one shape, in one pass."""
+    split, inside = zip(*[split_as_on_devices(keys) for keys in arrays], strict=True)
+    return _counts([(keys == key).astype(jnp.int32) for keys in split], inside[0])
+
+
+def _counts(hits: Sequence[jax.Array], inside: Sequence[int]) -> Counts:
+    """Sum several arrays of one shape; ``inside`` are their dimensions that are not shards.
+
+    This is one variadic reduction, because XLA:CPU materialises the operand of a reduction of a
+    single operand or of a stack (measured: seven times as expensive). Where the compiler may have
+    sharded the arrays, each shard is counted by itself first: the compiler gathers the partial
+    results of a variadic reduction one by one, but adds an array of them up in one all-reduce.
+    """
+    partial = sum_together(hits, inside)
     if not partial[0].ndim:
         return partial
     return jnp.stack(partial).sum(range(1, partial[0].ndim + 1), dtype=jnp.int32)

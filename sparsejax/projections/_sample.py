@@ -106,7 +106,7 @@ def _samples(
         sampled = [(*_sample_as_sharded(leaf), layout) for leaf, layout in pairs]
         return [(keys.keys(sample), stride, layout) for sample, stride, layout in sampled]
     parts: dict[Hashable, list[jax.Array]] = {}
-    layout_of = {kind_on_mesh(*pair): Layout((tuple(sorted(pair[1].names)),)) for pair in pairs}
+    layout_of: dict[Hashable, Layout] = {}
     passed = 0
     for leaf, layout in pairs:
         # As many as if the leaves were one array, in the middle of each: so XLA:CPU generates code
@@ -118,9 +118,14 @@ def _samples(
             length = (number - 1) * _ODD_STRIDE + 1
             first = (leaf.size - length) // 2
             part = lax.slice_in_dim(leaf.reshape(-1), first, first + length, _ODD_STRIDE)
-            parts.setdefault(kind_on_mesh(leaf, layout), []).append(keys.keys(part))
+            kind = (leaf.dtype, kind_on_mesh(leaf, layout))
+            parts.setdefault(kind, []).append(part)
+            layout_of[kind] = Layout((tuple(sorted(layout.names)),))
     stride = float(_ODD_STRIDE)
-    return [(jnp.concatenate(found), stride, layout_of[kind]) for kind, found in parts.items()]
+    return [
+        (keys.keys(jnp.concatenate(found)), stride, layout_of[kind])
+        for kind, found in parts.items()
+    ]
 
 
 def _sample_as_sharded(leaf: jax.Array) -> tuple[jax.Array, float]:

@@ -14,12 +14,14 @@ from jax import lax
 from sparsejax._dtypes import at_least_float32
 from sparsejax._words import as_float
 from sparsejax._words import excess as wide_excess
-from sparsejax.projections._count import Counts, count_reaching, table, varying_zero
+from sparsejax.projections._alike import alike
+from sparsejax.projections._count import Counts, count_all_reaching, table, varying_zero
 from sparsejax.projections._keep import keep
 from sparsejax.projections._keys import KeyFormat, key_format
 from sparsejax.projections._sample import sampled_thresholds
-from sparsejax.projections._search import Bracket, Excess, search
-from sparsejax.projections._shards import Layout, whole_size, whole_sizes
+from sparsejax.projections._search import Bracket, search
+from sparsejax.projections._shards import Layout, whole_size
+from sparsejax.projections._ties import cut_ties
 
 
 class Form(NamedTuple):
@@ -29,9 +31,12 @@ class Form(NamedTuple):
     """The number of thresholds of a pass, a power of two minus one."""
     sampled_from: int = 2**21
     """From this number of entries on, a sample costs less than it saves."""
+    together: int = 1
+    """The maximum number of leaves of one shape that are counted together."""
 
 
-CPU_FORM = Form(thresholds=7)  # a pass that counts more than eight is slower on XLA:CPU
+# On XLA:CPU a pass that counts more than eight is slower, and each reduction takes long to compile.
+CPU_FORM = Form(thresholds=7, together=16)
 ACCELERATOR_FORM = Form(thresholds=15)  # 31 cost more arithmetic than a read of the weights there
 FORMS = (CPU_FORM, ACCELERATOR_FORM)
 
@@ -41,9 +46,11 @@ class Selection(NamedTuple):
 
     threshold: jax.Array
     """The key of the threshold."""
-    ties: jax.Array
-    """int32 array [n]: in each of the n leaves a tied entry is selected if at least this many
-    entries of the leaf follow it."""
+    partial: jax.Array
+    """int32 scalar: tied entries are selected in all leaves before the one of this number, and in
+    none after it."""
+    following: jax.Array
+    """int32 scalar: in that leaf they are selected if at least this many entries of it follow."""
     any_nan: jax.Array
     """bool scalar: whether any entry is NaN."""
 
@@ -109,19 +116,22 @@ def _select(
     warm_start: jax.Array | None = None,
 ) -> Selection:
     keys = key_format(leaves)
-    sizes = np.array(whole_sizes(leaves, layouts), np.int32)
+    groups = alike(leaves, layouts, form.together)
+    sizes = np.array([whole_size(g.of(leaves), g.of(layouts)) for g in groups], np.int32)
     zero = varying_zero(leaves, layouts)
     key_zero = zero.astype(keys.bits)
     end = keys.infinity + 1  # only NaN has a key this large
 
     def count(thresholds: jax.Array) -> jax.Array:
         # The barrier makes the keys depend on the thresholds: otherwise XLA hoists their
-        # computation out of the search loop and stores the keys of all weights.
+        # computation out of the search loop and stores the keys of all weights. There is one for
+        # each group: what the kernels of a shape share, XLA:CPU passes to the last of them in
+        # another order, and it would generate code for that one again.
         counts = []
-        for leaf in leaves:
-            held, _ = lax.optimization_barrier((leaf, thresholds))
-            counts.append(_count_leaf(held, thresholds, keys))
-        return table(counts, layouts)
+        for group in groups:
+            held, at = lax.optimization_barrier((group.of(leaves), thresholds))
+            counts.append(_count_group(held, at, keys))
+        return table(counts, [layouts[group[0]] for group in groups])
 
     def excess(counts: jax.Array) -> jax.Array:
         return wide_excess(counts, kappa)
@@ -130,73 +140,13 @@ def _select(
     first = jnp.concatenate([first, jnp.full((1,), end, keys.bits) + key_zero])
     bracket = Bracket(key_zero, key_zero + end, zero + sizes, zero + 0 * sizes)
     cut, nans = search(count, excess, bracket, keys.octave, form.thresholds, first)
-    ties = _ties(leaves, layouts, keys, cut, excess, form)
-    return Selection(cut.low, ties, (nans > 0).any())
-
-
-def _ties(
-    leaves: Sequence[jax.Array],
-    layouts: Sequence[Layout],
-    keys: KeyFormat,
-    cut: Bracket,
-    excess: Excess,
-    form: Form,
-) -> jax.Array:
-    """Return for each leaf the number of following entries from which on a tie is selected.
-
-    The number of ties in each leaf is known from the search, so all are selected in the leaves
-    before some leaf and none in those after it. In that leaf the earliest ties have the most
-    entries behind them: the same search finds the place, with positions from the end as keys. They
-    are distinct, so it ends at exactly the wanted number.
-    """
-    number = len(leaves)
-    indices = np.arange(number, dtype=np.int32)
-    tied = cut.reached - cut.above
-    # How many more entries than wanted are selected with all ties up to each leaf.
-    up_to = jnp.where(indices <= indices[:, None], cut.reached, cut.above)
-    surplus = excess(up_to)
-    partial = jnp.minimum((surplus < 0).sum(dtype=jnp.int32), number - 1)
-    wanted = tied[partial] - surplus[partial]
-
-    def count(thresholds: jax.Array) -> jax.Array:
-        # Without the barrier XLA would store the positions of all weights, too.
-        counts = []
-        for leaf, layout in zip(leaves, layouts, strict=True):
-            held, inside, _ = lax.optimization_barrier((leaf, zero, thresholds))
-            counts.append(_count_ties(held, cut.low, thresholds, inside, keys, layout))
-        chosen: jax.Array = lax.dynamic_index_in_dim(table(counts, layouts), partial, axis=1)
-        return chosen
-
-    clean = (excess(cut.reached) == 0) | (cut.low == 0)
-    wanted = jnp.where(clean, tied[partial], wanted)  # then the search ends before its first pass
-    size = jnp.asarray(whole_sizes(leaves, layouts), jnp.int32)[partial] + wanted * 0
-    zero = size * 0
-    bracket = Bracket(zero, size + 1, tied[partial][None], zero[None])
-    evenly = 64.0 * size.astype(jnp.float32)  # ties are evenly distributed over the positions
-    place, _ = search(
-        count, lambda counts: counts[..., 0] - wanted, bracket, evenly, form.thresholds
-    )
-    later = jnp.where(clean, 0, np.iinfo(np.int32).max)
-    ties: jax.Array = jnp.where(indices > partial, later, place.low)
-    return jnp.where(indices < partial, 0, ties)
+    partial, following = cut_ties(leaves, layouts, groups, keys, cut, excess, form.thresholds)
+    return Selection(cut.low, partial, following, (nans > 0).any())
 
 
 @functools.partial(jax.jit, static_argnames=("keys",))
-def _count_leaf(leaf: jax.Array, thresholds: jax.Array, keys: KeyFormat) -> Counts:
-    return count_reaching(keys.keys(leaf), thresholds)
-
-
-@functools.partial(jax.jit, static_argnames=("keys", "layout"))
-def _count_ties(
-    leaf: jax.Array,
-    key: jax.Array,
-    thresholds: jax.Array,
-    zero: jax.Array,
-    keys: KeyFormat,
-    layout: Layout,
-) -> Counts:
-    positions = layout.positions_from_end(leaf, zero=zero)
-    return count_reaching(jnp.where(keys.keys(leaf) == key, positions, -1), thresholds)
+def _count_group(leaves: Sequence[jax.Array], thresholds: jax.Array, keys: KeyFormat) -> Counts:
+    return count_all_reaching([keys.keys(leaf) for leaf in leaves], thresholds)
 
 
 @functools.partial(jax.jit, static_argnames=("keys", "layout"))
@@ -204,8 +154,10 @@ def _keep_leaf(
     leaf: jax.Array, number: jax.Array, selection: Selection, keys: KeyFormat, layout: Layout
 ) -> jax.Array:
     key = keys.keys(leaf)
-    tie = lax.dynamic_index_in_dim(selection.ties, number[0], keepdims=False)
-    first = layout.positions_from_end(leaf) >= tie
+    no_ties = np.iinfo(np.int32).max
+    least = jnp.where(number[0] < selection.partial, 0, no_ties)
+    least = jnp.where(number[0] == selection.partial, selection.following, least)
+    first = layout.positions_from_end(leaf) >= least
     mask = (key > selection.threshold) | ((key == selection.threshold) & first)
     return keep(leaf, mask, selection.any_nan)
 

@@ -55,15 +55,13 @@ class Layout(NamedTuple):
           zero: 0. A traced zero that is known inside a loop only keeps XLA from computing
             positions before the loop and storing them.
         """
-        shape, stride, position = self.shape(leaf), 1, jnp.asarray(following + zero, jnp.int32)
-        for axis in reversed(range(leaf.ndim)):
-            behind = jnp.asarray(zero + (shape[axis] - 1), jnp.int32)
+        shape, before = self.shape(leaf), jnp.asarray(zero, jnp.int32)
+        for axis, length in enumerate(shape):
+            index = lax.broadcasted_iota(jnp.int32, leaf.shape, axis)
             if self.axes[axis]:
-                behind -= lax.axis_index(self.axes[axis]) * leaf.shape[axis]
-            behind = behind - lax.broadcasted_iota(jnp.int32, leaf.shape, axis)
-            position = position + behind * stride
-            stride *= shape[axis]
-        return position
+                index += lax.axis_index(self.axes[axis]) * leaf.shape[axis]
+            before = before * length + index
+        return following + math.prod(shape) - 1 - before
 
 
 def whole_size(leaves: Sequence[jax.Array], layouts: Sequence[Layout]) -> int:

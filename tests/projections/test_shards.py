@@ -15,12 +15,18 @@ from sparsejax.projections import project_l0_ball, project_units
 from tests.projections.forms import sample_from
 from tests.reference import as_float64, top_kappa
 
-SHAPES = [(16, 24), (8, 4, 40), (64, 3), (6, 10)]
+SHAPES = [(16, 24), (8, 4, 40), (64, 3), (6, 10), (16, 24)]
 SPECS = {
-    "data": [P("a"), P("a"), P("a"), P()],
-    "tensor": [P(None, "b"), P(None, "a", "b"), P("b"), P(None, "b")],
-    "fully sharded": [P(("a", "b")), P(None, None, ("b", "a")), P(("b", "a"), None), P()],
-    "mixed": [P("b", "a"), P(), P(None, None), P("b")],
+    "data": [P("a"), P("a"), P("a"), P(), P("a")],
+    "tensor": [P(None, "b"), P(None, "a", "b"), P("b"), P(None, "b"), P(None, "b")],
+    "fully sharded": [
+        P(("a", "b")),
+        P(None, None, ("b", "a")),
+        P(("b", "a"), None),
+        P(),
+        P(("a", "b")),
+    ],
+    "mixed": [P("b", "a"), P(), P(None, None), P("b"), P("a")],
 }
 KAPPAS = (0, 1, 100, 500, 1900)
 everything = lambda path, leaf: True  # noqa: E731
@@ -171,7 +177,7 @@ def test_the_reader_of_programs_sees_a_gather():
 @pytest.mark.parametrize("kind", SPECS)
 def test_devices_exchange_counts_alone(kind, explicit, sampled):
     """Leaves of awkward sizes among them; no collective is larger than a handful of counts."""
-    shapes = [(16 * 49, 2400), (8, 12, 400), (6400, 3), (600, 10)]
+    shapes = [(16 * 49, 2400), (8, 12, 400), (6400, 3), (600, 10), (16 * 49, 2400)]
     tree = put([jnp.zeros(shape) for shape in shapes], mesh(explicit), SPECS[kind])
     compiled = jax.jit(lambda tree, kappa: project_l0_ball(tree, kappa)).lower(tree, 5).compile()
     found = collectives(compiled.as_text())
