@@ -57,21 +57,24 @@ results: $(VENV)/installed-benchmarks  ## all that results/ and the README state
 	$(BIN)/python -m experiments.oneshot --row all --final --images runs/lc_lenet300/reference/seed_0 runs/lc_lenet300/reference/seed_1 runs/lc_lenet300/reference/seed_2 --output runs/oneshot --results results/oneshot --resume
 	$(BIN)/python -m experiments.constrained_l0 --preset paper --row mlp_33 mlp_layerwise_30 mlp_penalized lenet5_10 controllability mlp_33_restarts mlp_33_ascent bisection --output runs/constrained_l0 --results results/constrained_l0 --resume
 	$(BIN)/python -m experiments.gated_decay --preset paper --output runs/gated_decay --results results/gated_decay --resume
-	$(BIN)/python -m experiments.tickets --preset paper --method cs imp one_shot random l0 --ticket-scale folded --output runs/tickets --results results/tickets --resume
-	$(BIN)/python -m experiments.tickets --preset paper --method cs --initial -1.2 -0.8 -0.5 --rounds 2 --ticket-scale folded --output runs/tickets_low --results results/tickets --resume
-	$(BIN)/python -m experiments.tickets --preset paper --method cs --initial -0.01 0.01 0.03 --rounds 1 --ticket-scale folded --output runs/tickets_zero --results results/tickets --resume
-	$(BIN)/python -m experiments.tickets --preset paper --method cs --initial -0.3 --penalty 3e-5 1e-4 3e-4 --rounds 1 --ticket-scale folded --output runs/tickets_penalty --results results/tickets --resume
+	$(BIN)/python -m experiments.tickets --preset paper --method cs imp one_shot random l0 --output runs/tickets --results results/tickets --resume
+	$(BIN)/python -m experiments.tickets --preset paper --method cs --initial -1.2 -0.8 -0.5 --rounds 2 --output runs/tickets_low --results results/tickets --resume
+	$(BIN)/python -m experiments.tickets --preset paper --method cs --initial -0.01 0.01 0.03 --rounds 1 --output runs/tickets_zero --results results/tickets --resume
+	$(BIN)/python -m experiments.tickets --preset paper --method cs --initial -0.3 --penalty 3e-5 1e-4 3e-4 --rounds 1 --output runs/tickets_penalty --results results/tickets --resume
+	$(BIN)/python -m experiments.tickets --preset paper --method cs --variant published --output runs/tickets_published --results results/tickets --resume
 	$(BIN)/python -m experiments.tickets --preset paper --method imp_continued --pruning-rounds 11 --output runs/tickets --results results/tickets --resume
 	$(BIN)/python -m experiments.tickets --preset paper --method l0 --l0-penalties 3e-4 --output runs/tickets_l0 --results results/tickets --resume
-	$(BIN)/python -m experiments.tickets --dataset fashion_mnist --preset paper --method cs imp --ticket-scale folded --output runs/tickets --results results/tickets --resume
-	$(BIN)/python -m experiments.tickets --dataset fashion_mnist --preset paper --method cs --initial -0.8 -0.5 --rounds 2 --ticket-scale folded --output runs/tickets_low --results results/tickets --resume
-	$(BIN)/python -m experiments.tickets --dataset fashion_mnist --preset paper --method cs --initial -0.3 --penalty 1e-4 3e-4 --rounds 1 --ticket-scale folded --output runs/tickets_penalty --results results/tickets --resume
-	$(BIN)/python -m experiments.tickets --model lenet5 --dataset fashion_mnist --preset quick --pruning-rounds 22 --method cs imp --ticket-scale folded --output runs/tickets --results results/tickets --resume
-	$(BIN)/python -m experiments.tickets --model lenet5 --preset quick --pruning-rounds 19 --method cs imp --rounds 1 --ticket-scale folded --output runs/tickets --results results/tickets --resume
-	$(BIN)/python -m experiments.tickets --model lenet5 --preset quick --method cs --initial -0.02 -0.01 --rounds 2 --ticket-scale folded --output runs/tickets_zero --results results/tickets --resume
-	$(BIN)/python -m experiments.tickets --model resnet20 --epochs 10 --rounds 1 --pruning-rounds 4 --fraction 0.6 --seeds 0 --initial=-0.02 --method cs imp --ticket-scale folded --output runs/tickets --results results/tickets/short --resume
-	$(BIN)/python -m experiments.tickets --model resnet20 --epochs 10 --rounds 1 --seeds 0 --initial=-0.12 --method cs --ticket-scale folded --output runs/tickets_low --results results/tickets/short --resume
-	$(BIN)/python -m experiments.tickets --model resnet20 --epochs 10 --rounds 1 --seeds 0 --initial=-0.04 --method cs --ticket-scale folded --output runs/tickets_middle --results results/tickets/short --resume
+	$(BIN)/python -m experiments.tickets --dataset fashion_mnist --preset paper --method cs imp --output runs/tickets --results results/tickets --resume
+	$(BIN)/python -m experiments.tickets --dataset fashion_mnist --preset paper --method cs --initial -0.8 -0.5 --rounds 2 --output runs/tickets_low --results results/tickets --resume
+	$(BIN)/python -m experiments.tickets --dataset fashion_mnist --preset paper --method cs --initial -0.3 --penalty 1e-4 3e-4 --rounds 1 --output runs/tickets_penalty --results results/tickets --resume
+	$(BIN)/python -m experiments.tickets --dataset fashion_mnist --preset paper --method cs --variant published --rounds 3 --output runs/tickets_published --results results/tickets --resume
+	$(BIN)/python -m experiments.tickets --preset paper --method imp --fraction 0.5 --pruning-rounds 4 --learning-rate 0.41 --weight-decay 2.4e-5 --output runs/tickets_rate --results results/tickets/rate --resume
+	$(BIN)/python -m experiments.tickets --model lenet5 --dataset fashion_mnist --preset quick --pruning-rounds 22 --method cs imp --output runs/tickets --results results/tickets --resume
+	$(BIN)/python -m experiments.tickets --model lenet5 --preset quick --pruning-rounds 19 --method cs imp --rounds 1 --output runs/tickets --results results/tickets --resume
+	$(BIN)/python -m experiments.tickets --model lenet5 --preset quick --method cs --initial -0.02 -0.01 --rounds 2 --output runs/tickets_zero --results results/tickets --resume
+	$(BIN)/python -m experiments.tickets --model resnet20 --epochs 10 --rounds 1 --pruning-rounds 4 --fraction 0.6 --seeds 0 --initial=-0.02 --method cs imp --output runs/tickets --results results/tickets/short --resume
+	$(BIN)/python -m experiments.tickets --model resnet20 --epochs 10 --rounds 1 --seeds 0 --initial=-0.12 --method cs --output runs/tickets_low --results results/tickets/short --resume
+	$(BIN)/python -m experiments.tickets --model resnet20 --epochs 10 --rounds 1 --seeds 0 --initial=-0.04 --method cs --output runs/tickets_middle --results results/tickets/short --resume
 	$(BIN)/python -m experiments.deploy runs/lc_lenet300/l0/seed_0 runs/gated_decay/mnist/seed_0 runs/gated_decay/fashion_mnist/seed_0 --output runs/deploy --results results/deploy
 	$(BIN)/python -m benchmarks.shrink --output results/benchmarks/shrink.json
 	$(BIN)/python -m benchmarks.structured --output results/benchmarks/structured.json

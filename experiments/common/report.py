@@ -140,11 +140,15 @@ def write_report(
 
 def write_markdown(folder: Path, report: Mapping[str, Any], parts: Parts) -> None:
     """Write ``folder/report.md``."""
-    sources = [source for row in report["rows"] for source in row.get("made_by", ())]
-    made = "\n\n".join(dict.fromkeys(sources)) or made_by(report)
     texts = [part if isinstance(part, str) else part.markdown() for part in parts]
-    text = "\n\n".join(made if text == MADE_BY else text for text in texts)
+    text = "\n\n".join(_sources(report) if text == MADE_BY else text for text in texts)
     (folder / "report.md").write_text(f"{text}\n")
+
+
+def _sources(report: Mapping[str, Any]) -> str:
+    """What made the rows of a report, or the report as a whole where these do not say it."""
+    of_rows = [source for row in report["rows"] for source in row.get("made_by", ())]
+    return "\n\n".join(dict.fromkeys(of_rows)) or made_by(report)
 
 
 def made_by(report: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from typing import Literal
 
 from experiments.common.runner import command_line
 from experiments.gpu.plan import Plan, make_plan
-from experiments.tickets.config import PRESETS
+from experiments.tickets.config import PRESETS, Variant
 from experiments.tickets.config import Config as Tickets
 
 Model = Literal["resnet20", "vgg16"]
@@ -42,9 +42,9 @@ class Config:
     """Rounds of iterative magnitude pruning, which comes last; 0 leaves it out."""
     seeds: tuple[int, ...] = (0,)
     """Members, too."""
-    published: bool = False
-    """Continuous sparsification as in the published code wherever it differs from the paper's
-    equations and from our other runs (see experiments.tickets); its rows are kept apart."""
+    variant: Variant = "published"
+    """Options of continuous sparsification (see experiments.tickets); rows of another variant are
+    kept apart."""
     vmap_size: int | None = None
     """Members that are computed together; default what is faster, one or all of them, which is
     measured first."""
@@ -74,13 +74,13 @@ def common(config: Config, model: Model) -> list[str]:
     length, seeds = ["--preset", "paper"], config.seeds
     if config.trial:
         length = ["--preset", "smoke", "--epochs", "1", "--width", "0.125", "--batch-size", "1500"]
+        length += ["--beta", "smooth"]  # a staircase has two steps at least
         seeds = (0,)
     flags = [
         "--model", model, *length, "--dtype", "bfloat16", "--seeds", *map(str, seeds),
         "--output", str(config.output), "--results", str(config.results), "--devices", "1",
-        "--resume",
+        "--resume", "--variant", config.variant,
     ]  # fmt: skip
-    flags += ["--published"] if config.published else []
     return flags + (["--data-dir", str(config.data_dir)] if config.data_dir else [])
 
 

@@ -40,27 +40,35 @@ STARTS: Mapping[str, tuple[float, ...]] = {
 }
 """Initial values of the gates of continuous sparsification."""
 
-DEFAULT: Mapping[str, str] = {
-    "ticket_scale": "outside",
-    "penalty_on": "mask",
-    "search_weights": "rewound",
-    "search_optimizer": "renewed",
-    "search_gates": "closed",
-    "beta": "smooth",
-    "ticket_statistics": "initial",
+Variant = Literal["published", "rewound"]
+VARIANTS: Mapping[Variant, Mapping[str, str]] = {
+    "published": {
+        "ticket_scale": "outside",
+        "penalty_on": "scaled_mask",
+        "search_weights": "continued",
+        "search_optimizer": "continued",
+        "search_gates": "reopened",
+        "beta": "staircase",
+        "ticket_statistics": "rewound",
+    },
+    "rewound": {
+        "ticket_scale": "folded",
+        "penalty_on": "mask",
+        "search_weights": "rewound",
+        "search_optimizer": "renewed",
+        "search_gates": "closed",
+        "beta": "smooth",
+        "ticket_statistics": "initial",
+    },
 }
-"""The options of continuous sparsification, and what a run does unless a flag says otherwise."""
-
-PUBLISHED: Mapping[str, str] = {
-    "ticket_scale": "outside",
-    "penalty_on": "scaled_mask",
-    "search_weights": "continued",
-    "search_optimizer": "continued",
-    "search_gates": "reopened",
-    "beta": "staircase",
-    "ticket_statistics": "rewound",
+"""The options of continuous sparsification: those of the published code, which trains on between
+the rounds of a search, and those of a search in which every round starts from rewound weights."""
+DEFAULT: Variant = "rewound"  # results/tickets/tuning.md says what was measured
+PUBLISHED = VARIANTS["published"]
+_VARIANT_TITLES: Mapping[Variant, str] = {
+    "published": "as the published code",
+    "rewound": "rewound between rounds",
 }
-"""What the published code does."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,28 +93,28 @@ class Config(CommonConfig):
     Default by the network."""
     penalty: tuple[float, ...] = (1e-8,)
     """cs: lambda, a member each for every seed and initial value."""
-    published: bool = False
-    """cs: do as the published code does wherever it differs from the paper's equations and from our
-    other runs, unless one of the following seven flags says otherwise."""
+    variant: Variant = DEFAULT
+    """cs: the defaults of the next seven flags: those of a search that is rewound between its
+    rounds, or those of the published code."""
     ticket_scale: Literal["outside", "folded"] | None = None
     """cs: where the scale 1/sigma(s0) of a ticket's mask is while the ticket is trained: outside of
-    the weights (default, and published), or folded into them."""
+    the weights (published), or folded into them (rewound)."""
     penalty_on: Literal["mask", "scaled_mask"] | None = None
-    """cs: what lambda multiplies: the mask sigma(beta s) (default), or the scaled_mask
-    sigma(beta s) / sigma(s0) (published)."""
+    """cs: what lambda multiplies: the scaled_mask sigma(beta s) / sigma(s0) (published), or the
+    mask sigma(beta s) (rewound)."""
     search_weights: Literal["rewound", "continued"] | None = None
-    """cs: between the rounds of a search: rewound (default) or continued (published)."""
+    """cs: between the rounds of a search: continued (published) or rewound."""
     search_optimizer: Literal["renewed", "continued"] | None = None
-    """cs: between the rounds of a search: renewed (default) or continued with its momentum
-    (published)."""
+    """cs: between the rounds of a search: continued with its momentum (published) or renewed
+    (rewound)."""
     search_gates: Literal["closed", "reopened"] | None = None
-    """cs: what a round closed stays closed (default, restart at min(beta s, s0)), or may be
-    reopened (published, restart at min(s, s0))."""
+    """cs: what a round closed may be reopened (published, restart at min(s, s0)), or stays closed
+    (rewound, restart at min(beta s, s0))."""
     beta: Literal["smooth", "staircase"] | None = None
-    """cs: smooth, rising at every step (default), or a staircase of epochs (published)."""
+    """cs: a staircase of epochs (published), or smooth, rising at every step (rewound)."""
     ticket_statistics: Literal["initial", "rewound"] | None = None
     """cs, resnet20 and vgg16: the running statistics that the training of a ticket starts from:
-    initial (default) or rewound like its weights (published)."""
+    rewound like its weights (published) or initial (rewound)."""
     fraction: float = 0.2
     """imp: share of the survivors that a round prunes."""
     densities: tuple[float, ...] = (0.1, 0.05, 0.02)
@@ -175,7 +183,7 @@ class Config(CommonConfig):
 
     def options(self) -> dict[str, str]:
         """The options of continuous sparsification."""
-        return self.overridden(PUBLISHED if self.published else DEFAULT)
+        return self.overridden(VARIANTS[self.variant])
 
     def members(self, method: Method) -> list[dict[str, float]]:
         """The hyperparameters of each member, its seed among them."""
@@ -220,21 +228,35 @@ class Config(CommonConfig):
             )
 
 
+def _nearest(settings: Mapping[str, Any]) -> tuple[Variant, list[str]]:
+    """The variant that the options are nearest to, and the options that differ from it."""
+
+    def differing(variant: Variant) -> list[str]:
+        theirs = VARIANTS[variant]
+        return [f"{name} {settings[name]}" for name in theirs if settings[name] != theirs[name]]
+
+    variant = min(VARIANTS, key=lambda variant: len(differing(variant)))
+    return variant, differing(variant)
+
+
 def option_title(settings: Mapping[str, Any]) -> str:
-    """The options of continuous sparsification in short: where the scale is, and other changes."""
-    chosen = {name: settings[name] for name in DEFAULT}
-    if chosen == PUBLISHED:
-        return "as the published code"
-    names = [n for n in DEFAULT if n == "ticket_scale" or chosen[n] != DEFAULT[n]]
-    return ", ".join(f"{name} {chosen[name]}" for name in names).replace("_", " ")
+    """The options of continuous sparsification in short: a variant, and what differs from it."""
+    variant, differing = _nearest(settings)
+    return ", ".join([_VARIANT_TITLES[variant], *differing]).replace("_", " ")
+
+
+def row_name(group: str, method: str, settings: Mapping[str, Any]) -> str:
+    """The name of a row; options of continuous sparsification other than the default are in it."""
+    variant, differing = _nearest(settings) if method == "cs" else (DEFAULT, [])
+    own = [] if variant == DEFAULT and not differing else [variant, *differing]
+    return "_".join([group, method, *own]).replace(" ", "_")
 
 
 def option_notes(settings: Mapping[str, Any], statistics: bool) -> str:
     """All options for the report, beside those of the published code where they differ."""
     said = []
-    for name in DEFAULT:
+    for name, theirs in PUBLISHED.items():
         if statistics or name != "ticket_statistics":
-            theirs = PUBLISHED[name]
             note = "" if settings[name] == theirs else f" (published code: {theirs})"
             said.append(f"`{name}` {settings[name]}{note}")
     return "; ".join(said)

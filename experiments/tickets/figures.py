@@ -15,7 +15,7 @@ from experiments.tickets.points import density, pareto_front
 
 _COLORS = matplotlib.color_sequences["tab10"]
 _TITLES = {
-    "cs": "continuous sparsification, all runs",
+    "cs": "continuous sparsification",
     "imp": "iterative magnitude pruning",
     "imp_continued": "the same without rewinding",
     "one_shot": "one-shot magnitude pruning",
@@ -43,7 +43,7 @@ def figures(
 
 def tickets(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Test error of trained tickets against the weights left, and a Pareto front."""
-    figure = Figure(figsize=(7.5, 4.8), layout="constrained")
+    figure = Figure(figsize=(7.5, 5.4), layout="constrained")
     axis = figure.subplots()
     for row in rows:
         points = sorted(row["points"], key=density)
@@ -53,15 +53,15 @@ def tickets(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axis.errorbar(
             left, error, spread, color=_color(row, rows), marker="o", markersize=3,
             linestyle="" if row["method"] in ("cs", "l0") else "-", linewidth=1, elinewidth=0.5,
-            label=_label(row, rows),
+            label=None if row["method"] == "cs" else _label(row, rows),
         )  # fmt: skip
         if row["method"] == "cs":
             line = pareto_front(points)
             axis.step(
                 [100 * density(point) for point in line],
                 [point["test_error"]["mean"] for point in line],
-                where="post", color=_color(row, rows), linewidth=1.5,
-                label=_label(row, rows).replace("all runs", "Pareto front by validation"),
+                where="post", color=_color(row, rows), linewidth=1.5, marker="o", markersize=3,
+                label=_label(row, rows),
             )  # fmt: skip
     dense = rows[0]["dense"]
     if dense:
@@ -71,6 +71,10 @@ def tickets(rows: Sequence[Mapping[str, Any]]) -> Figure:
         )  # fmt: skip
     _weights_left(axis)
     axis.set_ylabel("test error of the trained ticket, %")
+    if any(row["method"] == "cs" for row in rows):
+        axis.set_title(
+            "continuous sparsification: the lines are Pareto fronts by validation", size=9
+        )
     errors = [point["test_error"]["mean"] for row in rows for point in row["points"]]
     axis.set_ylim(0.9 * min(errors), min(1.1 * max(errors), 4 * min(errors)))
     return _finished(figure, axis)
@@ -78,7 +82,7 @@ def tickets(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 def mask_jaccard(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Jaccard index of the masks of different seeds, and its expectation for random masks."""
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.5, 4.9), layout="constrained")
     axis = figure.subplots()
     for row in rows:
         points = [point for point in row["points"] if point["mask_jaccard"] is not None]
@@ -99,7 +103,7 @@ def mask_jaccard(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 def cost(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Epochs of search against the weights left."""
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.5, 4.9), layout="constrained")
     axis = figure.subplots()
     for row in rows:
         axis.scatter(
@@ -138,5 +142,6 @@ def _weights_left(axis: Any) -> None:
 
 def _finished(figure: Figure, axis: Any) -> Figure:
     axis.grid(True, alpha=0.3)
-    axis.legend(frameon=False, fontsize=8)
+    # Outside, where it hides no point.
+    figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=8)
     return figure

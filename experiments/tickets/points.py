@@ -132,6 +132,23 @@ def against(found: Sequence[Point], baseline: Sequence[Point]) -> list[dict[str,
     return compared
 
 
+def validation_differences(found: Sequence[Point], others: Sequence[Point]) -> list[float]:
+    """Validation error of each point minus that of other searches at the same density.
+
+    The latter is interpolated between their tickets over the logarithm of the density; points
+    outside their range are left out. Both are means over the seeds.
+    """
+    theirs = sorted((point for point in others if point["round"]), key=density)
+    places = np.log([max(density(point), 1e-12) for point in theirs])
+    errors = [_validation(point) for point in theirs]
+    differences = []
+    for point in (point for point in found if point["round"]):
+        place = np.log(max(density(point), 1e-12))
+        if places[0] <= place <= places[-1]:
+            differences.append(_validation(point) - float(np.interp(place, places, errors)))
+    return differences
+
+
 def _errors_at(densities: Sequence[float], baseline: Sequence[Point]) -> list[float]:
     """Test error of the baseline at a density for each seed; beyond its rounds that of the last."""
     places = np.log([point["density"] for point in baseline])

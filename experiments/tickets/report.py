@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from experiments.common.networks import CIFAR_MODELS
@@ -20,7 +21,14 @@ from experiments.common.report import (
     origin,
     titled,
 )
-from experiments.tickets.config import METHODS, PRESETS, Config, option_notes, option_title
+from experiments.tickets.config import (
+    METHODS,
+    PRESETS,
+    Config,
+    option_notes,
+    option_title,
+    row_name,
+)
 from experiments.tickets.figures import figures
 from experiments.tickets.points import (
     Point,
@@ -28,9 +36,11 @@ from experiments.tickets.points import (
     best,
     comparison,
     density,
+    lower,
     points,
     sparsest_matching,
     standard_error,
+    validation_differences,
 )
 
 __all__ = ["figures", "parts", "rows"]
@@ -77,16 +87,17 @@ def rows_of(config: Config, found: Mapping[Any, Sequence[Point]], command: str) 
     """A row for each method of a run: its points, and what made them."""
     run = {"command": command, **origin()}
     run["made_by"] = made_by(run)
-    settings = {name: config.settings(METHODS[0])[name] for name in _SHARED}
+    shared = {name: config.settings(METHODS[0])[name] for name in _SHARED}
+    settings = {method: shared | (config.options() if method == "cs" else {}) for method in METHODS}
     return [
         {
-            "name": f"{config.group}_{method}",
+            "name": row_name(config.group, method, settings[method]),
             "model": config.model,
             "dataset": config.task,
             "method": method,
             "preset": config.preset,
             "seeds": list(config.seeds),
-            "settings": settings | (config.options() if method == "cs" else {}),
+            "settings": settings[method],
             "runs": [run],
             "points": [{**point, "run": 0} for point in points],
         }
@@ -267,6 +278,7 @@ def _section(rows: Sequence[Row]) -> list[str | Table]:
             notes = option_notes(row["settings"], statistics=row["model"] in CIFAR_MODELS)
             found += [f"Continuous sparsification, {_options(row)}: {notes}."]
         found += compared(row)
+    found += _options_compared([row for row in rows if row["method"] == "cs"])
     found += dict.fromkeys(run["made_by"] for row in rows for run in row["runs"])
     found += [
         figure("Error against the weights left", f"{name}_tickets.png"),
@@ -285,6 +297,20 @@ def _section(rows: Sequence[Row]) -> list[str | Table]:
     ]
     title = f"### All tickets of {titled(first['model'], first['dataset'])}"
     return [*found, title, Table(_POINTS, lines, on_screen=False)]
+
+
+def _options_compared(rows: Sequence[Row]) -> list[str]:
+    """Return a sentence for every row but the first, against it, by the validation images alone."""
+    sentences = []
+    for row in rows[1:]:
+        if gaps := validation_differences(row["points"], rows[0]["points"]):
+            wins = sum(lower(gap, 0.0) for gap in gaps)
+            sentences.append(
+                f"Validation error at the same density (of searches {_options(rows[0])} "
+                f"interpolated between their tickets): {_options(row)} it is lower at {wins} of "
+                f"{len(gaps)} tickets; the mean difference is {fmean(gaps):+.2f} points."
+            )
+    return sentences
 
 
 def compared(row: Row) -> list[str | Table]:

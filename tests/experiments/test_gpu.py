@@ -38,7 +38,7 @@ def test_the_dense_networks_and_the_first_method_come_first():
 
 
 def test_its_commands_are_ones_that_the_experiment_takes(tmp_path):
-    config = Config(data_dir=tmp_path, seeds=(0, 1), published=True)
+    config = Config(data_dir=tmp_path, seeds=(0, 1), variant="rewound")
     plan = Plan((0.0, -0.05), 3, 1.0)
     for model, piece in pieces(config):
         words = [*common(config, model), *flags(config, piece, plan if piece == "cs" else None)]
@@ -46,7 +46,7 @@ def test_its_commands_are_ones_that_the_experiment_takes(tmp_path):
         tickets.check()
         assert tickets.methods() == (("cs",) if piece == "cs" else ("imp",))
         assert (tickets.model, tickets.task, tickets.dtype) == (model, "cifar10", "bfloat16")
-        assert (tickets.preset, tickets.seeds, tickets.published) == ("paper", (0, 1), True)
+        assert (tickets.preset, tickets.seeds, tickets.variant) == ("paper", (0, 1), "rewound")
         assert (tickets.data_dir, tickets.resume, tickets.devices) == (tmp_path, True, 1)
         if piece == "cs":
             assert (tickets.initial, tickets.rounds) == ((0.0, -0.05), 3)

@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 
 from experiments.tickets import recipe
-from experiments.tickets.config import DEFAULT, METHODS, PUBLISHED, Config, option_notes
+from experiments.tickets.config import METHODS, PUBLISHED, VARIANTS, Config, option_notes, row_name
 from experiments.tickets.config import option_title as title
 from experiments.tickets.recipe import RECIPE
 from sparsejax.deploy import load_sparse
 from tests.experiments import smoke
+
+REWOUND = VARIANTS["rewound"]
 
 
 def config(output, **flags):
     defaults = {
         "preset": "smoke", "seeds": (0, 1), "epochs": 1, "batch_size": 100,
         "initial": (-0.01, 0.05), "densities": (0.1,), "l0_penalties": (1e-6,), "devices": 1,
-        "method": ("cs", "imp", "random", "l0"), "output": output,
+        "method": ("cs", "imp", "random", "l0"), "ticket_scale": "outside", "output": output,
     }  # fmt: skip
     return Config(**defaults | flags)
 
@@ -42,7 +44,7 @@ def test_searches_trains_the_tickets_and_reports(finished):
     by_method = {row["method"]: row for row in rows}
     assert list(by_method) == ["cs", "imp", "random", "l0"]
     for row in rows:
-        assert row["name"] == f"lenet300_mnist_{row['method']}"
+        assert row["name"].startswith(f"lenet300_mnist_{row['method']}")
         assert row["seeds"] == [0, 1]
         assert row["test_error"] == row[row["chosen"]]["test_error"]
         assert row["best"] in row["points"]
@@ -68,9 +70,12 @@ def test_searches_trains_the_tickets_and_reports(finished):
     assert by_method["cs"]["settings"]["ticket_scale"] == "outside"
     assert "ticket_scale" not in by_method["imp"]["settings"]
     report = (chosen.report_folder / "report.md").read_text()
-    assert "| [lenet300_mnist_cs] | ticket scale outside | 1 | 2 |" in report
+    assert (
+        "| [lenet300_mnist_cs_rewound_ticket_scale_outside] | rewound between rounds, ticket "
+        in report
+    )
     assert "| [lenet300_mnist_imp] |  | 1 | 2 |" in report
-    assert "Continuous sparsification, ticket scale outside: `ticket_scale` outside;" in report
+    assert "Continuous sparsification, rewound between rounds, ticket scale outside: `ti" in report
     assert "[lenet300_mnist_random]" in printed
     for name in ("tickets", "cost", "jaccard"):
         assert (chosen.report_folder / f"lenet300_mnist_{name}.png").exists()
@@ -80,11 +85,10 @@ def test_the_figures_show_every_point(finished):
     _, _, rows = finished
     drawn = RECIPE.figures(rows, {})
     (axis,) = drawn["lenet300_mnist_tickets.png"].axes
-    labels = [text.get_text() for text in axis.get_legend().get_texts()]
-    assert {"the dense network", "continuous sparsification, Pareto front by validation"} <= set(
-        labels
-    )
-    assert len(labels) == 2 + len(rows)
+    (legend,) = drawn["lenet300_mnist_tickets.png"].legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert {"the dense network", "continuous sparsification"} <= set(labels)
+    assert len(labels) == 1 + len(rows)
     for lines, row in zip(axis.containers, rows, strict=True):
         found = sorted(zip(*lines[0].get_data(), strict=True))
         expected = [
@@ -146,7 +150,7 @@ def test_a_shorter_search_does_not_replace_a_longer_one(finished, dataset, tmp_p
     _, _, rows = finished
     longer = rows[0] | {"settings": rows[0]["settings"] | {"epochs": 20}}
     (tmp_path / "report.json").write_text(json.dumps({"rows": [longer]}))
-    message = "--results holds lenet300_mnist_cs of 20 epochs a round, which rows of 1 may"
+    message = "--results holds lenet300_mnist_cs_.* of 20 epochs a round, which rows of 1 may"
     with pytest.raises(ValueError, match=message):
         smoke.run(RECIPE, recipe, dataset, config(tmp_path / "run", results=tmp_path))
 
@@ -170,7 +174,10 @@ def test_a_ticket_can_be_read_back(finished, dataset, method, member):
     ("flags", "message"),
     [
         ({"epochs": -1}, "--epochs must be positive; got -1"),
-        ({"epochs": 1}, "--epochs must be at least 2, since weights are rewound to that epoch"),
+        (
+            {"epochs": 1},
+            "--epochs must be at least 2, since weights are rewound to that epoch",
+        ),
         ({"densities": (0.1, 1.5)}, r"--densities must be in \(0, 1\); got 1.5"),
         ({"seeds": ()}, "--seeds must name at least one seed; got none"),
         ({"learning_rate": 0.0}, "--learning-rate must be positive; got 0.0"),
@@ -180,7 +187,10 @@ def test_a_ticket_can_be_read_back(finished, dataset, method, member):
             {"beta": "staircase", "epochs": 1, "preset": "smoke"},
             "--beta staircase needs at least 2",
         ),
-        ({"published": True, "epochs": 1, "preset": "smoke"}, "2 epochs a round; got 1"),
+        (
+            {"variant": "published", "epochs": 1, "preset": "smoke"},
+            "2 epochs a round; got 1",
+        ),
         ({"pruning_rounds": -1}, "--pruning-rounds must be at least 0; got -1"),
         ({"model": "resnet20", "dataset": "mnist"}, "--dataset must be cifar10 for resnet20"),
         ({"dataset": "cifar10"}, "got --model lenet300 --dataset cifar10"),
@@ -195,7 +205,8 @@ def test_bad_flags_are_named(flags, message):
 def test_flags_become_settings():
     chosen = smoke.parsed(
         Config, "--model", "vgg16", "--method", "cs", "imp", "--initial=-0.5", "0.1", "--penalty",
-        "1", "2", "--published", "--beta", "smooth", "--fraction", "0.3", "--densities", "0.4",
+        "1", "2", "--variant", "published", "--beta", "smooth", "--fraction", "0.3",
+        "--densities", "0.4",
         "--l0-penalties", "3", "--epochs", "7", "--rounds", "8", "--pruning-rounds", "0",
         "--learning-rate", "9", "--weight-decay", "10", "--batch-size", "11", "--width", "0.5",
         "--dtype", "bfloat16", "--devices", "2", "--vmap-size", "1", "--seeds", "5", "--partial",
@@ -215,8 +226,8 @@ def test_flags_become_settings():
     assert grid == [(-0.5, 1), (-0.5, 2), (0.1, 1), (0.1, 2)]
     assert (chosen.methods(), chosen.group) == (("cs", "imp"), "vgg16_cifar10")
     assert (chosen.devices, chosen.vmap_size, chosen.partial) == (2, 1, True)
-    for name in DEFAULT:
-        for way in (DEFAULT, PUBLISHED):
+    for name in PUBLISHED:
+        for way in VARIANTS.values():
             flag = f"--{name.replace('_', '-')}"
             assert smoke.parsed(Config, flag, way[name]).options()[name] == way[name]
     with pytest.raises(SystemExit):
@@ -232,16 +243,35 @@ def test_every_method_has_its_members():
     assert len({tuple(member.items()) for member in searches}) == 8
 
 
-def test_the_published_way_is_all_options_at_once():
-    published = Config(published=True)
-    assert published.options() == PUBLISHED
-    assert title(published.settings("cs")) == "as the published code"
-    assert Config().options() == DEFAULT
-    assert title(DEFAULT) == "ticket scale outside"
-    assert title(DEFAULT | {"ticket_scale": "folded"}) == "ticket scale folded"
-    one = Config(published=True, beta="smooth")
+def test_a_variant_is_all_options_at_once():
+    assert Config().options() == REWOUND
+    assert Config(variant="published").options() == PUBLISHED
+    one = Config(variant="published", beta="smooth")
     assert one.options() == {**PUBLISHED, "beta": "smooth"}
-    assert not DEFAULT.keys() & published.settings("imp").keys()
-    for chosen, differing in ((DEFAULT, 6), (PUBLISHED, 0)):
+    assert not PUBLISHED.keys() & Config().settings("imp").keys()
+    for chosen, differing in ((REWOUND, 7), (PUBLISHED, 0)):
         assert option_notes(chosen, statistics=True).count("published code") == differing
-    assert "ticket_statistics" not in option_notes(DEFAULT, statistics=False)
+    assert "ticket_statistics" not in option_notes(REWOUND, statistics=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "name"),
+    [
+        (REWOUND, "rewound between rounds", "g_cs"),
+        (PUBLISHED, "as the published code", "g_cs_published"),
+        (
+            PUBLISHED | {"beta": "smooth"},
+            "as the published code, beta smooth",
+            "g_cs_published_beta_smooth",
+        ),
+        (
+            REWOUND | {"ticket_scale": "outside"},
+            "rewound between rounds, ticket scale outside",
+            "g_cs_rewound_ticket_scale_outside",
+        ),
+    ],
+)
+def test_options_have_titles_and_rows_of_other_options_other_names(options, expected, name):
+    assert title(options) == expected
+    assert row_name("g", "cs", options) == name
+    assert row_name("g", "imp", {}) == "g_imp"

@@ -36,9 +36,9 @@ def populations(tmp_path_factory):
     """Each with its rows."""
     found = {}
     for name, flags in (
-        ("outside", {}),
-        ("folded", {"ticket_scale": "folded"}),
-        ("published", {"published": True}),
+        ("outside", {"ticket_scale": "outside"}),
+        ("folded", {}),
+        ("published", {"variant": "published"}),
     ):
         population = Population(
             tmp_path_factory.mktemp(name), DATASET, settings(**flags), devices=1
@@ -75,7 +75,8 @@ def test_the_published_way_searches_otherwise(populations):
 
 def test_a_folder_belongs_to_its_options(populations):
     population, _ = populations["folded"]
-    other = Population(population.folder, DATASET, settings(), True, devices=1)
+    outside = settings(ticket_scale="outside")
+    other = Population(population.folder, DATASET, outside, True, devices=1)
     with pytest.raises(ValueError, match="ticket_scale: 'folded' there, 'outside' here"):
         other.reportable()
     with pytest.raises(ValueError, match="belongs to another configuration"):

@@ -14,6 +14,7 @@ from experiments.tickets.points import (
     pareto_front,
     points,
     sparsest_matching,
+    validation_differences,
 )
 from experiments.tickets.report import compared as compared_part
 from experiments.tickets.report import overview
@@ -136,3 +137,18 @@ def test_differences_are_paired_by_seed():
     assert "standard errors" not in compared_part(row)[0]
     assert "±" not in text_of(row)
     assert comparison({}) is None
+
+
+def test_validation_errors_of_other_options_are_compared_at_the_same_density():
+    """By hand: halfway between two tickets on a logarithmic axis, and outside of all of them."""
+    others = [valued(0.01, 3.0), valued(0.1, 2.0), valued(1.0, 9.0, number=0)]
+    found = [
+        valued(0.01 * 10**0.5, 2.3), valued(0.1, 2.5), valued(0.005, 1.0), valued(0.2, 1.0),
+        valued(0.05, 9.0, number=0),
+    ]  # fmt: skip
+    np.testing.assert_allclose(validation_differences(found, others), [-0.2, 0.5])
+
+
+def valued(density, error, number=1):
+    """A point of one seed with a validation error."""
+    return {"round": number, "density": [density], "validation_error": {"mean": error}}

@@ -109,33 +109,41 @@ def test_one_seed_states_no_deviation_and_no_jaccard_index():
     assert list(drawn) == ["lenet300_mnist_tickets.png", "lenet300_mnist_cost.png"]
 
 
-FOLDED = Config(preset="smoke", seeds=(0,), ticket_scale="folded")
+OUTSIDE = Config(preset="smoke", seeds=(0,), ticket_scale="outside")
 
 
 def test_rows_of_other_options_are_kept_apart():
     """With the scale inside and outside: the same network and baseline, but never one row."""
     first = rows(imp=PRUNED, cs=[point(1, 0.03, 2.2, initial=-0.1), point(1, 0.2, 2, initial=0.1)])
     held = gather([], first)
-    held = gather(held, rows("second", FOLDED, cs=[point(1, 0.02, 2.3, initial=-0.1)]))
+    held = gather(held, rows("second", OUTSIDE, cs=[point(1, 0.02, 2.3, initial=-0.1)]))
     folded, outside = [row for row in held if row["method"] == "cs"]
-    assert (folded["settings"]["ticket_scale"], places(folded)) == ("folded", [(1, -0.1)])
-    assert (outside["settings"]["ticket_scale"], len(places(outside))) == ("outside", 2)
+    assert folded["name"] == "lenet300_mnist_cs"
+    assert outside["name"] == "lenet300_mnist_cs_rewound_ticket_scale_outside"
+    assert (outside["settings"]["ticket_scale"], places(outside)) == ("outside", [(1, -0.1)])
+    assert (folded["settings"]["ticket_scale"], len(places(folded))) == ("folded", 2)
     for row in (folded, outside):
         assert row["dense"] == PRUNED[0] | {"run": 0}
         assert row["against_imp"]
     # A point made again in one way replaces the one of that way.
-    held = gather(held, rows("third", FOLDED, cs=[point(1, 0.01, 2.3, initial=-0.1)]))
-    assert [p["density"] for p in held[0]["points"]] == [[0.01]]
-    assert held[1]["points"] == outside["points"]
+    held = gather(held, rows("third", OUTSIDE, cs=[point(1, 0.01, 2.3, initial=-0.1)]))
+    assert [p["density"] for p in held[1]["points"]] == [[0.01]]
+    assert held[0]["points"] == folded["points"]
     text = text_of(held)
-    for way in ("ticket scale folded", "ticket scale outside"):
-        assert f"| [lenet300_mnist_cs] | {way} |" in text
+    rewound = "rewound between rounds"
+    for row, way in ((folded, rewound), (outside, f"{rewound}, ticket scale outside")):
+        assert f"| [{row['name']}] | {way} |" in text
         assert f"Continuous sparsification, {way}: `ticket_scale`" in text
         assert f"| cs, {way} | initial -0.1 |" in text
         assert f"LeNet300 on MNIST, {way} |" in overview(held)[1].markdown()
-    (axis,) = RECIPE.figures(held, {})["lenet300_mnist_tickets.png"].axes
-    labels = [text.get_text() for text in axis.get_legend().get_texts()]
-    assert "continuous sparsification, all runs, ticket scale folded" in labels
+    assert "Validation error at the same density" not in text  # 0.01 is sparser than all others
+    held = gather(held, rows("fourth", OUTSIDE, cs=[point(1, 0.03, 1.9, initial=-0.2)]))
+    assert "ticket scale outside it is lower at 1 of 1 tickets; the mean difference is -0.30" in (
+        text_of(held)
+    )
+    (legend,) = RECIPE.figures(held, {})["lenet300_mnist_tickets.png"].legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert f"continuous sparsification, {rewound}, ticket scale outside" in labels
 
 
 def test_the_report_is_written_anew_from_its_rows(tmp_path, capsys):
