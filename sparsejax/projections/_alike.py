@@ -19,6 +19,7 @@ class Group(tuple[int, ...]):
     """The numbers of the leaves that are counted together."""
 
     def of(self, values: Sequence[T]) -> list[T]:
+        """The values of these leaves, from those of all leaves."""
         return [values[n] for n in self]
 
 

@@ -41,7 +41,8 @@ def cut_ties(
     up_to = jnp.tril(jnp.broadcast_to(tied, (number, number)))
     above = jnp.broadcast_to(cut.above, (number, len(groups)))
     surplus = excess(jnp.concatenate([above, up_to], axis=1))
-    surplus = jnp.where(clean, np.where(np.arange(number) < number - 1, -1, 0), surplus)
+    all_selected = np.where(np.arange(number) < number - 1, -1, 0).astype(np.int32)
+    surplus = jnp.where(clean, all_selected, surplus)
     # A sum, since XLA repeats anything but a reduction in the kernels of all leaves.
     partial = (surplus < 0).sum(dtype=jnp.int32)
     wanted = tied[partial] - surplus[partial]
