@@ -146,7 +146,7 @@ def collectives(program: str) -> dict[str, tuple[str, int]]:
 
 
 def executions(folder: Path, names: Mapping[str, Any]) -> Counter[str]:
-    """How often each operation of these names began, on all devices together, in a profile."""
+    """The starts of each operation of these names in a profile, on all devices together."""
     counts: Counter[str] = Counter()
     for file in folder.rglob("*.xplane.pb"):
         for plane in jax.profiler.ProfileData.from_file(str(file)).planes:

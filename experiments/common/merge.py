@@ -7,15 +7,12 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.common.report import Row, made_by, summary
+from experiments.common.report import Row, made_by, read_report, summary
 
 
-def read_rows(folder: Path) -> list[Row]:
+def rows_with_sources(folder: Path) -> list[Row]:
     """The rows of the report in ``folder``, if there is one; each says what made it."""
-    path = folder / "report.json"
-    if not path.exists():
-        return []
-    content = json.loads(path.read_text())
+    content = read_report(folder)
     return [{"made_by": [made_by(content)], **row} for row in content["rows"]]
 
 
@@ -29,7 +26,7 @@ def merge(
     seeds than the others beside it would mislead.
 
     Args:
-      there: the rows of `read_rows`.
+      there: the rows of `rows_with_sources`.
       ours: the rows of a run.
       per_seed: the names of fields that are lists with a value for each seed. Fields made by
         `experiments.common.report.summary` have one, too, and are known by their form.
@@ -83,9 +80,10 @@ def _is_summary(value: Any) -> bool:
 
 def _by_seed(row: Row, field: str) -> dict[int, Any]:
     """The values of a field by seed; empty where the row does not have it."""
-    value = row.get(field, [])
-    values = value["values"] if _is_summary(value) else value
-    return dict(zip(row["seeds"], values, strict=True)) if field in row else {}
+    if field not in row:
+        return {}
+    values = row[field]["values"] if _is_summary(row[field]) else row[field]
+    return dict(zip(row["seeds"], values, strict=True))
 
 
 def _differences(old: Row, new: Row) -> str:

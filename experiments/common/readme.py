@@ -155,7 +155,7 @@ def _rooms(results: Path) -> str:
 
 
 def _example_output(results: Path) -> str:
-    """What the README's example prints."""
+    """The output of the README's example."""
     printed = "\n".join(_rows(results, "guide_figures")["getting_started"]["printed"])
     return f"```text\n{printed}\n```"
 

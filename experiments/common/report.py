@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import math
 import os
 import platform
@@ -138,6 +139,13 @@ def write_report(
     return report
 
 
+def read_report(folder: Path) -> dict[str, Any]:
+    """The content of ``folder/report.json``; where there is none, no rows."""
+    path = folder / "report.json"
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    return content
+
+
 def write_markdown(folder: Path, report: Mapping[str, Any], parts: Parts) -> None:
     """Write ``folder/report.md``."""
     texts = [part if isinstance(part, str) else part.markdown() for part in parts]
@@ -146,7 +154,7 @@ def write_markdown(folder: Path, report: Mapping[str, Any], parts: Parts) -> Non
 
 
 def _sources(report: Mapping[str, Any]) -> str:
-    """What made the rows of a report, or the report as a whole where these do not say it."""
+    """The sentences on what made the rows, or that on the whole report where these have none."""
     of_rows = [source for row in report["rows"] for source in row.get("made_by", ())]
     return "\n\n".join(dict.fromkeys(of_rows)) or made_by(report)
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import tyro
 from matplotlib.figure import Figure
 
-from experiments.common.merge import merge, read_rows
+from experiments.common.merge import merge, rows_with_sources
 from experiments.common.report import (
     Parts,
     Row,
@@ -264,7 +264,7 @@ def main(recipe: Recipe[C], config: C, command: str) -> None:
     folder = config.report_folder
     if isinstance(config, AddingConfig) and config.add:
         source = made_by({"command": command, **origin()})
-        rows = merge(read_rows(folder), rows, recipe.per_seed, source)
+        rows = merge(rows_with_sources(folder), rows, recipe.per_seed, source)
     rows = recipe.relate(rows)
     folder.mkdir(parents=True, exist_ok=True)
     content = write_report(folder, config.experiment, command, rows)

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 import sparsejax
-from experiments.common.merge import read_rows
+from experiments.common.report import read_report
 from experiments.common.runner import Recipe
 from experiments.oneshot import files, images, report, structured
 from experiments.oneshot.config import (
@@ -228,7 +228,8 @@ def _language(config: Config) -> Iterator[LanguageRun]:
 
     chosen: dict[str, Mapping[str, Any]] = {"dense": {}}
     before = chosen_before(config)
-    for row in [row for row in ONE_SHOT if row in config.rows()]:
+    rows = config.rows()
+    for row in [row for row in ONE_SHOT if row in rows]:
         found = ONE_SHOT[row].candidates
         if len(found) == 1:
             chosen[row] = found[0]
@@ -248,16 +249,16 @@ def _language(config: Config) -> Iterator[LanguageRun]:
             chosen[row] = found[int(np.argmin(errors))]
         elif config.partial:
             chosen[row] = found[0]  # what has ended before any other was tried
-    if "dense" in config.rows():
+    if "dense" in rows:
         yield pruned("dense", 0, chosen["dense"], config.folder / "dense" / "seed_0")
     for draw in config.seeds:
-        for row in [row for row in config.rows() if row in chosen and row != "dense"]:
+        for row in [row for row in rows if row in chosen and row != "dense"]:
             yield pruned(row, draw, chosen[row], config.folder / row / f"seed_{draw}")
     trained = {}
-    for row in [row for row in config.rows() if row in TRAINED]:
+    for row in [row for row in rows if row in TRAINED]:
         trained[row] = _trained(config, row, language, calibrations, pruned)
         yield trained[row]
-    for row in [row for row in config.rows() if row in FILES]:
+    for row in [row for row in rows if row in FILES]:
         draw, of = config.seeds[0], FILES[row]
         folder = config.folder / row / f"seed_{draw}"
         start = trained.get(of) or pruned(of, draw, chosen[of], folder / "start")
@@ -269,7 +270,7 @@ def _language(config: Config) -> Iterator[LanguageRun]:
 
 def chosen_before(config: Config) -> dict[str, Mapping[str, Any]]:
     """The settings that were chosen for the report that ``--add`` adds to, by row."""
-    rows = read_rows(config.report_folder) if config.add else []
+    rows = read_report(config.report_folder)["rows"] if config.add else []
     tried = {row["name"]: row["tried"] for row in rows if "tried" in row}
     found = {}
     for row in ONE_SHOT:

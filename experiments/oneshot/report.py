@@ -212,9 +212,9 @@ def by_method(rows: Sequence[Row], network: tuple[str, str]) -> dict[str, dict[f
     """The rows of an image network by method and sparsity."""
     found: dict[str, dict[float, Row]] = {}
     order = ["dense", *images.METHODS]
-    for row in sorted(rows, key=lambda row: order.index(row["method"]) if "sparsity" in row else 0):
-        if "sparsity" in row and (row["model"], row["dataset"]) == network:
-            found.setdefault(row["method"], {})[row["sparsity"]] = row
+    its = [r for r in rows if "sparsity" in r and (r["model"], r["dataset"]) == network]
+    for row in sorted(its, key=lambda row: order.index(row["method"])):
+        found.setdefault(row["method"], {})[row["sparsity"]] = row
     return found
 
 

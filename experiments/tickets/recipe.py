@@ -16,6 +16,7 @@ import optax
 from jax.sharding import AxisType, Mesh
 
 from experiments.common import networks
+from experiments.common.report import read_report
 from experiments.common.runner import Recipe, Run, end
 from experiments.data import Dataset, load
 from experiments.tickets import report
@@ -329,7 +330,7 @@ def plan(config: Config) -> Iterator[Population]:
     with contextlib.suppress(RuntimeError):  # where JAX has started its devices are fixed
         # A processor is one device unless it is divided, here into its cores.
         jax.config.update("jax_num_cpu_devices", config.devices or os.cpu_count() or 1)
-    report.check_comparable(report.read_rows(config.report_folder), config)
+    report.check_comparable(read_report(config.report_folder)["rows"], config)
     dataset = load(config.task, config.data_dir)
     for method in config.methods():
         yield Population(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -19,6 +17,7 @@ from experiments.common.report import (
     figure,
     made_by,
     origin,
+    read_report,
     titled,
 )
 from experiments.tickets.config import (
@@ -59,12 +58,6 @@ def group(row: Mapping[str, Any]) -> str:
     return f"{row['model']}_{row['dataset']}"
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """The rows of the report in ``folder``, if there is one."""
-    path = folder / "report.json"
-    return json.loads(path.read_text())["rows"] if path.exists() else []
-
-
 def check_comparable(there: Sequence[Row], config: Config) -> None:
     """Raise ValueError if the rows of a run would replace rows of longer runs in the report."""
     epochs = config.settings(METHODS[0])["epochs"]
@@ -80,7 +73,7 @@ def check_comparable(there: Sequence[Row], config: Config) -> None:
 def rows(config: Config, ended: Mapping[str, Sequence[Any]], command: str) -> list[Row]:
     """The rows of the report that is there, with those of this run added."""
     found = {name: points(run.result()["rows"], run.masks) for name, (run,) in ended.items()}
-    return gather(read_rows(config.report_folder), rows_of(config, found, command))
+    return gather(read_report(config.report_folder)["rows"], rows_of(config, found, command))
 
 
 def rows_of(config: Config, found: Mapping[Any, Sequence[Point]], command: str) -> list[Row]:

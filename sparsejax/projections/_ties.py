@@ -1,4 +1,4 @@
-"""Where the entries that tie at a threshold are cut: earlier leaves first, then earlier entries."""
+"""The cut between entries that tie at a threshold: earlier leaves first, then earlier entries."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def cut_ties(
     # A sum, since XLA repeats anything but a reduction in the kernels of all leaves.
     partial = (surplus < 0).sum(dtype=jnp.int32)
     wanted = tied[partial] - surplus[partial]
-    places = {n: (g, place) for g, group in enumerate(groups) for place, n in enumerate(group)}
-    column, place = jnp.asarray([places[n] for n in range(number)], jnp.int32)[partial]
+    found_at = {n: (g, place) for g, group in enumerate(groups) for place, n in enumerate(group)}
+    column, place = jnp.asarray([found_at[n] for n in range(number)], jnp.int32)[partial]
 
     def count(places: jax.Array) -> jax.Array:
         # Without the barrier XLA would store the positions of all weights, too.

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from experiments.common.report import read_report
 from experiments.common.runner import rewrite
 from experiments.tickets.config import Config
 from experiments.tickets.recipe import RECIPE
@@ -12,7 +13,6 @@ from experiments.tickets.report import (
     gather,
     overview,
     parts,
-    read_rows,
     rows_of,
 )
 
@@ -154,5 +154,5 @@ def test_the_report_is_written_anew_from_its_rows(tmp_path, capsys):
     rewrite(tmp_path)
     assert (tmp_path / "report.md").read_text() == text_of(found) + "\n"
     assert "lenet300_mnist_cost.png" in capsys.readouterr().out
-    assert read_rows(tmp_path) == json.loads(json.dumps(found))
-    assert read_rows(tmp_path / "nowhere") == []
+    assert read_report(tmp_path)["rows"] == json.loads(json.dumps(found))
+    assert read_report(tmp_path / "nowhere")["rows"] == []
