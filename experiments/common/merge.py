@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments.common.report import Row, made_by, read_report, summary
+from experiments.common.report import Row, made_by, summary
 
 
-def rows_with_sources(folder: Path) -> list[Row]:
-    """The rows of the report in ``folder``, if there is one; each says what made it."""
-    content = read_report(folder)
+def rows_with_sources(content: Mapping[str, Any]) -> list[Row]:
+    """The rows of a report (see `read_report`); each says what made it."""
     return [{"made_by": [made_by(content)], **row} for row in content["rows"]]
 
 

@@ -27,6 +27,7 @@ from experiments.common.report import (
     Table,
     made_by,
     origin,
+    read_report,
     write_markdown,
     write_report,
 )
@@ -108,6 +109,21 @@ class AddingConfig(Config):
     add: bool = False
     """Add to the report in RESULTS: its other rows and seeds stay, and settings that were chosen
     for it are not chosen again."""
+
+    def earlier_rows(self) -> list[Row]:
+        """The rows of the report that is added to; none without ``--add``.
+
+        Raises:
+          ValueError: the report is of another experiment.
+        """
+        content = read_report(self.report_folder) if self.add else {"rows": []}
+        other = content.get("experiment", self.experiment)
+        if other != self.experiment:
+            raise ValueError(
+                f"--add: --results must hold a report of {self.experiment}; {self.report_folder} "
+                f"has one of {other}"
+            )
+        return rows_with_sources(content)
 
 
 class Run:
@@ -251,6 +267,7 @@ class Recipe(Generic[C]):
 def main(recipe: Recipe[C], config: C, command: str) -> None:
     """Make the runs that are asked for, then the report and the figures."""
     config.check()
+    there = config.earlier_rows() if isinstance(config, AddingConfig) else []
     ended: dict[str, list[Any]] = {}
     for run in recipe.plan(config):
         if not config.partial:
@@ -264,7 +281,7 @@ def main(recipe: Recipe[C], config: C, command: str) -> None:
     folder = config.report_folder
     if isinstance(config, AddingConfig) and config.add:
         source = made_by({"command": command, **origin()})
-        rows = merge(rows_with_sources(folder), rows, recipe.per_seed, source)
+        rows = merge(there, rows, recipe.per_seed, source)
     rows = recipe.relate(rows)
     folder.mkdir(parents=True, exist_ok=True)
     content = write_report(folder, config.experiment, command, rows)

@@ -8,7 +8,6 @@ from typing import Any
 
 from flax import nnx
 
-from experiments.common.report import read_report
 from experiments.common.runner import Recipe
 from experiments.compare import report
 from experiments.compare.config import TASKS, TUNING_SEED, Config, Network
@@ -137,7 +136,7 @@ def plan(config: Config) -> Iterator[ComparedRun]:
 
 def chosen_before(config: Config) -> dict[tuple[Network, Name], Mapping[str, Any]]:
     """The settings that were chosen for the report that ``--add`` adds to."""
-    rows = read_report(config.report_folder)["rows"] if config.add else []
+    rows = config.earlier_rows()
     return {(row["network"], row["method"]): row["chosen"] for row in rows if row.get("chosen")}
 
 

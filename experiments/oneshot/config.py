@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from experiments.common.report import read_report
 from experiments.common.runner import AddingConfig
 
 Row = Literal[
@@ -129,8 +128,9 @@ class Config(AddingConfig):
             "one_shot": tuple(ONE_SHOT), "trained": tuple(TRAINED), "files": tuple(FILES),
         }  # fmt: skip
         wanted = {name for row in self.row for name in groups.get(row, (row,))}
-        report = read_report(self.report_folder)["rows"] if self.add else []
-        there = {row["name"] for row in report if "perplexity" in row or not self.final}
+        there = {
+            row["name"] for row in self.earlier_rows() if "perplexity" in row or not self.final
+        }
         wanted |= {FILES[name] for name in wanted & set(FILES)} | {"dense"} - there
         if wanted & set(TRAINED):
             wanted |= {"dense_tuned"} - there

@@ -14,7 +14,6 @@ import numpy as np
 import optax
 
 import sparsejax
-from experiments.common.report import read_report
 from experiments.common.runner import Recipe
 from experiments.oneshot import files, images, report, structured
 from experiments.oneshot.config import (
@@ -270,7 +269,7 @@ def _language(config: Config) -> Iterator[LanguageRun]:
 
 def chosen_before(config: Config) -> dict[str, Mapping[str, Any]]:
     """The settings that were chosen for the report that ``--add`` adds to, by row."""
-    rows = read_report(config.report_folder)["rows"] if config.add else []
+    rows = config.earlier_rows()
     tried = {row["name"]: row["tried"] for row in rows if "tried" in row}
     found = {}
     for row in ONE_SHOT:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.common.merge import merge, rows_with_sources
-from experiments.common.report import aggregate, write_report
+from experiments.common.report import aggregate, read_report, write_report
 
 FIELDS = ("seconds", "kept")
 
@@ -95,10 +95,10 @@ def test_other_settings_are_refused_by_name():
 
 
 def test_rows_say_what_made_them(tmp_path):
-    assert rows_with_sources(tmp_path) == []
+    assert rows_with_sources(read_report(tmp_path)) == []
     write_report(tmp_path, "toy", "first command", [row("a", [0])])
-    (found,) = rows_with_sources(tmp_path)
+    (found,) = rows_with_sources(read_report(tmp_path))
     assert found["made_by"][0].startswith("Made by `first command` on")
     write_report(tmp_path, "toy", "second command", [found | {"made_by": ["another"]}])
-    assert rows_with_sources(tmp_path)[0]["made_by"] == ["another"]
+    assert rows_with_sources(read_report(tmp_path))[0]["made_by"] == ["another"]
     assert json.loads((tmp_path / "report.json").read_text())["command"] == "second command"

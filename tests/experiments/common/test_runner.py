@@ -16,7 +16,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments.common import runner
-from experiments.common.report import MADE_BY, Table, aggregate, error
+from experiments.common.report import MADE_BY, Table, aggregate, error, write_report
 from experiments.common.runner import AddingConfig, Recipe, Run, command_line, draw, main, rewrite
 from experiments.common.runner import Config as CommonConfig
 from sparsejax.training import Batches, init_state, make_step
@@ -172,6 +172,9 @@ def test_a_report_can_be_made_in_pieces(finished, tmp_path):
     with pytest.raises(ValueError, match="--add: sgd was made with other settings"):
         main(recipe, config, "four")
     assert (results / "report.md").read_text() == text
+    write_report(results, "compare", "of another experiment", [])
+    with pytest.raises(ValueError, match="--results must hold a report of toy; .* one of compare"):
+        main(recipe, config, "five")
 
 
 def test_numbers_of_a_table_stand_to_the_right():
