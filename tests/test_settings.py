@@ -136,6 +136,10 @@ def pruned_at_once(env):
         for method in methods:
             found = oneshot.prune(env.params, calibration, 0.5, method, pattern)
             assert (found["kernel"] != 0).sum() <= 32
+    squares = jax.tree.map(jnp.square, env.params)
+    options = {"comparison": "loss", "squared_gradients": squares}
+    found = oneshot.prune(env.params, calibration, 0.5, "wanda", "global", **options)
+    assert (found["kernel"] != 0).sum() == 32
     oneshot.layer_errors(env.params, found, calibration)
 
 
@@ -488,6 +492,9 @@ HOST = {
     "compile_sparse": compiled,
     "export_stablehlo load_stablehlo export_onnx": exported,
     "calibrate": lambda e: oneshot.calibrate(forward, e.params, [e.x]),
+    "squared_gradients": lambda e: oneshot.squared_gradients(
+        lambda params, batch: loss(params, batch, None)[0], e.params, [{"x": e.x}]
+    ),
     "prune_sequentially": lambda e: oneshot.prune_sequentially(
         forward, e.params, [e.x], 0.5, "wanda", directory=e.folder / "pruned"
     ),

@@ -9,6 +9,7 @@ from sparsejax.oneshot._method import Method
 from sparsejax.oneshot._prune import prune
 from sparsejax.oneshot._prune_sequentially import prune_sequentially
 from sparsejax.oneshot._sparsegpt import sparsegpt
+from sparsejax.oneshot._squared_gradients import squared_gradients
 from sparsejax.oneshot._swaps import swaps
 from sparsejax.oneshot._wanda import wanda
 
@@ -24,6 +25,7 @@ __all__ = [
     "prune",
     "prune_sequentially",
     "sparsegpt",
+    "squared_gradients",
     "swaps",
     "wanda",
 ]

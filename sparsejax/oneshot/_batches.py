@@ -12,15 +12,19 @@ from jaxtyping import PyTree
 from sparsejax._names import named_leaves
 
 
-def check_function(function: Any) -> None:
-    """Check that ``function`` can be called.
+def check_function(function: Any, name: str = "function") -> None:
+    """Check that an argument can be called.
+
+    Args:
+      function: the argument.
+      name: its name.
 
     Raises:
       TypeError: it cannot.
     """
     if not callable(function):
         raise TypeError(
-            f"function must be a function (params, batch); got a {type(function).__name__}"
+            f"{name} must be a function (params, batch); got a {type(function).__name__}"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import itertools
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Literal, TypeAlias, get_args
@@ -18,31 +19,63 @@ from sparsejax.oneshot._damping import damped, inverse_diagonal
 from sparsejax.oneshot._errors import output_energy
 from sparsejax.oneshot._kernels import Kernel
 from sparsejax.oneshot._method import Gram, Weights
+from sparsejax.oneshot._sensitivity import SquaredGradients, output_sensitivity
 from sparsejax.projections import top_k_mask
 
-Comparison: TypeAlias = Literal["balanced", "relative", "absolute"]
+Comparison: TypeAlias = Literal["balanced", "relative", "absolute", "loss"]
 _METRIC_DAMPING = 0.1
 _MOST_ENTRIES = 2**31 - 1  # of an array that is ranked; tests lower it
 
 
-def check_comparison(value: Any) -> Comparison:
+def check_comparison(value: Any, squared_gradients: Any, pattern: str) -> Comparison:
     """Return ``value`` if it is one of the allowed ones.
 
+    Args:
+      value: the argument ``comparison``.
+      squared_gradients: the argument that ``"loss"`` needs.
+      pattern: the argument ``pattern``.
+
     Raises:
-      ValueError: it is not.
+      TypeError: ``squared_gradients`` are traced.
+      ValueError: it is not, or it does not go with the other arguments.
     """
     if value not in get_args(Comparison):
         raise ValueError(f"comparison must be one of {get_args(Comparison)}; got {value!r}")
+    if value == "loss" and squared_gradients is None:
+        raise ValueError(
+            "squared_gradients must be given for comparison='loss', such as what "
+            "sparsejax.oneshot.squared_gradients(loss, params, batches) returns; got None"
+        )
+    if value != "loss" and squared_gradients is not None:
+        raise ValueError(
+            f"squared_gradients must come with comparison='loss' only; comparison is {value!r}"
+        )
+    if value == "loss" and pattern != "global":
+        raise ValueError(
+            "comparison='loss' divides one budget among all kernels, so pattern must be 'global'; "
+            f"got {pattern!r}"
+        )
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(squared_gradients)):
+        raise TypeError("squared_gradients must hold concrete arrays, outside of jit; it is traced")
     return value  # type: ignore[no-any-return]
 
 
 def divided(
-    kernels: Sequence[Kernel], sparsity: Fraction, comparison: Comparison
+    kernels: Sequence[Kernel],
+    sparsity: Fraction,
+    comparison: Comparison,
+    gradients: SquaredGradients | None,
 ) -> list[list[int]]:
     """Return how many weights each matrix of each kernel keeps, of one budget for all of them.
 
     Matrices of one shape are ranked as one array, so that the program that ranks is small; as
     several, where one would have too many entries.
+
+    Args:
+      kernels: the kernels.
+      sparsity: the fraction of all weights to prune.
+      comparison: see `sparsejax.oneshot.prune`.
+      gradients: the squared gradients, for ``"loss"``.
     """
     stacks: dict[str, list[Float[Array, "outputs inputs"]]] = {}
     places: list[list[str]] = []  # the stack of each matrix
@@ -51,11 +84,13 @@ def divided(
         outputs, inputs = kernel.layout.outputs, kernel.layout.inputs
         share = jnp.asarray(kept(outputs * inputs, sparsity, Fraction(1)), jnp.int32)
         places.append([])
-        for matrix, gram in zip(kernel.matrices(), kernel.moments(), strict=True):
+        none = itertools.repeat(None, kernel.layout.batch)
+        squares = gradients.matrices(kernel) if gradients else none
+        for matrix, gram, own in zip(kernel.matrices(), kernel.moments(), squares, strict=True):
             number = seen[kernel.signature] // max(1, _MOST_ENTRIES // matrix.size)
             seen[kernel.signature] += 1
             places[-1].append(f"{kernel.signature} {number}")
-            scores = _scores(matrix, gram, share, comparison)
+            scores = _scores(matrix, gram, share, comparison, own)
             stacks.setdefault(places[-1][-1], []).append(scores)
     arrays = {key: jnp.stack(found) for key, found in stacks.items()}
     total = sum(array.size for array in arrays.values())
@@ -65,7 +100,13 @@ def divided(
 
 
 @functools.partial(jax.jit, static_argnames="comparison")
-def _scores(weights: Weights, gram: Gram, count: jax.Array, comparison: Comparison) -> Weights:
+def _scores(
+    weights: Weights,
+    gram: Gram,
+    count: jax.Array,
+    comparison: Comparison,
+    squares: Weights | None,
+) -> Weights:
     """Return what the error grows by when a weight is pruned, in the unit of the comparison.
 
     Args:
@@ -73,11 +114,14 @@ def _scores(weights: Weights, gram: Gram, count: jax.Array, comparison: Comparis
       gram: the moments of its inputs.
       count: how many weights it keeps at the sparsity of the whole.
       comparison: see `sparsejax.oneshot.prune`.
+      squares: the squared gradients of the matrix, for ``"loss"``.
     """
     diagonal = jnp.diagonal(gram)
     diagonal = jnp.where(diagonal > 0, diagonal, 1)
     price = 1 / inverse_diagonal(damped(gram, diagonal, _METRIC_DAMPING))
     scores = jnp.where(jnp.diagonal(gram) > 0, jnp.square(weights) * price, 0)
+    if squares is not None:
+        return scores * output_sensitivity(squares, gram)[:, None]
     if comparison == "absolute":
         unit = jnp.ones((), scores.dtype)
     elif comparison == "relative":

@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 from sparsejax.oneshot._calibration import Calibration, KernelInputs, KernelLayout
 from sparsejax.oneshot._comparison import Comparison, divided
 from sparsejax.oneshot._kernels import kernels_of
+from sparsejax.oneshot._sensitivity import SquaredGradients
 from sparsejax.oneshot._stages import Part
 
 
@@ -23,6 +24,7 @@ def kept_by_part(
     comparison: Comparison,
     parts: Sequence[Part],
     names: Sequence[str],
+    gradients: SquaredGradients | None,
 ) -> dict[str, list[int]]:
     """Return how many weights each matrix of each part keeps, by the part's label.
 
@@ -33,9 +35,10 @@ def kept_by_part(
       comparison: see `sparsejax.oneshot.prune`.
       parts: the parts of the kernels.
       names: the names of all parameters.
+      gradients: the squared gradients of the kernels, for ``comparison="loss"``.
     """
     kernels = kernels_of(params, dense, None).kernels
-    counts = divided(kernels, sparsity, comparison)
+    counts = divided(kernels, sparsity, comparison, gradients)
     by_name = {kernel.name: own for kernel, own in zip(kernels, counts, strict=True)}
     found = {}
     for part in parts:

@@ -24,6 +24,7 @@ from sparsejax.oneshot._magnitude import magnitude
 from sparsejax.oneshot._method import Method
 from sparsejax.oneshot._patterns import Pattern, parse_budget, parse_pattern
 from sparsejax.oneshot._progress import OnLayer, Progress
+from sparsejax.oneshot._sensitivity import check_squared_gradients
 from sparsejax.oneshot._sparsegpt import sparsegpt
 from sparsejax.oneshot._swaps import swaps
 from sparsejax.oneshot._wanda import wanda
@@ -47,6 +48,7 @@ def prune(
     where: Where = None,
     *,
     comparison: Comparison = "balanced",
+    squared_gradients: PyTree | None = None,
     vmap_size: int = 1,
     on_layer: OnLayer | None = None,
     progress: bool = False,
@@ -82,6 +84,10 @@ def prune(
     - ``"relative"``: in units of the squared outputs of the kernel. The sum of relative errors is
       made small.
     - ``"absolute"``: as they are. The sum of squared errors is made small.
+    - ``"loss"``: for each output in units of what its error costs the loss,
+      :math:`S_o = \sum_i v_{oi} / \sum_i G_{ii}` with the mean squared gradients v of the weights
+      (K-FAC's assumption: inputs are independent of the gradients of outputs, and rows
+      uncorrelated). What the loss grows by, to second order, is made small.
 
     Weights of inputs that are 0 in all rows of the calibration change nothing. `swaps`, `sparsegpt`
     and `admm` set them to 0, so that a kernel with many of them may keep fewer weights than the
@@ -100,7 +106,11 @@ def prune(
       pattern: what is pruned together and over which weights the budget is counted, see above.
       where: the leaves that are pruned; by default all kernels of the calibration. Each has to be
         one of them.
-      comparison: ``"balanced"``, ``"relative"`` or ``"absolute"``, for ``pattern="global"``.
+      comparison: ``"balanced"``, ``"relative"``, ``"absolute"`` or ``"loss"``, for
+        ``pattern="global"``.
+      squared_gradients: for ``comparison="loss"``, a tree like ``params`` with the mean over
+        batches of the squared gradient of the loss, as `squared_gradients` or Adam's second moments
+        have it; its scale does not matter. Leaves that are not pruned may be None or anything.
       vmap_size: the number of matrices of one shape that one program prunes together.
       on_layer: called with the name of each kernel and its relative error, as `layer_errors`
         defines it, in the order in which kernels are done.
@@ -112,11 +122,14 @@ def prune(
 
     Raises:
       TypeError: ``params`` or ``calibration`` are traced, a chosen leaf is not floating point,
-        ``budget`` or ``vmap_size`` is not a number, or ``on_layer`` cannot be called.
+        ``budget`` or ``vmap_size`` is not a number, ``on_layer`` cannot be called, or squared
+        gradients are traced or not floating point.
       ValueError: ``budget``, ``method``, ``pattern``, ``comparison`` or ``vmap_size`` is none of
         the allowed ones, the calibration has not seen a chosen leaf or saw another shape, a group
-        does not divide a kernel, or a weight or a Gram matrix is not finite; the message names the
-        kernel.
+        does not divide a kernel, a weight or a Gram matrix is not finite, or squared gradients are
+        missing, of another shape, not finite or negative; the message names the kernel. Or
+        ``squared_gradients`` comes without ``comparison="loss"``, or this without
+        ``squared_gradients`` or ``pattern="global"``.
 
     Warns:
       UserWarning: Gram matrices were singular in floating point and were damped more than asked
@@ -125,7 +138,7 @@ def prune(
     shape = parse_pattern(pattern)
     sparsity = parse_budget(budget, shape)
     chosen = check_method(method)
-    comparison = check_comparison(comparison)
+    comparison = check_comparison(comparison, squared_gradients, pattern)
     vmap_size = _checks.python_integer("vmap_size", vmap_size, 1)
     kernels = kernels_of(params, calibration, where)
     for kernel in kernels.kernels:
@@ -133,7 +146,11 @@ def prune(
     if chosen.name != "magnitude":
         _warn_of_zeros(kernels.kernels)
     if shape.kind == "global":
-        counts = divided(kernels.kernels, cast(Fraction, sparsity), comparison)
+        gradients = None
+        if squared_gradients is not None:
+            shapes = {kernel.name: kernel.layout.shape for kernel in kernels.kernels}
+            gradients = check_squared_gradients(squared_gradients, shapes)
+        counts = divided(kernels.kernels, cast(Fraction, sparsity), comparison, gradients)
     else:
         counts = [
             [shape.kept(sparsity, layout.outputs, layout.inputs)] * layout.batch

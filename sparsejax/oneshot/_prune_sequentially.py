@@ -27,6 +27,7 @@ from sparsejax.oneshot._method import Method
 from sparsejax.oneshot._patterns import parse_budget, parse_pattern
 from sparsejax.oneshot._progress import OnLayer, Progress
 from sparsejax.oneshot._prune import check_method, prune
+from sparsejax.oneshot._sensitivity import check_squared_gradients
 from sparsejax.oneshot._stages import Part
 from sparsejax.oneshot._store import Store, fingerprint
 
@@ -41,6 +42,7 @@ def prune_sequentially(
     where: Where = None,
     *,
     comparison: Comparison = "balanced",
+    squared_gradients: PyTree | None = None,
     vmap_size: int = 1,
     on_layer: OnLayer | None = None,
     progress: bool = False,
@@ -69,6 +71,7 @@ def prune_sequentially(
       where: the leaves that are pruned; by default all of ``sparsejax.chosen`` that activations are
         multiplied with.
       comparison: as for `prune`, for ``pattern="global"``.
+      squared_gradients: as for `prune`, for ``comparison="loss"``; those of the dense network.
       vmap_size: the number of matrices of one shape that one program prunes together.
       on_layer: called with the name and the relative error of each kernel when it is pruned. Of
         stacked layers each has an index behind the name, such as ``layers/kernel[3]``.
@@ -97,7 +100,7 @@ def prune_sequentially(
     """
     shape = parse_pattern(pattern)
     sparsity = parse_budget(budget, shape)
-    comparison = check_comparison(comparison)
+    comparison = check_comparison(comparison, squared_gradients, pattern)
     chosen_method = check_method(method)
     check_function(function)
     originals = concrete_leaves(params)
@@ -114,16 +117,20 @@ def prune_sequentially(
         shape.check(part.label(names), part.layout.outputs, part.layout.inputs)
     if where is not None:
         _check_seen(flows.first, names)
+    gradients = None
+    if squared_gradients is not None:
+        shapes = {names[part.leaf]: jnp.shape(leaves[part.leaf]) for part in parts}
+        gradients = check_squared_gradients(squared_gradients, shapes)
     store = None
     if directory is not None:
         text = _text(chosen_method)
         call = (sparsity, text, shape, comparison, chosen, flows.first.operations)
-        trees = (params, given, flows.first.constants)
+        trees = (params, given, flows.first.constants, gradients.leaves if gradients else {})
         store = Store(directory, fingerprint(call, trees))
     if shape.kind == "global":
         dense = calibrate(function, structure.unflatten(leaves), given, mask)
         whole = cast(Fraction, sparsity)
-        counts = kept_by_part(params, dense, whole, comparison, parts, names)
+        counts = kept_by_part(params, dense, whole, comparison, parts, names, gradients)
     jobs = {part.label(names): part.layout.batch if counts else 1 for part in parts}
     report = Progress(sum(jobs.values()), on_layer, progress)
     run = functools.partial(

@@ -1,0 +1,103 @@
+"""How much the loss feels the outputs of kernels, by the squared gradients of their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from sparsejax._misfit import few
+from sparsejax._names import leaves_by_name
+from sparsejax._tree_layers import is_floating
+from sparsejax.oneshot._kernels import Kernel
+from sparsejax.oneshot._method import Gram, Weights
+
+
+def output_sensitivity(squares: Weights, gram: Gram) -> Float[Array, " outputs"]:
+    r"""Return how much the loss feels each output of a kernel.
+
+    .. math:: S_o = \sum_n \Big(\frac{\partial L}{\partial y_{no}}\Big)^2
+              = \frac{\sum_i \overline{(\partial L / \partial W_{oi})^2}}{\sum_i G_{ii}}
+
+    A change of the outputs y = W x then costs the loss about :math:`\tfrac12 \sum_o S_o\,
+    \overline{\delta y_o^2}`, up to a factor that all kernels share. The second equation holds if
+    the rows n of a batch are uncorrelated, and inputs independent of the gradients of outputs.
+
+    Args:
+      squares: the mean over batches of the squared gradient of the weights.
+      gram: the moments of the inputs.
+
+    Returns:
+      :math:`S_o`, 0 where all inputs are 0.
+
+    References:
+      Martens & Grosse, Optimizing neural networks with Kronecker-factored approximate curvature,
+      ICML 2015.
+    """
+    energy = jnp.trace(gram)
+    return jnp.where(energy > 0, squares.sum(1) / jnp.where(energy > 0, energy, 1), 0)
+
+
+class SquaredGradients(NamedTuple):
+    """The mean squared gradients of kernels."""
+
+    leaves: dict[str, Any]
+    """For each kernel an array of its shape, by the kernel's name."""
+    largest: float
+    """The largest of all entries."""
+
+    def matrices(self, kernel: Kernel) -> Float[Array, "batch outputs inputs"]:
+        """Return those of one kernel in units of the largest, since their products may underflow.
+
+        Args:
+          kernel: the kernel.
+        """
+        return kernel.matrices(self.leaves[kernel.name]) / self.largest
+
+
+def check_squared_gradients(
+    squared_gradients: PyTree, shapes: Mapping[str, tuple[int, ...]]
+) -> SquaredGradients:
+    """Return the squared gradients of the kernels from a tree, which may have other leaves.
+
+    Args:
+      squared_gradients: the tree.
+      shapes: the shapes of the kernels by their names.
+
+    Raises:
+      TypeError: a leaf is not floating point.
+      ValueError: a kernel has none, or one of another shape; there are NaN, infinite or negative
+        entries; or all of them are 0.
+    """
+    found, leaves = leaves_by_name(squared_gradients), {}
+    for name, shape in shapes.items():
+        if name not in found:
+            raise ValueError(
+                "squared_gradients must have the leaves of params that are kernels; it has none "
+                f"for {name or 'params'}, but {few(list(found)) or 'no leaves'}"
+            )
+        leaf, label = found[name], name or "its leaf"
+        if not is_floating(leaf):
+            kind = getattr(leaf, "dtype", type(leaf).__name__)
+            raise TypeError(f"squared_gradients must hold floating-point arrays; {label} is {kind}")
+        if np.shape(leaf) != shape:
+            raise ValueError(
+                f"squared_gradients must have the shapes of params; {label} must have shape "
+                f"{shape}; got {np.shape(leaf)}"
+            )
+        if not bool(((leaf >= 0) & (leaf < np.inf)).all()):
+            raise ValueError(
+                "squared_gradients must be finite and at least 0; there are NaN, infinite or "
+                f"negative entries at {label}"
+            )
+        leaves[name] = leaf
+    largest = max(float(leaf.max()) for leaf in leaves.values())
+    if largest < float(jnp.finfo(jnp.float32).tiny):
+        raise ValueError(
+            "squared_gradients must be positive somewhere, or no weight is better than another; "
+            f"the largest entry of {few(list(leaves))} is {largest:g}"
+        )
+    return SquaredGradients(leaves, largest)
