@@ -20,8 +20,9 @@ def merge(
     """Add the rows of a run to those of a report.
 
     Rows of other names stay. A row that both have gets the seeds of both; a seed that was made
-    again is replaced. A field that some of its seeds lack is left out, since a mean over fewer
-    seeds than the others beside it would mislead.
+    again is replaced, and so is a row, whatever its settings, all of whose seeds were. A field that
+    some seeds of a row lack is left out, since a mean over fewer seeds than the others beside it
+    would mislead.
 
     Args:
       there: the rows of `rows_with_sources`.
@@ -31,7 +32,7 @@ def merge(
       source: the sentence that says what made ``ours``.
 
     Raises:
-      ValueError: a row was made with other settings, so that its seeds cannot be added.
+      ValueError: a row was made with other settings, and has seeds that were not made again.
     """
     found = {row["name"]: row for row in there}
     for row in json.loads(json.dumps(ours)):  # as it will be read
@@ -43,14 +44,14 @@ def merge(
 
 def _both(old: Row, new: Row, per_seed: Collection[str]) -> Row:
     """A row with the seeds of an old and a new one."""
+    again = {*new["seeds"], *_diverged(new)}
+    if {*old["seeds"], *_diverged(old)} <= again:
+        return new
     if old.get("settings") != new.get("settings"):
         raise ValueError(
             f"--add: {new['name']} was made with other settings in the report of --results: "
             f"{_differences(old.get('settings', {}), new.get('settings', {}))}"
         )
-    again = {*new["seeds"], *_diverged(new)}
-    if {*old["seeds"], *_diverged(old)} <= again:
-        return new
     seeds = sorted({*old["seeds"], *again} - {*_diverged(new)})
     diverged = sorted({*_diverged(old), *_diverged(new)} - {*new["seeds"]})
     row = {**old, **new, "seeds": seeds, "made_by": _once([*old["made_by"], *new["made_by"]])}

@@ -39,14 +39,13 @@ class Trained(NamedTuple):
     """A row that trains: learning-compression from a one-shot start, or the dense network."""
 
     sparsity: float
-    rate: float
-    """The learning rate of Adam; it falls to 0 along a cosine."""
     start: Row | None
-    """The one-shot row whose method prunes the network first."""
-    mu: float = 0.0
-    """The penalty's weight in the first L step."""
-    mu_growth: float = 1.0
-    """Growth of mu from one L step to the next."""
+    """The one-shot row whose method, with the first settings of that row, prunes the network
+    first."""
+    candidates: Sequence[Mapping[str, float]]
+    """Settings of which the best by validation perplexity after a short training is taken; a single
+    one is not tried. ``rate`` is the learning rate of Adam, which falls to 0 along a cosine; ``mu``
+    is the penalty's weight in the first L step, and ``mu_growth`` what it grows by in each."""
 
 
 STRUCTURED = "structured"
@@ -70,7 +69,7 @@ ONE_SHOT: Mapping[str, OneShot] = {
         0.5,
         [
             {"pattern": "global", "comparison": comparison}
-            for comparison in ("balanced", "relative", "absolute")
+            for comparison in ("balanced", "relative", "absolute", "loss")
         ],
     ),
     "wanda_2_4": OneShot("wanda", 0.5, [{"pattern": "2:4"}], 6.2),
@@ -79,12 +78,18 @@ ONE_SHOT: Mapping[str, OneShot] = {
     "wanda_structured": OneShot("wanda", 0.0, [{"pattern": STRUCTURED}]),
     "sparsegpt_structured": OneShot("sparsegpt", 0.0, [{"pattern": STRUCTURED}]),
 }
+_LC = {"rate": 1e-4, "mu": 0.1, "mu_growth": 1.2}
 TRAINED: Mapping[str, Trained] = {
-    "structured_tuned": Trained(0.0, 1e-4, "sparsegpt_structured"),
-    "dense_tuned": Trained(0.0, 2e-5, None),
-    "lc_50": Trained(0.5, 2e-5, "admm_50", 1e-3, 1.2),
-    "lc_70": Trained(0.7, 2e-5, "admm_50", 1e-3, 1.2),
+    "structured_tuned": Trained(0.0, "sparsegpt_structured", [{"rate": 1e-4}]),
+    "dense_tuned": Trained(0.0, None, [{"rate": rate} for rate in (2e-5, 5e-5, 1e-4)]),
+    "lc_50": Trained(0.5, "admm_50", [_LC]),
+    "lc_70": Trained(0.7, "admm_50", [_LC]),
 }
+CANDIDATES: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    **{row: one_shot.candidates for row, one_shot in ONE_SHOT.items()},
+    **{row: trained.candidates for row, trained in TRAINED.items()},
+}
+"""The settings that are tried for each row."""
 FILES: Mapping[str, Row] = {"admm_50_file": "admm_50", "lc_50_file": "lc_50"}
 """The rows that quantise the network of another row and write it to a file."""
 
@@ -109,6 +114,9 @@ class Config(AddingConfig):
     settings can be chosen by the validation data alone."""
     context: int = 512
     """Tokens of a window."""
+    mixed_precision: bool = False
+    """Train with products in bfloat16 and their sums, the parameters and all else in float32; on a
+    CPU with instructions for bfloat16 a step takes half the time. JAX 0.10.0 cannot."""
     windows: int | None = None
     """Calibration windows of a draw; default the preset's (128)."""
     steps: int | None = None
@@ -142,9 +150,11 @@ class Config(AddingConfig):
         found = {
             "context": self.context,
             "windows": 4 if smoke else 128,
+            "gradient_windows": 4 if smoke else 32,
             "validation_windows": 4 if smoke else 32,
             "test_windows": 4 if smoke else 64,
             "steps": 3 if smoke else 200,
+            "tuning_steps": 2 if smoke else 30,
             "batch_size": self.batch_size,
         }
         return self.overridden(found)

@@ -13,9 +13,12 @@ _MARKERS = "osD^v"
 
 
 def perplexities(rows: Sequence[Row]) -> Figure:
-    """A bar for each row, the worst on top, with sample standard deviations."""
+    """A bar for each row, the worst on top, with sample standard deviations.
+
+    Where some rows were evaluated on the test texts, the others are left out.
+    """
     field = "perplexity_ratio"
-    if not all(field in row for row in rows):
+    if not any(field in row for row in rows):
         field = "validation_perplexity_ratio"
     known = sorted((row for row in rows if field in row), key=lambda row: row[field]["mean"])
     figure = Figure(figsize=(7.5, 1.2 + 0.36 * len(known)), layout="constrained")
@@ -31,7 +34,10 @@ def perplexities(rows: Sequence[Row]) -> Figure:
     axes.bar_label(bars, [f"{mean:.2f}x" for mean in means], padding=5)
     axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
     split = "test" if field == "perplexity_ratio" else "validation"
-    axes.set(xscale="log", xlabel=f"{split} perplexity, as a ratio to the dense network's")
+    axes.set(
+        xscale="log",
+        xlabel=f"{split} perplexity over that of the dense network, trained for as long",
+    )
     axes.set_xlim(0.9, 1.5 * max(means, default=1))
     axes.spines[["top", "right"]].set_visible(False)
     return figure

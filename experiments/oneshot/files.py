@@ -16,8 +16,8 @@ from sparsejax import compression
 from sparsejax.deploy import load_sparse, save_sparse
 
 SETTINGS: Mapping[str, int] = {
-    "values": 31,
-    "group_size": 64,
+    "values": 63,
+    "group_size": 192,
     "embedding_values": 63,
     "embedding_group_size": 32,
 }

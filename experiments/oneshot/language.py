@@ -60,6 +60,12 @@ class Language:
         for start in range(0, len(drawn), _CHUNK):
             yield jnp.asarray(drawn[start : start + _CHUNK])
 
+    def squared_gradients(self, draw: int, count: int) -> Any:
+        """The mean squared gradients over the first calibration windows of a draw, one by one."""
+        first = self.drawn(draw)[:count, None]
+        loss = lambda params, tokens: self.loss(params, {"tokens": tokens})[0]  # noqa: E731
+        return oneshot.squared_gradients(loss, self.params, map(jnp.asarray, first))
+
     def training(self) -> np.ndarray:
         """All windows of the calibration texts, int32 [windows, context]."""
         return windows(self.tokens["calibration"], self.sizes["context"])
@@ -71,7 +77,7 @@ class Language:
         return perplexity(self.function, params, first, _CHUNK)
 
     def loss(
-        self, params: Any, batch: dict[str, jax.Array], key: jax.Array
+        self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None = None
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Mean cross-entropy of the next token of windows, in nats."""
         del key

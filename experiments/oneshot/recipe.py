@@ -14,16 +14,17 @@ import numpy as np
 import optax
 
 import sparsejax
+from experiments.common.mixed_precision import mixed_precision
 from experiments.common.runner import Recipe
 from experiments.oneshot import files, images, report, structured
 from experiments.oneshot.config import (
+    CANDIDATES,
     FILES,
     ONE_SHOT,
     STRUCTURED,
     TRAINED,
     TUNING_DRAW,
     Config,
-    Row,
 )
 from experiments.oneshot.language import Calibrations, Language, in_layers, load
 from experiments.oneshot.unsaved import UnsavedRun
@@ -118,6 +119,9 @@ class PrunedRun(LanguageRun):
             calibrated = start
         else:
             calibration = jax.block_until_ready(self.calibrations(self.seed))
+            squares = None
+            if settings["comparison"] == "loss":
+                squares = language.squared_gradients(self.seed, settings["gradient_windows"])
             calibrated = time.perf_counter()
             params = oneshot.prune(
                 language.params,
@@ -125,6 +129,7 @@ class PrunedRun(LanguageRun):
                 *arguments,
                 where=in_layers,
                 comparison=settings["comparison"],
+                squared_gradients=squares,
             )
         jax.block_until_ready(params)
         seconds = {
@@ -148,6 +153,8 @@ class TrainedRun(LanguageRun):
         if self.start is not None and self.start.settings["pattern"] == STRUCTURED:
             small = structured.smaller(language, params)
             language, params = replace(language, function=small.function), small.params
+        if settings["mixed_precision"]:
+            language = replace(language, function=mixed_precision(language.function))
         optimizer = self.optimizer()
 
         state = self.fit(
@@ -225,19 +232,28 @@ def _language(config: Config) -> Iterator[LanguageRun]:
         settings = one_shot_settings(config, row, candidate)
         return PrunedRun(row, folder, settings, draw, config, language, calibrations)
 
+    def trained(row: str, draw: int, candidate: Mapping[str, Any], folder: Path) -> TrainedRun:
+        settings = trained_settings(config, row, candidate, tuning=draw == TUNING_DRAW)
+        run = TrainedRun(row, folder, settings, draw, config, language, calibrations)
+        if (start := TRAINED[row].start) is not None:
+            run.start = pruned(start, draw, ONE_SHOT[start].candidates[0], folder / "start")
+            run.start.settings["sparsity"] = settings["sparsity"]
+        return run
+
     chosen: dict[str, Mapping[str, Any]] = {"dense": {}}
     before = chosen_before(config)
     rows = config.rows()
-    for row in [row for row in ONE_SHOT if row in rows]:
-        found = ONE_SHOT[row].candidates
+    for row in [row for row in rows if row in CANDIDATES]:
+        found = CANDIDATES[row]
         if len(found) == 1:
             chosen[row] = found[0]
             continue
         if row in before:
             chosen[row] = before[row]
             continue
+        make = trained if row in TRAINED else pruned
         tried = [
-            pruned(row, TUNING_DRAW, one, config.folder / row / "tuning" / f"candidate_{number}")
+            make(row, TUNING_DRAW, one, config.folder / row / "tuning" / f"candidate_{number}")
             for number, one in enumerate(found)
         ]
         for run in tried:
@@ -251,16 +267,19 @@ def _language(config: Config) -> Iterator[LanguageRun]:
     if "dense" in rows:
         yield pruned("dense", 0, chosen["dense"], config.folder / "dense" / "seed_0")
     for draw in config.seeds:
-        for row in [row for row in rows if row in chosen and row != "dense"]:
+        for row in [row for row in rows if row in chosen and row in ONE_SHOT]:
             yield pruned(row, draw, chosen[row], config.folder / row / f"seed_{draw}")
-    trained = {}
-    for row in [row for row in rows if row in TRAINED]:
-        trained[row] = _trained(config, row, language, calibrations, pruned)
-        yield trained[row]
+    if not config.seeds:
+        return  # settings are chosen, and nothing is made with them
+    draw = config.seeds[0]
+    ended = {}
+    for row in [row for row in rows if row in chosen and row in TRAINED]:
+        ended[row] = trained(row, draw, chosen[row], config.folder / row / f"seed_{draw}")
+        yield ended[row]
     for row in [row for row in rows if row in FILES]:
-        draw, of = config.seeds[0], FILES[row]
+        of = FILES[row]
         folder = config.folder / row / f"seed_{draw}"
-        start = trained.get(of) or pruned(of, draw, chosen[of], folder / "start")
+        start = ended.get(of) or pruned(of, draw, chosen[of], folder / "start")
         settings = {**start.settings, "row": row, "file": dict(files.SETTINGS)}
         to_file = FileRun(row, folder, settings, draw, config, language, calibrations)
         to_file.start = start
@@ -272,31 +291,25 @@ def chosen_before(config: Config) -> dict[str, Mapping[str, Any]]:
     rows = config.earlier_rows()
     tried = {row["name"]: row["tried"] for row in rows if "tried" in row}
     found = {}
-    for row in ONE_SHOT:
+    for row, candidates in CANDIDATES.items():
         every = tried.get(f"{row}_tuning", [])
-        if len(every) == len(ONE_SHOT[row].candidates):
+        if len(every) == len(candidates):
             found[row] = min(every, key=lambda one: one["validation_perplexity"])["settings"]
     return found
 
 
-def _trained(
-    config: Config, row: Row, language: Language, calibrations: Calibrations, pruned: Any
-) -> TrainedRun:
-    trained = TRAINED[row]
-    settings = {
-        "row": row, "preset": config.preset, **config.sizes(), "sparsity": trained.sparsity,
-        "rate": trained.rate, "mu": trained.mu, "mu_growth": trained.mu_growth,
-        "start": trained.start,
+def trained_settings(
+    config: Config, row: str, candidate: Mapping[str, Any], tuning: bool
+) -> dict[str, Any]:
+    """Return the settings that define a run with training, as JSON values."""
+    sizes = config.sizes()
+    if tuning:
+        sizes["steps"] = sizes["tuning_steps"]
+    del sizes["tuning_steps"], sizes["gradient_windows"]
+    return {
+        "row": row, "preset": config.preset, **sizes, "mixed_precision": config.mixed_precision,
+        "sparsity": TRAINED[row].sparsity, "start": TRAINED[row].start, **candidate,
     }  # fmt: skip
-    draw = config.seeds[0]
-    folder = config.folder / row / f"seed_{draw}"
-    run = TrainedRun(row, folder, settings, draw, config, language, calibrations)
-    if trained.start is not None:
-        candidate = ONE_SHOT[trained.start].candidates[0]
-        start = pruned(trained.start, draw, candidate, folder / "start")
-        start.settings["sparsity"] = trained.sparsity
-        run.start = start
-    return run
 
 
 def one_shot_settings(config: Config, row: str, candidate: Mapping[str, Any]) -> dict[str, Any]:
@@ -307,6 +320,8 @@ def one_shot_settings(config: Config, row: str, candidate: Mapping[str, Any]) ->
     if row == "dense":
         return settings
     options = dict(candidate)
+    if options.get("comparison") == "loss":
+        settings["gradient_windows"] = sizes["gradient_windows"]
     return settings | {
         "method": ONE_SHOT[row].method,
         "sparsity": ONE_SHOT[row].sparsity,

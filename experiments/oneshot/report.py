@@ -23,7 +23,7 @@ from experiments.common.report import (
 from experiments.common.runner import Picture
 from experiments.oneshot import figures as pictures
 from experiments.oneshot import images
-from experiments.oneshot.config import FILES, ONE_SHOT, ROWS, TRAINED, Config
+from experiments.oneshot.config import CANDIDATES, FILES, ONE_SHOT, ROWS, TRAINED, Config
 
 _WAYS = {
     "dense": "dense",
@@ -46,8 +46,8 @@ _WAYS = {
     "lc_50_file": "learning-compression, 50 %, as read from its file",
 }
 _NOT_FINAL = (
-    " This is not the final table: the settings may change yet, and the test texts were not looked "
-    "at."
+    " Rows without a test perplexity were not evaluated on the test texts, and are not in a figure "
+    "of rows that were."
 )
 _FIELDS = ("nonzeros", "density", "seconds")
 _LANGUAGE_FIELDS = ("calibration_seconds", "layer_error", "layer_errors", "sample", "file_bytes")
@@ -58,7 +58,7 @@ PER_SEED = (*_FIELDS, *_LANGUAGE_FIELDS)
 def rows(config: Config, ended: Mapping[str, Sequence[Any]], command: str) -> list[Row]:
     """The rows of report.json."""
     del command
-    found = [_tuning(config, row, ended) for row in ONE_SHOT if f"{row}_tuning" in ended]
+    found = [_tuning(config, row, ended) for row in CANDIDATES if f"{row}_tuning" in ended]
     for name in (name for name in ROWS if name in ended):
         results = [run.result() for run in ended[name]]
         row = describe(config, name, results, method=results[0]["settings"].get("method", name))
@@ -101,10 +101,11 @@ def with_ratios(rows: Sequence[Row]) -> list[Row]:
 
 def _tuning(config: Config, row: str, ended: Mapping[str, Sequence[Any]]) -> Row:
     results = [run.result() for run in ended[f"{row}_tuning"]]
-    found = describe(config, f"{row}_tuning", results, method=ONE_SHOT[row].method)
+    method = ONE_SHOT[row].method if row in ONE_SHOT else row
+    found = describe(config, f"{row}_tuning", results, method=method)
     tried = [
         {"settings": dict(one), "validation_perplexity": result["validation_perplexity"]}
-        for one, result in zip(ONE_SHOT[row].candidates, results, strict=False)
+        for one, result in zip(CANDIDATES[row], results, strict=False)
     ]
     del found["settings"]
     return found | {"tried": tried}
@@ -167,17 +168,17 @@ def parts(rows: Sequence[Row]) -> Parts:
             f"({sizes['test_windows'] * sizes['context']:,} tokens for the test), and its ratio is "
             "to that of the dense network; of rows that train, to that of the dense network "
             "trained for as long. Mean ± sample standard deviation over the draws of calibration "
-            f"windows {', '.join(map(str, seeds_of(language)))}. The kernels of the layers are "
-            "pruned; the embedding, which also makes the logits, stays dense. Networks without "
-            "units are trained at the size that `shrink` leaves, and all rows that train see the "
-            "texts that the calibration windows are drawn from. The error of a "
-            "layer's outputs is the mean over kernels of |X(W - W')|^2 / |XW|^2. The first look "
-            "was plain NumPy with 10 calibration windows and 4,096 test tokens. In a file the "
-            "weights that are kept have 5-bit codes relative to the scale of their group of 64 "
-            "inputs, the embedding has 6-bit codes, and what is read back is evaluated; the dense "
-            "file that the network comes from has 98.4 MB. Settings are "
-            "chosen by the validation texts, and no test perplexity is computed before (`--final`)."
+            f"windows {', '.join(map(str, seeds_of(language)))}; rows that train, and files, have "
+            "one draw. The kernels of the layers are pruned; the embedding, which also makes the "
+            "logits, stays dense. The error of a layer's outputs is the mean over kernels of "
+            "|X(W - W')|^2 / |XW|^2. The first look was plain NumPy with 10 calibration windows "
+            "and 4,096 test tokens. In a file the weights that are kept have 6-bit codes relative "
+            "to the scale of their group of 192 inputs, the embedding has 6-bit codes, and what is "
+            "read back is evaluated; the dense file that the network comes from has 98.4 MB. "
+            "Settings are chosen by the validation texts, and no test perplexity is computed "
+            "before (`--final`)."
             + ("" if all("perplexity" in row for row in language) else _NOT_FINAL),
+            *_trained(language),
         ]
         samples = [f"- {row['name']}: {row['sample'][0]!r}" for row in language if "sample" in row]
         if samples:
@@ -185,7 +186,7 @@ def parts(rows: Sequence[Row]) -> Parts:
     tuned = {row["name"]: row["tried"] for row in rows if "tried" in row}
     tried = [
         {"name": f"{name}_tuning", **one}
-        for name in ONE_SHOT
+        for name in CANDIDATES
         for one in tuned.get(f"{name}_tuning", ())
     ]
     if tried:
@@ -201,6 +202,28 @@ def parts(rows: Sequence[Row]) -> Parts:
             "is trained after the pruning."
         )
     return [*found, MADE_BY, *(figure("Errors", name) for name in figures(rows, {}))]
+
+
+def _trained(language: Sequence[Row]) -> list[str]:
+    """What the rows that train did, if there are any."""
+    settings = {row["name"]: row["settings"] for row in language if row["name"] in TRAINED}
+    if not settings:
+        return []
+    steps = sorted({one["steps"] for one in settings.values()})
+    (windows,) = {one["batch_size"] for one in settings.values()}
+    text = (
+        f"Rows that train take {' or '.join(map(str, steps))} steps of {windows} windows with "
+        "Adam, whose rate falls to 0 along a cosine. They see all texts that the calibration "
+        "windows are drawn from. Networks without units are trained at the size that `shrink` "
+        "leaves."
+    )
+    mixed = [name for name, one in settings.items() if one.get("mixed_precision")]
+    if mixed:
+        text += (
+            f" Of {', '.join(mixed)} the operands of products with matrices are rounded to "
+            "bfloat16 while they train; sums, parameters and all else are float32."
+        )
+    return [text]
 
 
 def networks(rows: Sequence[Row]) -> list[tuple[str, str]]:

@@ -85,6 +85,12 @@ def test_a_list_is_not_taken_for_values_of_seeds_by_its_length():
     assert both["shape"] == [3]
 
 
+def test_a_row_that_is_made_again_whole_may_have_other_settings():
+    again = row("a", (0, 1, 2), {"rate": 0.2})
+    (found,) = merge([row("a", (0, 1)) | {"made_by": ["before"]}], [again], (), "now")
+    assert found == again | {"made_by": ["now"]}
+
+
 def test_other_settings_are_refused_by_name():
     old = merge([], [row("a", [0], {"rate": 0.1, "epochs": 3})], FIELDS, "old")
     with pytest.raises(ValueError, match=r"a was made with other settings .*: rate 0.1 .*, 0.2"):
