@@ -116,13 +116,14 @@ def cost(method: str, by_budget: Mapping[str, Mapping[str, Row]]) -> float:
     """Seconds of a method's fastest run over those of the fastest dense one.
 
     The fastest counts because no budget or seed costs more than another, but other programs do.
+    Rows that were made in other pieces than the dense one count only where there are no others,
+    since machines differ.
     """
-
-    def seconds(name: str) -> float:
-        times: list[float] = [min(b[name]["seconds"]) for b in by_budget.values() if name in b]
-        return min(times)
-
-    return seconds(method) / seconds("dense")
+    dense = by_budget["100"]["dense"]
+    rows = [budget[method] for budget in by_budget.values() if method in budget]
+    alike = [row for row in rows if row.get("made_by") == dense.get("made_by")]
+    seconds: float = min(min(row["seconds"]) for row in alike or rows) / min(dense["seconds"])
+    return seconds
 
 
 def _mean(row: Row) -> float:
@@ -147,10 +148,7 @@ def fewer_seeds(by_budget: Mapping[str, Mapping[str, Row]]) -> str:
     if any(len(_ran(row)) < len(seeds_of(rows)) for row in rows):
         notes.append("(1), (2): only so many seeds have run.")
     if any("diverged_seeds" in row for row in rows):
-        notes.append(
-            "(n diverged): so many further seeds ended with a loss that is not finite, and are in "
-            "no mean."
-        )
+        notes.append("(n diverged): so many further seeds ended in NaN.")
     return " ".join(notes)
 
 
@@ -304,7 +302,8 @@ def parts(rows: Sequence[Row]) -> Parts:
                 f"{dense['settings']['epochs']} epochs in all, searches and fine-tuning included, "
                 "the same images in batches of the same size and the same initial weights. Weights "
                 "left are those of the kernels; biases are dense. No network has more weights than "
-                "its budget. Seconds are those of the fastest run of a method. "
+                "its budget. Seconds are those of the fastest run of a method, among those of the "
+                "commands that made the dense runs. "
                 f"{fewer_seeds(by_budget)}".rstrip(),
                 "### What to use when",
                 Table(CHOICES, choices(by_budget)),

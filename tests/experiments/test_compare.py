@@ -231,6 +231,15 @@ def test_the_choice_follows_the_stated_rule():
     assert line["cheap"].endswith("; as good: RigL")
 
 
+def test_seconds_of_other_machines_do_not_count():
+    here, there = {"made_by": ["here"]}, {"made_by": ["here", "there"]}
+    rows = [DENSE | here, row("cs", [2.0, 2.2], 12.0) | here]
+    rows += [row(name, [2.0, 2.2], 4.0, "5") | there for name in ("cs", "imp")]
+    by_budget = report.compared(rows, "lenet300_mnist")
+    assert report.cost("cs", by_budget) == 1.2
+    assert report.cost("imp", by_budget) == 0.4  # there is no other
+
+
 def test_seeds_that_diverged_are_counted_and_in_no_mean():
     cs = row("cs", [2.0, 2.2]) | {"seeds": [0, 2], "diverged_seeds": [1]}
     by_budget = report.compared([DENSE, row("lc_l0_l2", [2.3, 2.3, 2.3]), cs], "lenet300_mnist")
