@@ -14,12 +14,16 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TESTED = ("deploy", "experiments", "language", "test")
 
 
+def _environment(python):
+    return {"python_version": python, "python_full_version": f"{python}.0"}
+
+
 def pins(name, python):
     """The version that a file of constraints pins under a version of Python, by package."""
     pinned = {}
     for line in (ROOT / name).read_text().splitlines():
         pin = Requirement(line)
-        if pin.marker is None or pin.marker.evaluate({"python_version": python}):
+        if pin.marker is None or pin.marker.evaluate(_environment(python)):
             assert pin.name.lower() not in pinned, line
             (specifier,) = pin.specifier
             assert specifier.operator == "==", line
