@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from sparsejax.graph import Equation, Graph, trace
+from sparsejax.graph import Equation, Graph, evaluate_equations, trace
 
 
 def mixed_precision(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -35,16 +35,14 @@ def mixed_precision(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
     def mixed(params: PyTree, *inputs: PyTree) -> PyTree:
         graph = trace(function, params, inputs)
-        values = graph.given(jax.tree.leaves(params))
-        values |= zip(graph.inputs, jax.tree.leaves(inputs), strict=True)
-        for equation in graph.equations:
-            operands = [values[value] for value in equation.ins]
-            if (axis := _axis_of_matrix(graph, equation)) is None:
-                found = equation.apply(operands)
-            else:
-                found = [_product(*operands, axis)]
-            values |= zip(equation.outs, found, strict=True)
-        return jax.tree.unflatten(graph.tree, [values[value] for value in graph.outputs])
+
+        def apply(equation: Equation, operands: Sequence[Any]) -> list[Any]:
+            axis = _axis_of_matrix(graph, equation)
+            return equation.apply(operands) if axis is None else [_product(*operands, axis)]
+
+        given = graph.given(jax.tree.leaves(params), jax.tree.leaves(inputs))
+        outputs = evaluate_equations(graph.equations, given, graph.outputs, apply)
+        return jax.tree.unflatten(graph.tree, outputs)
 
     return mixed
 

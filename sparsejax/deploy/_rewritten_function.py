@@ -34,6 +34,5 @@ class RewrittenFunction:
             self.read(leaf) if other else leaf
             for leaf, other in zip(structure.flatten_up_to(params), self.rewritten, strict=True)
         ]
-        values = graph.given(leaves)
-        values |= zip(graph.inputs, map(jnp.asarray, jax.tree.leaves(inputs)), strict=True)
+        values = graph.given(leaves, map(jnp.asarray, jax.tree.leaves(inputs)))
         return jax.tree.unflatten(graph.tree, self.evaluate(graph, values))

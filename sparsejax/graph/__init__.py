@@ -23,7 +23,7 @@ from sparsejax.graph._edges import (
 )
 from sparsejax.graph._factored import Factored
 from sparsejax.graph._factored_pass import evaluate_factored, find_factored
-from sparsejax.graph._graph import Equation, Graph, abstract, concrete_leaves
+from sparsejax.graph._graph import Equation, Graph, abstract, concrete_leaves, evaluate_equations
 from sparsejax.graph._group_builder import DependencyGroups
 from sparsejax.graph._indices import FixedIndices, Indices
 from sparsejax.graph._live import find_live
@@ -45,7 +45,7 @@ from sparsejax.graph._scan import Scan, scan_of
 from sparsejax.graph._sliced_graph import take
 from sparsejax.graph._trace import trace
 from sparsejax.graph._trace_batch import trace_batch, trace_every_batch
-from sparsejax.graph._unrolled import Layers, evaluate_unrolled, find_layers
+from sparsejax.graph._unrolled import Layers, evaluate_unrolled, find_layers, unroll_scan
 from sparsejax.graph.rules import RULES
 
 __all__ = [
@@ -83,6 +83,7 @@ __all__ = [
     "concrete_leaves",
     "constant_contribution",
     "evaluate",
+    "evaluate_equations",
     "evaluate_factored",
     "evaluate_unrolled",
     "find_bias_foldings",
@@ -101,6 +102,7 @@ __all__ = [
     "trace",
     "trace_batch",
     "trace_every_batch",
+    "unroll_scan",
     "widest",
     "with_batch",
     "write_onnx",

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from sparsejax.graph._factored import Factored, NotFactoredError
-from sparsejax.graph._graph import Equation, Graph
+from sparsejax.graph._graph import Equation, Graph, evaluate_equations
 from sparsejax.graph._trace import trace
 from sparsejax.graph.rules import RULES
 
@@ -61,18 +61,16 @@ def evaluate_factored(graph: Graph, values: Mapping[int, Any]) -> list[jax.Array
     Returns:
       The leaves of the outputs.
     """
-    found = dict(values)
-    for equation in graph.equations:
-        operands = [found[value] for value in equation.ins]
-        if any(isinstance(operand, Factored) for operand in operands):
-            try:
-                results = [_result(equation, operands)]
-            except NotFactoredError:
-                results = equation.apply([_whole(operand) for operand in operands])
-        else:
-            results = equation.apply(operands)
-        found |= dict(zip(equation.outs, results, strict=True))
-    return [_whole(found[value]) for value in graph.outputs]
+    return list(map(_whole, evaluate_equations(graph.equations, values, graph.outputs, _apply)))
+
+
+def _apply(equation: Equation, operands: Sequence[Any]) -> list[Any]:
+    if any(isinstance(operand, Factored) for operand in operands):
+        try:
+            return [_result(equation, operands)]
+        except NotFactoredError:
+            operands = list(map(_whole, operands))
+    return equation.apply(operands)
 
 
 def _result(equation: Equation, operands: Sequence[Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -97,11 +97,13 @@ class Graph(NamedTuple):
     tree: Any
     """The structure of the outputs."""
 
-    def given(self, leaves: Sequence[Any]) -> dict[int, Any]:
-        """Return the arrays of parameters, constants and literals by value."""
+    def given(self, leaves: Sequence[Any], inputs: Iterable[Any] | None = None) -> dict[int, Any]:
+        """Return the arrays of parameters, constants, literals and, if given, inputs by value."""
         given: dict[int, Any] = dict(self.literals)
         given |= zip(self.leaves, leaves, strict=True)
         given |= zip(self.constants, self.arrays, strict=True)
+        if inputs is not None:
+            given |= zip(self.inputs, inputs, strict=True)
         return given
 
     def lengths(self, value: int) -> list[Length]:
@@ -133,6 +135,27 @@ class Graph(NamedTuple):
             for value in (*equation.ins, *(equation.body.outs if equation.body else ())):
                 count[value] += 1
         return count
+
+
+def evaluate_equations(
+    equations: Iterable[Equation],
+    given: Mapping[int, Any],
+    outputs: Iterable[int],
+    apply: Callable[[Equation, Sequence[Any]], Sequence[Any]] = Equation.apply,
+) -> list[Any]:
+    """Compute values from those that are given.
+
+    Args:
+      equations: the equations, in the order of computation.
+      given: what they read and do not compute, by value.
+      outputs: the values to return.
+      apply: returns the results of an equation for its operands; the primitive by default.
+    """
+    values = dict(given)
+    for equation in equations:
+        results = apply(equation, [values[value] for value in equation.ins])
+        values |= zip(equation.outs, results, strict=True)
+    return [values[value] for value in outputs]
 
 
 def abstract(tree: PyTree) -> PyTree:

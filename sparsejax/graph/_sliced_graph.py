@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from sparsejax.graph._graph import Equation, Graph
+from sparsejax.graph._graph import Equation, Graph, evaluate_equations
 from sparsejax.graph._group_builder import DependencyGroups
 from sparsejax.graph._indices import Indices
 
@@ -72,16 +72,14 @@ class SlicedGraph:
         self, equations: Sequence[Equation], operands: Mapping[int, Any], outs: Sequence[int]
     ) -> list[Any]:
         """Return what is kept of values that equations compute, also from further operands."""
-        values = dict(self._given) | dict(operands)
-        for equation in equations:
-            read = [values[value] for value in equation.ins]
-            rule = self._rules.get(equation.name)
-            if rule is None or (equation.body is None and self.is_whole(equation)):
-                results = equation.apply(read)
-            else:
-                results = rule.evaluate(self, equation, read)
-            values |= zip(equation.outs, results, strict=True)
-        return [values[value] for value in outs]
+        given = dict(self._given) | dict(operands)
+        return evaluate_equations(equations, given, outs, self._apply)
+
+    def _apply(self, equation: Equation, operands: Sequence[Any]) -> list[Any]:
+        rule = self._rules.get(equation.name)
+        if rule is None or (equation.body is None and self.is_whole(equation)):
+            return equation.apply(operands)
+        return rule.evaluate(self, equation, operands)
 
     def kept(self, value: int, axis: int) -> np.ndarray | None:
         """Return the indices of a dimension that are kept; None for all."""

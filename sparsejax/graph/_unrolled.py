@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from sparsejax.graph._graph import Equation, Graph
+from sparsejax.graph._graph import Equation, Graph, evaluate_equations
 
 _EACH = frozenset({"convert_element_type", "copy"})
 """Primitives that compute each layer of a stack by itself."""
@@ -52,41 +53,48 @@ def evaluate_unrolled(graph: Graph, given: Mapping[int, Any]) -> list[Any]:
     Returns:
       The arrays of ``graph.outputs``.
     """
-    values = dict(given)
-    for equation in graph.equations:
-        operands = [values[value] for value in equation.ins]
-        if equation.body is not None and any(isinstance(one, Layers) for one in operands):
-            results = _written_out(equation, operands, values)
-        elif isinstance(operands[0] if operands else None, Layers) and equation.name in _EACH:
-            layers = [equation.apply([array])[0] for array in operands[0].arrays]
-            results = [Layers(tuple(layers))]
-        else:
-            results = equation.apply(operands)
-        values |= zip(equation.outs, results, strict=True)
-    return [values[value] for value in graph.outputs]
+
+    def apply(equation: Equation, operands: Sequence[Any]) -> list[Any]:
+        body = equation.body
+        if body is not None and any(isinstance(one, Layers) for one in operands):
+
+            def step(inputs: Sequence[Any]) -> list[Any]:
+                values = dict(given) | dict(zip(body.ins, inputs, strict=True))
+                return evaluate_equations(body.equations, values, body.outs)
+
+            return unroll_scan(equation, operands, step)
+        if equation.name in _EACH and isinstance(operands[0], Layers):
+            return [Layers(tuple(equation.apply([array])[0] for array in operands[0].arrays))]
+        return equation.apply(operands)
+
+    return evaluate_equations(graph.equations, given, graph.outputs, apply)
 
 
-def _written_out(
-    equation: Equation, operands: Sequence[Any], outside: Mapping[int, Any]
+def unroll_scan(
+    equation: Equation, operands: Sequence[Any], step: Callable[[Sequence[Any]], Sequence[Any]]
 ) -> list[Any]:
-    body, carry, params = equation.body, equation.carry(), equation.params
-    assert body is not None
-    consts, state = operands[: carry.start], list(operands[carry.start : carry.stop])
+    """Compute the results of a scan one step after another.
+
+    Args:
+      equation: the scan.
+      operands: its operands: arrays, or `Layers` among the slices.
+      step: returns the carry and the slices of the results of a step for its inputs.
+    """
+    carry, params = equation.carry(), equation.params
+    consts, state = operands[: carry.start], operands[carry.start : carry.stop]
     steps = range(params["length"])
-    stacked: dict[int, list[Any]] = {}
-    for step in reversed(steps) if params["reverse"] else steps:
-        slices = [_entry(operand, step) for operand in operands[carry.stop :]]
-        values = dict(outside) | dict(zip(body.ins, [*consts, *state, *slices], strict=True))
-        for each in body.equations:
-            results = each.apply([values[value] for value in each.ins])
-            values |= zip(each.outs, results, strict=True)
-        outs = [values[value] for value in body.outs]
-        state, stacked[step] = outs[: len(carry)], outs[len(carry) :]
-    after = zip(*(stacked[step] for step in steps), strict=True)
+    stacked: dict[int, Sequence[Any]] = {}
+    for number in reversed(steps) if params["reverse"] else steps:
+        slices = [_entry(operand, number) for operand in operands[carry.stop :]]
+        outs = step([*consts, *state, *slices])
+        state, stacked[number] = outs[: len(carry)], outs[len(carry) :]
+    after = zip(*(stacked[number] for number in steps), strict=True)
     return [*state, *(jnp.stack(entries) for entries in after)]
 
 
-def _entry(operand: Any, step: int) -> Any:
+def _entry(operand: Any, number: int) -> Any:
     if isinstance(operand, Layers):
-        return operand.arrays[step]
-    return lax.index_in_dim(operand, step, keepdims=False)
+        return operand.arrays[number]
+    if isinstance(operand, np.ndarray):
+        return np.asarray(operand[number])
+    return lax.index_in_dim(operand, number, keepdims=False)

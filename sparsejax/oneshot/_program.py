@@ -50,8 +50,7 @@ class Program:
           leaves: the leaves of the parameters.
           inputs: the leaves of the batch.
         """
-        graph = self._top.graph
-        values = graph.given(leaves) | dict(zip(graph.inputs, inputs, strict=True))
+        values = self._top.graph.given(leaves, inputs)
         state = dict(state)
         self._run(self._top, values, state, {}, ())
         return state
@@ -131,9 +130,7 @@ class Program:
             counter, entries = sliced
             mine = dict(mine)
             graph = inside.graph
-            values = graph.given(()) | dict(
-                zip(graph.inputs, (*consts, *carried, *entries), strict=True)
-            )
+            values = graph.given((), (*consts, *carried, *entries))
             known = dict(traced) | {Traced(inside.number, None): counter}
             self._run(inside, values, mine, known, graph.outputs)
             results = [values[value] for value in graph.outputs]

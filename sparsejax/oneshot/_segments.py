@@ -11,7 +11,7 @@ from jax import lax
 from jax.extend import core
 from jax.sharding import NamedSharding
 
-from sparsejax.graph import Equation, Graph
+from sparsejax.graph import Equation, Graph, evaluate_equations
 from sparsejax.oneshot._gram import Sums, added, gram
 from sparsejax.oneshot._plan import Term
 from sparsejax.oneshot._uses import Site
@@ -105,11 +105,8 @@ class Programs:
 
 
 def _run(one: Segment, arrays: Sequence[Any]) -> list[Any]:
-    values = one.literals | dict(zip(one.inputs, arrays, strict=True))
-    for equation in one.equations:
-        results = equation.apply([values[value] for value in equation.ins])
-        values |= zip(equation.outs, results, strict=True)
-    return [values[value] for value in one.outputs]
+    given = one.literals | dict(zip(one.inputs, arrays, strict=True))
+    return evaluate_equations(one.equations, given, one.outputs)
 
 
 def _added(state: list[Sums], sites: Sequence[Sequence[Site]], values: Sequence[Any]) -> list[Sums]:
@@ -178,14 +175,14 @@ def fixed(graph: Graph, wanted: Collection[int], leaves: Sequence[Any]) -> Value
     Indices of slices are arguments of the programs, so that a layer is taken from stacked layers by
     one program for all.
     """
-    values = graph.given(leaves)
-    for equation in segment(graph, wanted, values.keys()).equations:
-        operands = [values[value] for value in equation.ins]
+
+    def apply(equation: Equation, operands: Sequence[Any]) -> list[Any]:
         params = equation.params
-        if equation.name == "slice" and params["strides"] is None:
-            starts = [np.int32(start) for start in params["start_indices"]]
-            results = [lax.dynamic_slice(operands[0], starts, graph.shapes[equation.outs[0]])]
-        else:
-            results = equation.apply(operands)
-        values |= zip(equation.outs, results, strict=True)
-    return {value: values[value] for value in wanted}
+        if equation.name != "slice" or params["strides"] is not None:
+            return equation.apply(operands)
+        starts = [np.int32(start) for start in params["start_indices"]]
+        return [lax.dynamic_slice(operands[0], starts, graph.shapes[equation.outs[0]])]
+
+    given = graph.given(leaves)
+    equations = segment(graph, wanted, given.keys()).equations
+    return dict(zip(wanted, evaluate_equations(equations, given, wanted, apply), strict=True))

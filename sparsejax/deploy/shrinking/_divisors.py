@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sparsejax.deploy.shrinking._plan import Plan
-from sparsejax.graph import Equation, Graph, fixed_values
+from sparsejax.graph import Equation, Graph, evaluate_equations, fixed_values
 
 _DIVISIONS = ("div", "integer_pow", "log", "pow", "rem", "rsqrt")
 
@@ -82,17 +82,17 @@ def _is_sound(
     arrays: Sequence[np.ndarray],
 ) -> bool:
     """Return whether kernels are finite, and zero at the units that were removed."""
-    needed, values = _before(known, list(kernels)), graph.given(arrays)
-    for equation in known:
-        if not needed.isdisjoint(equation.outs):
-            found = equation.compute([np.asarray(values[value]) for value in equation.ins])
-            values |= zip(equation.outs, found, strict=True)
-    for value in kernels:
-        array = np.asarray(values[value])
-        removed = _removed(plan, graph, value)
-        if not np.isfinite(array).all() or array[removed].any():
-            return False
-    return True
+    needed = _before(known, list(kernels))
+    equations = [equation for equation in known if not needed.isdisjoint(equation.outs)]
+    found = evaluate_equations(equations, graph.given(arrays), kernels, _compute)
+    return all(
+        np.isfinite(array).all() and not array[_removed(plan, graph, value)].any()
+        for value, array in zip(kernels, map(np.asarray, found), strict=True)
+    )
+
+
+def _compute(equation: Equation, operands: Sequence[Any]) -> list[np.ndarray]:
+    return equation.compute(list(map(np.asarray, operands)))
 
 
 def _with_ones(graph: Graph, plan: Plan, place: int, array: np.ndarray) -> Any:

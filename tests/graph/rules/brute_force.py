@@ -137,7 +137,7 @@ def check_constants(operation, shape, seed, complete=True):
 
 def evaluated(graph, leaves, inputs):
     """All values of a graph, computed without any rule."""
-    values = graph.given(leaves) | dict(zip(graph.inputs, inputs, strict=True))
+    values = graph.given(leaves, inputs)
     for equation in graph.equations:
         found = equation.apply([values[value] for value in equation.ins])
         values |= dict(zip(equation.outs, found, strict=True))
