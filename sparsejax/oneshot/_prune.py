@@ -133,7 +133,8 @@ def prune(
 
     Warns:
       UserWarning: Gram matrices were singular in floating point and were damped more than asked
-        for; or all inputs of a kernel are 0, and so all its weights become 0.
+        for; all inputs of a kernel are 0, and so all its weights become 0; or all squared gradients
+        of a kernel, or of one of stacked layers, are 0, and so its weights are pruned first.
     """
     shape = parse_pattern(pattern)
     sparsity = parse_budget(budget, shape)
@@ -148,8 +149,8 @@ def prune(
     if shape.kind == "global":
         gradients = None
         if squared_gradients is not None:
-            shapes = {kernel.name: kernel.layout.shape for kernel in kernels.kernels}
-            gradients = check_squared_gradients(squared_gradients, shapes)
+            layouts = {kernel.name: kernel.layout for kernel in kernels.kernels}
+            gradients = check_squared_gradients(squared_gradients, layouts)
         counts = divided(kernels.kernels, cast(Fraction, sparsity), comparison, gradients)
     else:
         counts = [

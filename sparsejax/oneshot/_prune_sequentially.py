@@ -91,8 +91,7 @@ def prune_sequentially(
         not multiplied with.
 
     Warns:
-      UserWarning: Gram matrices were singular in floating point and were damped more than asked
-        for.
+      UserWarning: as for `prune`.
 
     References:
       Frantar & Alistarh, SparseGPT: massive language models can be accurately pruned in one-shot,
@@ -119,8 +118,8 @@ def prune_sequentially(
         _check_seen(flows.first, names)
     gradients = None
     if squared_gradients is not None:
-        shapes = {names[part.leaf]: jnp.shape(leaves[part.leaf]) for part in parts}
-        gradients = check_squared_gradients(squared_gradients, shapes)
+        layouts = {names[part.leaf]: flows.first.plan.layouts[part.leaf] for part in parts}
+        gradients = check_squared_gradients(squared_gradients, layouts)
     store = None
     if directory is not None:
         text = _text(chosen_method)

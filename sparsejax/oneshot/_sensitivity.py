@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from sparsejax._misfit import few
 from sparsejax._names import leaves_by_name
 from sparsejax._tree_layers import is_floating
+from sparsejax.oneshot._calibration import KernelLayout
 from sparsejax.oneshot._kernels import Kernel
 from sparsejax.oneshot._method import Gram, Weights
 
@@ -59,21 +61,24 @@ class SquaredGradients(NamedTuple):
 
 
 def check_squared_gradients(
-    squared_gradients: PyTree, shapes: Mapping[str, tuple[int, ...]]
+    squared_gradients: PyTree, layouts: Mapping[str, KernelLayout]
 ) -> SquaredGradients:
     """Return the squared gradients of the kernels from a tree, which may have other leaves.
 
     Args:
       squared_gradients: the tree.
-      shapes: the shapes of the kernels by their names.
+      layouts: the layouts of the kernels by their names.
 
     Raises:
       TypeError: a leaf is not floating point.
       ValueError: a kernel has none, or one of another shape; there are NaN, infinite or negative
         entries; or all of them are 0.
+
+    Warns:
+      UserWarning: those of a matrix are 0; the stack level is that of the caller's caller.
     """
-    found, leaves = leaves_by_name(squared_gradients), {}
-    for name, shape in shapes.items():
+    found, leaves, most = leaves_by_name(squared_gradients), {}, {}
+    for name, layout in layouts.items():
         if name not in found:
             raise ValueError(
                 "squared_gradients must have the leaves of params that are kernels; it has none "
@@ -83,10 +88,10 @@ def check_squared_gradients(
         if not is_floating(leaf):
             kind = getattr(leaf, "dtype", type(leaf).__name__)
             raise TypeError(f"squared_gradients must hold floating-point arrays; {label} is {kind}")
-        if np.shape(leaf) != shape:
+        if np.shape(leaf) != layout.shape:
             raise ValueError(
                 f"squared_gradients must have the shapes of params; {label} must have shape "
-                f"{shape}; got {np.shape(leaf)}"
+                f"{layout.shape}; got {np.shape(leaf)}"
             )
         if not bool(((leaf >= 0) & (leaf < np.inf)).all()):
             raise ValueError(
@@ -94,10 +99,22 @@ def check_squared_gradients(
                 f"negative entries at {label}"
             )
         leaves[name] = leaf
-    largest = max(float(leaf.max()) for leaf in leaves.values())
-    if largest < float(jnp.finfo(jnp.float32).tiny):
+        most[name] = np.ravel(leaf.max((*layout.output_axes, *layout.input_axes))).astype(float)
+    largest, tiny = max(own.max() for own in most.values()), float(np.finfo(np.float32).tiny)
+    if largest < tiny:
         raise ValueError(
             "squared_gradients must be positive somewhere, or no weight is better than another; "
             f"the largest entry of {few(list(leaves))} is {largest:g}"
         )
-    return SquaredGradients(leaves, largest)
+    for name, own in most.items():
+        if zeros := int((own < largest * tiny).sum()):
+            which = f"{zeros} of the {len(own)} matrices of " if zeros < len(own) else ""
+            warnings.warn(
+                f"the squared gradients of {which}{name or 'params'} are 0, or vanish beside the "
+                "largest of all kernels; the weights there are pruned first, usually all of them. "
+                "Leave the kernel out by where=, or compute squared gradients on batches that "
+                "reach it",
+                UserWarning,
+                stacklevel=3,
+            )
+    return SquaredGradients(leaves, float(largest))

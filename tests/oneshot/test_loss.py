@@ -71,13 +71,27 @@ def test_the_division_is_that_of_a_sort():
 @pytest.mark.parametrize("method", ["wanda", "swaps", "sparsegpt", "admm"])
 def test_the_count_is_exact_even_where_the_loss_feels_nothing(method):
     squares = SQUARES | {"a": 0 * SQUARES["a"]}
-    found = counts(divided(PARAMS, CALIBRATION, squares, 0.37, method))
+    with pytest.warns(UserWarning, match="squared gradients of a are 0"):
+        found = counts(divided(PARAMS, CALIBRATION, squares, 0.37, method))
     assert sum(map(sum, found.values())) == SIZE - round(0.37 * SIZE)
     assert found["a"] == [0]
     ties = {name: jnp.zeros_like(leaf) for name, leaf in SQUARES.items()}
     ties["a"] = ties["a"].at[0, 0].set(1e-9)  # one output has scores, and all others are 0
-    found = counts(divided(PARAMS, CALIBRATION, ties, 0.37, "magnitude"))
+    with pytest.warns(UserWarning, match="squared gradients of (stacked|heads) are 0") as warned:
+        found = counts(divided(PARAMS, CALIBRATION, ties, 0.37, "magnitude"))
+    assert len(warned) == 2
     assert sum(map(sum, found.values())) == SIZE - round(0.37 * SIZE)
+
+
+@pytest.mark.parametrize("small", [0, 1e-39])
+def test_a_layer_of_a_stack_that_the_loss_does_not_feel_is_named(small):
+    stacked = SQUARES["stacked"].copy()
+    stacked[1] *= small
+    message = "squared gradients of 1 of the 3 matrices of stacked are 0.* Leave the kernel out"
+    with pytest.warns(UserWarning, match=message) as warned:
+        found = counts(divided(PARAMS, CALIBRATION, SQUARES | {"stacked": jnp.asarray(stacked)}))
+    assert [warning.filename for warning in warned] == [__file__]
+    assert found["stacked"][1] == 0 < min(found["a"] + found["stacked"][::2] + found["heads"])
 
 
 def test_the_scale_of_the_loss_does_not_matter():
@@ -148,6 +162,17 @@ def test_layer_by_layer_the_division_is_the_same(tmp_path):
     options["squared_gradients"] = squares | {"quiet": 2 * squares["quiet"]}
     with pytest.raises(ValueError, match="has stages of a call with other arguments"):
         prune_sequentially(*call, **options)
+
+
+def test_layer_by_layer_a_kernel_that_the_loss_does_not_feel_is_named():
+    squares = {"loud": np.ones((12, 10), np.float32), "quiet": np.zeros((12, 10), np.float32)}
+    options = {"comparison": "loss", "squared_gradients": squares}
+    with pytest.warns(UserWarning, match="squared gradients of quiet are 0") as warned:
+        found = prune_sequentially(
+            branches, BRANCHES, BATCHES, 0.6, "wanda", "global", everything, **options
+        )
+    assert [warning.filename for warning in warned] == [__file__]
+    assert (np.count_nonzero(found["loud"]), np.count_nonzero(found["quiet"])) == (96, 0)
 
 
 SQUARE = np.ones((12, 10), np.float32)
