@@ -1,4 +1,4 @@
-"""The rows of a report that is there and those of a new run, as one table."""
+"""Merging of the rows of a new run into an existing report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from experiments.common.report import Row, made_by, summary
 
 
 def rows_with_sources(content: Mapping[str, Any]) -> list[Row]:
-    """The rows of a report (see `read_report`); each says what made it."""
+    """Return the rows of a report (see `read_report`), each with a field that says what made it."""
     return [{"made_by": [made_by(content)], **row} for row in content["rows"]]
 
 
@@ -43,7 +43,7 @@ def merge(
 
 
 def _both(old: Row, new: Row, per_seed: Collection[str]) -> Row:
-    """A row with the seeds of an old and a new one."""
+    """Return a row with the seeds of an old and a new one."""
     again = {*new["seeds"], *_diverged(new)}
     if {*old["seeds"], *_diverged(old)} <= again:
         return new
@@ -69,7 +69,7 @@ def _both(old: Row, new: Row, per_seed: Collection[str]) -> Row:
 
 
 def _diverged(row: Row) -> list[int]:
-    """The seeds that ended without a result."""
+    """Return the seeds that ended without a result."""
     return list(row.get("diverged_seeds", ()))
 
 
@@ -78,7 +78,7 @@ def _is_summary(value: Any) -> bool:
 
 
 def _by_seed(row: Row, field: str) -> dict[int, Any]:
-    """The values of a field by seed; empty where the row does not have it."""
+    """Return the values of a field by seed; nothing if the row does not have the field."""
     if field not in row:
         return {}
     values = row[field]["values"] if _is_summary(row[field]) else row[field]

@@ -48,7 +48,7 @@ def mixed_precision(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
 
 def _axis_of_matrix(graph: Graph, equation: Equation) -> int | None:
-    """The axis of the matrix that a product sums over; None where the equation is no such one."""
+    """Return the axis of the matrix over which a product sums; None for other equations."""
     if equation.name != "dot_general":
         return None
     (of_left, of_right), batch = equation.params["dimension_numbers"]

@@ -13,7 +13,7 @@ _MARKERS = "osD^v"
 
 
 def perplexities(rows: Sequence[Row]) -> Figure:
-    """A bar for each row, the worst on top, with sample standard deviations.
+    """Plot a bar for each row, the worst on top, with sample standard deviations.
 
     Where some rows were evaluated on the test texts, the others are left out.
     """
@@ -44,7 +44,7 @@ def perplexities(rows: Sequence[Row]) -> Figure:
 
 
 def errors(by_method: Mapping[str, Mapping[float, Row]]) -> Figure:
-    """A line for each method."""
+    """Plot the error of each method against the weights removed."""
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     axes = figure.subplots()
     every = [row for own in by_method.values() for row in own.values()]

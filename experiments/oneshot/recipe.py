@@ -218,7 +218,7 @@ class FileRun(LanguageRun):
 
 
 def plan(config: Config) -> Iterator[Any]:
-    """The candidates of each row, then the draws of the rows; then the image networks."""
+    """Yield the candidates of each row, then the draws of the rows, then the image networks."""
     if config.row:
         yield from _language(config)
     yield from images.plan(config)

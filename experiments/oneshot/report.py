@@ -172,10 +172,9 @@ def parts(rows: Sequence[Row]) -> Parts:
             "one draw. The kernels of the layers are pruned; the embedding, which also makes the "
             "logits, stays dense. The error of a layer's outputs is the mean over kernels of "
             "|X(W - W')|^2 / |XW|^2. The first look was plain NumPy with 10 calibration windows "
-            "and 4,096 test tokens. In a file the weights that are kept have 6-bit codes relative "
-            "to the scale of their group of 192 inputs, the embedding has 6-bit codes, and what is "
-            "read back is evaluated; the dense file that the network comes from has 98.4 MB. "
-            "Settings are chosen by the validation texts, and no test perplexity is computed "
+            "and 4,096 test tokens. "
+            + "".join(_files(language))
+            + "Settings are chosen by the validation texts, and no test perplexity is computed "
             "before (`--final`)."
             + ("" if all("perplexity" in row for row in language) else _NOT_FINAL),
             *_trained(language),
@@ -204,8 +203,24 @@ def parts(rows: Sequence[Row]) -> Parts:
     return [*found, MADE_BY, *(figure("Errors", name) for name in figures(rows, {}))]
 
 
+def _files(language: Sequence[Row]) -> list[str]:
+    """Return a sentence for each kind of file that rows have written."""
+    names: dict[tuple[int, int, int], list[str]] = {}
+    for row in language:
+        if file := row["settings"].get("file"):
+            bits = [(file[key] - 1).bit_length() for key in ("values", "embedding_values")]
+            names.setdefault((*bits, file["group_size"]), []).append(row["name"])
+    return [
+        f"In {'a file' if len(names) == 1 else ' and '.join(rows)} the weights that are kept have "
+        f"{bits}-bit codes relative to the scale of their group of {group} inputs, the embedding "
+        f"has {embedding_bits}-bit codes, and what is read back is evaluated; the dense file that "
+        "the network comes from has 98.4 MB. "
+        for (bits, embedding_bits, group), rows in names.items()
+    ]
+
+
 def _trained(language: Sequence[Row]) -> list[str]:
-    """What the rows that train did, if there are any."""
+    """Return a paragraph on the rows that train, if there are any."""
     settings = {row["name"]: row["settings"] for row in language if row["name"] in TRAINED}
     if not settings:
         return []

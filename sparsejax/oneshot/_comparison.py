@@ -28,7 +28,7 @@ _MOST_ENTRIES = 2**31 - 1  # of an array that is ranked; tests lower it
 
 
 def check_comparison(value: Any, squared_gradients: Any, pattern: str) -> Comparison:
-    """Return ``value`` if it is one of the allowed ones.
+    """Check the argument ``comparison`` of `sparsejax.oneshot.prune`, and return it.
 
     Args:
       value: the argument ``comparison``.
@@ -37,7 +37,7 @@ def check_comparison(value: Any, squared_gradients: Any, pattern: str) -> Compar
 
     Raises:
       TypeError: ``squared_gradients`` are traced.
-      ValueError: it is not, or it does not go with the other arguments.
+      ValueError: ``value`` is none of the allowed ones, or does not go with the other arguments.
     """
     if value not in get_args(Comparison):
         raise ValueError(f"comparison must be one of {get_args(Comparison)}; got {value!r}")
@@ -66,7 +66,7 @@ def divided(
     comparison: Comparison,
     gradients: SquaredGradients | None,
 ) -> list[list[int]]:
-    """Return how many weights each matrix of each kernel keeps, of one budget for all of them.
+    """Divide one budget among all matrices of all kernels: return how many weights each keeps.
 
     Matrices of one shape are ranked as one array, so that the program that ranks is small; as
     several, where one would have too many entries.

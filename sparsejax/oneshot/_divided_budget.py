@@ -1,4 +1,4 @@
-"""One budget for all kernels, of which each stage prunes its share."""
+"""The share of each stage in one budget for all kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much the loss feels the outputs of kernels, by the squared gradients of their weights."""
+"""The sensitivity of the loss to outputs of kernels, from squared gradients of their weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sparsejax.oneshot._method import Gram, Weights
 
 
 def output_sensitivity(squares: Weights, gram: Gram) -> Float[Array, " outputs"]:
-    r"""Return how much the loss feels each output of a kernel.
+    r"""Compute the sensitivity of the loss to each output of a kernel.
 
     .. math:: S_o = \sum_n \Big(\frac{\partial L}{\partial y_{no}}\Big)^2
               = \frac{\sum_i \overline{(\partial L / \partial W_{oi})^2}}{\sum_i G_{ii}}
@@ -33,7 +33,7 @@ def output_sensitivity(squares: Weights, gram: Gram) -> Float[Array, " outputs"]
       gram: the moments of the inputs.
 
     Returns:
-      :math:`S_o`, 0 where all inputs are 0.
+      The sensitivities :math:`S_o`; they are 0 if all inputs are 0.
 
     References:
       Martens & Grosse, Optimizing neural networks with Kronecker-factored approximate curvature,
@@ -52,7 +52,9 @@ class SquaredGradients(NamedTuple):
     """The largest of all entries."""
 
     def matrices(self, kernel: Kernel) -> Float[Array, "batch outputs inputs"]:
-        """Return those of one kernel in units of the largest, since their products may underflow.
+        """Return the squared gradients of one kernel as matrices.
+
+        They are in units of the largest entry of all kernels, since their products might underflow.
 
         Args:
           kernel: the kernel.
@@ -63,10 +65,10 @@ class SquaredGradients(NamedTuple):
 def check_squared_gradients(
     squared_gradients: PyTree, layouts: Mapping[str, KernelLayout]
 ) -> SquaredGradients:
-    """Return the squared gradients of the kernels from a tree, which may have other leaves.
+    """Check squared gradients, and return those of the kernels.
 
     Args:
-      squared_gradients: the tree.
+      squared_gradients: a tree that has a leaf for each kernel, and may have others.
       layouts: the layouts of the kernels by their names.
 
     Raises:
@@ -75,7 +77,8 @@ def check_squared_gradients(
         entries; or all of them are 0.
 
     Warns:
-      UserWarning: those of a matrix are 0; the stack level is that of the caller's caller.
+      UserWarning: all squared gradients of a matrix are 0. The line that is named is the one that
+        called the caller.
     """
     found, leaves, most = leaves_by_name(squared_gradients), {}, {}
     for name, layout in layouts.items():

@@ -112,7 +112,7 @@ def _scalar(value: Any) -> Any:
 
 
 def _shardings(arrays: Sequence[Any], inputs: Sequence[Any]) -> list[NamedSharding | None]:
-    """Return the shardings of sums: those of the parameters, and whole where these have none."""
+    """Return the sharding of each sum: its parameter's, or replicated if that is not sharded."""
     others = whole_sums([*arrays, *inputs])
     own = [getattr(array, "sharding", None) for array in arrays]
     return [one if isinstance(one, NamedSharding) and one.mesh.size > 1 else others for one in own]

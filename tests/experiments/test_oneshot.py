@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from experiments.lc_lenet300 import recipe as lenet300
 from experiments.oneshot import files, images, language, recipe
 from experiments.oneshot.config import CANDIDATES, Config
 from experiments.oneshot.recipe import RECIPE
+from experiments.oneshot.report import parts
 from sparsejax.compression import ScaledArray
 from sparsejax.deploy import load_sparse
 from tests.experiments import smoke
@@ -204,6 +206,26 @@ def test_the_report_can_be_written_again(finished):
     assert "SparseGPT, 50 % [sparsegpt_50]" in text
     assert (chosen.report_folder / "perplexity.png").stat().st_size > 10_000
     assert (chosen.report_folder / "lenet300_mnist.png").stat().st_size > 10_000
+
+
+def test_the_report_says_what_is_in_the_files(finished):
+    _, _, rows = finished
+    (row,) = (row for row in rows if row["name"] == "lc_50_file")
+    smaller = {**row["settings"]["file"], "values": 15}
+    other = {**row, "name": "admm_50_file", "settings": {**row["settings"], "file": smaller}}
+
+    def sentences(rows):
+        return re.findall(
+            r"In (?:a file|\S+) the weights .*? embedding has \S+ codes", str(parts(rows))
+        )
+
+    says = "the weights that are kept have {}-bit codes relative to the scale of their group of 64 "
+    says += "inputs, the embedding has 6-bit codes"
+    assert sentences(rows) == [f"In a file {says.format(6)}"]
+    assert sentences([*rows, other]) == [
+        f"In admm_50_file {says.format(4)}", f"In lc_50_file {says.format(6)}",
+    ]  # fmt: skip
+    assert not sentences([other for other in rows if other is not row])
 
 
 def test_bad_flags_are_named():
