@@ -36,7 +36,7 @@ def merge(
     """
     found = {row["name"]: row for row in there}
     for row in json.loads(json.dumps(ours)):  # as it will be read
-        new = {**row, "made_by": [source]}
+        new = {"made_by": [source], **row}  # a row may come from elsewhere
         old = found.get(row["name"])
         found[row["name"]] = new if old is None else _both(old, new, per_seed)
     return list(found.values())

@@ -154,9 +154,10 @@ def write_markdown(folder: Path, report: Mapping[str, Any], parts: Parts) -> Non
 
 
 def _sources(report: Mapping[str, Any]) -> str:
-    """The sentences on what made the rows, or that on the whole report where these have none."""
-    of_rows = [source for row in report["rows"] for source in row.get("made_by", ())]
-    return "\n\n".join(dict.fromkeys(of_rows)) or made_by(report)
+    """The sentences on what made the rows; of those that have none, that on the whole report."""
+    own = [made_by(report)]
+    of_rows = [source for row in report["rows"] for source in row.get("made_by", own)]
+    return "\n\n".join(dict.fromkeys(of_rows or own))
 
 
 def made_by(report: Mapping[str, Any]) -> str:

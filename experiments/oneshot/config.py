@@ -105,6 +105,9 @@ class Config(AddingConfig):
     or some; with none, the image networks alone."""
     images: tuple[Path, ...] = ()
     """Folders of finished runs of dense image networks, which are pruned in the same ways."""
+    trained: Path | None = None
+    """Folder with a report of `experiments.compare`, whose errors of methods that train are shown
+    beside those of the image networks."""
     preset: Literal["smoke", "full"] = "full"
     """How much: smoke (4 calibration windows, 4 tested ones, 3 steps of training) or full."""
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -43,11 +43,14 @@ def perplexities(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def errors(by_method: Mapping[str, Mapping[float, Row]]) -> Figure:
-    """Plot the error of each method against the weights removed."""
+def errors(by_method: Mapping[str, Mapping[float, Row]], trained: Sequence[Row]) -> Figure:
+    """Plot the errors of one-shot methods as lines, and of those that train as points."""
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     axes = figure.subplots()
     every = [row for own in by_method.values() for row in own.values()]
+    most = max(sparsity for own in by_method.values() for sparsity in own)
+    beside = [row for row in trained if 0 < row["sparsity"] <= most]
+    every += beside
     field = "test_error" if all("test_error" in row for row in every) else "validation_error"
     for number, (method, own) in enumerate(m for m in by_method.items() if m[0] != "dense"):
         places = sorted(own)
@@ -60,6 +63,15 @@ def errors(by_method: Mapping[str, Mapping[float, Row]]) -> Figure:
             marker=_MARKERS[number % len(_MARKERS)],
             markersize=4,
             capsize=2,
+        )
+    if beside:
+        axes.plot(
+            [100 * row["sparsity"] for row in beside],
+            [row[field]["mean"] for row in beside],
+            "_",
+            color="black",
+            markersize=9,
+            label="methods that train",
         )
     for row in by_method.get("dense", {}).values():
         axes.axhline(row[field]["mean"], color="black", linewidth=0.8, linestyle=":", label="dense")

@@ -24,6 +24,7 @@ from experiments.common.runner import Picture
 from experiments.oneshot import figures as pictures
 from experiments.oneshot import images
 from experiments.oneshot.config import CANDIDATES, FILES, ONE_SHOT, ROWS, TRAINED, Config
+from experiments.oneshot.trained import trained_rows
 
 _WAYS = {
     "dense": "dense",
@@ -78,7 +79,7 @@ def rows(config: Config, ended: Mapping[str, Sequence[Any]], command: str) -> li
         errors = [e for e in ("test_error", "validation_error") if e in results[0]]
         row = describe(config, image_row, results, **about)
         found.append(row | aggregate(results, ("nonzeros", "seconds"), errors))
-    return found
+    return [*found, *trained_rows(config.trained, networks(found), config.final)]
 
 
 def with_ratios(rows: Sequence[Row]) -> list[Row]:
@@ -195,10 +196,11 @@ def parts(rows: Sequence[Row]) -> Parts:
         ]
     for network in networks(rows):
         found += [f"## {titled(*network)}", _images_table(rows, network)]
+        found += _trained_images(rows, network)
     if networks(rows):
         found.append(
             "Errors in per cent, mean ± sample standard deviation over the dense networks. Nothing "
-            "is trained after the pruning."
+            "is trained after one-shot pruning."
         )
     return [*found, MADE_BY, *(figure("Errors", name) for name in figures(rows, {}))]
 
@@ -246,11 +248,20 @@ def networks(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((row["model"], row["dataset"]) for row in rows if "sparsity" in row))
 
 
+def _of(rows: Sequence[Row], network: tuple[str, str]) -> list[Row]:
+    return [r for r in rows if "sparsity" in r and (r["model"], r["dataset"]) == network]
+
+
+def trained(rows: Sequence[Row], network: tuple[str, str]) -> list[Row]:
+    """The rows of an image network that come from methods which train."""
+    return [row for row in _of(rows, network) if "trained" in row]
+
+
 def by_method(rows: Sequence[Row], network: tuple[str, str]) -> dict[str, dict[float, Row]]:
     """The rows of an image network by method and sparsity."""
     found: dict[str, dict[float, Row]] = {}
     order = ["dense", *images.METHODS]
-    its = [r for r in rows if "sparsity" in r and (r["model"], r["dataset"]) == network]
+    its = [row for row in _of(rows, network) if "trained" not in row]
     for row in sorted(its, key=lambda row: order.index(row["method"])):
         found.setdefault(row["method"], {})[row["sparsity"]] = row
     return found
@@ -263,22 +274,45 @@ def _images_table(rows: Sequence[Row], network: tuple[str, str]) -> Table:
         for sparsity in (0.0, *images.SPARSITIES)
     ]
 
-    def cell(method: str) -> Any:
-        def text(line: Mapping[str, Any]) -> str:
-            row = line.get(method)
-            if row is None:
-                return ""
-            if "test_error" in row:
-                return error(row["test_error"])
-            return f"{error(row['validation_error'])} (validation)"
-
-        return text
-
     columns: Columns = (
         ("weights removed", lambda line: f"{100 * line['sparsity']:.0f} %"),
-        *((method, cell(method)) for method in methods),
+        *((method, _cell(method)) for method in methods),
     )
     return Table(columns, lines)
+
+
+def _cell(key: Any) -> Any:
+    def text(line: Mapping[Any, Any]) -> str:
+        row = line.get(key)
+        if row is None:
+            return ""
+        if "test_error" in row:
+            return error(row["test_error"])
+        return f"{error(row['validation_error'])} (validation)"
+
+    return text
+
+
+def _trained_images(rows: Sequence[Row], network: tuple[str, str]) -> Parts:
+    """The methods that train, with networks of their own, at the sparsities that they have."""
+    its = trained(rows, network)
+    sparsities = sorted({row["sparsity"] for row in its if row["method"] != "dense"})
+    lines: dict[str, dict[Any, Any]] = {}
+    for row in its:
+        lines.setdefault(row["method"], {"method": row["method"]})[row["sparsity"]] = row
+    dense = (
+        [f", with dense networks of their own of {_cell(0.0)(lines.pop('dense'))}"]
+        if "dense" in lines
+        else [""]
+    )
+    if not lines:
+        return []
+    columns: Columns = (
+        ("method that trains", lambda line: line["method"]),
+        *((f"{100 * sparsity:g} % removed", _cell(sparsity)) for sparsity in sparsities),
+    )
+    text = f"Methods that train, from the report of `experiments.compare`{dense[0]}:"
+    return [text, Table(columns, list(lines.values()))]
 
 
 def figures(rows: Sequence[Row], ended: Mapping[str, Sequence[Any]]) -> dict[str, Picture]:
@@ -289,5 +323,6 @@ def figures(rows: Sequence[Row], ended: Mapping[str, Sequence[Any]]) -> dict[str
     if language:
         found["perplexity.png"] = pictures.perplexities(language)
     for network in networks(rows):
-        found[f"{'_'.join(network)}.png"] = pictures.errors(by_method(rows, network))
+        methods = by_method(rows, network)
+        found[f"{'_'.join(network)}.png"] = pictures.errors(methods, trained(rows, network))
     return found

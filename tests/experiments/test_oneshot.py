@@ -200,6 +200,39 @@ def test_image_networks_lose_more_the_sparser_they_are(finished):
     assert errors["admm", 0.95] < errors["magnitude", 0.95]
 
 
+def test_methods_that_train_stand_beside_those_that_do_not(
+    finished, small_decoder, small_mnist, tmp_path
+):
+    chosen, _, rows = finished
+    measured = {"mean": 1.5, "std": 0.1, "values": [1.4, 1.6]}
+    others = [
+        {
+            "name": f"{model}_mnist_{method}_{kept}", "model": model, "dataset": "mnist",
+            "method": method, "preset": "full", "seeds": [0, 1], "nonzeros": [9, 9],
+            "settings": {"kept_percent": kept}, "test_error": measured,
+            "validation_error": {**measured, "mean": 1.7}, "seconds": [1.0, 1.0],
+        }
+        for model in ("lenet300", "lenet5")
+        for method, kept in (("dense", "100"), ("cs", "5"), ("cs", "0.5"))
+    ]  # fmt: skip
+    write_report(tmp_path / "compare", "compare", "python -m experiments.compare", others)
+    again = dataclasses.replace(
+        chosen, trained=tmp_path / "compare", partial=True, row=(), results=tmp_path / "report"
+    )
+    _, found = run(small_decoder, small_mnist, again)
+    beside = [row for row in found if row.get("trained")]
+    assert [(row["method"], row["sparsity"]) for row in beside] == [
+        ("dense", 0.0), ("cs", pytest.approx(0.95)), ("cs", pytest.approx(0.995)),
+    ]  # fmt: skip
+    assert all("test_error" not in row for row in beside)  # the report is not final
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "with dense networks of their own of 1.70 ± 0.10 % (validation)" in text
+    assert "| cs | 1.70 ± 0.10 % (validation) | 1.70 ± 0.10 % (validation) |" in text
+    assert text.count("Made by") == 2  # this report and the other one
+    with pytest.raises(ValueError, match="--trained must be a folder with a report of compare"):
+        run(small_decoder, small_mnist, dataclasses.replace(again, trained=tmp_path), drawn=False)
+
+
 def test_the_report_can_be_written_again(finished):
     chosen, _, _ = finished
     text = (chosen.report_folder / "report.md").read_text()
