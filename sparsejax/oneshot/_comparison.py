@@ -17,9 +17,10 @@ from sparsejax._counts import kept
 from sparsejax._where import everything
 from sparsejax.oneshot._damping import damped, inverse_diagonal
 from sparsejax.oneshot._errors import output_energy
+from sparsejax.oneshot._kernel_budgets import KernelBudget
 from sparsejax.oneshot._kernels import Kernel
 from sparsejax.oneshot._method import Gram, Weights
-from sparsejax.oneshot._sensitivity import SquaredGradients, output_sensitivity
+from sparsejax.oneshot._sensitivity import SquaredGradients, output_scales
 from sparsejax.projections import top_k_mask
 
 Comparison: TypeAlias = Literal["balanced", "relative", "absolute", "loss"]
@@ -65,8 +66,8 @@ def divided(
     sparsity: Fraction,
     comparison: Comparison,
     gradients: SquaredGradients | None,
-) -> list[list[int]]:
-    """Divide one budget among all matrices of all kernels: return how many weights each keeps.
+) -> list[KernelBudget]:
+    """Divide one budget among all matrices of all kernels.
 
     Matrices of one shape are ranked as one array, so that the program that ranks is small; as
     several, where one would have too many entries.
@@ -76,17 +77,22 @@ def divided(
       sparsity: the fraction of all weights to prune.
       comparison: see `sparsejax.oneshot.prune`.
       gradients: the squared gradients, for ``"loss"``.
+
+    Returns:
+      The budget of each kernel.
     """
     stacks: dict[str, list[Float[Array, "outputs inputs"]]] = {}
     places: list[list[str]] = []  # the stack of each matrix
+    scales: list[Float[Array, "batch outputs"] | None] = []
     seen: collections.Counter[tuple[int, int, str]] = collections.Counter()
     for kernel in kernels:
         outputs, inputs = kernel.layout.outputs, kernel.layout.inputs
         share = jnp.asarray(kept(outputs * inputs, sparsity, Fraction(1)), jnp.int32)
         places.append([])
-        none = itertools.repeat(None, kernel.layout.batch)
-        squares = gradients.matrices(kernel) if gradients else none
-        for matrix, gram, own in zip(kernel.matrices(), kernel.moments(), squares, strict=True):
+        felt = gradients.felt(kernel) if gradients else None
+        scales.append(None if felt is None else output_scales(felt))
+        by_matrix = itertools.repeat(None, kernel.layout.batch) if felt is None else felt
+        for matrix, gram, own in zip(kernel.matrices(), kernel.moments(), by_matrix, strict=True):
             number = seen[kernel.signature] // max(1, _MOST_ENTRIES // matrix.size)
             seen[kernel.signature] += 1
             places[-1].append(f"{kernel.signature} {number}")
@@ -96,7 +102,10 @@ def divided(
     total = sum(array.size for array in arrays.values())
     masks = top_k_mask(arrays, kept(total, sparsity, Fraction(1)), where=everything)
     counts = {key: iter(mask.sum((1, 2)).tolist()) for key, mask in masks.items()}
-    return [[next(counts[place]) for place in own] for own in places]
+    return [
+        KernelBudget([next(counts[place]) for place in own], scale)
+        for own, scale in zip(places, scales, strict=True)
+    ]
 
 
 @functools.partial(jax.jit, static_argnames="comparison")
@@ -105,7 +114,7 @@ def _scores(
     gram: Gram,
     count: jax.Array,
     comparison: Comparison,
-    squares: Weights | None,
+    felt: Float[Array, " outputs"] | None,
 ) -> Weights:
     """Return what the error grows by when a weight is pruned, in the unit of the comparison.
 
@@ -114,14 +123,14 @@ def _scores(
       gram: the moments of its inputs.
       count: how many weights it keeps at the sparsity of the whole.
       comparison: see `sparsejax.oneshot.prune`.
-      squares: the squared gradients of the matrix, for ``"loss"``.
+      felt: how much the loss feels each output, for ``"loss"``.
     """
     diagonal = jnp.diagonal(gram)
     diagonal = jnp.where(diagonal > 0, diagonal, 1)
     price = 1 / inverse_diagonal(damped(gram, diagonal, _METRIC_DAMPING))
     scores = jnp.where(jnp.diagonal(gram) > 0, jnp.square(weights) * price, 0)
-    if squares is not None:
-        return scores * output_sensitivity(squares, gram)[:, None]
+    if felt is not None:
+        return scores * felt[:, None]
     if comparison == "absolute":
         unit = jnp.ones((), scores.dtype)
     elif comparison == "relative":

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from sparsejax import _checks
 from sparsejax._where import Where
 from sparsejax.oneshot._admm import admm
 from sparsejax.oneshot._calibration import Calibration
 from sparsejax.oneshot._comparison import Comparison, check_comparison, divided
-from sparsejax.oneshot._errors import relative_error
-from sparsejax.oneshot._kernels import Kernel, Kernels, kernels_of
+from sparsejax.oneshot._kernel_budgets import equal_budgets
+from sparsejax.oneshot._kernels import kernels_of
 from sparsejax.oneshot._magnitude import magnitude
 from sparsejax.oneshot._method import Method
-from sparsejax.oneshot._patterns import Pattern, parse_budget, parse_pattern
+from sparsejax.oneshot._patterns import parse_budget, parse_pattern
 from sparsejax.oneshot._progress import OnLayer, Progress
+from sparsejax.oneshot._prune_kernels import prune_kernels
 from sparsejax.oneshot._sensitivity import check_squared_gradients
 from sparsejax.oneshot._sparsegpt import sparsegpt
 from sparsejax.oneshot._swaps import swaps
@@ -87,7 +83,10 @@ def prune(
     - ``"loss"``: for each output in units of what its error costs the loss,
       :math:`S_o = \sum_i v_{oi} / \sum_i G_{ii}` with the mean squared gradients v of the weights
       (K-FAC's assumption: inputs are independent of the gradients of outputs, and rows
-      uncorrelated). What the loss grows by, to second order, is made small.
+      uncorrelated). What the loss grows by, to second order, is made small. The method then
+      minimises the errors of a kernel's outputs weighted by :math:`\sqrt{S_o / \overline{S}}`,
+      except ``"magnitude"``, which minimises none. The square root keeps outputs of small
+      :math:`S_o` from losing nearly all of their weights, for which the second order is too little.
 
     Weights of inputs that are 0 in all rows of the calibration change nothing. `swaps`, `sparsegpt`
     and `admm` set them to 0, so that a kernel with many of them may keep fewer weights than the
@@ -144,145 +143,16 @@ def prune(
     kernels = kernels_of(params, calibration, where)
     for kernel in kernels.kernels:
         shape.check(kernel.name, kernel.layout.outputs, kernel.layout.inputs)
-    if chosen.name != "magnitude":
-        _warn_of_zeros(kernels.kernels)
     if shape.kind == "global":
         gradients = None
         if squared_gradients is not None:
             layouts = {kernel.name: kernel.layout for kernel in kernels.kernels}
             gradients = check_squared_gradients(squared_gradients, layouts)
-        counts = divided(kernels.kernels, cast(Fraction, sparsity), comparison, gradients)
+        budgets = divided(kernels.kernels, cast(Fraction, sparsity), comparison, gradients)
     else:
-        counts = [
-            [shape.kept(sparsity, layout.outputs, layout.inputs)] * layout.batch
-            for layout in (kernel.layout for kernel in kernels.kernels)
-        ]
+        budgets = equal_budgets(kernels.kernels, shape, sparsity)
     report = Progress(len(kernels.kernels), on_layer, progress)
-    pruned = _prune_all(kernels, counts, chosen, shape, vmap_size, report)
-    return kernels.put_back(pruned)
-
-
-def _warn_of_zeros(kernels: Sequence[Kernel]) -> None:
-    """Warn of matrices all of whose inputs were 0, since all of their weights become 0."""
-    for kernel in kernels:
-        active = jnp.diagonal(kernel.gram, axis1=1, axis2=2) > 0
-        if not bool(active.any(1).all()):
-            warnings.warn(
-                f"the inputs of {kernel.name} are 0 in all rows of the calibration, or their "
-                "squares underflow; all of its weights become 0. Leave it out by where=, or "
-                "calibrate with batches that reach it",
-                UserWarning,
-                stacklevel=3,
-            )
-
-
-class _Job(NamedTuple):
-    """One matrix to be pruned."""
-
-    kernel: Kernel
-    number: int
-    """Which of the kernel's matrices it is."""
-    arrays: tuple[jax.Array, jax.Array, jax.Array]
-    """The matrix, the moments of its inputs and how many of its items are kept."""
-
-
-class _Done(NamedTuple):
-    """A pruned matrix."""
-
-    weights: Float[Array, "outputs inputs"]
-    damping: Float[Array, ""]
-    error: Float[Array, ""]
-
-
-def _prune_all(
-    kernels: Kernels,
-    counts: Sequence[Sequence[int]],
-    method: Method,
-    pattern: Pattern,
-    vmap_size: int,
-    report: Progress,
-) -> dict[str, Float[Array, "batch outputs inputs"]]:
-    """Return the pruned matrices of each kernel."""
-    results: dict[str, dict[int, _Done]] = {kernel.name: {} for kernel in kernels.kernels}
-    devices = itertools.cycle(kernels.devices)
-    jobs = _jobs(kernels, counts, by_shape=vmap_size > 1)
-    for _, same in itertools.groupby(jobs, lambda job: job.kernel.signature):
-        while part := list(itertools.islice(same, vmap_size)):
-            for job, done in zip(part, _run(part, method, pattern, next(devices)), strict=True):
-                found = results[job.kernel.name]
-                found[job.number] = done
-                if report.wanted and len(found) == job.kernel.layout.batch:
-                    errors = [float(one.error) for one in found.values()]
-                    report(job.kernel.name, sum(errors) / len(errors))
-    _check(results)
-    return {
-        name: jnp.stack([jax.device_put(done[n].weights, kernels.devices[0]) for n in sorted(done)])
-        for name, done in results.items()
-    }
-
-
-def _jobs(kernels: Kernels, counts: Sequence[Sequence[int]], by_shape: bool) -> Iterator[_Job]:
-    """Yield all matrices; those of a kernel are made when its first one is asked for."""
-    pairs = list(zip(kernels.kernels, counts, strict=True))
-    if by_shape:
-        pairs.sort(key=lambda pair: pair[0].signature)
-    for kernel, own in pairs:
-        matrices, moments = kernel.matrices(), kernel.moments()
-        for index, count in enumerate(own):
-            kept = jnp.asarray(count, jnp.int32)
-            yield _Job(kernel, index, (matrices[index], moments[index], kept))
-
-
-def _run(jobs: Sequence[_Job], method: Method, pattern: Pattern, device: jax.Device) -> list[_Done]:
-    """Prune matrices of one shape in one program."""
-    inputs = [jax.device_put(job.arrays, device) for job in jobs]
-    if len(jobs) == 1:
-        return [_prune_one(*inputs[0], method, pattern)]
-    stacked = [jnp.stack(each) for each in zip(*inputs, strict=True)]
-    done = _prune_several(*stacked, method, pattern)
-    return [_Done(*(each[n] for each in done)) for n in range(len(jobs))]
-
-
-@functools.partial(jax.jit, static_argnames="pattern")
-def _prune_one(
-    weights: jax.Array, gram: jax.Array, count: jax.Array, method: Method, pattern: Pattern
-) -> _Done:
-    pruned, damping = method.prune(weights, gram, pattern, count)
-    return _Done(pruned, damping, relative_error(weights, pruned, gram))
-
-
-@functools.partial(jax.jit, static_argnames="pattern")
-def _prune_several(
-    weights: jax.Array, grams: jax.Array, counts: jax.Array, method: Method, pattern: Pattern
-) -> _Done:
-    def one(weights: jax.Array, gram: jax.Array, count: jax.Array) -> _Done:
-        done: _Done = _prune_one(weights, gram, count, method, pattern)
-        return done
-
-    return jax.vmap(one)(weights, grams, counts)
-
-
-def _check(results: dict[str, dict[int, _Done]]) -> None:
-    """Check that all results are finite, and say which Gram matrices were singular."""
-    raised: dict[str, float] = {}
-    for name, found in results.items():
-        for done in found.values():
-            if not bool(jnp.isfinite(done.weights).all()):
-                raise ValueError(
-                    f"calibration must hold Gram matrices that damping makes regular; that of "
-                    f"{name} leads to weights that are not finite"
-                )
-            raised[name] = max(raised.get(name, 0), float(done.damping))
-    raised = {name: damping for name, damping in raised.items() if damping > 0}
-    if raised:
-        worst = max(raised, key=raised.__getitem__)
-        warnings.warn(
-            f"the Gram matrices of {len(raised)} kernels were singular in floating point and were "
-            f"damped more than asked for, that of {worst} by {raised[worst]:g} of its mean "
-            "diagonal. More calibration batches or a higher damping avoid this",
-            UserWarning,
-            stacklevel=3,
-        )
+    return prune_kernels(kernels, budgets, chosen, shape, vmap_size, report)
 
 
 def check_method(method: Any) -> Method:

@@ -14,19 +14,23 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxtyping import Array, PyTree
 
+from sparsejax import _checks
 from sparsejax._names import leaves_by_name
 from sparsejax._where import Where, refuse_tied, resolve_where
 from sparsejax.graph import concrete_leaves
 from sparsejax.oneshot._batches import check_function, checked
 from sparsejax.oneshot._calibrate import calibrate
 from sparsejax.oneshot._comparison import Comparison, check_comparison
-from sparsejax.oneshot._divided_budget import kept_by_part, prune_matrices
+from sparsejax.oneshot._divided_budget import budgets_of_parts
 from sparsejax.oneshot._flow import Flow
 from sparsejax.oneshot._flows import Flows
+from sparsejax.oneshot._kernel_budgets import KernelBudget, equal_budgets
+from sparsejax.oneshot._kernels import kernels_of
 from sparsejax.oneshot._method import Method
 from sparsejax.oneshot._patterns import parse_budget, parse_pattern
 from sparsejax.oneshot._progress import OnLayer, Progress
-from sparsejax.oneshot._prune import check_method, prune
+from sparsejax.oneshot._prune import check_method
+from sparsejax.oneshot._prune_kernels import prune_kernels
 from sparsejax.oneshot._sensitivity import check_squared_gradients
 from sparsejax.oneshot._stages import Part
 from sparsejax.oneshot._store import Store, fingerprint
@@ -101,6 +105,7 @@ def prune_sequentially(
     sparsity = parse_budget(budget, shape)
     comparison = check_comparison(comparison, squared_gradients, pattern)
     chosen_method = check_method(method)
+    vmap_size = _checks.python_integer("vmap_size", vmap_size, 1)
     check_function(function)
     originals = concrete_leaves(params)
     names = list(leaves_by_name(params))
@@ -111,7 +116,7 @@ def prune_sequentially(
     leaves = [_automatic(leaf) for leaf in originals]
     given = [jax.tree.map(_automatic, batch) for batch in checked(batches)]
     flows = Flows(function, structure.unflatten(leaves), given, chosen, names)
-    parts, counts = flows.parts(), {}
+    parts = flows.parts()
     for part in parts:
         shape.check(part.label(names), part.layout.outputs, part.layout.inputs)
     if where is not None:
@@ -126,19 +131,13 @@ def prune_sequentially(
         call = (sparsity, text, shape, comparison, chosen, flows.first.operations)
         trees = (params, given, flows.first.constants, gradients.leaves if gradients else {})
         store = Store(directory, fingerprint(call, trees))
+    budgets: dict[str, KernelBudget] = {}
     if shape.kind == "global":
         dense = calibrate(function, structure.unflatten(leaves), given, mask)
         whole = cast(Fraction, sparsity)
-        counts = kept_by_part(params, dense, whole, comparison, parts, names, gradients)
-    jobs = {part.label(names): part.layout.batch if counts else 1 for part in parts}
-    report = Progress(sum(jobs.values()), on_layer, progress)
-    run = functools.partial(
-        prune,
-        method=chosen_method,
-        pattern="layer" if counts else pattern,
-        vmap_size=vmap_size,
-        on_layer=report if report.wanted else None,
-    )
+        budgets = budgets_of_parts(params, dense, whole, comparison, parts, names, gradients)
+        del dense
+    report = Progress(len(parts), on_layer, progress)
     owned: set[int] = set()
     for number, stage in enumerate(flows.first.stages):
         flows.advance(number, leaves)
@@ -146,16 +145,17 @@ def prune_sequentially(
         pruned: Mapping[str, Any] | None = store.load(number) if store else None
         if pruned is None:
             pairs = zip(labels, stage.parts, strict=True)
-            kernels = {label: _read(leaves[part.leaf], part) for label, part in pairs}
-            calibration = flows.calibration(number, leaves, labels)
-            if counts:
-                pruned = prune_matrices(kernels, calibration, counts, run)
+            tree = {label: _read(leaves[part.leaf], part) for label, part in pairs}
+            kernels = kernels_of(tree, flows.calibration(number, leaves, labels), None)
+            if budgets:
+                own = [budgets[kernel.name] for kernel in kernels.kernels]
             else:
-                pruned = dict(run(kernels, calibration, budget))
+                own = equal_budgets(kernels.kernels, shape, sparsity)
+            pruned = prune_kernels(kernels, own, chosen_method, shape, vmap_size, report)
             if store is not None:
                 store.save(number, pruned)
         else:
-            report.done += sum(jobs[label] for label in labels)
+            report.done += len(labels)
         for label, part in zip(labels, stage.parts, strict=True):
             leaves[part.leaf] = _write(leaves[part.leaf], pruned[label], part, owned)
     return structure.unflatten(

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
@@ -16,6 +17,8 @@ from sparsejax._tree_layers import is_floating
 from sparsejax.oneshot._calibration import KernelLayout
 from sparsejax.oneshot._kernels import Kernel
 from sparsejax.oneshot._method import Gram, Weights
+
+_LEAST_RATIO = 1e-8
 
 
 def output_sensitivity(squares: Weights, gram: Gram) -> Float[Array, " outputs"]:
@@ -51,15 +54,38 @@ class SquaredGradients(NamedTuple):
     largest: float
     """The largest of all entries."""
 
-    def matrices(self, kernel: Kernel) -> Float[Array, "batch outputs inputs"]:
-        """Return the squared gradients of one kernel as matrices.
+    def felt(self, kernel: Kernel) -> Float[Array, "batch outputs"]:
+        """Return how much the loss feels the outputs of each matrix of a kernel.
 
-        They are in units of the largest entry of all kernels, since their products might underflow.
+        The squared gradients are taken in units of the largest entry of all kernels, since their
+        products might underflow.
 
         Args:
           kernel: the kernel.
         """
-        return kernel.matrices(self.leaves[kernel.name]) / self.largest
+        squares = kernel.matrices(self.leaves[kernel.name]) / self.largest
+        felt: jax.Array = jax.vmap(output_sensitivity)(squares, kernel.moments())
+        return felt
+
+
+def output_scales(felt: Float[Array, "batch outputs"]) -> Float[Array, "batch outputs"]:
+    r"""Return by what the errors of outputs are multiplied while a matrix is pruned.
+
+    .. math:: s_o = \Big(\frac{S_o}{\overline{S}}\Big)^{1/4}
+
+    so that squared errors count by the square root of what the loss feels. By all of it would be
+    right for small errors; those of pruned outputs are not small, and outputs that lose nearly all
+    weights cost more than the second order says.
+
+    Args:
+      felt: :math:`S_o` of each matrix.
+
+    Returns:
+      The scales, at least 0.01; they are 1 where the loss feels no output of a matrix.
+    """
+    mean = felt.mean(1, keepdims=True)
+    ratio = jnp.where(mean > 0, felt / jnp.where(mean > 0, mean, 1), 1)
+    return jnp.maximum(ratio, _LEAST_RATIO) ** 0.25
 
 
 def check_squared_gradients(

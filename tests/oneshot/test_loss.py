@@ -8,6 +8,7 @@ import pytest
 from sparsejax.oneshot import (
     Calibration,
     KernelLayout,
+    admm,
     calibrate,
     prune,
     prune_sequentially,
@@ -92,6 +93,46 @@ def test_a_layer_of_a_stack_that_the_loss_does_not_feel_is_named(small):
         found = counts(divided(PARAMS, CALIBRATION, SQUARES | {"stacked": jnp.asarray(stacked)}))
     assert [warning.filename for warning in warned] == [__file__]
     assert found["stacked"][1] == 0 < min(found["a"] + found["stacked"][::2] + found["heads"])
+
+
+def test_the_method_weighs_outputs_by_the_root_of_what_the_loss_feels():
+    """By Wanda's masks in float64; the weights that are kept are the same to the bit."""
+    found = divided(PARAMS, CALIBRATION, SQUARES, method="wanda")
+    kept = counts(found)
+    for name, layout in LAYOUTS.items():
+        matrices, masks = layout.matrices(PARAMS[name]), layout.matrices(found[name] != 0)
+        squares = layout.matrices(SQUARES[name].astype(np.float64))
+        for n, x in enumerate(XS[name]):
+            felt = squares[n].sum(1)[:, None] ** 0.25
+            scores = felt * np.abs(matrices[n]) * np.linalg.norm(x, axis=0)
+            np.testing.assert_array_equal(
+                masks[n], scores >= np.sort(scores.ravel())[-kept[name][n]]
+            )
+        np.testing.assert_array_equal(found[name], np.where(found[name] != 0, PARAMS[name], 0))
+    ignored = divided(PARAMS, CALIBRATION, SQUARES)["a"]
+    largest = np.sort(np.abs(PARAMS["a"]).ravel())[-np.count_nonzero(ignored)]
+    np.testing.assert_array_equal(ignored != 0, np.abs(PARAMS["a"]) >= largest)
+
+
+def test_least_squares_weights_do_not_depend_on_the_scales():
+    """Outputs are fitted one by one, so that weights under a mask stay those that fit best."""
+    found = divided(PARAMS, CALIBRATION, SQUARES, method=admm(iterations=300))["a"].T
+    x, dense = XS["a"][0].astype(np.float64), PARAMS["a"].T
+    for row, own in zip(found, dense, strict=True):
+        on = row != 0
+        best = np.linalg.lstsq(x[:, on], x @ own, rcond=None)[0]
+        np.testing.assert_allclose(row[on], best, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "swaps", "sparsegpt", "admm"])
+def test_outputs_that_the_loss_does_not_feel_leave_weights_finite(method):
+    squares = SQUARES["a"].copy()
+    squares[:, :4] = 0
+    found = divided(PARAMS, CALIBRATION, SQUARES | {"a": squares}, method=method)
+    assert all(np.isfinite(leaf).all() for leaf in found.values())
+    assert sum(map(sum, counts(found).values())) == SIZE - round(0.6 * SIZE)
+    if method != "magnitude":
+        assert np.count_nonzero(found["a"][:, :4]) < np.count_nonzero(found["a"][:, 4:]) / 4
 
 
 def test_the_scale_of_the_loss_does_not_matter():
