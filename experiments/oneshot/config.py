@@ -53,7 +53,12 @@ STRUCTURED = "structured"
 
 ONE_SHOT: Mapping[str, OneShot] = {
     "magnitude_50": OneShot("magnitude", 0.5, [{"pattern": "layer"}], 14.5),
-    "wanda_50": OneShot("wanda", 0.5, [{"pattern": "row"}, {"pattern": "layer"}], 2.09),
+    "wanda_50": OneShot(
+        "wanda",
+        0.5,
+        [{"pattern": "row"}, {"pattern": "layer"}, {"pattern": "row", "sequential": True}],
+        2.09,
+    ),
     "sparsegpt_50": OneShot(
         "sparsegpt", 0.5, [{"pattern": "layer"}, {"pattern": "layer", "sequential": True}], 2.06
     ),
@@ -69,7 +74,7 @@ ONE_SHOT: Mapping[str, OneShot] = {
         0.5,
         [
             {"pattern": "global", "comparison": comparison}
-            for comparison in ("balanced", "relative", "absolute", "loss")
+            for comparison in ("loss", "balanced", "relative", "absolute")
         ],
     ),
     "wanda_2_4": OneShot("wanda", 0.5, [{"pattern": "2:4"}], 6.2),
@@ -78,12 +83,12 @@ ONE_SHOT: Mapping[str, OneShot] = {
     "wanda_structured": OneShot("wanda", 0.0, [{"pattern": STRUCTURED}]),
     "sparsegpt_structured": OneShot("sparsegpt", 0.0, [{"pattern": STRUCTURED}]),
 }
-_LC = {"rate": 1e-4, "mu": 0.1, "mu_growth": 1.2}
+_LC = {"mu": 0.1, "mu_growth": 1.2}
 TRAINED: Mapping[str, Trained] = {
     "structured_tuned": Trained(0.0, "sparsegpt_structured", [{"rate": 1e-4}]),
-    "dense_tuned": Trained(0.0, None, [{"rate": rate} for rate in (2e-5, 5e-5, 1e-4)]),
-    "lc_50": Trained(0.5, "admm_50", [_LC]),
-    "lc_70": Trained(0.7, "admm_50", [_LC]),
+    "dense_tuned": Trained(0.0, None, [{"rate": rate} for rate in (2e-5, 5e-5, 1e-4, 2e-4)]),
+    "lc_50": Trained(0.5, "global_50", [{"rate": 3e-4, **_LC}]),
+    "lc_70": Trained(0.7, "global_50", [{"rate": 4e-4, **_LC}]),
 }
 CANDIDATES: Mapping[str, Sequence[Mapping[str, Any]]] = {
     **{row: one_shot.candidates for row, one_shot in ONE_SHOT.items()},

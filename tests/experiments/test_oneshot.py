@@ -203,7 +203,7 @@ def test_image_networks_lose_more_the_sparser_they_are(finished):
 def test_methods_that_train_stand_beside_those_that_do_not(
     finished, small_decoder, small_mnist, tmp_path
 ):
-    chosen, _, rows = finished
+    chosen, _, _ = finished
     measured = {"mean": 1.5, "std": 0.1, "values": [1.4, 1.6]}
     others = [
         {
