@@ -82,14 +82,15 @@ def prune_sequentially(
       progress: whether to print a line for each kernel.
       directory: a folder for the kernels that are done. A call with the same arguments that finds
         them there goes on after them, and returns the same as one that was not interrupted. The
-        computation of ``function`` counts as an argument.
+        computation of ``function`` counts as an argument; ``vmap_size``, ``on_layer`` and
+        ``progress`` may differ.
 
     Returns:
       A tree with the structure, shapes, dtypes and shardings of ``params``. Pruned weights are
       exactly 0.
 
     Raises:
-      TypeError: as for `calibrate` and `prune`.
+      TypeError: as for `calibrate` and `prune`; or ``directory`` is not a path.
       ValueError: as for `calibrate` and `prune`; ``directory`` is a file, or holds damaged kernels
         or those of a call with other arguments; or ``where`` chooses a leaf that activations are
         not multiplied with.

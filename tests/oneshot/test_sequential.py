@@ -347,12 +347,29 @@ def test_a_folder_knows_equal_arguments_and_damaged_files(tmp_path):
     found = prune_sequentially(*call, 0.5, "wanda", **options)
     again = prune_sequentially(*call, Fraction(1, 2), wanda(), **options)
     np.testing.assert_array_equal(found["b"], again["b"])
-    for name in ("stage_0001.npz", "call.json"):
-        (tmp_path / name).write_bytes(b"{")
-        with pytest.raises(ValueError, match=f"directory holds a damaged file, .*{name}; delete"):
-            prune_sequentially(*call, 0.5, "wanda", **options)
+    damaged = tmp_path / "stage_0001.npz"
+    damaged.write_bytes(b"{")
+    with pytest.raises(ValueError, match=f"directory holds a damaged file, {damaged}; delete"):
+        prune_sequentially(*call, 0.5, "wanda", **options)
     with pytest.raises(ValueError, match="directory must be a folder"):
-        prune_sequentially(*call, 0.5, where=everything, directory=tmp_path / "call.json")
+        prune_sequentially(*call, 0.5, where=everything, directory=damaged)
+    for folder in (3, b"folder"):
+        with pytest.raises(TypeError, match="directory must be a path"):
+            prune_sequentially(*call, 0.5, where=everything, directory=folder)
+
+
+def test_no_file_of_a_folder_can_be_deleted_so_that_another_call_takes_it_over(tmp_path):
+    call = (two, {"a": draw(8, 8), "b": draw(8, 8)}, [X])
+    options = {"where": everything, "directory": tmp_path}
+    prune_sequentially(*call, 0.5, "wanda", **options)
+    saved = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    for name in saved:
+        (tmp_path / name).unlink()
+        with pytest.raises(ValueError, match="directory must be new, .* Only vmap_size, on_layer"):
+            prune_sequentially(*call, 0.75, "wanda", **options)
+        (tmp_path / name).write_bytes(saved[name])
+    found = prune_sequentially(*call, 0.5, "wanda", vmap_size=2, **options)
+    assert [np.count_nonzero(kernel) for kernel in found.values()] == [32, 32]
 
 
 # --- errors ------------------------------------------------------------------------------------
