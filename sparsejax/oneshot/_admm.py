@@ -19,11 +19,13 @@ from sparsejax.oneshot._products import matmul
 from sparsejax.oneshot._whole_inputs import prune_inputs
 from sparsejax.oneshot._whole_outputs import live_inputs, prune_outputs
 
+_STAGES = 3
+
 
 def admm(
     iterations: int = 40,
     rho: tuple[float, float] = (0.3, 1.0),
-    stages: int = 3,
+    stages: int | None = None,
     refit_iterations: int = 10,
     damping: float = 0.001,
     metric_damping: float = 0.1,
@@ -46,9 +48,9 @@ def admm(
         U &\leftarrow U + W - Z
 
     :math:`D_{jj} = 1 / [(G + \tau\, \mathrm{diag}(G))^{-1}]_{jj}` is the price of a change of a
-    weight after other weights have made good for it. With :math:`\tau = 0` these would be all
-    others, as in optimal brain surgery, and with a large one none. What remains for making good
-    is somewhere between.
+    weight after other weights have compensated for it. With :math:`\tau = 0` these would be all
+    others, as in optimal brain surgery, and with a large one none. What can still compensate is
+    somewhere between.
 
     The number of entries in Z falls along a cubic curve from all of them to the budget, so that the
     weights adapt while the mask is found. For pruned entries U is minus the gradient over
@@ -66,8 +68,10 @@ def admm(
         about one per cent.
       rho: the penalties of the first and of the last stage; those between lie on a geometric curve.
         The error grows steeply where the last one is much below 1.
-      stages: the number of penalties. Each inverts one matrix of the size of the inputs.
-      refit_iterations: the number of iterations of conjugate gradients.
+      stages: the number of penalties, at most ``iterations``; by default 3, or ``iterations`` if
+        these are fewer. Each inverts one matrix of the size of the inputs.
+      refit_iterations: the largest number of iterations of conjugate gradients; an output for which
+        they have converged stays as it is.
       damping: :math:`\delta \ge 0`; for whole inputs in units of the mean of the diagonal.
       metric_damping: :math:`\tau > 0`.
 
@@ -86,6 +90,8 @@ def admm(
       large language models, NeurIPS 2024, the rising penalty and the conjugate gradients.
     """
     iterations = _checks.python_integer("iterations", iterations, 1)
+    if stages is None:
+        stages = min(_STAGES, iterations)
     stages = _checks.python_integer("stages", stages, 1, iterations)
     refit_iterations = _checks.python_integer("refit_iterations", refit_iterations, 0)
     _checks.scalar_at_least_zero("damping", damping)

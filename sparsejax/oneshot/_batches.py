@@ -32,8 +32,15 @@ def checked(batches: Iterable[PyTree]) -> Iterator[PyTree]:
     """Return an iterator over batches, each of which is checked when it is asked for.
 
     Raises:
-      TypeError: ``batches`` is not an iterable of batches.
+      TypeError: ``batches`` is an array, whose rows would be taken for batches, or is not an
+        iterable of batches.
     """
+    if isinstance(batches, (jax.Array, np.ndarray)):
+        raise TypeError(
+            "batches must be an iterable of batches, such as a list; got an array of shape "
+            f"{batches.shape}. A single batch is passed as [batch], and batches that are stacked "
+            "as list(batches)"
+        )
     if isinstance(batches, (Mapping, str, bytes)) or not isinstance(batches, Iterable):
         raise TypeError(
             "batches must be an iterable of batches, such as a list; got a "

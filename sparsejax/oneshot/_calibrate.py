@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 
 from sparsejax._dtypes import at_least_float32
 from sparsejax._names import leaves_by_name
-from sparsejax._where import Where, resolve_where
+from sparsejax._where import Where, refuse_tied, resolve_where
 from sparsejax.graph import abstract, concrete_leaves
 from sparsejax.oneshot._analysis import traced, uses_of
 from sparsejax.oneshot._batches import check_function, checked
@@ -55,11 +55,12 @@ def calibrate(
       float64. ``print`` shows a table, with the chosen parameters that have no Gram matrix and why.
 
     Raises:
-      TypeError: ``function`` cannot be called, ``batches`` is no iterable of batches, or a leaf of
-        the parameters or of a batch is traced or is not an array.
+      TypeError: ``function`` cannot be called, ``batches`` is an array or no iterable of batches,
+        or a leaf of the parameters or of a batch is traced or is not an array.
       ValueError: there are no batches, or a batch has no rows; ``function`` cannot be traced, or
-        multiplies activations by no chosen parameter; ``where`` does not fit ``params``; or inputs
-        of a kernel are NaN or infinite, in which case the error names the first such kernel.
+        multiplies activations by no chosen parameter; ``where`` does not fit ``params``, or chooses
+        an array that stands at two places; or inputs of a kernel are NaN or infinite, in which case
+        the error names the first such kernel.
 
     Example:
       >>> import jax.numpy as jnp
@@ -80,7 +81,9 @@ def calibrate(
     given = checked(batches)
     leaves = concrete_leaves(params)
     names = list(leaves_by_name(params))
-    chosen = jax.tree.leaves(resolve_where(params, where))
+    mask = resolve_where(params, where)
+    refuse_tied(params, mask)
+    chosen = jax.tree.leaves(mask)
     programs: dict[Any, _Compiled] = {}
     first: _Compiled | None = None
     state: State = {}
@@ -182,8 +185,8 @@ def check_rows(plan: Plan, names: Sequence[str], number: int) -> None:
     if not plan.total_of:
         reasons = "; ".join(f"{names[leaf]}: {why}" for leaf, why in plan.skipped.items())
         raise ValueError(
-            "function must multiply values that depend on the batch by a chosen parameter; it "
-            f"does not ({reasons})"
+            "function must multiply values that depend on the batch by a chosen parameter in a way "
+            f"that can be calibrated; it multiplies by none in such a way ({reasons})"
         )
 
 

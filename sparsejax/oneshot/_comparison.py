@@ -51,10 +51,10 @@ def check_comparison(value: Any, squared_gradients: Any, pattern: str) -> Compar
         raise ValueError(
             f"squared_gradients must come with comparison='loss' only; comparison is {value!r}"
         )
-    if value == "loss" and pattern != "global":
+    if value != "balanced" and pattern != "global":
         raise ValueError(
-            "comparison='loss' divides one budget among all kernels, so pattern must be 'global'; "
-            f"got {pattern!r}"
+            f"comparison={value!r} divides one budget among all kernels, so pattern must be "
+            f"'global'; got {pattern!r}"
         )
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(squared_gradients)):
         raise TypeError("squared_gradients must hold concrete arrays, outside of jit; it is traced")

@@ -90,7 +90,7 @@ def _terms(
         if one or (left_out == frozenset() and _whole_parts(pairs)):
             return layout, [(term, use.place) for term, use in pairs]
     if len(batches) > 1 or len(inputs) > 1:
-        return "products read it in different layouts"
+        return "products read it in different layouts, such as x @ kernel and h @ kernel.T"
     return "parts of it are multiplied by different inputs"
 
 

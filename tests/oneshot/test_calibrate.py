@@ -431,13 +431,16 @@ def test_sharded_batches_and_parameters(kind):
 W = draw(10, 10)
 
 
-def test_tied_parameters_are_one_kernel():
+def test_tied_parameters_are_one_kernel_that_is_chosen_once():
     params = {"in": {"kernel": W}, "out": {"kernel": W}}
     function = lambda p, x: jnp.tanh(x @ p["in"]["kernel"]) @ p["out"]["kernel"]  # noqa: E731
-    found = calibrate(function, params, [X])
+    with pytest.raises(ValueError, match=r"one array at \['in'\]\['kernel'\] and \['out'\]"):
+        calibrate(function, params, [X])
     x = flat(X, 10)
-    for name in ("in/kernel", "out/kernel"):
-        check(found, name, [np.concatenate([x, np.tanh(x @ np.asarray(W, np.float64))])])
+    for name in ("in", "out"):
+        found = calibrate(function, params, [X], {"in": name == "in", "out": name == "out"})
+        rows = np.concatenate([x, np.tanh(x @ np.asarray(W, np.float64))])
+        check(found, f"{name}/kernel", [rows])
 
 
 def test_an_embedding_that_also_writes_the_logits_is_calibrated_by_these():
@@ -561,6 +564,10 @@ ERRORS = {
     "no batches": (dense, W, [], "batches must hold at least one batch; there is none"),
     "empty batch": (dense, W, [X, X[:0]], "each batch must have rows; batch 1 has none"),
     "no kernel": (lambda w, x: x, W, [X], "must multiply values that depend on the batch"),
+    "tied and transposed": (
+        lambda w, x: jnp.tanh(x @ w) @ w.T, W, [X],
+        r"a way that can be calibrated; .* different layouts, such as x @ kernel and h @ kernel.T"
+    ),
     "only gathered": (lambda w, x: w[x.astype(int)], W, [X], "but gather"),
     "not traceable": (
         lambda w, x: x @ w if x.sum() > 0 else x, W, [X], "that JAX can trace for the batches"
@@ -586,6 +593,8 @@ def test_errors(case):
         (dense, {"x": X}, r"such as a list; got a dict. A single batch is passed as \[batch\]"),
         (dense, None, "such as a list; got a NoneType"),
         (dense, "text", "such as a list; got a str"),
+        (dense, X, r"got an array of shape \(.*\). A single batch is passed as \[batch\]"),
+        (dense, np.asarray(X), "and batches that are stacked as list"),
         (dense, [{"x": "text"}], r"leaf x of batch 0 is 'text' \(str\)"),
         (W, [X], "function must be a function"),
     ],

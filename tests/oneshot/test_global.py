@@ -91,3 +91,14 @@ def test_a_comparison_that_there_is_not():
     params, calibration, _ = network()
     with pytest.raises(ValueError, match=r"comparison must be one of \('balanced', .* got 'none'"):
         prune(params, calibration, 0.5, pattern="global", comparison="none")
+
+
+@pytest.mark.parametrize("pattern", ["layer", "row", "inputs"])
+def test_a_comparison_goes_with_one_budget_for_all_kernels(pattern):
+    params, calibration, _ = network()
+    for comparison in ("absolute", "relative"):
+        with pytest.raises(ValueError, match=f"'{comparison}' divides .* must be 'global'; got '"):
+            prune(params, calibration, 0.5, "wanda", pattern, comparison=comparison)
+    by_default = prune(params, calibration, 0.5, "wanda", pattern)
+    told = prune(params, calibration, 0.5, "wanda", pattern, comparison="balanced")
+    jax.tree.map(np.testing.assert_array_equal, by_default, told)

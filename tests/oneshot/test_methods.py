@@ -104,6 +104,17 @@ def test_better_methods_have_smaller_errors(pattern):
     assert errors["admm"] < 0.9 * errors["sparsegpt"]
 
 
+def test_admm_takes_one_iteration_and_three_stages_where_there_are_as_many():
+    problem = one_kernel()
+    for iterations, stages in ((1, 1), (2, 2), (9, 3)):
+        by_default, told = (
+            pruned(problem, 0.5, admm(iterations, **given)) for given in ({}, {"stages": stages})
+        )
+        np.testing.assert_array_equal(by_default, told)
+    with pytest.raises(ValueError, match="stages must be an integer from 1 to 2; got 3"):
+        admm(iterations=2, stages=3)
+
+
 def best_mask(w, h, count):
     """The smallest least-squares error of one row over all masks."""
     import itertools
