@@ -116,7 +116,8 @@ class Config(AddingConfig):
     preset: Literal["smoke", "full"] = "full"
     """How much: smoke (4 calibration windows, 4 tested ones, 3 steps of training) or full."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """The draws of calibration windows; rows that train use the first alone."""
+    """The draws of calibration windows; rows that train use the first alone. Without a number,
+    settings are chosen by the validation texts, and the run stops there."""
     final: bool = False
     """Evaluate the test texts and test images, too. Without it no test number is computed, so that
     settings can be chosen by the validation data alone."""
@@ -124,7 +125,8 @@ class Config(AddingConfig):
     """Tokens of a window."""
     mixed_precision: bool = False
     """Train with products in bfloat16 and their sums, the parameters and all else in float32; on a
-    CPU with instructions for bfloat16 a step takes half the time. JAX 0.10.0 cannot."""
+    CPU with instructions for bfloat16 a step takes half the time. This needs a JAX newer
+    than 0.10.0."""
     windows: int | None = None
     """Calibration windows of a draw; default the preset's (128)."""
     steps: int | None = None

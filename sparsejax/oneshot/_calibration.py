@@ -14,7 +14,10 @@ class KernelLayout(NamedTuple):
     """Reading of a kernel as matrices [outputs, inputs]; static and hashable.
 
     Every axis of the kernel is one of three kinds. Entries along the batch axes, such as stacked
-    layers or experts, are kernels of their own.
+    layers or experts, are kernels of their own. Experts are that only if each has inputs of its own
+    (``"ebd,edh->ebh"``). Where all of them read the same tokens (``"bd,edh->ebh"``), their outputs
+    are those of one matrix with e h outputs, and a budget of ``pattern="layer"`` is counted over
+    all of them together.
     """
 
     shape: tuple[int, ...]

@@ -14,8 +14,11 @@ def magnitude() -> Method:
 
     .. math:: s_{ij} = w_{ij}^2
 
-    The inputs are not used. It is what the other methods are compared with. Of groups those with
-    the largest Euclidean norms are kept.
+    It is what the other methods are compared with. Of groups those with the largest Euclidean norms
+    are kept. Within a kernel the inputs are not used. For ``pattern="global"`` they are: the budget
+    is divided among the kernels by their outputs' errors, as for all methods, see `prune`. The
+    largest magnitudes of a whole tree are what `sparsejax.projections.project_l0_ball` keeps, and
+    `sparsejax.projections.top_k_mask` is their mask.
 
     Returns:
       A `Method` for `prune`.

@@ -107,7 +107,7 @@ class Pattern(NamedTuple):
 
     @property
     def drops_outputs(self) -> bool:
-        """Whether whole outputs are pruned, which no weights of other outputs can make good."""
+        """Whether whole outputs are pruned, for which no other outputs can compensate."""
         return self.kind == "groups" and self.numbers[0] == 0
 
     @property

@@ -66,14 +66,15 @@ def prune(
     - ``"2:4"``: at most 2 of 4 neighbouring inputs of an output; ``budget`` is None or 0.5.
     - ``"4x1"``: blocks of 4 inputs x 1 output.
     - ``"units"``, ``"units/64"``: outputs, or groups of 64 of them. Their weights stay as they are,
-      since no weights of other outputs can make good for them.
+      since no weights of other outputs can compensate for them.
     - ``"inputs"``, ``"inputs/64"``: inputs of a kernel, or groups of 64 of them, such as the heads
       that an attention's output kernel reads.
 
     For ``"global"`` the weights of all kernels are ranked by what the error of a kernel's outputs
-    grows by if a weight is pruned and the others make good for it, :math:`w_{ij}^2 / [G^{-1}]_{jj}`
-    (G damped by a tenth). This decides how many weights each kernel keeps; which, the method
-    decides. The errors of different kernels are made comparable by ``comparison``:
+    grows by if a weight is pruned and the others compensate for it, which is
+    :math:`w_{ij}^2 / [G^{-1}]_{jj}` (G damped by a tenth). This decides how many weights each
+    kernel keeps; which, the method decides. The errors of different kernels are made comparable by
+    ``comparison``:
 
     - ``"balanced"``: in units of the error that the kernel would have at the sparsity of the whole.
       The product of all errors is made small.
@@ -105,8 +106,8 @@ def prune(
       pattern: what is pruned together and over which weights the budget is counted, see above.
       where: the leaves that are pruned; by default all kernels of the calibration. Each has to be
         one of them.
-      comparison: ``"balanced"``, ``"relative"``, ``"absolute"`` or ``"loss"``, for
-        ``pattern="global"``.
+      comparison: ``"balanced"``, ``"relative"``, ``"absolute"`` or ``"loss"``; for other patterns
+        than ``"global"`` there is nothing to compare, and it has to stay ``"balanced"``.
       squared_gradients: for ``comparison="loss"``, a tree like ``params`` with the mean over
         batches of the squared gradient of the loss, as `squared_gradients` or Adam's second moments
         have it; its scale does not matter. Leaves that are not pruned may be None or anything.
@@ -127,8 +128,8 @@ def prune(
         the allowed ones, the calibration has not seen a chosen leaf or saw another shape, a group
         does not divide a kernel, a weight or a Gram matrix is not finite, or squared gradients are
         missing, of another shape, not finite or negative; the message names the kernel. Or
-        ``squared_gradients`` comes without ``comparison="loss"``, or this without
-        ``squared_gradients`` or ``pattern="global"``.
+        ``squared_gradients`` comes without ``comparison="loss"`` or this without
+        ``squared_gradients``, or a ``comparison`` is given for another pattern than ``"global"``.
 
     Warns:
       UserWarning: Gram matrices were singular in floating point and were damped more than asked

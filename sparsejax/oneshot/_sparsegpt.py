@@ -20,7 +20,7 @@ from sparsejax.oneshot._whole_outputs import live_inputs, prune_outputs
 
 
 def sparsegpt(damping: float = 0.01, block_size: int = 128) -> Method:
-    r"""Prune columns in order, and let the later ones make good for each pruned weight.
+    r"""Prune columns in order, and let the later ones compensate for each pruned weight.
 
     .. math:: H = \tfrac1n X^\top X + \delta\, \overline{\mathrm{diag}} I, \qquad
               H^{-1} = U^\top U, \qquad s_{ij} = \frac{w_{ij}^2}{U_{jj}^2}, \qquad
@@ -33,7 +33,7 @@ def sparsegpt(damping: float = 0.01, block_size: int = 128) -> Method:
     always 0 become 0.
 
     Whole inputs, such as heads, are too few for shares of blocks. Of them the group g of columns
-    whose loss costs least is pruned, the others make good for it, and so on:
+    whose loss costs least is pruned, the others compensate for it, and so on:
 
     .. math:: s_g = \mathrm{tr}\, W_g\, ([H^{-1}]_{gg})^{-1}\, W_g^\top
 
@@ -64,7 +64,7 @@ def sparsegpt(damping: float = 0.01, block_size: int = 128) -> Method:
 
 
 _Columns: TypeAlias = tuple[Weights, Weights, Mask]
-"""The columns of a block, the errors that later blocks make good, and the mask."""
+"""The columns of a block, the errors that later blocks compensate for, and the mask."""
 
 
 class _Sweep(NamedTuple):
@@ -116,7 +116,7 @@ def _prune(
 def _prune_columns(
     panel: Weights, upper: Float[Array, "block block"], pattern: Pattern, count: jax.Array
 ) -> tuple[Weights, Weights]:
-    """Return the pruned columns of a block, and the errors that later blocks make good."""
+    """Return the pruned columns of a block, and the errors that later blocks compensate for."""
     block = panel.shape[1]
     diagonal = jnp.diagonal(upper)
 

@@ -44,7 +44,7 @@ def swaps(
         weights that each output keeps stays as it is.
       rounds: the largest number of rounds.
       refit_iterations: 0 to keep the original values of weights, :math:`x_q = w_{0,q}`. Otherwise
-        the search starts from the values of ``start``, x minimises the error, and as many
+        the search starts from the values of ``start``, x minimises the error, and at most as many
         iterations of conjugate gradients at the end solve for the least-squares weights.
       damping: what H has on its diagonal more than the Gram matrix, as a fraction of it.
 

@@ -1,4 +1,4 @@
-"""Whole outputs, which no weights of other outputs can make good, and inputs that are always 0."""
+"""Whole outputs, for which no other outputs can compensate, and inputs that are always 0."""
 
 from __future__ import annotations
 
