@@ -56,7 +56,12 @@ ONE_SHOT: Mapping[str, OneShot] = {
     "wanda_50": OneShot(
         "wanda",
         0.5,
-        [{"pattern": "row"}, {"pattern": "layer"}, {"pattern": "row", "sequential": True}],
+        [
+            {"pattern": "row"},
+            {"pattern": "layer"},
+            {"pattern": "row", "sequential": True},
+            {"pattern": "global", "comparison": "loss"},
+        ],
         2.09,
     ),
     "sparsegpt_50": OneShot(
