@@ -93,7 +93,7 @@ TRAINED: Mapping[str, Trained] = {
     "structured_tuned": Trained(0.0, "sparsegpt_structured", [{"rate": 1e-4}]),
     "dense_tuned": Trained(0.0, None, [{"rate": rate} for rate in (2e-5, 5e-5, 1e-4)]),
     "lc_50": Trained(0.5, "global_50", [{"rate": 3e-4, **_LC}]),
-    "lc_70": Trained(0.7, "global_50", [{"rate": 4e-4, **_LC}]),
+    "lc_70": Trained(0.7, "global_50", [{"rate": 2e-4, **_LC}]),
 }
 CANDIDATES: Mapping[str, Sequence[Mapping[str, Any]]] = {
     **{row: one_shot.candidates for row, one_shot in ONE_SHOT.items()},
