@@ -1,5 +1,6 @@
 """Brute-force references in numpy, and helpers that several tests share."""
 
+import gc
 from fractions import Fraction
 
 import jax
@@ -51,6 +52,12 @@ def shard(array, *axes):
     """``array`` on a mesh of 4 x 2 devices, partitioned by mesh axes ``a`` and ``b``."""
     mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("a", "b"))
     return jax.device_put(array, NamedSharding(mesh, PartitionSpec(*axes)))
+
+
+def live_bytes():
+    """The bytes of all arrays of JAX that are not deleted."""
+    gc.collect()
+    return sum(array.nbytes for array in jax.live_arrays() if not array.is_deleted())
 
 
 def equations(jaxpr):

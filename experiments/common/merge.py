@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from experiments.common.report import Row, made_by, summary
+from experiments.common.report import Row, made_by, row_settings, summary
+
+
+class Planned(NamedTuple):
+    """A run that is to be made: its row, settings and seed."""
+
+    row: str
+    settings: Mapping[str, Any]
+    seed: int
 
 
 def rows_with_sources(content: Mapping[str, Any]) -> list[Row]:
@@ -35,23 +43,51 @@ def merge(
       ValueError: a row was made with other settings, and has seeds that were not made again.
     """
     found = {row["name"]: row for row in there}
-    for row in json.loads(json.dumps(ours)):  # as it will be read
+    for row in _as_read(ours):
         new = {"made_by": [source], **row}  # a row may come from elsewhere
         old = found.get(row["name"])
         found[row["name"]] = new if old is None else _both(old, new, per_seed)
     return list(found.values())
 
 
-def _both(old: Row, new: Row, per_seed: Collection[str]) -> Row:
-    """Return a row with the seeds of an old and a new one."""
-    again = {*new["seeds"], *_diverged(new)}
-    if {*old["seeds"], *_diverged(old)} <= again:
-        return new
+def check_planned(there: Sequence[Row], planned: Iterable[Planned]) -> None:
+    """Refuse runs whose rows `merge` would refuse when all of them have ended.
+
+    Args:
+      there: the rows of a report.
+      planned: all runs of the rows that they belong to. Runs whose rows have no settings, such as
+        those that choose some, are never refused and must not be among them.
+
+    Raises:
+      ValueError: see `merge`.
+    """
+    rows: dict[str, Row] = {}
+    for run in planned:
+        settings = row_settings(run.settings)
+        row = rows.setdefault(run.row, {"name": run.row, "seeds": [], "settings": settings})
+        row["seeds"].append(run.seed)
+    for old in there:
+        if old["name"] in rows:
+            _is_replaced(old, _as_read(rows[old["name"]]))
+
+
+def _is_replaced(old: Row, new: Row) -> bool:
+    """Return whether all seeds of a row were made again; if not, the settings must be the same."""
+    if {*old["seeds"], *_diverged(old)} <= {*new["seeds"], *_diverged(new)}:
+        return True
     if old.get("settings") != new.get("settings"):
         raise ValueError(
             f"--add: {new['name']} was made with other settings in the report of --results: "
             f"{_differences(old.get('settings', {}), new.get('settings', {}))}"
         )
+    return False
+
+
+def _both(old: Row, new: Row, per_seed: Collection[str]) -> Row:
+    """Return a row with the seeds of an old and a new one."""
+    if _is_replaced(old, new):
+        return new
+    again = {*new["seeds"], *_diverged(new)}
     seeds = sorted({*old["seeds"], *again} - {*_diverged(new)})
     diverged = sorted({*_diverged(old), *_diverged(new)} - {*new["seeds"]})
     row = {**old, **new, "seeds": seeds, "made_by": _once([*old["made_by"], *new["made_by"]])}
@@ -66,6 +102,11 @@ def _both(old: Row, new: Row, per_seed: Collection[str]) -> Row:
                 every = [values[seed] for seed in seeds]
                 row[field] = every if field in per_seed else summary(every)
     return row
+
+
+def _as_read(value: Any) -> Any:
+    """Return a value as it is when it was written to a report and read."""
+    return json.loads(json.dumps(value))
 
 
 def _diverged(row: Row) -> list[int]:

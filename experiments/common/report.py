@@ -122,9 +122,14 @@ def difference(first: Row, second: Row) -> tuple[float, float]:
     return one["mean"] - two["mean"], spread
 
 
+def row_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a row, from those of a run of it."""
+    return {name: value for name, value in settings.items() if name not in ("seed", "row")}
+
+
 def describe(config: Any, name: str, results: Sequence[Mapping[str, Any]], **more: Any) -> Row:
     """Fields of a row that say what it is; its settings are those of the first result."""
-    settings = {k: v for k, v in results[0]["settings"].items() if k not in ("seed", "row")}
+    settings = row_settings(results[0]["settings"])
     about = {"name": name, "model": results[0]["model"], "dataset": results[0]["dataset"]}
     seeds = list(dict.fromkeys(result["seed"] for result in results))
     return about | {"preset": config.preset, "seeds": seeds, "settings": settings} | more

@@ -13,14 +13,15 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import tyro
 from matplotlib.figure import Figure
 
-from experiments.common.merge import merge, rows_with_sources
+from experiments.common.memory import release_memory
+from experiments.common.merge import Planned, check_planned, merge, rows_with_sources
 from experiments.common.report import (
     Parts,
     Row,
@@ -125,6 +126,18 @@ class AddingConfig(Config):
             )
         return rows_with_sources(content)
 
+    def check_planned(self, planned: Iterable[Planned]) -> None:
+        """Refuse, before they are made, runs that the report which is added to has no place for.
+
+        A plan calls it with all runs of a row, as soon as their settings are known.
+
+        Raises:
+          ValueError: the report has a row of theirs with other settings, and with seeds that are
+            not made again.
+        """
+        if self.add and not self.partial:  # that reports what has ended of what is planned
+            check_planned(self.earlier_rows(), planned)
+
 
 class Run:
     """A network trained with one list of settings and one seed, in its own folder.
@@ -150,6 +163,11 @@ class Run:
     def title(self) -> str:
         """A name for the screen."""
         return f"{self.row} seed {self.seed}"
+
+    @property
+    def planned(self) -> Planned:
+        """What of it is known before it is made."""
+        return Planned(self.row, self.settings, self.seed)
 
     def train(self) -> tuple[dict[str, Any], Any]:
         """Train to the end; return the result (JSON values) and the parameters or their forms."""
@@ -218,10 +236,11 @@ class Run:
     ) -> _State:
         """`sparsejax.training.fit`, reported and saved in the folder of the run or of a phase.
 
-        The first arguments and ``options`` are those of `fit`. ``phase`` is the name of a part of
-        the run, or None where nothing is to be written; ``config`` is what the phase depends on, by
-        default the settings. ``evaluate`` adds numbers to the reports, which are written every
-        ``report_every`` steps, by default an epoch; ``callbacks`` come before them.
+        The first arguments and ``options`` are those of `fit`; the arrays of ``state`` are donated,
+        and so deleted. ``phase`` is the name of a part of the run, or None where nothing is to be
+        written; ``config`` is what the phase depends on, by default the settings. ``evaluate`` adds
+        numbers to the reports, which are written every ``report_every`` steps, by default an epoch;
+        ``callbacks`` come before them.
         """
         name = f"{self.title}, {phase}" if phase else self.title
         writers: list[Writer] = [ProgressBar(steps, name)]
@@ -230,7 +249,13 @@ class Run:
             writers.append(MetricLog(folder))
             options["checkpoints"] = Checkpoints(folder / "checkpoints", every=checkpoint_every)
         reports = report(*writers, evaluate=evaluate, every=report_every)
-        return fit(step, state, batches, steps=steps, callbacks=[*callbacks, reports], **options)
+        release_memory()
+        final = fit(
+            step, state, batches, steps=steps, callbacks=[*callbacks, reports],
+            donate_state=True, **options,
+        )  # fmt: skip
+        release_memory()
+        return final
 
 
 def end(folder: Path, result: Mapping[str, Any], network: Any) -> None:

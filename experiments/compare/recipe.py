@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from flax import nnx
 
+from experiments.common.merge import Planned
 from experiments.common.runner import Recipe
 from experiments.compare import report
 from experiments.compare.config import TASKS, TUNING_SEED, Config, Network
@@ -16,6 +18,9 @@ from experiments.compare.trainer import Trainer
 from experiments.data import Dataset, load
 from sparsejax import inspection
 from sparsejax.training import TrainingDivergedError
+
+Chosen: TypeAlias = dict[tuple[Network, Name], Mapping[str, Any]]
+"""The settings of a method on a network."""
 
 
 class ComparedRun(Trainer):
@@ -98,6 +103,10 @@ class ComparedRun(Trainer):
 def plan(config: Config) -> Iterator[ComparedRun]:
     """Yield, for each network, the candidates of every method, then all runs, seed by seed."""
     chosen = chosen_before(config)
+    for network, method in itertools.product(config.networks(), config.methods()):
+        if len(only := METHODS[method].candidates) == 1:  # there is nothing to choose
+            chosen.setdefault((network, method), only[0])
+    config.check_planned(run for run, _ in _planned(config, chosen))
     datasets = {
         TASKS[n].dataset: load(TASKS[n].dataset, config.data_dir) for n in config.networks()
     }
@@ -107,9 +116,6 @@ def plan(config: Config) -> Iterator[ComparedRun]:
             if (network, method) in chosen:
                 continue
             runs = list(candidates(config, network, method, dataset))
-            if len(runs) == 1:  # there is nothing to choose
-                chosen[network, method] = METHODS[method].candidates[0]
-                continue
             for run, _ in runs:
                 yield run
             if all(run.done() for run, _ in runs):
@@ -119,10 +125,15 @@ def plan(config: Config) -> Iterator[ComparedRun]:
                     _, chosen[network, method] = min(
                         ended, key=lambda pair: pair[0]["validation_error"]
                     )
-    if config.tune_only:
-        return
-    for network in config.networks():
-        dataset = datasets[TASKS[network].dataset]
+    config.check_planned(run for run, _ in _planned(config, chosen))
+    for (row, settings, seed), folder in _planned(config, chosen):
+        dataset = datasets[TASKS[settings["network"]].dataset]
+        yield _run(row, folder, settings, seed, config.resume, dataset)
+
+
+def _planned(config: Config, chosen: Chosen) -> Iterator[tuple[Planned, Path]]:
+    """Yield the runs whose settings are chosen, each with its folder."""
+    for network in () if config.tune_only else config.networks():
         for seed in config.seeds:
             for method in config.methods():
                 if (network, method) not in chosen:  # --partial, or all candidates diverged
@@ -130,11 +141,10 @@ def plan(config: Config) -> Iterator[ComparedRun]:
                 for budget in ("100",) if method == "dense" else config.budgets(network):
                     settings = config.settings(network, method, budget, chosen[network, method])
                     folder = config.folder / network / method / f"kept_{budget}" / f"seed_{seed}"
-                    row = f"{network}_{method}_{budget}"
-                    yield _run(row, folder, settings, seed, config.resume, dataset)
+                    yield Planned(f"{network}_{method}_{budget}", settings, seed), folder
 
 
-def chosen_before(config: Config) -> dict[tuple[Network, Name], Mapping[str, Any]]:
+def chosen_before(config: Config) -> Chosen:
     """The settings that were chosen for the report that ``--add`` adds to."""
     rows = config.earlier_rows()
     return {(row["network"], row["method"]): row["chosen"] for row in rows if row.get("chosen")}
@@ -154,7 +164,7 @@ def candidates(
 
 
 def _run(
-    row: str, folder: Path, settings: dict[str, Any], seed: int, resume: bool, dataset: Dataset
+    row: str, folder: Path, settings: Mapping[str, Any], seed: int, resume: bool, dataset: Dataset
 ) -> ComparedRun:
     model = TASKS[settings["network"]].model(rngs=nnx.Rngs(seed))
     return ComparedRun(row, folder, settings, seed, resume, dataset, model)

@@ -153,13 +153,16 @@ class TrainedRun(LanguageRun):
         if self.start is not None and self.start.settings["pattern"] == STRUCTURED:
             small = structured.smaller(language, params)
             language, params = replace(language, function=small.function), small.params
+            small = small.with_params(None)
         if settings["mixed_precision"]:
             language = replace(language, function=mixed_precision(language.function))
         optimizer = self.optimizer()
+        state = init_state(params, optimizer, jax.random.key(self.seed))
+        del params  # the state has copies, and there is no memory for both
 
         state = self.fit(
             make_step(language.loss, optimizer),
-            init_state(params, optimizer, jax.random.key(self.seed)),
+            state,
             Batches({"tokens": language.training()}, settings["batch_size"], self.seed),
             steps=settings["steps"],
             report_every=self.steps_per_l_step,
@@ -219,9 +222,11 @@ class FileRun(LanguageRun):
 
 def plan(config: Config) -> Iterator[Any]:
     """Yield the candidates of each row, then the draws of the rows, then the image networks."""
+    of_images = list(images.plan(config))
+    config.check_planned(run.planned for run in of_images)
     if config.row:
         yield from _language(config)
-    yield from images.plan(config)
+    yield from of_images
 
 
 def _language(config: Config) -> Iterator[LanguageRun]:
@@ -240,17 +245,38 @@ def _language(config: Config) -> Iterator[LanguageRun]:
             run.start.settings["sparsity"] = settings["sparsity"]
         return run
 
-    chosen: dict[str, Mapping[str, Any]] = {"dense": {}}
-    before = chosen_before(config)
     rows = config.rows()
-    for row in [row for row in rows if row in CANDIDATES]:
+    single = {row: found[0] for row, found in CANDIDATES.items() if len(found) == 1}
+    chosen: dict[str, Mapping[str, Any]] = {"dense": {}, **chosen_before(config), **single}
+
+    def settled() -> list[LanguageRun]:
+        """Return the runs of the rows whose settings are chosen."""
+        runs: list[LanguageRun] = []
+        if "dense" in rows:
+            runs.append(pruned("dense", 0, chosen["dense"], config.folder / "dense" / "seed_0"))
+        for draw in config.seeds:
+            for row in [row for row in rows if row in chosen and row in ONE_SHOT]:
+                runs.append(pruned(row, draw, chosen[row], config.folder / row / f"seed_{draw}"))
+        if not config.seeds:
+            return runs  # settings are chosen, and nothing is made with them
+        draw = config.seeds[0]
+        ended = {}
+        for row in [row for row in rows if row in chosen and row in TRAINED]:
+            ended[row] = trained(row, draw, chosen[row], config.folder / row / f"seed_{draw}")
+        runs += ended.values()
+        for row in [row for row in rows if row in FILES and FILES[row] in chosen]:
+            of = FILES[row]
+            folder = config.folder / row / f"seed_{draw}"
+            start = ended.get(of) or pruned(of, draw, chosen[of], folder / "start")
+            settings = {**start.settings, "row": row, "file": dict(files.SETTINGS)}
+            to_file = FileRun(row, folder, settings, draw, config, language, calibrations)
+            to_file.start = start
+            runs.append(to_file)
+        return runs
+
+    config.check_planned(run.planned for run in settled())
+    for row in [row for row in rows if row in CANDIDATES and row not in chosen]:
         found = CANDIDATES[row]
-        if len(found) == 1:
-            chosen[row] = found[0]
-            continue
-        if row in before:
-            chosen[row] = before[row]
-            continue
         make = trained if row in TRAINED else pruned
         tried = [
             make(row, TUNING_DRAW, one, config.folder / row / "tuning" / f"candidate_{number}")
@@ -264,26 +290,9 @@ def _language(config: Config) -> Iterator[LanguageRun]:
             chosen[row] = found[int(np.argmin(errors))]
         elif config.partial:
             chosen[row] = found[0]  # what has ended before any other was tried
-    if "dense" in rows:
-        yield pruned("dense", 0, chosen["dense"], config.folder / "dense" / "seed_0")
-    for draw in config.seeds:
-        for row in [row for row in rows if row in chosen and row in ONE_SHOT]:
-            yield pruned(row, draw, chosen[row], config.folder / row / f"seed_{draw}")
-    if not config.seeds:
-        return  # settings are chosen, and nothing is made with them
-    draw = config.seeds[0]
-    ended = {}
-    for row in [row for row in rows if row in chosen and row in TRAINED]:
-        ended[row] = trained(row, draw, chosen[row], config.folder / row / f"seed_{draw}")
-        yield ended[row]
-    for row in [row for row in rows if row in FILES]:
-        of = FILES[row]
-        folder = config.folder / row / f"seed_{draw}"
-        start = ended.get(of) or pruned(of, draw, chosen[of], folder / "start")
-        settings = {**start.settings, "row": row, "file": dict(files.SETTINGS)}
-        to_file = FileRun(row, folder, settings, draw, config, language, calibrations)
-        to_file.start = start
-        yield to_file
+    runs = settled()
+    config.check_planned(run.planned for run in runs)
+    yield from runs
 
 
 def chosen_before(config: Config) -> dict[str, Mapping[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -41,7 +42,6 @@ def shardings_of(state: State) -> Shardings:
     return tuple(leaf.sharding for leaf in jax.tree.leaves(state))
 
 
-@functools.partial(jax.jit, static_argnames=("step", "shardings", "loop"), donate_argnames="state")
 def run_call(
     step: StepFunction[AnyState],
     state: AnyState,
@@ -55,6 +55,42 @@ def run_call(
     Returns:
       ``(state, metrics)``; the metrics have a leading axis of steps.
     """
+    taken: tuple[AnyState, Any] = _jitted(step)(state, arrays, indices, shardings, loop)
+    return taken
+
+
+_JITTED: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def _jitted(step: StepFunction[Any]) -> Any:
+    """Return the compiled calls of a step.
+
+    They go when the step does, as those of ``jax.jit`` do. If the step were an argument of one
+    jitted function, its cache would keep every step, with all that it closes over and its programs.
+    """
+    if step not in _JITTED:
+        weak = weakref.ref(step)
+
+        @functools.partial(jax.jit, static_argnames=("shardings", "loop"), donate_argnames="state")
+        def run_call(
+            state: Any, arrays: Any, indices: Any, shardings: Shardings, loop: LoopFunction | None
+        ) -> tuple[Any, Any]:
+            # Whoever calls this holds the step.
+            return _take_steps(weak(), state, arrays, indices, shardings, loop)
+
+        _JITTED[step] = run_call
+    return _JITTED[step]
+
+
+def _take_steps(
+    step: Any,
+    state: Any,
+    arrays: Any,
+    indices: jax.Array | None,
+    shardings: Shardings,
+    loop: LoopFunction | None,
+) -> tuple[Any, Any]:
+    """Take the steps of a call of `run_call`, traced."""
 
     def take(state: Any, arrays: Any, row: Any) -> tuple[Any, Any]:
         batch = row
@@ -80,7 +116,8 @@ def run_call(
         state, metrics = loop(take, state, arrays, rows)
         return hold(state), metrics
     if jax.tree.leaves(rows)[0].shape[0] > 1:
-        return lax.scan(take_and_hold, state, rows)
+        scanned: tuple[Any, Any] = lax.scan(take_and_hold, state, rows)
+        return scanned
     state, metrics = take_and_hold(state, jax.tree.map(lambda array: array[0], rows))
     return state, jax.tree.map(lambda value: value[None], metrics)
 
@@ -97,7 +134,7 @@ def scan_is_slow(
     if device.platform != "cpu":
         return False
     # `run_call` finds this trace again if the steps are then scanned, and the step's in any case.
-    return _convolves(run_call.trace(step, state, arrays, indices, shardings, None).jaxpr)
+    return _convolves(_jitted(step).trace(state, arrays, indices, shardings, None).jaxpr)
 
 
 def _convolves(jaxpr: Any) -> bool:

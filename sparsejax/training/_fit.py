@@ -50,6 +50,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     learning_rate: optax.Schedule | None = None,
     batch_axes: str | Sequence[str] | None = None,
+    donate_state: bool = False,
 ) -> AnyState:
     """Train to ``steps`` steps, or until ``stop``, and return the last state.
 
@@ -82,8 +83,8 @@ def fit(
       step: ``(state, batch) -> (state, metrics)``, as `make_step` builds it; ``metrics`` are
         scalars by name, and ``loss`` is among them. Pass the same object to several runs and it is
         compiled once.
-      state: the state to start from, which is kept intact (the loop works on a copy): a
-        `TrainState`, or any pytree of arrays with a ``step`` and ``params``.
+      state: the state to start from, which is kept intact (the loop works on a copy) unless
+        ``donate_state``: a `TrainState`, or any pytree of arrays with a ``step`` and ``params``.
       batches: `Batches` of arrays in memory, or a `BatchSource`.
       steps: the number of the last step.
       callbacks: what happens between steps, each with a period of its own (see `Callback`, `revise`
@@ -104,6 +105,11 @@ def fit(
         metrics that have not been reported. It is closed when `fit` ends.
       learning_rate: the schedule in use, for the metrics of callbacks and the message of a failure.
       batch_axes: the mesh axes over which a batch is sharded; default all.
+      donate_state: whether the loop works on the arrays of ``state`` themselves, so that a large
+        state is held once while it trains. All of them are deleted, whoever else refers to them: by
+        the first step, or when a checkpoint has been restored in their place. If no step is taken
+        and there is no checkpoint, they are those of the result. A state that is donated must hold
+        no array twice, as those of `init_state` do not.
 
     Returns:
       The state after the last step.
@@ -145,13 +151,14 @@ def fit(
         """Whether ``stop`` is due at this step, and says so."""
         return bool(stop and now and now % stop_every == 0 and stop.condition(state))
 
-    state = fresh(state)  # the loop donates its state
-    seconds, history = 0.0, MetricHistory(int(state.step))
     try:
         found = checkpoints.restore(state) if checkpoints else None
-        if found:
-            state, seconds = found.state, found.extra["seconds"]
-            history = MetricHistory(int(state.step), found.extra["metrics"])
+        if found and donate_state:
+            _delete(state)
+        # The loop donates its state.
+        state = found.state if found else _as_arrays(state) if donate_state else fresh(state)
+        seconds = found.extra["seconds"] if found else 0.0
+        history = MetricHistory(int(state.step), found.extra["metrics"] if found else None)
         shardings, now = shardings_of(state), int(state.step)
         over = now >= steps or ends(state, now)
         start = time.perf_counter() - seconds
@@ -205,6 +212,21 @@ def fit(
         if checkpoints:
             checkpoints.close()
     return state
+
+
+def _as_arrays(state: AnyState) -> AnyState:
+    """Return the state with arrays of JAX for all other leaves."""
+    arrays: AnyState = jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, jax.Array) else jnp.copy(leaf), state
+    )
+    return arrays
+
+
+def _delete(state: Any) -> None:
+    """Free the arrays of a state, whoever refers to them."""
+    for leaf in jax.tree.leaves(state):
+        if isinstance(leaf, jax.Array):
+            leaf.delete()
 
 
 @jax.jit

@@ -1,5 +1,6 @@
 """The comparison of all methods on a part of MNIST, and what its tables conclude."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -124,6 +125,26 @@ def test_seeds_are_added_with_the_settings_that_were_chosen(finished, dataset, t
         assert len(rows[name]["test_error"]["values"]) == len(rows[name]["seconds"]) == 2
         assert len(rows[name]["made_by"]) == 2
     assert rows["lenet300_mnist_imp_1"]["seeds"] == [0]
+
+
+def test_other_settings_are_refused_before_anything_is_trained(finished, dataset, tmp_path):
+    _, _, before = finished
+    results = tmp_path / "report"
+    results.mkdir()
+    write_report(results, "compare", "a command before", before)
+    more = config(
+        tmp_path / "more", seeds=(1,), method=("rigl", "static"), results=results, add=True,
+        batch_size=200,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="_1 was made with other .*: batch_size 250 there, 200 h"):
+        run(more, dataset, drawn=False)
+    assert not more.folder.exists()
+    with smoke.loading(recipe, dataset):
+        accepted = [
+            dataclasses.replace(more, **changed)
+            for changed in ({"seeds": (0, 1)}, {"tune_only": True}, {"partial": True})
+        ]
+        assert [next(recipe.plan(chosen)).seed for chosen in accepted] == [TUNING_SEED] * 3
 
 
 def test_tune_only_computes_no_test_error(finished, dataset, tmp_path):

@@ -21,8 +21,10 @@ from experiments.oneshot.recipe import RECIPE
 from experiments.oneshot.report import parts
 from sparsejax.compression import ScaledArray
 from sparsejax.deploy import load_sparse
+from sparsejax.training import Callback
 from tests.experiments import smoke
 from tests.experiments.data import tiny_gguf
+from tests.reference import live_bytes
 
 CONTEXT = 16
 SHOWN = (
@@ -79,7 +81,30 @@ def dense_lenet300(mnist, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(small_decoder, dense_lenet300, small_mnist, tmp_path_factory):
+def held():
+    """For rows that train, the most bytes held while they do, as a multiple of their state's."""
+    found = {}
+    train, fit = recipe.TrainedRun.train, recipe.TrainedRun.fit
+
+    def measured_train(run):
+        run.before = live_bytes()
+        return train(run)
+
+    def measured_fit(run, *given, **options):
+        def measure(step, state, metrics):
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            found[run.row] = max(found.get(run.row, 0), (live_bytes() - run.before) / size)
+
+        return fit(run, *given, callbacks=[Callback(measure, 1)], **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe.TrainedRun, "train", measured_train)
+        patch.setattr(recipe.TrainedRun, "fit", measured_fit)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def finished(held, small_decoder, dense_lenet300, small_mnist, tmp_path_factory):
     chosen = Config(
         preset="smoke", row=SHOWN, seeds=(0,), context=CONTEXT, mixed_precision=True,
         images=(dense_lenet300,), output=tmp_path_factory.mktemp("oneshot"),
@@ -106,6 +131,11 @@ def test_rows_keep_their_budgets(finished):
         allowed = 0.03 * expected if name.endswith("_file") else 0.002
         assert by_name[name]["density"][0] == pytest.approx(expected, abs=allowed)
         assert by_name[name]["validation_perplexity_ratio"]["mean"] > 0
+
+
+def test_rows_that_train_hold_their_state_once_and_not_what_it_started_from(finished, held):
+    assert set(held) >= {"dense_tuned", "structured_tuned", "lc_50"}
+    assert all(1 <= share < 1.05 for share in held.values()), held
 
 
 def test_a_file_is_small_and_as_good(finished):
@@ -184,6 +214,45 @@ def test_draws_are_added_with_the_settings_that_were_chosen(
     found = [value / dense for value in rows["wanda_50"]["validation_perplexity"]["values"]]
     assert rows["wanda_50"]["validation_perplexity_ratio"]["values"] == found
     assert rows["lc_50"] == before["lc_50"] | {"made_by": rows["lc_50"]["made_by"]}
+
+
+def test_other_settings_are_refused_before_anything_is_made(
+    finished, small_decoder, dense_lenet300, small_mnist, tmp_path, monkeypatch
+):
+    """Rows that train, and files, have the first seed alone; others have all."""
+    _, _, before = finished
+    added = ("lc_50", "wanda_50", "lenet300_mnist_dense")
+    two = [row | {"seeds": [0, 1]} if row["name"] in added else row for row in before]
+    results = tmp_path / "report"
+    results.mkdir()
+    write_report(results, "oneshot", "a command before", two)
+    monkeypatch.setattr(recipe, "load", small_decoder)
+    chosen = Config(
+        preset="smoke", seeds=(0, 1), context=CONTEXT, mixed_precision=True, add=True,
+        output=tmp_path / "more", results=results, windows=3,
+    )  # fmt: skip
+
+    def rows(*names, **flags):
+        """The rows that are planned before any result is there."""
+        config = dataclasses.replace(chosen, row=names, **flags)
+        return {run.row for run in recipe.plan(config)}
+
+    for refused in (("lc_50",), ("sparsegpt_50", "lc_50"), ("swaps_50", "lc_50_file")):
+        with pytest.raises(
+            ValueError, match="lc_50 was made with other .* windows 4 there, 3 here"
+        ):
+            rows(*refused)
+    assert rows("wanda_50", "structured_tuned") == {"wanda_50", "structured_tuned"}
+    with pytest.raises(ValueError, match="wanda_50 was made with other settings"):
+        rows("wanda_50", seeds=(0,))
+    assert rows("lc_50", partial=True) == {"lc_50"}
+    assert rows("wanda_50", seeds=()) == set()
+    with (
+        smoke.loading(saved_runs, small_mnist),
+        pytest.raises(ValueError, match="lenet300_mnist_dense was made with other settings"),
+    ):
+        rows("global_50", images=(dense_lenet300,), preset="full")
+    assert not chosen.folder.exists()
 
 
 def test_image_networks_lose_more_the_sparser_they_are(finished):

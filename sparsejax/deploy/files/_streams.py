@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,12 +16,14 @@ from sparsejax.deploy.files._packing import pack, packed_bytes, unpack
 Spec = list[Any]
 """What the streams do not say about an array, as JSON."""
 
+_PIECE = 2**20
+
 
 class Writer:
     """Appends arrays to the streams."""
 
     def __init__(self) -> None:
-        self._masks: list[Any] = [np.zeros(0, bool)]
+        self._masks: list[Any] = []
         self._values: list[bytes] = []
         self._codes: list[bytes] = []
 
@@ -43,7 +45,7 @@ class Writer:
         # Runs of a random mask take its entropy; compressing them to see more would take long.
         if _entropy(rest.size, flat.size) + rest.size * bits_for(size - 1) < 8 * len(whole):
             packed = pack(rest - (rest > common), bits_for(size - 1))
-            runs = _varint.encode(_runs(mask))
+            runs = _encoded_runs([mask])
             if len(compress(runs)) + len(compress(packed)) < len(compress(whole)):
                 self._masks.append(mask)
                 self._codes.append(packed)
@@ -53,8 +55,7 @@ class Writer:
 
     def streams(self) -> dict[str, bytes]:
         """Return the streams by name, without ``codes`` where there are no codebooks."""
-        zeros = _varint.encode(_runs(np.concatenate(self._masks)))
-        found = {"zeros": zeros, "values": b"".join(self._values)}
+        found = {"zeros": _encoded_runs(self._masks), "values": b"".join(self._values)}
         return found | ({"codes": b"".join(self._codes)} if self._codes else {})
 
 
@@ -122,9 +123,21 @@ def _size(shape: list[int]) -> int:
     return int(np.prod(shape, dtype=np.int64))
 
 
-def _runs(mask: np.ndarray) -> np.ndarray:
-    """The lengths of the runs of zeros before each entry of a mask."""
-    return np.diff(np.flatnonzero(mask), prepend=-1) - 1
+def _encoded_runs(masks: Iterable[np.ndarray]) -> bytes:
+    """Encode the lengths of the runs of zeros before each entry of masks in a row.
+
+    It is made in pieces: as integers the runs take dozens of times the bytes of a mask.
+    """
+    codes, before = [], 0  # zeros at the end of the pieces before
+    for mask in masks:
+        for start in range(0, mask.size, _PIECE):
+            piece = mask[start : start + _PIECE]
+            places = np.flatnonzero(piece)
+            if places.size:
+                codes.append(_varint.encode(np.diff(places, prepend=-1 - before) - 1))
+                before = -1 - int(places[-1])
+            before += piece.size
+    return b"".join(codes)
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 import json
 import sys
+import tracemalloc
 
 import hypothesis.extra.numpy as arrays_of
 import hypothesis.strategies as st
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from sparsejax.deploy import load_sparse, save_sparse
+from sparsejax.deploy.files import _streams
 from sparsejax.deploy.files._compression import compress
 from sparsejax.deploy.files._container import write
 
@@ -179,6 +181,28 @@ def test_the_same_tree_gives_the_same_bytes(tmp_path):
         save_sparse(tmp_path / name, tree)
         files.append((tmp_path / name).read_bytes())
     assert len(set(files)) == 1
+
+
+def test_the_pieces_in_which_runs_are_encoded_leave_no_trace(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    tree = [np.where(rng.random(200) < density, 1, 0) for density in (0.5, 0.01, 0, 1, 0.05, 0)]
+    files = []
+    for piece in (2**20, 1, 7, 200):
+        monkeypatch.setattr(_streams, "_PIECE", piece)
+        save_sparse(tmp_path / "net", tree)
+        files.append((tmp_path / "net").read_bytes())
+        assert_equal(load_sparse(tmp_path / "net"), tree)
+    assert len(set(files)) == 1
+
+
+def test_writing_takes_a_few_times_the_memory_of_the_tree(tmp_path):
+    tree = [np.ones((1024, 1024), np.float32) for _ in range(16)]
+    tracemalloc.start()
+    try:
+        save_sparse(tmp_path / "net", tree)
+        assert tracemalloc.get_traced_memory()[1] < 4 * 2**26
+    finally:
+        tracemalloc.stop()
 
 
 def test_bfloat16_values_and_a_value_too_large_for_float16(tmp_path):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.common.merge import merge, rows_with_sources
+from experiments.common.merge import Planned, check_planned, merge, rows_with_sources
 from experiments.common.report import aggregate, read_report, write_report
 
 FIELDS = ("seconds", "kept")
@@ -98,6 +98,29 @@ def test_other_settings_are_refused_by_name():
     # What JSON cannot tell apart is no difference.
     old = merge([], [row("a", [0], {"shape": [1, 2]})], FIELDS, "old")
     merge(old, [row("a", [1], {"shape": (1, 2)})], FIELDS, "new")
+
+
+def refused(function, *given):
+    try:
+        function(*given)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("there", [((0,), ()), ((0, 1), ()), ((0,), (1,)), ((), (1,))])
+@pytest.mark.parametrize("same", [False, True])
+def test_what_is_planned_is_refused_if_and_only_if_what_is_made_of_it_is(there, same):
+    old = merge([], [row("a", there[0], diverged=there[1]), row("b", [0])], FIELDS, "old")
+    settings = {"rate": 0.1 if same else 0.2}
+    for seeds in ((0,), (1,), (2,), (0, 1), (0, 1, 2)):
+        planned = [Planned("a", settings | {"row": "a", "seed": seed}, seed) for seed in seeds]
+        planned.append(Planned("new", {"rate": 0.3}, 0))
+        for count in range(len(seeds) + 1):  # so many diverge
+            made = [row("a", seeds[count:], settings, seeds[:count]), row("new", [0])]
+            expected = refused(merge, old, made, FIELDS, "new")
+            assert refused(check_planned, old, planned) == expected
+            assert (expected is None) == (same or set(sum(there, ())) <= set(seeds))
 
 
 def test_rows_say_what_made_them(tmp_path):

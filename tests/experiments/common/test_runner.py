@@ -19,8 +19,9 @@ from experiments.common import runner
 from experiments.common.report import MADE_BY, Table, aggregate, error, write_report
 from experiments.common.runner import AddingConfig, Recipe, Run, command_line, draw, main, rewrite
 from experiments.common.runner import Config as CommonConfig
-from sparsejax.training import Batches, init_state, make_step
+from sparsejax.training import Batches, Callback, init_state, make_step
 from tests.compilation import environment_for_commands
+from tests.reference import live_bytes
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(64, 3)).astype(np.float32)
@@ -89,11 +90,15 @@ class ToyRun(Run):
 
 
 def plan(config):
+    runs = []
     for seed in config.seeds:
         for method in config.method:
             folder = config.folder / method / f"seed_{seed}"
             settings = {"row": method, "rate": config.learning_rate}
-            yield ToyRun(method, folder, settings, seed, config.resume)
+            runs.append(ToyRun(method, folder, settings, seed, config.resume))
+    if isinstance(config, AddingConfig):
+        config.check_planned(run.planned for run in runs)
+    yield from runs
 
 
 def rows(config, ended, command):
@@ -172,9 +177,60 @@ def test_a_report_can_be_made_in_pieces(finished, tmp_path):
     with pytest.raises(ValueError, match="--add: sgd was made with other settings"):
         main(recipe, config, "four")
     assert (results / "report.md").read_text() == text
+    assert not config.folder.exists()  # nothing was trained
+    main(recipe, dataclasses.replace(config, seeds=(0, 1)), "all seeds of it again")
+    assert json.loads((results / "report.json").read_text())["rows"][0]["settings"]["rate"] == 0.3
     write_report(results, "compare", "of another experiment", [])
     with pytest.raises(ValueError, match="--results must hold a report of toy; .* one of compare"):
         main(recipe, config, "five")
+
+
+def test_what_has_ended_is_added_whatever_else_is_planned(finished, tmp_path, capsys):
+    """With --partial a row of which nothing has ended is none of the new ones."""
+    recipe = dataclasses.replace(RECIPE, config=AddingToy, per_seed=("seconds",))
+    results, folder = tmp_path / "report", tmp_path / "run"
+    main(recipe, AddingToy(output=folder, results=results, method=("sgd",), seeds=(0,)), "first")
+    other = AddingToy(output=tmp_path / "more", results=results, learning_rate=0.3, seeds=(1,))
+    main(recipe, dataclasses.replace(other, method=("adam",), results=None), "second")
+    main(recipe, dataclasses.replace(other, add=True, partial=True), "third")
+    rows = json.loads((results / "report.json").read_text())["rows"]
+    assert [(row["name"], row["settings"]) for row in rows] == [
+        ("sgd", {"rate": 0.1}),
+        ("adam", {"rate": 0.3}),
+    ]
+    capsys.readouterr()
+
+
+class LargeRun(Run):
+    """A run whose caller keeps what it starts from."""
+
+    size = 4 * 250_000
+    most = 0
+
+    def train(self):
+        before = live_bytes()
+        optimizer = optax.adam(0.1)
+        state = init_state({"kernel": jnp.ones(self.size // 4)}, optimizer, jax.random.key(0))
+
+        def measured(step, state, metrics):
+            self.most = max(self.most, live_bytes() - before)
+
+        final = self.fit(
+            make_step(lambda params, batch, key: ((params["kernel"] ** 2).mean(), {}), optimizer),
+            state,
+            Batches({"image": IMAGES}, 8),
+            steps=2,
+            callbacks=[Callback(measured, 1)],
+        )
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+        return {"seconds": 0.0, "test_error": 0.0}, final.params
+
+
+def test_a_state_is_held_once_while_it_trains(tmp_path, capsys):
+    run = LargeRun("large", tmp_path, {}, 0, False)
+    run.ensure()
+    assert 3 * run.size <= run.most < 3.3 * run.size
+    capsys.readouterr()
 
 
 def test_numbers_of_a_table_stand_to_the_right():

@@ -1,0 +1,124 @@
+"""What `fit` holds in memory: the state once if it is donated, and no step that has gone."""
+
+import gc
+import tracemalloc
+import weakref
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sparsejax.training import Batches, Callback, Checkpoints, fit, init_state, make_step
+from sparsejax.training._checkpoints import _sums
+from tests.reference import live_bytes
+from tests.training.mlp import assert_same_bits
+
+DATA = {"x": np.zeros((8, 2), np.float32)}
+SIZE = 4 * 250_000  # bytes of the parameters
+STATE = 3 * SIZE  # with Adam's moments
+
+
+def build(offset=0.0):
+    """A step of Adam and its first state, of which nothing else holds an array."""
+    optimizer = optax.adam(0.1)
+
+    def loss(params, batch, key):
+        return ((params["kernel"] - offset) ** 2).mean(), {}
+
+    params = {"kernel": jnp.ones(SIZE // 4)}
+    return make_step(loss, optimizer), init_state(params, optimizer, jax.random.key(0))
+
+
+def train(step, state, before, **options):
+    """Train; return the last state and the most bytes that were live after a step."""
+    seen = []
+    measure = Callback(lambda step, state, metrics: seen.append(live_bytes() - before), 1)
+    return fit(step, state, Batches(DATA, 4), callbacks=[measure], **options), max(seen, default=0)
+
+
+@pytest.mark.parametrize("loop", ["python", "scan"])
+def test_a_donated_state_is_held_once(loop):
+    before = live_bytes()
+    step, state = build()
+    kept, twice = train(step, state, before, steps=3, loop=loop)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert 2 * STATE <= twice < 2.1 * STATE
+    kept = jax.tree.map(np.array, kept._replace(key=jax.random.key_data(kept.key)))  # copies
+    donated, once = train(step, state, before, steps=3, loop=loop, donate_state=True)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert STATE <= once < 1.1 * STATE
+    assert_same_bits(donated._replace(key=jax.random.key_data(donated.key)), kept)
+    del state, donated
+    assert live_bytes() - before < 0.1 * STATE
+
+
+@pytest.mark.parametrize("donate", [False, True])
+def test_a_checkpoint_takes_the_place_of_a_donated_state(donate, tmp_path):
+    before = live_bytes()
+    step, state = build()
+    first, _ = train(step, state, before, steps=2, checkpoints=Checkpoints(tmp_path))
+    first = int(first.step)
+    resumed, most = train(
+        step, state, before, steps=4, checkpoints=Checkpoints(tmp_path), donate_state=donate
+    )
+    assert (first, int(resumed.step)) == (2, 4)
+    assert all(leaf.is_deleted() == donate for leaf in jax.tree.leaves(state))
+    assert most < (1.1 if donate else 2.1) * STATE
+
+
+def test_a_donated_state_comes_back_where_no_step_is_taken():
+    step, state = build()
+    for donate in (True, False):
+        found, _ = train(step, state, 0, steps=0, donate_state=donate)
+        same = [a is b for a, b in zip(*map(jax.tree.leaves, (found, state)), strict=True)]
+        assert same == [donate] * len(same)
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def test_leaves_may_be_of_numpy_though_donated():
+    step, state = build()
+    kernel = np.full(SIZE // 4, 2.0, np.float32)
+    state = state._replace(step=np.int32(0), params={"kernel": kernel})
+    expected, _ = train(step, state, 0, steps=2)
+    found, _ = train(step, state, 0, steps=2, donate_state=True)
+    assert_same_bits(found, expected)
+    assert (kernel == 2).all()
+
+
+def test_a_step_goes_with_all_that_it_closes_over():
+    before = live_bytes()
+    step, state = build(offset=jnp.ones(SIZE // 4))
+    alive = weakref.ref(step)
+    fit(step, state, Batches(DATA, 4), steps=2, donate_state=True)
+    del step, state
+    gc.collect()
+    assert alive() is None
+    assert live_bytes() - before < 0.1 * SIZE
+
+
+def test_a_step_is_compiled_once_for_several_runs():
+    traced = []
+
+    def loss(params, batch, key):
+        traced.append(True)
+        return (params["kernel"] ** 2).mean(), {}
+
+    optimizer = optax.sgd(0.1)
+    step = make_step(loss, optimizer)
+    state = init_state({"kernel": jnp.ones(3)}, optimizer, jax.random.key(0))
+    for _ in range(3):
+        fit(step, state, Batches(DATA, 4), steps=2)
+        gc.collect()
+    assert len(traced) == 1
+
+
+def test_the_sums_of_a_checkpoint_are_read_in_pieces(tmp_path):
+    (tmp_path / "large").write_bytes(bytes(2**24))
+    tracemalloc.start()
+    try:
+        _sums(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 2**21
+    finally:
+        tracemalloc.stop()
