@@ -150,6 +150,9 @@ def evaluate_equations(
       given: what they read and do not compute, by value.
       outputs: the values to return.
       apply: returns the results of an equation for its operands; the primitive by default.
+
+    Returns:
+      The arrays of ``outputs``, or what ``apply`` returned in their place.
     """
     values = dict(given)
     for equation in equations:

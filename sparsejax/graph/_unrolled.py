@@ -79,6 +79,9 @@ def unroll_scan(
       equation: the scan.
       operands: its operands: arrays, or `Layers` among the slices.
       step: returns the carry and the slices of the results of a step for its inputs.
+
+    Returns:
+      The results of the scan: the last carry, and the slices of all steps, stacked.
     """
     carry, params = equation.carry(), equation.params
     consts, state = operands[: carry.start], operands[carry.start : carry.stop]
