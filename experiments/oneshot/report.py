@@ -33,7 +33,7 @@ _WAYS = {
     "sparsegpt_50": "SparseGPT, 50 %",
     "admm_50": "ADMM, 50 %",
     "swaps_50": "swaps, 50 %",
-    "global_50": "ADMM, exactly 50 % over all layers together",
+    "global_50": "ADMM, 50 %",
     "wanda_2_4": "Wanda, 2:4",
     "sparsegpt_2_4": "SparseGPT, 2:4",
     "admm_2_4": "ADMM, 2:4",
@@ -112,6 +112,14 @@ def _tuning(config: Config, row: str, ended: Mapping[str, Sequence[Any]]) -> Row
     return found | {"tried": tried}
 
 
+def _way(row: Row) -> str:
+    """Say what a row is, with the settings that were chosen for it."""
+    way, settings = _WAYS[row["name"]], row["settings"]
+    if settings.get("pattern") == "global":
+        way += ", one exact budget for all layers"
+    return way + (", layer by layer" if settings.get("sequential") else "")
+
+
 def _ratio(row: Row, field: str) -> str:
     return f"{row[field]['mean']:.2f}{deviation(row[field])}x" if field in row else ""
 
@@ -127,7 +135,7 @@ def _mean(row: Row, field: str, form: str) -> str:
 
 
 _LANGUAGE: Columns = (
-    ("row", lambda row: f"{_WAYS[row['name']]} [{row['name']}]"),
+    ("row", lambda row: f"{_way(row)} [{row['name']}]"),
     (
         "first look",
         lambda row: f"{row['first_look']['perplexity_ratio']:g}x" if row["first_look"] else "",
@@ -175,8 +183,9 @@ def parts(rows: Sequence[Row]) -> Parts:
             "|X(W - W')|^2 / |XW|^2. The first look was plain NumPy with 10 calibration windows "
             "and 4,096 test tokens. "
             + "".join(_files(language))
-            + "Settings are chosen by the validation texts, and no test perplexity is computed "
-            "before (`--final`)."
+            + "Settings are chosen by the validation texts; without `--final` no test perplexity "
+            "is computed. What was tried by hand, and which test perplexities had been seen by "
+            "then, stands in tuning.md beside the published report."
             + ("" if all("perplexity" in row for row in language) else _NOT_FINAL),
             *_trained(language),
         ]
