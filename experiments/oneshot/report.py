@@ -295,9 +295,13 @@ def _cell(key: Any) -> Any:
         row = line.get(key)
         if row is None:
             return ""
-        if "test_error" in row:
-            return error(row["test_error"])
-        return f"{error(row['validation_error'])} (validation)"
+        test = "test_error" in row
+        shown = (
+            error(row["test_error"]) if test else f"{error(row['validation_error'])} (validation)"
+        )
+        if diverged := row.get("diverged_seeds"):
+            shown += f" ({len(diverged)} diverged)"
+        return shown
 
     return text
 
@@ -309,19 +313,16 @@ def _trained_images(rows: Sequence[Row], network: tuple[str, str]) -> Parts:
     lines: dict[str, dict[Any, Any]] = {}
     for row in its:
         lines.setdefault(row["method"], {"method": row["method"]})[row["sparsity"]] = row
-    dense = (
-        [f", with dense networks of their own of {_cell(0.0)(lines.pop('dense'))}"]
-        if "dense" in lines
-        else [""]
-    )
+    text = "Methods that train, from the report of `experiments.compare`"
+    if dense := lines.pop("dense", None):
+        text += f", with dense networks of their own of {_cell(0.0)(dense)}"
     if not lines:
         return []
     columns: Columns = (
         ("method that trains", lambda line: line["method"]),
         *((f"{100 * sparsity:g} % removed", _cell(sparsity)) for sparsity in sparsities),
     )
-    text = f"Methods that train, from the report of `experiments.compare`{dense[0]}:"
-    return [text, Table(columns, list(lines.values()))]
+    return [f"{text}:", Table(columns, list(lines.values()))]
 
 
 def figures(rows: Sequence[Row], ended: Mapping[str, Sequence[Any]]) -> dict[str, Picture]:

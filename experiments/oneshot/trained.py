@@ -9,7 +9,17 @@ from typing import Any
 from experiments.common.merge import rows_with_sources
 from experiments.common.report import Row, read_report
 
-_FIELDS = ("model", "dataset", "method", "preset", "seeds", "settings", "made_by", "nonzeros")
+_FIELDS = (
+    "model",
+    "dataset",
+    "method",
+    "preset",
+    "seeds",
+    "settings",
+    "made_by",
+    "nonzeros",
+    "diverged_seeds",
+)
 
 
 def trained_rows(
@@ -39,7 +49,7 @@ def trained_rows(
             continue
         if not row["seeds"]:
             continue  # all diverged
-        ours: dict[str, Any] = {field: row[field] for field in _FIELDS}
+        ours: dict[str, Any] = {field: row[field] for field in _FIELDS if field in row}
         kept = 100.0 if row["method"] == "dense" else float(row["settings"]["kept_percent"])
         ours |= {"name": f"trained_{row['name']}", "trained": True, "sparsity": 1 - kept / 100}
         for error in ("test_error", "validation_error") if final else ("validation_error",):
