@@ -89,10 +89,11 @@ def divided(
         outputs, inputs = kernel.layout.outputs, kernel.layout.inputs
         share = jnp.asarray(kept(outputs * inputs, sparsity, Fraction(1)), jnp.int32)
         places.append([])
-        felt = gradients.felt(kernel) if gradients else None
+        moments = kernel.moments()
+        felt = gradients.felt(kernel, moments) if gradients else None
         scales.append(None if felt is None else output_scales(felt))
         by_matrix = itertools.repeat(None, kernel.layout.batch) if felt is None else felt
-        for matrix, gram, own in zip(kernel.matrices(), kernel.moments(), by_matrix, strict=True):
+        for matrix, gram, own in zip(kernel.matrices(), moments, by_matrix, strict=True):
             number = seen[kernel.signature] // max(1, _MOST_ENTRIES // matrix.size)
             seen[kernel.signature] += 1
             places[-1].append(f"{kernel.signature} {number}")

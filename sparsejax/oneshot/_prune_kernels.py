@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -135,13 +135,10 @@ def _prune_several(
     method: Method,
     pattern: Pattern,
 ) -> _Done:
-    def one(
-        weights: jax.Array, gram: jax.Array, count: jax.Array, scale: jax.Array | None
-    ) -> _Done:
-        done: _Done = _prune_one(weights, gram, count, scale, method, pattern)
-        return done
-
-    return jax.vmap(one)(weights, grams, counts, scales)
+    prune: Callable[..., _Done] = jax.vmap(
+        functools.partial(_prune_one, method=method, pattern=pattern)
+    )
+    return prune(weights, grams, counts, scales)
 
 
 def _warn_of_zeros(kernels: Sequence[Kernel]) -> None:

@@ -54,7 +54,9 @@ class SquaredGradients(NamedTuple):
     largest: float
     """The largest of all entries."""
 
-    def felt(self, kernel: Kernel) -> Float[Array, "batch outputs"]:
+    def felt(
+        self, kernel: Kernel, moments: Float[Array, "batch inputs inputs"]
+    ) -> Float[Array, "batch outputs"]:
         """Return how much the loss feels the outputs of each matrix of a kernel.
 
         The squared gradients are taken in units of the largest entry of all kernels, since their
@@ -62,9 +64,10 @@ class SquaredGradients(NamedTuple):
 
         Args:
           kernel: the kernel.
+          moments: the moments of its inputs, for each matrix.
         """
         squares = kernel.matrices(self.leaves[kernel.name]) / self.largest
-        felt: jax.Array = jax.vmap(output_sensitivity)(squares, kernel.moments())
+        felt: jax.Array = jax.vmap(output_sensitivity)(squares, moments)
         return felt
 
 
