@@ -69,21 +69,16 @@ def _jitted(step: StepFunction[Any]) -> Any:
     jitted function, its cache would keep every step, with all that it closes over and its programs.
     """
     if step not in _JITTED:
-        weak = weakref.ref(step)
-
-        @functools.partial(jax.jit, static_argnames=("shardings", "loop"), donate_argnames="state")
-        def run_call(
-            state: Any, arrays: Any, indices: Any, shardings: Shardings, loop: LoopFunction | None
-        ) -> tuple[Any, Any]:
-            # Whoever calls this holds the step.
-            return _take_steps(weak(), state, arrays, indices, shardings, loop)
-
-        _JITTED[step] = run_call
+        _JITTED[step] = jax.jit(
+            functools.partial(_take_steps, weakref.ref(step)),
+            static_argnames=("shardings", "loop"),
+            donate_argnames="state",
+        )
     return _JITTED[step]
 
 
 def _take_steps(
-    step: Any,
+    reference: weakref.ref[Any],
     state: Any,
     arrays: Any,
     indices: jax.Array | None,
@@ -91,6 +86,7 @@ def _take_steps(
     loop: LoopFunction | None,
 ) -> tuple[Any, Any]:
     """Take the steps of a call of `run_call`, traced."""
+    step: Any = reference()  # whoever calls this holds it
 
     def take(state: Any, arrays: Any, row: Any) -> tuple[Any, Any]:
         batch = row
