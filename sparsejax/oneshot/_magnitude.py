@@ -23,7 +23,7 @@ def magnitude() -> Method:
     Returns:
       A `Method` for `prune`.
     """
-    return Method("magnitude", _prune)
+    return Method("magnitude", _prune, uses_inputs=False)
 
 
 def _prune(weights: Weights, gram: Gram, pattern: Pattern, count: jax.Array) -> Pruned:

@@ -36,6 +36,10 @@ class Method:
     """Its options that programs depend on, such as numbers of iterations."""
     numbers: tuple[Any, ...] = ()
     """Its other options: floats and methods."""
+    uses_inputs: bool = dataclasses.field(metadata={"static": True}, default=True)
+    """Whether ``run`` reads the Gram matrix. A method that ignores it minimises no error of
+    outputs: ``comparison="loss"`` then does not scale its weights, and kernels all of whose inputs
+    were 0 cause no warning."""
 
     def prune(
         self, weights: Weights, gram: Gram, pattern: Pattern, count: Int32[Array, ""]

@@ -86,9 +86,9 @@ def prune(
       (K-FAC's assumption: inputs are independent of the gradients of outputs, and rows
       uncorrelated). What the loss grows by, to second order, is made small. The method then
       minimises the squared errors of a kernel's outputs weighted by
-      :math:`\sqrt{S_o / \overline{S}}`, except ``"magnitude"``, which minimises none. The square
-      root keeps outputs of small :math:`S_o` from losing nearly all of their weights, for which the
-      second order is too little.
+      :math:`\sqrt{S_o / \overline{S}}`; methods that ignore the inputs, such as ``"magnitude"``,
+      minimise none. The square root keeps outputs of small :math:`S_o` from losing nearly all of
+      their weights, for which the second order is too little.
 
     Weights of inputs that are 0 in all rows of the calibration change nothing. `swaps`, `sparsegpt`
     and `admm` set them to 0, so that a kernel with many of them may keep fewer weights than the

@@ -59,7 +59,7 @@ def prune_kernels(
       vmap_size: the number of matrices of one shape that one program prunes together.
       report: is told of each kernel that is done.
     """
-    if method.name != "magnitude":
+    if method.uses_inputs:
         _warn_of_zeros(kernels.kernels)
     results: dict[str, dict[int, _Done]] = {kernel.name: {} for kernel in kernels.kernels}
     devices = itertools.cycle(kernels.devices)
@@ -115,8 +115,8 @@ def _prune_one(
     method: Method,
     pattern: Pattern,
 ) -> _Done:
-    if method.name == "magnitude":
-        scale = None  # it minimises no error
+    if not method.uses_inputs:
+        scale = None  # the method minimises no error
     # The error of an output scales as its weights do.
     scaled = weights if scale is None else weights * scale[:, None]
     pruned, damping = method.prune(scaled, gram, pattern, count)

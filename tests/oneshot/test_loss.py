@@ -8,8 +8,10 @@ import pytest
 from sparsejax.oneshot import (
     Calibration,
     KernelLayout,
+    Method,
     admm,
     calibrate,
+    magnitude,
     prune,
     prune_sequentially,
     squared_gradients,
@@ -112,6 +114,15 @@ def test_the_method_weighs_outputs_by_the_root_of_what_the_loss_feels():
     ignored = divided(PARAMS, CALIBRATION, SQUARES)["a"]
     largest = np.sort(np.abs(PARAMS["a"]).ravel())[-np.count_nonzero(ignored)]
     np.testing.assert_array_equal(ignored != 0, np.abs(PARAMS["a"]) >= largest)
+
+
+def test_a_method_of_ones_own_that_ignores_the_inputs_is_not_scaled():
+    run = magnitude().run
+    expected = divided(PARAMS, CALIBRATION, SQUARES, method="magnitude")
+    found = divided(PARAMS, CALIBRATION, SQUARES, method=Method("own", run, uses_inputs=False))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    scaled = divided(PARAMS, CALIBRATION, SQUARES, method=Method("magnitude", run))
+    assert any((scaled[name] != expected[name]).any() for name in PARAMS)
 
 
 def test_least_squares_weights_do_not_depend_on_the_scales():

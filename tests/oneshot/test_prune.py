@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sparsejax.oneshot import Calibration, KernelLayout, layer_errors, prune, sparsegpt
+from sparsejax.oneshot import (
+    Calibration,
+    KernelLayout,
+    Method,
+    layer_errors,
+    magnitude,
+    prune,
+    sparsegpt,
+)
 from sparsejax.transforms import kept_weights
 from tests.oneshot.problems import calibration_of, dense_layout, inputs_of, one_kernel, weights_of
 
@@ -328,4 +336,12 @@ def test_a_kernel_without_inputs_is_named():
     with pytest.warns(UserWarning, match="the inputs of b/kernel are 0 in all rows"):
         found = prune(params, calibration, 0.5, "wanda")
     assert (found["a"]["kernel"] != 0).sum() == 64
-    prune(params, calibration, 0.5, "magnitude")
+    for method in (magnitude(), Method("first", keep_first, uses_inputs=False)):
+        prune(params, calibration, 0.5, method)  # ignores the inputs, and causes no warning
+    with pytest.warns(UserWarning, match="the inputs of b/kernel are 0 in all rows"):
+        prune(params, calibration, 0.5, Method("magnitude", keep_first))
+
+
+def keep_first(weights, gram, pattern, count):
+    mask = pattern.largest(jnp.ones_like(weights), count)
+    return jnp.where(mask, weights, 0), jnp.zeros((), weights.dtype)
