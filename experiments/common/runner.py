@@ -111,12 +111,16 @@ class AddingConfig(Config):
     """Add to the report in RESULTS: its other rows and seeds stay, and settings that were chosen
     for it are not chosen again."""
 
-    def earlier_rows(self) -> list[Row]:
-        """The rows of the report that is added to; none without ``--add``.
+    def earlier_rows(self) -> Sequence[Row]:
+        """The rows of the report that is added to, read once; none without ``--add``.
 
         Raises:
           ValueError: the report is of another experiment.
         """
+        return self._earlier_rows
+
+    @functools.cached_property
+    def _earlier_rows(self) -> tuple[Row, ...]:
         content = read_report(self.report_folder) if self.add else {"rows": []}
         other = content.get("experiment", self.experiment)
         if other != self.experiment:
@@ -124,7 +128,7 @@ class AddingConfig(Config):
                 f"--add: --results must hold a report of {self.experiment}; {self.report_folder} "
                 f"has one of {other}"
             )
-        return rows_with_sources(content)
+        return tuple(rows_with_sources(content))
 
     def check_planned(self, planned: Iterable[Planned]) -> None:
         """Refuse, before they are made, runs that the report which is added to has no place for.
@@ -212,6 +216,8 @@ class Run:
             "finished": time.strftime("%Y-%m-%d", time.gmtime()),
         }
         end(self.folder, result, network)
+        del network
+        release_memory()  # runs without `fit` would keep what the next one may need
         return f"{self.title}: {self.headline(result)} ({result['seconds']:.0f} s)"
 
     def announce(self) -> None:
@@ -291,6 +297,7 @@ class Recipe(Generic[C]):
 
 def main(recipe: Recipe[C], config: C, command: str) -> None:
     """Make the runs that are asked for, then the report and the figures."""
+    config = dataclasses.replace(config)  # a copy has not read the report that is added to
     config.check()
     there = config.earlier_rows() if isinstance(config, AddingConfig) else []
     ended: dict[str, list[Any]] = {}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.common import saved_runs
-from experiments.common.report import write_report
+from experiments.common.report import read_report, write_report
 from experiments.compare import methods, recipe, report
 from experiments.compare.config import TASKS, TUNING_SEED, Config
 from experiments.compare.methods import METHODS, PEERS
@@ -105,20 +105,25 @@ def test_a_run_that_has_ended_is_not_made_again(finished, dataset):
     assert found == rows[:2]
 
 
-def test_seeds_are_added_with_the_settings_that_were_chosen(finished, dataset, tmp_path):
-    """No candidate is tried again, and other rows stay."""
-    _, _, before = finished
+@pytest.fixture
+def adding(finished, tmp_path):
+    """Makes configurations that add a seed to a report of what has ended."""
     results = tmp_path / "report"
     results.mkdir()
-    write_report(results, "compare", "a command before", before)
-    more = config(
-        tmp_path / "more", seeds=(1,), method=("dense", "static"), results=results, add=True
-    )
+    write_report(results, "compare", "a command before", finished[2])
+    more = {"seeds": (1,), "results": results, "add": True}
+    return lambda **flags: config(tmp_path / "more", **more, **flags)
+
+
+def test_seeds_are_added_with_the_settings_that_were_chosen(finished, dataset, adding):
+    """No candidate is tried again, and other rows stay."""
+    _, _, before = finished
+    more = adding(method=("dense", "static"))
     (tuned,) = (row for row in before if row["name"] == "lenet300_mnist_dense_tuning")
     assert recipe.chosen_before(more) == {("lenet300_mnist", "dense"): tuned["chosen"]}
     run(more, dataset, drawn=False)
     assert not [*more.folder.glob("*/*/tuning")]
-    rows = {row["name"]: row for row in json.loads((results / "report.json").read_text())["rows"]}
+    rows = {row["name"]: row for row in read_report(more.report_folder)["rows"]}
     assert list(rows) == [row["name"] for row in before]
     for name in ("lenet300_mnist_dense_100", "lenet300_mnist_static_1"):
         assert rows[name]["seeds"] == [0, 1]
@@ -127,15 +132,8 @@ def test_seeds_are_added_with_the_settings_that_were_chosen(finished, dataset, t
     assert rows["lenet300_mnist_imp_1"]["seeds"] == [0]
 
 
-def test_other_settings_are_refused_before_anything_is_trained(finished, dataset, tmp_path):
-    _, _, before = finished
-    results = tmp_path / "report"
-    results.mkdir()
-    write_report(results, "compare", "a command before", before)
-    more = config(
-        tmp_path / "more", seeds=(1,), method=("rigl", "static"), results=results, add=True,
-        batch_size=200,
-    )  # fmt: skip
+def test_other_settings_are_refused_before_anything_is_trained(dataset, adding):
+    more = adding(method=("rigl", "static"), batch_size=200)
     with pytest.raises(ValueError, match="_1 was made with other .*: batch_size 250 there, 200 h"):
         run(more, dataset, drawn=False)
     assert not more.folder.exists()

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import jax
@@ -185,6 +186,17 @@ def test_a_report_can_be_made_in_pieces(finished, tmp_path):
         main(recipe, config, "five")
 
 
+def test_the_report_that_is_added_to_is_read_once(tmp_path):
+    """All checks see the rows that the new ones are merged into."""
+    config = AddingToy(output=tmp_path, add=True)
+    names = lambda config: [row["name"] for row in config.earlier_rows()]  # noqa: E731
+    write_report(config.report_folder, "toy", "first", [{"name": "sgd"}])
+    assert names(config) == ["sgd"]
+    write_report(config.report_folder, "toy", "second", [{"name": "sgd"}, {"name": "adam"}])
+    assert names(config) == ["sgd"]
+    assert names(dataclasses.replace(config)) == ["sgd", "adam"]
+
+
 def test_what_has_ended_is_added_whatever_else_is_planned(finished, tmp_path, capsys):
     """With --partial a row of which nothing has ended is none of the new ones."""
     recipe = dataclasses.replace(RECIPE, config=AddingToy, per_seed=("seconds",))
@@ -231,6 +243,23 @@ def test_a_state_is_held_once_while_it_trains(tmp_path, capsys):
     run.ensure()
     assert 3 * run.size <= run.most < 3.3 * run.size
     capsys.readouterr()
+
+
+class ShortRun(Run):
+    """A run without `fit`."""
+
+    def train(self):
+        kernel = np.ones(3, np.float32)
+        self.kernel = weakref.ref(kernel)
+        return {"seconds": 0.0, "test_error": 0.0}, {"kernel": kernel}
+
+
+def test_memory_is_given_back_when_a_run_has_ended(tmp_path, monkeypatch):
+    run = ShortRun("short", tmp_path, {"row": "short"}, 0, False)
+    gone = []
+    monkeypatch.setattr(runner, "release_memory", lambda: gone.append(run.kernel() is None))
+    run.ensure()
+    assert gone == [True]
 
 
 def test_numbers_of_a_table_stand_to_the_right():
