@@ -1,4 +1,4 @@
-"""The forms of arrays whose values say which form fits. Runs on the host."""
+"""The forms of arrays whose values say which form fits, on the host."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ EXAMPLES_FOR = {
 """Functions that return one of these are documented with an example that runs."""
 
 SECTIONS = ("Args", "Attributes", "Example", "Raises", "References", "Returns", "Warns")
-NO_SENTENCE = ("Of", "Among", "What", "Whatever", "Which", "How")
+NO_SENTENCE = ("Of", "Among", "What", "Whatever", "Which", "How", "Whether", "Runs", "Collects")
 NEVER_RAISE = {"known"}
 """Functions of `sparsejax._checks` that raise nothing."""
 
@@ -71,8 +71,9 @@ def first_line_problems(doc):
     first = doc.strip().splitlines()[0] if doc else ""
     if not first.endswith("."):
         yield "its first line is no sentence that ends with a period"
-    if first.split(" ")[0] in NO_SENTENCE:
-        yield f"its first line begins with {first.split(' ')[0]!r}"
+    for word in re.findall(r"(?:^|\. )(\w+)", first):
+        if word in NO_SENTENCE:
+            yield f"a sentence of its first line begins with {word!r}"
 
 
 def tree_of(thing):
@@ -215,7 +216,7 @@ def test_the_checks_of_docstrings_find_what_is_missing():
     assert problems(complete) == []
     assert problems(fragment) == [
         "its first line is no sentence that ends with a period",
-        "its first line begins with 'Of'",
+        "a sentence of its first line begins with 'Of'",
         "Args has no tree",
         "Returns is missing",
     ]
@@ -228,5 +229,6 @@ def test_the_checks_of_docstrings_find_what_is_missing():
         "Example is missing",
     ]
     assert problems(Fields) == [
-        "second has no docstring", "third: its first line begins with 'Whatever'"
-    ]  # fmt: skip
+        "second has no docstring",
+        "third: a sentence of its first line begins with 'Whatever'",
+    ]

@@ -24,7 +24,7 @@ class ConstantUnits(NamedTuple):
     mask: np.ndarray
     """Booleans."""
     numbers: np.ndarray
-    """In the value's dtype; undefined where ``mask`` is false."""
+    """The numbers, in the value's dtype; undefined where ``mask`` is false."""
 
     def take(self, indices: Any) -> ConstantUnits:
         """Return the units at an index, a slice or an array of indices."""

@@ -34,7 +34,7 @@ class FixedIndices(NamedTuple):
     """The indices of an operand that a result consists of."""
 
     reads: tuple[Read, ...]
-    """For each dimension of the result."""
+    """What each dimension of the result is read from."""
     squeezed: dict[int, int]
     """The operand's dimensions that the result does not have, and the index that is read."""
 

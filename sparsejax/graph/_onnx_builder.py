@@ -32,7 +32,7 @@ class OnnxNode(NamedTuple):
 
 
 class OnnxBuilder:
-    """Collects nodes and stored arrays, and the name of each value of a graph.
+    """A collection of nodes and stored arrays, with the name of each value of a graph.
 
     Args:
       graph: the graph.

@@ -27,7 +27,7 @@ def live_units(params: PyTree[ArrayLike], layers: Sequence[str]) -> list[int]:
     constant (its bias through the activation), which the bias of the next layer can absorb. It is
     kept if that layer has no bias and the constant may not be zero. A removed unit takes its
     weights along, which may make others dead, so removal repeats until none is. Output units are
-    always kept. Runs on the host.
+    always kept. This runs on the host.
 
     The count uses the zeros of a chain of layers, not the operations between them. For any other
     network, the shapes of ``sparsejax.deploy.shrink(...).params`` show what is live.

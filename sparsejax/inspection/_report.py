@@ -70,7 +70,7 @@ class Report(NamedTuple):
 
 
 def report(params: PyTree[Array], where: Where = None) -> Report:
-    """Count the non-zero entries of the chosen leaves, in total and for each. Runs on the host.
+    """Count the non-zero entries of the chosen leaves on the host, in total and for each.
 
     Args:
       params: pytree of arrays, and of forms as `sparsejax.compressed_forms` returns them, whose
@@ -118,7 +118,7 @@ def _nonzeros(path: str, leaf: Array) -> Array:
 
 
 def bzip2_bytes(params: PyTree[Array]) -> int:
-    """Compressed size of the parameters under BZIP2. Runs on the host.
+    """Return the size of the parameters after compression by BZIP2, on the host.
 
     Args:
       params: pytree of arrays.

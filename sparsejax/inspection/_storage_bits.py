@@ -83,7 +83,7 @@ class StorageBits(NamedTuple):
 
 
 def storage_bits(tree: PyTree, *, value_bits: int | None = None) -> StorageBits:
-    r"""Count the bits that a tree takes in the forms of its compressed weights. Runs on the host.
+    r"""Count the bits that a tree takes in the forms of its compressed weights, on the host.
 
     The rules are those by which compression ratios are usually stated:
 

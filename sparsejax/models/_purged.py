@@ -26,7 +26,7 @@ _IMAGES = jax.ShapeDtypeStruct((1, 784), jnp.float32)
 def purged_lenet300(
     params: PyTree[Array], activation: Literal["relu", "tanh"] = "relu"
 ) -> LeNet300:
-    """Return the smaller `LeNet300` without dead units and pixels. Runs on the host.
+    """Remove the dead units and pixels of a `LeNet300` on the host; return the smaller one.
 
     It takes whole images and reads the pixels that are left (``kept_inputs``). Its outputs equal
     those of ``params`` within rounding.
@@ -48,7 +48,7 @@ def purged_lenet300(
 
 
 def purged_lenet5(params: PyTree[Array]) -> LeNet5:
-    """Return the smaller `LeNet5` without dead channels, units and inputs. Runs on the host.
+    """Remove the dead channels, units and inputs of a `LeNet5` on the host; return the smaller one.
 
     The first dense layer reads only the inputs of the flattened map that are left
     (``kept_inputs``). The outputs equal those of ``params`` within rounding.

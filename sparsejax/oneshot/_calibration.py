@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 
 class KernelLayout(NamedTuple):
-    """Reading of a kernel as matrices [outputs, inputs]; static and hashable.
+    """A reading of a kernel as matrices [outputs, inputs], which is static and hashable.
 
     Every axis of the kernel is one of three kinds. Entries along the batch axes, such as stacked
     layers or experts, are kernels of their own. Experts are that only if each has inputs of its own

@@ -157,7 +157,7 @@ def fold_scale(ticket: Ticket) -> Ticket:
 
 
 def check_ticket(ticket: Ticket, params: PyTree[Array]) -> None:
-    """Check that a ticket fits a network. Runs on the host.
+    """Check, on the host, that a ticket fits a network.
 
     Args:
       ticket: the ticket, for example loaded from a file.

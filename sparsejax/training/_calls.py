@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -11,7 +12,7 @@ import jax
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from sparsejax.training._make_step import AnyState, State, StepFunction
+from sparsejax.training._make_step import State
 from sparsejax.training._meshes import mesh_of
 
 Shardings = tuple[Any, ...] | None
@@ -42,51 +43,57 @@ def shardings_of(state: State) -> Shardings:
     return tuple(leaf.sharding for leaf in jax.tree.leaves(state))
 
 
-def run_call(
-    step: StepFunction[AnyState],
-    state: AnyState,
-    arrays: Any,
-    indices: jax.Array | None,
-    shardings: Shardings,
-    loop: LoopFunction | None,
-) -> tuple[AnyState, Any]:
-    """Take one step for each row of ``indices`` (or of ``arrays`` where there are no indices).
+_COMPILED: dict[tuple[int, ...], Any] = {}
 
-    Returns:
-      ``(state, metrics)``; the metrics have a leading axis of steps.
+
+def compiled(step: Any) -> Any:
+    """Return the jitted calls of a `StepFunction`, which are `_take_steps` without its ``step``.
+
+    They are kept until the step goes; those of a bound method, which each access makes anew, until
+    its object does. If the step were an argument of one jitted function, its cache would keep every
+    step, with all that it closes over and its programs.
     """
-    taken: tuple[AnyState, Any] = _jitted(step)(state, arrays, indices, shardings, loop)
-    return taken
+    is_method = isinstance(step, types.MethodType)
+    key = (id(step.__self__), id(step.__func__)) if is_method else (id(step),)
+    if key in _COMPILED:
+        return _COMPILED[key]
+
+    def forget(_: Any) -> None:
+        _COMPILED.pop(key, None)  # before another object may get the id
+
+    try:
+        reference = (weakref.WeakMethod if is_method else weakref.ref)(step, forget)
+    except TypeError:  # an object of a class with ``__slots__``
+        return _jitted(lambda: step)
+    return _COMPILED.setdefault(key, _jitted(reference))
 
 
-_JITTED: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+def _jitted(reference: Callable[[], Any]) -> Any:
+    """Return the jitted calls of the step that is referred to; whoever calls them holds it."""
 
+    def step(state: Any, batch: Any) -> Any:
+        return reference()(state, batch)
 
-def _jitted(step: StepFunction[Any]) -> Any:
-    """Return the compiled calls of a step.
-
-    They go when the step does, as those of ``jax.jit`` do. If the step were an argument of one
-    jitted function, its cache would keep every step, with all that it closes over and its programs.
-    """
-    if step not in _JITTED:
-        _JITTED[step] = jax.jit(
-            functools.partial(_take_steps, weakref.ref(step)),
-            static_argnames=("shardings", "loop"),
-            donate_argnames="state",
-        )
-    return _JITTED[step]
+    return jax.jit(
+        functools.partial(_take_steps, step),
+        static_argnames=("shardings", "loop"),
+        donate_argnames="state",
+    )
 
 
 def _take_steps(
-    reference: weakref.ref[Any],
+    step: Callable[..., Any],
     state: Any,
     arrays: Any,
     indices: jax.Array | None,
     shardings: Shardings,
     loop: LoopFunction | None,
 ) -> tuple[Any, Any]:
-    """Take the steps of a call of `run_call`, traced."""
-    step: Any = reference()  # whoever calls this holds it
+    """Take one step for each row of ``indices`` (or of ``arrays`` where there are no indices).
+
+    Returns:
+      ``(state, metrics)``; the metrics have a leading axis of steps.
+    """
 
     def take(state: Any, arrays: Any, row: Any) -> tuple[Any, Any]:
         batch = row
@@ -118,10 +125,8 @@ def _take_steps(
     return state, jax.tree.map(lambda value: value[None], metrics)
 
 
-def scan_is_slow(
-    step: StepFunction[Any], state: Any, arrays: Any, indices: Any, shardings: Shardings
-) -> bool:
-    """Whether the scan of a step over several batches is to be avoided.
+def scan_is_slow(calls: Any, state: Any, arrays: Any, indices: Any, shardings: Shardings) -> bool:
+    """Whether the scan of a step over several batches is to be avoided; its calls are `compiled`.
 
     XLA:CPU runs its own convolutions 6 to 10 times slower inside a loop
     (https://github.com/jax-ml/jax/issues/12868).
@@ -129,8 +134,8 @@ def scan_is_slow(
     device = next(iter(jax.tree.leaves(state)[0].devices()))
     if device.platform != "cpu":
         return False
-    # `run_call` finds this trace again if the steps are then scanned, and the step's in any case.
-    return _convolves(_jitted(step).trace(state, arrays, indices, shardings, None).jaxpr)
+    # A call finds this trace again if the steps are then scanned, and the step's in any case.
+    return _convolves(calls.trace(state, arrays, indices, shardings, None).jaxpr)
 
 
 def _convolves(jaxpr: Any) -> bool:

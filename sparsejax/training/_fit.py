@@ -20,7 +20,7 @@ from sparsejax.training._calls import (
     LoopFunction,
     LoopName,
     check_loop,
-    run_call,
+    compiled,
     scan_is_slow,
     shardings_of,
 )
@@ -81,8 +81,10 @@ def fit(
 
     Args:
       step: ``(state, batch) -> (state, metrics)``, as `make_step` builds it; ``metrics`` are
-        scalars by name, and ``loss`` is among them. Pass the same object to several runs and it is
-        compiled once.
+        scalars by name, and ``loss`` is among them. Pass the same object to several runs, or the
+        same method of one object, and it is compiled once; what it reads from elsewhere, such as
+        attributes, must not change in between. A callable object that cannot be weakly referenced,
+        of a class with ``__slots__``, is compiled for each run.
       state: the state to start from, which is kept intact (the loop works on a copy) unless
         ``donate_state``: a `TrainState`, or any pytree of arrays with a ``step`` and ``params``.
       batches: `Batches` of arrays in memory, or a `BatchSource`.
@@ -128,7 +130,7 @@ def fit(
     steps = _integer("steps", steps, 0)
     check_loop(loop, steps_per_call)
     most = _period("steps_per_call", steps_per_call, min(epoch, _MOST_STEPS_PER_CALL))
-    function = loop if callable(loop) else None
+    calls, function = compiled(step), loop if callable(loop) else None
     if loop == "auto" and steps_per_call is not None:
         loop = "scan"
     elif loop == "python":
@@ -180,10 +182,10 @@ def fit(
                 taken = source.block(now, count)
                 if loop == "auto" and count > 1:
                     loop = "scan"
-                    if scan_is_slow(step, state, *taken, shardings):
+                    if scan_is_slow(calls, state, *taken, shardings):
                         loop, most = "python", 1
                         continue
-                state, metrics = run_call(step, state, *taken, shardings, function)
+                state, metrics = calls(state, *taken, shardings, function)
                 history.append(metrics)
                 now += count
             if (bad := history.collect()) is not None:

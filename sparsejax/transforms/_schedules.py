@@ -36,7 +36,7 @@ class PruningSchedule(NamedTuple):
         return -(-(self.end - self.begin) // self.every) + 1
 
     def is_due(self, step: Int32[Array, ""]) -> Bool[Array, ""]:
-        """Whether the mask is renewed at an update; ``step`` may be traced."""
+        """Return whether the mask is renewed at an update; ``step`` may be traced."""
         since = step - self.begin
         regular = (since >= 0) & (step < self.end) & (since % self.every == 0)
         return regular | (step == self.end)

@@ -1,6 +1,8 @@
 """What `fit` holds in memory: the state once if it is donated, and no step that has gone."""
 
+import dataclasses
 import gc
+import operator
 import tracemalloc
 import weakref
 
@@ -87,31 +89,92 @@ def test_leaves_may_be_of_numpy_though_donated():
     assert (kernel == 2).all()
 
 
-def test_a_step_goes_with_all_that_it_closes_over():
+class Trainer:
+    """An object that is a step, and has one as a method; all of them are equal."""
+
+    def __init__(self, wrapped):
+        self.wrapped = wrapped
+
+    def __eq__(self, other):
+        return isinstance(other, Trainer)
+
+    def __hash__(self):
+        return 0
+
+    def __call__(self, state, batch):
+        return self.wrapped(state, batch)
+
+    def step(self, state, batch):
+        return self.wrapped(state, batch)
+
+    def step_back(self, state, batch):
+        new, metrics = self.wrapped(state, batch)
+        back = jax.tree.map(lambda old, new: 2 * old - new, state.params, new.params)
+        return new._replace(params=back), metrics
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    """As before, but it has no hash, and no weak reference to it is possible."""
+
+    wrapped: object
+
+    __call__ = step = Trainer.step
+
+
+method = operator.attrgetter("step")
+FORMS = {
+    "function": (lambda step: step, lambda made: made),
+    "jitted": (jax.jit, lambda made: made),
+    "object": (Trainer, lambda made: made),
+    "method": (Trainer, method),
+    "slots": (Slotted, lambda made: made),
+    "method of slots": (Slotted, method),
+}
+"""What is made of a function, and how the step that is passed is accessed."""
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_step_goes_with_all_that_it_closes_over(form):
+    make, access = FORMS[form]
     before = live_bytes()
     step, state = build(offset=jnp.ones(SIZE // 4))
-    alive = weakref.ref(step)
-    fit(step, state, Batches(DATA, 4), steps=2, donate_state=True)
-    del step, state
+    alive, made = weakref.ref(step), make(step)
+    fit(access(made), state, Batches(DATA, 4), steps=2, donate_state=True)
+    del step, state, made
     gc.collect()
     assert alive() is None
     assert live_bytes() - before < 0.1 * SIZE
 
 
-def test_a_step_is_compiled_once_for_several_runs():
+@pytest.mark.parametrize("form", FORMS)
+def test_a_step_is_compiled_once_for_several_runs(form):
     traced = []
 
     def loss(params, batch, key):
         traced.append(True)
         return (params["kernel"] ** 2).mean(), {}
 
+    make, access = FORMS[form]
     optimizer = optax.sgd(0.1)
-    step = make_step(loss, optimizer)
+    made = make(make_step(loss, optimizer))
     state = init_state({"kernel": jnp.ones(3)}, optimizer, jax.random.key(0))
     for _ in range(3):
-        fit(step, state, Batches(DATA, 4), steps=2)
+        fit(access(made), state, Batches(DATA, 4), steps=4)
         gc.collect()
-    assert len(traced) == 1
+    assert len(traced) == (3 if make is Slotted else 1)
+
+
+def test_steps_that_are_equal_are_not_taken_for_each_other():
+    slow, fast = (Trainer(make_step(loss_of_sum, optax.sgd(rate))) for rate in (0.1, 0.2))
+    state = init_state({"kernel": jnp.ones(())}, optax.sgd(0.1), jax.random.key(0))
+    steps = (slow, fast, slow.step, fast.step, fast.step_back)
+    ends = [fit(step, state, Batches(DATA, 4), steps=1).params["kernel"] for step in steps]
+    np.testing.assert_allclose(ends, [0.9, 0.8, 0.9, 0.8, 1.2], rtol=1e-6)
+
+
+def loss_of_sum(params, batch, key):
+    return params["kernel"].sum(), {}
 
 
 def test_the_sums_of_a_checkpoint_are_read_in_pieces(tmp_path):

@@ -28,7 +28,8 @@ def expand(network: Shrunk) -> Network:
     the constant stays where `shrink` put it, in the bias above, and the weights that would read the
     unit are zero, too. This needs those weights and biases to be parameters: where the function
     closes over weights that read a constant unit, they still read whatever its unit puts out at
-    zero. A unit of zeros must also be finite (nothing divides by its parameters). Runs on the host.
+    zero. A unit of zeros must also be finite (nothing divides by its parameters). This runs on
+    the host.
 
     Args:
       network: what `shrink` returned, possibly with other values of its parameters

@@ -91,8 +91,8 @@ def shrink(
     unit is zero, sums of exponentials to be positive, and computed indices to be within bounds.
     Custom derivatives are lost: the smaller function is differentiated as it is computed.
 
-    Runs on the host, with concrete parameters. Besides them and the smaller ones it needs the
-    memory of one boolean for each weight of a dense layer. With Flax::
+    Shrinking runs on the host, with concrete parameters. Besides them and the smaller ones it needs
+    the memory of one boolean for each weight of a dense layer. With Flax::
 
         graph, params, rest = nnx.split(model, nnx.Param, ...)
         network = Network(lambda params, x: nnx.merge(graph, params, rest)(x), params)
