@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import lax
 from jaxtyping import PyTree
 
+from sparsejax._names import named_leaves
 from sparsejax._train_state import TrainState
 
 Metrics = Mapping[str, jax.Array]
@@ -77,7 +79,11 @@ def gradient_step(
     Returns:
       ``(state, value, aux)``: the state with the new ``step``, ``params`` and ``opt_state``, and
       the value and ``aux`` at the parameters before the step.
+
+    Raises:
+      TypeError: a parameter has no gradient, since it is not floating point.
     """
+    _check_trainable(state.params)
     (value, aux), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
     value_fn = value_fn or (lambda params: objective(params)[0])
     if axis_name is not None:
@@ -95,6 +101,16 @@ def gradient_step(
     params = optax.apply_updates(state.params, updates)
     state = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
     return state, value, aux
+
+
+def _check_trainable(params: PyTree) -> None:
+    for label, leaf in named_leaves(params):
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                f"params must be floating point to be trained; {label or 'params'} is {dtype}. Let "
+                "the loss close over such arrays, or read them from the statistics of init_state"
+            )
 
 
 def _averaged(function: Callable[..., jax.Array], axis_name: str) -> Callable[..., Any]:

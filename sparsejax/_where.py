@@ -123,7 +123,7 @@ def resolve_where(tree: PyTree, where: Where, roles: Roles | None = None) -> PyT
     treedef: Any = structure
     if where is None:
         for path, leaf in flat:
-            _check_array(path, leaf)
+            check_array(_label(path), leaf)
         roles = roles or Roles(layer_leaves(tree))
         chosen = [role.kind == "weight" for role in default_roles(roles)]
     elif is_function(where):
@@ -149,7 +149,7 @@ def resolve_where(tree: PyTree, where: Where, roles: Roles | None = None) -> PyT
         )
     for (path, leaf), is_chosen in zip(flat, chosen, strict=True):
         if is_chosen:
-            _check_array(path, leaf)
+            check_array(_label(path), leaf)
             if not is_floating(leaf):
                 raise TypeError(
                     "where must choose only floating-point leaves; it chooses the leaf "
@@ -237,17 +237,34 @@ def _as_bool(value: Any) -> bool:
 def _ask(where: Callable[[Path, Any], bool], path: Path, leaf: Any) -> bool:
     try:
         return bool(where(path, leaf))
-    except Exception:
-        _check_array(path, leaf)  # a leaf without a shape is the likely reason
+    except Exception as error:
+        check_array(_label(path), leaf)  # a leaf without a shape is the likely reason
+        error.add_note(
+            f"where was called with the path of {_label(path)}. The parts of a path differ from "
+            "framework to framework; jax.tree_util.keystr(path) writes it as it stands here"
+        )
         raise
 
 
-def _check_array(path: Path, leaf: Any) -> None:
+def _label(path: Path) -> str:
+    return jax.tree_util.keystr(path) or "the tree"
+
+
+def check_array(label: str, leaf: Any) -> None:
+    """Check that a leaf is an array or a number.
+
+    Args:
+      label: the name of the leaf, for the error.
+      leaf: the leaf.
+
+    Raises:
+      TypeError: it is something else, such as an activation function of a module.
+    """
     if not is_array(leaf):
         raise TypeError(
-            f"the leaves of the tree must be arrays; {jax.tree_util.keystr(path) or 'the tree'} "
-            f"is {leaf!r} ({type(leaf).__name__}). Remove such leaves from the tree; for an "
-            "Equinox module pass equinox.filter(model, equinox.is_array) or use equinox.partition"
+            f"the leaves of the tree must be arrays; {label} is {leaf!r} ({type(leaf).__name__}). "
+            "Remove such leaves from the tree; for an Equinox module pass "
+            "equinox.filter(model, equinox.is_array) or use equinox.partition"
         )
 
 

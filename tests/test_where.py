@@ -343,7 +343,12 @@ def test_an_equinox_module_is_named_by_its_leaf():
     model = eqx.nn.MLP(3, 3, 4, 2, key=KEY)
     with pytest.raises(TypeError, match=r"\.activation is .*equinox.filter\(model"):
         project_l0_ball(model, 5)
-    project_l0_ball(eqx.filter(model, eqx.is_array), 5)
+    params = eqx.filter(model, eqx.is_array)
+    project_l0_ball(params, 5)
+    with pytest.raises(AttributeError, match="no attribute 'key'") as caught:
+        project_l0_ball(params, 5, lambda path, leaf: path[0].key == "layers")
+    assert "path of .layers[0].weight" in caught.value.__notes__[0]
+    assert "keystr" in caught.value.__notes__[0]
 
 
 def test_a_module_that_can_be_called_is_a_tree():

@@ -21,7 +21,12 @@ def unroll_layers(network: Network, *inputs: PyTree) -> Network:
 
     A stack of n layers in ``params`` is replaced by a list of n arrays: ``layers/kernel`` becomes
     ``layers/kernel/0``, ``layers/kernel/1``, ... The program grows with the number of layers, and
-    so does the time to compile it.
+    so does the time to compile it. `expand` returns lists again; this stacks them::
+
+        def stacked(whole, layers):
+            return jnp.stack(layers) if isinstance(layers, list) else layers
+
+        params = jax.tree.map(stacked, network.params, expand(small).params)
 
     Written out are the loops (``scan``, ``nn.scan``, ``nnx.scan``, which is not within another
     loop) that read a parameter layer by layer along its first dimension. A parameter that is also

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from sparsejax._misfit import few
 from sparsejax._names import leaves_by_name
 from sparsejax._tree_layers import is_floating
+from sparsejax._where import is_function
 from sparsejax.oneshot._calibration import KernelLayout
 from sparsejax.oneshot._kernels import Kernel
 from sparsejax.oneshot._method import Gram, Weights
@@ -101,7 +102,7 @@ def check_squared_gradients(
       layouts: the layouts of the kernels by their names.
 
     Raises:
-      TypeError: a leaf is not floating point.
+      TypeError: it is a function, or a leaf is not floating point.
       ValueError: a kernel has none, or one of another shape; there are NaN, infinite or negative
         entries; or all of them are 0.
 
@@ -109,6 +110,12 @@ def check_squared_gradients(
       UserWarning: all squared gradients of a matrix are 0. The line that is named is the one that
         called the caller.
     """
+    if is_function(squared_gradients):
+        raise TypeError(
+            "squared_gradients must be a tree like params, such as what "
+            "sparsejax.oneshot.squared_gradients(loss, params, batches) returns; got "
+            f"{squared_gradients!r}"
+        )
     found, leaves, most = leaves_by_name(squared_gradients), {}, {}
     for name, layout in layouts.items():
         if name not in found:

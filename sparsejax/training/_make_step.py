@@ -50,7 +50,8 @@ def make_step(
     Args:
       loss: ``(params, batch, key) -> (loss, metrics)``, where ``metrics`` are scalars by name, such
         as an error. If the state has ``statistics``: ``(params, statistics, batch, key) -> (loss,
-        (metrics, statistics))``.
+        (metrics, statistics))``; those that it returns as it got them, such as a teacher's
+        parameters, stay as they are.
       optimizer: any optax transformation.
       axis_name: for a step inside ``jax.pmap`` or ``jax.shard_map``, where each device sees its
         part of the batch: the axis over which loss, gradients, metrics and statistics are averaged

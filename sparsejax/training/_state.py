@@ -8,8 +8,10 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from sparsejax._names import named_leaves
 from sparsejax._states import fresh
 from sparsejax._train_state import TrainState
+from sparsejax._where import check_array
 from sparsejax.training._meshes import automatic, place, specs_like
 
 
@@ -38,17 +40,22 @@ def init_state(
         sharded over the mesh; `fsdp_specs` makes one. Momentum, theta, multipliers and whatever
         else an optimizer keeps for a parameter are sharded like it. By default every device holds
         everything (data parallelism).
-      statistics: the running statistics of a network that has some, a pytree of arrays; every
-        device of a mesh holds all of them.
+      statistics: what the loss reads beside the parameters and no gradient changes, a pytree of
+        arrays: running statistics, or arrays that stay as they are, such as a teacher's parameters.
+        As part of the state they are arguments of a compiled step; arrays that the loss closes over
+        become constants of its program. Every device of a mesh holds all of them.
 
     Returns:
       A `TrainState` at step 0.
 
     Raises:
-      TypeError: ``key`` is not a PRNG key.
+      TypeError: ``key`` is not a PRNG key, or a leaf of ``params`` or ``statistics`` is not an
+        array.
       ValueError: ``specs`` is given without ``mesh``, or does not fit the mesh or the parameters.
     """
     _check_key(key)
+    for label, leaf in [*named_leaves(params), *named_leaves(statistics)]:
+        check_array(label or "the leaf", leaf)
     step = jnp.asarray(0, jnp.int32)
     if mesh is None:
         if specs is not None:

@@ -14,7 +14,7 @@ from sparsejax._masks import apply_mask_by_path
 from sparsejax._pairs import same_shapes
 from sparsejax._states import fresh, has_none, map_states, replace_leaves, states_in
 from sparsejax._variables import Path, flatten_with_path
-from sparsejax._where import is_masked
+from sparsejax._where import check_array, is_masked
 from sparsejax.transforms import _wrappers
 from sparsejax.transforms._masks import (
     HoldZerosState,
@@ -74,7 +74,8 @@ def hold_zeros(mask: PyTree[Bool[Array, "..."]]) -> optax.GradientTransformation
       a narrower dtype could not cancel the parameter.
 
     Raises:
-      TypeError: in ``init``: the mask holds an array that is not boolean.
+      TypeError: in ``init``: the mask holds an array that is not boolean, or the parameters hold
+        something else than arrays for which the mask has nothing.
       ValueError: in ``init``: the mask does not have the structure of the parameters or the shape
         of a leaf; in ``update``: ``params`` is missing.
 
@@ -218,6 +219,7 @@ def _fitted(mask: PyTree, params: PyTree) -> PyTree:
             _check_mask(path, given[path], leaf, of="params")
             fitted.append(jnp.asarray(given[path]))
         else:
+            check_array(name(path), leaf)
             raise ValueError(_MISFIT + f"it has nothing for {name(path)}")
     # An optax.masked around the chain may hide a leaf for which the mask has an array.
     places = {path for path, _ in flatten_with_path(params, is_leaf=is_masked)}

@@ -42,6 +42,12 @@ def test_each_layer_loses_its_own_units(make):
         close(separate(inputs), network(inputs))
     close(expand(small)(x), network(x))
 
+    def stacked(whole, layers):
+        return jnp.stack(layers) if isinstance(layers, list) else layers
+
+    restacked = jax.tree.map(stacked, network.params, expand(small).params)
+    close(network.with_params(restacked)(x), network(x))
+
 
 def loop(params, x):
     """A loop with a constant, a carry of two, slices of parameters and inputs, and results."""

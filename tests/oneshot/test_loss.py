@@ -259,5 +259,7 @@ def test_squared_gradients_that_are_no_arrays():
     for leaf, what in (("none", "str"), (SQUARES["a"].astype(int), "int64")):
         with pytest.raises(TypeError, match=f"floating-point arrays; a is {what}"):
             divided(PARAMS, CALIBRATION, SQUARES | {"a": leaf})
+    with pytest.raises(TypeError, match="squared_gradients must be a tree.*got <function"):
+        divided(PARAMS, CALIBRATION, squared_gradients)
     with pytest.raises(TypeError, match="squared_gradients must hold concrete arrays"):
         jax.jit(lambda squares: divided(PARAMS, CALIBRATION, squares))(SQUARES)

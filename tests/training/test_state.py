@@ -142,6 +142,32 @@ def test_raw_keys_work_and_anything_else_is_refused():
             init_state(start(), optimizer, bad)
 
 
+def test_leaves_that_are_no_arrays_or_have_no_gradient_are_named():
+    optimizer, key = optax.adam(0.1), jax.random.key(0)
+    module = start() | {"activation": jax.nn.relu}
+    for arguments in ({"params": module}, {"params": start(), "statistics": module}):
+        with pytest.raises(TypeError, match=r"activation is .*equinox\.filter\(model"):
+            init_state(optimizer=optimizer, key=key, **arguments)
+    state = init_state(start() | {"table": jnp.arange(3)}, optimizer, key)
+    with pytest.raises(TypeError, match="table is int32.*statistics of init_state"):
+        make_step(loss, optimizer)(state, BATCH)
+
+
+def test_a_teacher_among_the_statistics_is_no_constant_of_the_program():
+    teacher = {"w": jnp.asarray(np.random.default_rng(1).normal(size=3), jnp.float32), "b": 1.0}
+
+    def distil(params, teacher, batch, key):
+        wanted = batch["x"] @ teacher["w"] + teacher["b"]
+        return loss(params, {"x": batch["x"], "y": wanted}, key)[0], ({}, teacher)
+
+    step = make_step(distil, optax.adam(0.1))
+    state = init_state(start(), optax.adam(0.1), jax.random.key(0), statistics=teacher)
+    assert not jax.make_jaxpr(step)(state, BATCH).consts
+    state = fit(step, state, Batches(DATA, 32), steps=200)
+    np.testing.assert_array_equal(state.statistics["w"], teacher["w"])
+    np.testing.assert_allclose(state.params["w"], teacher["w"], atol=0.02)
+
+
 def test_bad_arguments_of_a_step_are_named():
     with pytest.raises(TypeError, match="optimizer must be an optax transformation.*got <function"):
         make_step(optax.sgd(0.1), loss)

@@ -110,6 +110,11 @@ def test_a_bad_mask_is_named(mask, error, message):
         sparsejax.hold_zeros(mask).init(START)
 
 
+def test_a_module_in_place_of_its_arrays_is_named():
+    with pytest.raises(TypeError, match=r"\['activation'\] is .*equinox\.filter\(model"):
+        sparsejax.hold_zeros(MASK).init(START | {"activation": jax.nn.relu})
+
+
 def test_with_mask_needs_a_state_and_a_mask_that_fits():
     optimizer = optax.chain(optax.sgd(0.1), sparsejax.hold_zeros(MASK))
     with pytest.raises(ValueError, match="mask must have the shapes of the mask it replaces"):

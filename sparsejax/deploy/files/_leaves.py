@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax._forms import LowRankArray, QuantizedArray, RoundedArray, ScaledArray, SumArray
+from sparsejax._where import check_array
 from sparsejax.deploy.files._streams import Reader, Writer
 
 
@@ -104,6 +105,7 @@ def checked(name: str, leaf: Any) -> np.ndarray:
         raise TypeError(f"tree must hold concrete arrays; {name} is traced")
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         raise TypeError(f"tree must hold arrays of numbers; {name} is {leaf.dtype}")
+    check_array(name, leaf)
     array = np.asarray(leaf)
     if array.dtype.kind not in "biufcV" or array.dtype.fields is not None:
         raise TypeError(f"tree must hold arrays of numbers; {name} is {array.dtype}")

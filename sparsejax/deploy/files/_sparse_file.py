@@ -122,7 +122,8 @@ def load_sparse(path: str | os.PathLike[str], like: PyTree = None) -> PyTree:
 
 def _like(like: PyTree, leaves: dict[Keys, Any], path: str) -> PyTree:
     wanted = leaves_by_keys(like)
-    wrong = [f"{'/'.join(keys)} is missing" for keys in sorted(wanted.keys() - leaves.keys())]
+    missing = sorted(wanted.keys() - leaves.keys())
+    wrong = [f"{'/'.join(keys)} is missing" for keys in missing]
     wrong += [f"{'/'.join(keys)} is unknown" for keys in sorted(leaves.keys() - wanted.keys())]
     for keys in sorted(wanted.keys() & leaves.keys()):
         here, there = _type(leaves[keys]), _type(wanted[keys])
@@ -130,7 +131,11 @@ def _like(like: PyTree, leaves: dict[Keys, Any], path: str) -> PyTree:
             name = "/".join(keys)
             wrong.append(f"{name} is {here[1]}{list(here[0])}, not {there[1]}{list(there[0])}")
     if wrong:
-        raise ValueError(f"like does not fit {path}: {'; '.join(wrong)}")
+        hint = ""
+        if any(not hasattr(wanted[keys], "dtype") for keys in missing):
+            hint = ". Pass the arrays of a module alone, such as equinox.filter(like, "
+            hint += "equinox.is_array)"
+        raise ValueError(f"like does not fit {path}: {'; '.join(wrong)}{hint}")
     structure = jax.tree.structure(like, is_leaf=is_form)
     return jax.tree.unflatten(structure, [leaves[keys] for keys in wanted])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sparsejax._names import leaves_by_name, named_leaves
@@ -36,7 +37,8 @@ def expand(network: Shrunk) -> Network:
         (`Network.with_params`).
 
     Returns:
-      The original function with parameters of the original shapes and dtypes.
+      The original function with parameters of the original shapes and dtypes. They are arrays of
+      JAX, or of NumPy where those of the smaller network are.
 
     Raises:
       TypeError: ``network`` is not from `shrink`.
@@ -80,4 +82,9 @@ def expand(network: Shrunk) -> Network:
     if isinstance(smaller, SmallerFunction):
         names = [name for name, _ in named]
         whole = without_division_by_zero(smaller.traced.graph, smaller.plan, whole, names)
-    return original.with_params(jax.tree.unflatten(jax.tree.structure(original.params), whole))
+    # A module may index its arrays by traced values, which those of NumPy refuse.
+    leaves = [
+        jnp.asarray(array) if isinstance(arrays[name], jax.Array) else array
+        for array, (name, _) in zip(whole, named, strict=True)
+    ]
+    return original.with_params(jax.tree.unflatten(jax.tree.structure(original.params), leaves))

@@ -293,12 +293,29 @@ def test_a_tree_that_does_not_fit_is_told_all_that_is_wrong(tmp_path):
         load_sparse(tmp_path / "net", like)
 
 
+def test_a_module_with_other_leaves_than_arrays_is_told_to_leave_them_out(tmp_path):
+    module = {"weight": np.ones(2), "rate": 0.0, "activation": jax.nn.relu}
+    with pytest.raises(TypeError, match=r"activation is .*equinox\.filter\(model"):
+        save_sparse(tmp_path / "net", module)
+    save_sparse(tmp_path / "net", {"weight": module["weight"]})
+    for name in ("activation", "rate"):
+        like = {key: module[key] for key in ("weight", name)}
+        with pytest.raises(
+            ValueError, match=rf"{name} is missing\. Pass the arrays .*filter\(like"
+        ):
+            load_sparse(tmp_path / "net", like)
+    with pytest.raises(ValueError, match="bias is missing$"):
+        load_sparse(tmp_path / "net", {"weight": np.ones(2), "bias": np.ones(2)})
+
+
 def test_bad_arguments_are_named(tmp_path):
     path = tmp_path / "net"
     with pytest.raises(ValueError, match="dtype must be one of"):
         save_sparse(path, {"a": np.ones(2)}, dtype="int8")
-    with pytest.raises(TypeError, match="arrays of numbers; a is"):
+    with pytest.raises(TypeError, match="must be arrays; a is 'text'"):
         save_sparse(path, {"a": "text"})
+    with pytest.raises(TypeError, match="arrays of numbers; a is <U"):
+        save_sparse(path, {"a": np.array("text")})
     with pytest.raises(TypeError, match="arrays of numbers; a is key"):
         save_sparse(path, {"a": jax.random.key(0)})
     with pytest.raises(TypeError, match="concrete arrays; a is traced"):

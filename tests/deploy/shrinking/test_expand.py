@@ -85,6 +85,20 @@ def test_a_unit_of_constant_output_is_zero_and_the_bias_above_keeps_its_constant
     assert whole[2]["kernel"].dtype == jnp.bfloat16
 
 
+def test_arrays_of_jax_stay_arrays_of_jax():
+    params = {"table": jnp.eye(4), "kernel": jnp.eye(4).at[:, 1].set(0)}
+
+    def embed(p, tokens):
+        return jax.vmap(lambda token: p["table"][token] @ p["kernel"])(tokens)
+
+    tokens = jnp.arange(3)
+    small = shrink(Network(embed, params), tokens)
+    whole = expand(small).params
+    np.testing.assert_allclose(embed(whole, tokens), embed(params, tokens))  # NumPy's would fail
+    on_host = expand(small.with_params(jax.tree.map(np.asarray, small.params))).params
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(on_host))
+
+
 def normed(p):
     return p["scale"] * p["kernel"] / jnp.linalg.norm(p["kernel"], axis=0)
 
