@@ -13,7 +13,7 @@ Row = Literal[
     "dense", "magnitude_50", "wanda_50", "sparsegpt_50", "admm_50", "swaps_50", "global_50",
     "wanda_2_4", "sparsegpt_2_4", "admm_2_4",
     "wanda_structured", "sparsegpt_structured", "structured_tuned",
-    "dense_tuned", "lc_50", "lc_70",
+    "dense_tuned", "dense_tuned_twice", "lc_50", "lc_70",
     "admm_50_file", "lc_50_file",
 ]  # fmt: skip
 ROWS: tuple[Row, ...] = get_args(Row)
@@ -46,6 +46,14 @@ class Trained(NamedTuple):
     """Settings of which the best by validation perplexity after a short training is taken; a single
     one is not tried. ``rate`` is the learning rate of Adam, which falls to 0 along a cosine; ``mu``
     is the penalty's weight in the first L step, and ``mu_growth`` what it grows by in each."""
+    teacher: Row | None = None
+    """The row before it that trains and whose network takes the place of the pretrained one: it is
+    pruned, and its outputs are learnt. Such a row has one candidate, since others would be tried
+    before the teacher is there."""
+    length: int = 1
+    """The steps of training, as a multiple of the preset's."""
+    base: Row = "dense_tuned"
+    """The dense row that was trained for as long, the training of the teacher included."""
 
 
 STRUCTURED = "structured"
@@ -92,8 +100,13 @@ _LC = {"mu": 0.1, "mu_growth": 1.2}
 TRAINED: Mapping[str, Trained] = {
     "structured_tuned": Trained(0.0, "sparsegpt_structured", [{"rate": 1e-4}]),
     "dense_tuned": Trained(0.0, None, [{"rate": rate} for rate in (2e-5, 5e-5, 1e-4)]),
-    "lc_50": Trained(0.5, "global_50", [{"rate": 3e-4, **_LC}]),
-    "lc_70": Trained(0.7, "global_50", [{"rate": 2e-4, **_LC}]),
+    "dense_tuned_twice": Trained(0.0, None, [{"rate": 1e-4}], length=2, base="dense_tuned_twice"),
+    "lc_50": Trained(
+        0.5, "global_50", [{"rate": 2e-4, **_LC}], "dense_tuned", base="dense_tuned_twice"
+    ),
+    "lc_70": Trained(
+        0.7, "global_50", [{"rate": 3e-4, **_LC}], "dense_tuned", base="dense_tuned_twice"
+    ),
 }
 CANDIDATES: Mapping[str, Sequence[Mapping[str, Any]]] = {
     **{row: one_shot.candidates for row, one_shot in ONE_SHOT.items()},
@@ -155,8 +168,10 @@ class Config(AddingConfig):
             row["name"] for row in self.earlier_rows() if "perplexity" in row or not self.final
         }
         wanted |= {FILES[name] for name in wanted & set(FILES)} | {"dense"} - there
-        if wanted & set(TRAINED):
-            wanted |= {"dense_tuned"} - there
+        trained = [TRAINED[name] for name in wanted & set(TRAINED)]
+        wanted |= {row.base for row in trained} - there
+        # A report has no networks, so a teacher is trained again unless its run is there.
+        wanted |= {row.teacher for row in trained if row.teacher is not None}
         return tuple(row for row in ROWS if row in wanted or "all" in self.row)
 
     def sizes(self) -> dict[str, int]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from experiments.common.distillation import distillation_losses
 from experiments.common.perplexity import next_token_losses, perplexity
 from experiments.data.brown import load_brown, windows
 from experiments.data.smollm2 import load_smollm2
@@ -83,6 +84,22 @@ class Language:
         del key
         tokens = batch["tokens"]
         return next_token_losses(self.function(params, tokens), tokens).mean(), {}
+
+    def distillation_loss(
+        self, params: Any, teacher: Any, batch: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[jax.Array, tuple[dict[str, Any], Any]]:
+        """Mean divergence from the teacher's distributions of the next token of windows, in nats.
+
+        The teacher's parameters are the statistics of a `sparsejax.training.TrainState`, which stay
+        as they are: as a constant of the program they would be in memory several times.
+        """
+        del key
+        tokens = batch["tokens"]
+        logits = self.function(params, tokens)
+        losses = distillation_losses(logits, self.function(teacher, tokens))
+        # The last position predicts nothing that is known.
+        entropy = jax.lax.stop_gradient(next_token_losses(logits, tokens).mean())
+        return losses[:, :-1].mean(), ({"cross_entropy": entropy}, teacher)
 
     def sample(self, params: Any) -> str:
         """Return a continuation of a prompt that takes the likeliest token each time."""

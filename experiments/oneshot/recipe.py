@@ -94,9 +94,16 @@ class PrunedRun(LanguageRun):
             result["layer_errors"] = errors
         return result, None
 
-    def pruned(self) -> tuple[Any, dict[str, float], dict[str, float]]:
-        """The pruned network, the error of each kernel's outputs, and the seconds it took."""
-        language, settings = self.language, dict(self.settings)
+    def pruned(self, params: Any = None) -> tuple[Any, dict[str, float], dict[str, float]]:
+        """The pruned network, the error of each kernel's outputs, and the seconds it took.
+
+        Args:
+          params: what is pruned in place of the pretrained parameters.
+        """
+        language, settings, calibrations = self.language, dict(self.settings), self.calibrations
+        if params is not None:
+            language = replace(language, params=params)
+            calibrations = Calibrations(language)
         if self.row == "dense":
             return language.params, {}, {"seconds": 0.0, "calibration_seconds": 0.0}
         make = getattr(oneshot, settings["method"])
@@ -104,7 +111,7 @@ class PrunedRun(LanguageRun):
         arguments = (settings["sparsity"], method, settings["pattern"])
         start = time.perf_counter()
         if settings["pattern"] == STRUCTURED:
-            calibration = jax.block_until_ready(self.calibrations(self.seed))
+            calibration = jax.block_until_ready(calibrations(self.seed))
             calibrated = time.perf_counter()
             params, taken = structured.pruned(language, calibration, method)
             return params, {}, {"seconds": taken, "calibration_seconds": calibrated - start}
@@ -118,7 +125,7 @@ class PrunedRun(LanguageRun):
             )
             calibrated = start
         else:
-            calibration = jax.block_until_ready(self.calibrations(self.seed))
+            calibration = jax.block_until_ready(calibrations(self.seed))
             squares = None
             if settings["comparison"] == "loss":
                 squares = language.squared_gradients(self.seed, settings["gradient_windows"])
@@ -136,7 +143,7 @@ class PrunedRun(LanguageRun):
             "seconds": time.perf_counter() - calibrated,
             "calibration_seconds": calibrated - start,
         }
-        calibration = self.calibrations(self.seed)
+        calibration = calibrations(self.seed)
         return params, oneshot.layer_errors(language.params, params, calibration), seconds
 
 
@@ -144,11 +151,13 @@ class TrainedRun(LanguageRun):
     """Learning-compression from a one-shot start, or as much training of the dense network."""
 
     start: PrunedRun | None = None
+    teacher: TrainedRun | None = None
 
     def train(self) -> tuple[dict[str, Any], Any]:
         """Prune, train and evaluate."""
         settings, language = self.settings, self.language
-        params = language.params if self.start is None else self.start.pruned()[0]
+        teacher = None if self.teacher is None else self.teacher.trained()
+        params = language.params if self.start is None else self.start.pruned(teacher)[0]
         small: Shrunk | None = None
         if self.start is not None and self.start.settings["pattern"] == STRUCTURED:
             small = structured.smaller(language, params)
@@ -157,11 +166,12 @@ class TrainedRun(LanguageRun):
         if settings["mixed_precision"]:
             language = replace(language, function=mixed_precision(language.function))
         optimizer = self.optimizer()
-        state = init_state(params, optimizer, jax.random.key(self.seed))
-        del params  # the state has copies, and there is no memory for both
+        loss: Any = language.loss if teacher is None else language.distillation_loss
+        state = init_state(params, optimizer, jax.random.key(self.seed), statistics=teacher)
+        del params, teacher  # the state has copies, and there is no memory for both
 
         state = self.fit(
-            make_step(language.loss, optimizer),
+            make_step(loss, optimizer),
             state,
             Batches({"tokens": language.training()}, settings["batch_size"], self.seed),
             steps=settings["steps"],
@@ -174,6 +184,13 @@ class TrainedRun(LanguageRun):
         if small is not None:
             found = expand(small.with_params(found)).params
         return self.evaluated(found, {"seconds": self.metrics()[-1]["seconds"]}), found
+
+    def trained(self) -> Any:
+        """The parameters that it ended with, as those of the dense network are held."""
+        like = self.language.params
+        return jax.tree.map(
+            jnp.asarray, load_sparse(self.folder / "network.safetensors", like=like)
+        )
 
     @property
     def steps_per_l_step(self) -> int:
@@ -211,9 +228,7 @@ class FileRun(LanguageRun):
         if isinstance(self.start, PrunedRun):
             params = self.start.pruned()[0]
         else:
-            like = self.language.params
-            params = load_sparse(self.start.folder / "network.safetensors", like=like)
-            params = jax.tree.map(jnp.asarray, params)
+            params = self.start.trained()
         settings = self.settings["file"]
         size, found = files.written(self.folder / "network.safetensors", params, settings)
         result = self.evaluated(found, {"seconds": time.perf_counter() - start})
@@ -243,6 +258,9 @@ def _language(config: Config) -> Iterator[LanguageRun]:
         if (start := TRAINED[row].start) is not None:
             run.start = pruned(start, draw, ONE_SHOT[start].candidates[0], folder / "start")
             run.start.settings["sparsity"] = settings["sparsity"]
+        if (teacher := teacher_of(row)) is not None:
+            its_folder = config.folder / teacher / f"seed_{draw}"
+            run.teacher = trained(teacher, draw, chosen[teacher], its_folder)
         return run
 
     rows = config.rows()
@@ -250,21 +268,25 @@ def _language(config: Config) -> Iterator[LanguageRun]:
     chosen: dict[str, Mapping[str, Any]] = {"dense": {}, **chosen_before(config), **single}
 
     def settled() -> list[LanguageRun]:
-        """Return the runs of the rows whose settings are chosen."""
+        """Return the runs of the rows whose settings are chosen, and those of their teachers."""
         runs: list[LanguageRun] = []
-        if "dense" in rows:
+        ready = [
+            row for row in rows
+            if FILES.get(row, row) in chosen and teacher_of(row) in (None, *chosen)
+        ]  # fmt: skip
+        if "dense" in ready:
             runs.append(pruned("dense", 0, chosen["dense"], config.folder / "dense" / "seed_0"))
         for draw in config.seeds:
-            for row in [row for row in rows if row in chosen and row in ONE_SHOT]:
+            for row in [row for row in ready if row in ONE_SHOT]:
                 runs.append(pruned(row, draw, chosen[row], config.folder / row / f"seed_{draw}"))
         if not config.seeds:
             return runs  # settings are chosen, and nothing is made with them
         draw = config.seeds[0]
         ended = {}
-        for row in [row for row in rows if row in chosen and row in TRAINED]:
+        for row in [row for row in ready if row in TRAINED]:
             ended[row] = trained(row, draw, chosen[row], config.folder / row / f"seed_{draw}")
         runs += ended.values()
-        for row in [row for row in rows if row in FILES and FILES[row] in chosen]:
+        for row in [row for row in ready if row in FILES]:
             of = FILES[row]
             folder = config.folder / row / f"seed_{draw}"
             start = ended.get(of) or pruned(of, draw, chosen[of], folder / "start")
@@ -307,17 +329,23 @@ def chosen_before(config: Config) -> dict[str, Mapping[str, Any]]:
     return found
 
 
+def teacher_of(row: str) -> str | None:
+    """The teacher of a row, or of the row whose network it writes to a file."""
+    trained = TRAINED.get(FILES.get(row, row))
+    return None if trained is None else trained.teacher
+
+
 def trained_settings(
     config: Config, row: str, candidate: Mapping[str, Any], tuning: bool
 ) -> dict[str, Any]:
     """Return the settings that define a run with training, as JSON values."""
     sizes = config.sizes()
-    if tuning:
-        sizes["steps"] = sizes["tuning_steps"]
+    sizes["steps"] = sizes["tuning_steps"] if tuning else TRAINED[row].length * sizes["steps"]
     del sizes["tuning_steps"], sizes["gradient_windows"]
     return {
         "row": row, "preset": config.preset, **sizes, "mixed_precision": config.mixed_precision,
-        "sparsity": TRAINED[row].sparsity, "start": TRAINED[row].start, **candidate,
+        "sparsity": TRAINED[row].sparsity, "start": TRAINED[row].start,
+        **({"teacher": teacher} if (teacher := teacher_of(row)) else {}), **candidate,
     }  # fmt: skip
 
 

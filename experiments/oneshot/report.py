@@ -39,10 +39,11 @@ _WAYS = {
     "admm_2_4": "ADMM, 2:4",
     "wanda_structured": "Wanda, without a quarter of the hidden units and a third of the heads",
     "sparsegpt_structured": "SparseGPT, without the same share of both",
-    "structured_tuned": "the network of the row before, then trained for as long as the next ones",
-    "dense_tuned": "dense, trained for as long",
-    "lc_50": "ADMM, then learning-compression, 50 %",
-    "lc_70": "ADMM, then learning-compression, 70 %",
+    "structured_tuned": "the network of the row before, then trained for as long as the next one",
+    "dense_tuned": "dense, trained",
+    "dense_tuned_twice": "dense, trained for twice as long",
+    "lc_50": "dense_tuned, pruned as global_50, then learning-compression towards it, 50 %",
+    "lc_70": "dense_tuned, pruned as global_50, then learning-compression towards it, 70 %",
     "admm_50_file": "ADMM, 50 %, as read from its file",
     "lc_50_file": "learning-compression, 50 %, as read from its file",
 }
@@ -90,7 +91,8 @@ def with_ratios(rows: Sequence[Row]) -> list[Row]:
     by_name = {row["name"]: row for row in rows}
     found = []
     for row in rows:
-        base = "dense_tuned" if FILES.get(row["name"], row["name"]) in TRAINED else "dense"
+        of = FILES.get(row["name"], row["name"])
+        base = TRAINED[of].base if of in TRAINED else "dense"
         row = {name: value for name, value in row.items() if not name.endswith("_ratio")}
         for field in _PERPLEXITIES:
             if field in row and field in by_name.get(base, {}):

@@ -118,7 +118,7 @@ def finished(held, small_decoder, dense_lenet300, small_mnist, tmp_path_factory)
 def test_rows_keep_their_budgets(finished):
     _, _, rows = finished
     by_name = {row["name"]: row for row in rows}
-    expected_rows = {*SHOWN, "dense", "dense_tuned"}
+    expected_rows = {*SHOWN, "dense", "dense_tuned", "dense_tuned_twice"}
     assert expected_rows <= set(by_name)
     for name in expected_rows:
         settings = by_name[name]["settings"]
@@ -200,7 +200,7 @@ def test_draws_are_added_with_the_settings_that_were_chosen(
         preset="smoke", row=("wanda_50", "lc_50"), seeds=(1,), context=CONTEXT, add=True,
         output=tmp_path / "more", results=results,
     )  # fmt: skip
-    assert more.rows() == ("wanda_50", "lc_50")
+    assert more.rows() == ("wanda_50", "dense_tuned", "lc_50")  # the teacher has to be there
     assert "dense" in dataclasses.replace(more, final=True).rows()  # its test number is missing
     more = dataclasses.replace(more, row=("wanda_50",))
     _, rows = run(small_decoder, small_mnist, more, drawn=False)
@@ -245,7 +245,7 @@ def test_other_settings_are_refused_before_anything_is_made(
     assert rows("wanda_50", "structured_tuned") == {"wanda_50", "structured_tuned"}
     with pytest.raises(ValueError, match="wanda_50 was made with other settings"):
         rows("wanda_50", seeds=(0,))
-    assert rows("lc_50", partial=True) == {"lc_50"}
+    assert rows("lc_50", partial=True) == {"dense_tuned", "lc_50"}
     assert rows("wanda_50", seeds=()) == set()
     with (
         smoke.loading(saved_runs, small_mnist),
