@@ -168,7 +168,7 @@ def _language(rows: Sequence[Row]) -> list[Row]:
 def parts(rows: Sequence[Row]) -> Parts:
     """The report."""
     language = _language(rows)
-    found: list[str | Table] = ["# Pruning a pretrained network by one call"]
+    found: list[str | Table] = ["# Pruning pretrained networks"]
     if language:
         sizes = language[0]["settings"]
         found += [
@@ -251,6 +251,14 @@ def _trained(language: Sequence[Row]) -> list[str]:
             f" Of {', '.join(mixed)} the operands of products with matrices are rounded to "
             "bfloat16 while they train; sums, parameters and all else are float32."
         )
+    for name, one in settings.items():
+        if teacher := one.get("teacher"):
+            text += (
+                f" {name} starts from the network of {teacher}, pruned, and learns its "
+                "distributions of the next token in place of the tokens (the mean Kullback-Leibler "
+                f"divergence); it is compared with {TRAINED[name].base}, which took as many steps "
+                "as both."
+            )
     return [text]
 
 

@@ -16,7 +16,7 @@ from experiments.data.gguf_decoder import make_decoder, read_decoder
 from experiments.data.gguf_tokenizer import read_tokenizer
 from experiments.lc_lenet300 import recipe as lenet300
 from experiments.oneshot import files, images, language, recipe
-from experiments.oneshot.config import CANDIDATES, Config
+from experiments.oneshot.config import CANDIDATES, ROWS, TRAINED, Config
 from experiments.oneshot.recipe import RECIPE
 from experiments.oneshot.report import parts
 from sparsejax.compression import ScaledArray
@@ -330,6 +330,15 @@ def test_the_report_says_what_is_in_the_files(finished):
         f"In admm_50_file {says.format(4)}", f"In lc_50_file {says.format(6)}",
     ]  # fmt: skip
     assert not sentences([other for other in rows if other is not row])
+
+
+def test_a_teacher_is_there_in_time_and_its_steps_count():
+    taught = {name: row for name, row in TRAINED.items() if row.teacher}
+    assert {"lc_50", "lc_70"} <= set(taught)
+    for name, row in taught.items():
+        assert len(row.candidates) == 1
+        assert ROWS.index(row.teacher) < ROWS.index(name)
+        assert TRAINED[row.base].length == row.length + TRAINED[row.teacher].length
 
 
 def test_bad_flags_are_named():
