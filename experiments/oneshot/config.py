@@ -46,14 +46,12 @@ class Trained(NamedTuple):
     """Settings of which the best by validation perplexity after a short training is taken; a single
     one is not tried. ``rate`` is the learning rate of Adam, which falls to 0 along a cosine; ``mu``
     is the penalty's weight in the first L step, and ``mu_growth`` what it grows by in each."""
-    teacher: Row | None = None
-    """The row before it that trains and whose network takes the place of the pretrained one: it is
-    pruned, and its outputs are learnt. Such a row has one candidate, since others would be tried
-    before the teacher is there."""
-    length: int = 1
-    """The steps of training, as a multiple of the preset's."""
+    source: Row | None = None
+    """The row before it that trains and whose network takes the place of the pretrained one. A
+    sparse row prunes it and learns its outputs, a dense one goes on with the texts. Such a row has
+    one candidate, since others would be tried before the source is there."""
     base: Row = "dense_tuned"
-    """The dense row that was trained for as long, the training of the teacher included."""
+    """The dense row that was trained for as long, sources included."""
 
 
 STRUCTURED = "structured"
@@ -100,12 +98,14 @@ _LC = {"mu": 0.1, "mu_growth": 1.2}
 TRAINED: Mapping[str, Trained] = {
     "structured_tuned": Trained(0.0, "sparsegpt_structured", [{"rate": 1e-4}]),
     "dense_tuned": Trained(0.0, None, [{"rate": rate} for rate in (2e-5, 5e-5, 1e-4)]),
-    "dense_tuned_twice": Trained(0.0, None, [{"rate": 1e-4}], length=2, base="dense_tuned_twice"),
+    "dense_tuned_twice": Trained(
+        0.0, None, [{"rate": 1e-4}], "dense_tuned", base="dense_tuned_twice"
+    ),
     "lc_50": Trained(
-        0.5, "global_50", [{"rate": 2e-4, **_LC}], "dense_tuned", base="dense_tuned_twice"
+        0.5, "global_50", [{"rate": 1e-4, **_LC}], "dense_tuned", base="dense_tuned_twice"
     ),
     "lc_70": Trained(
-        0.7, "global_50", [{"rate": 3e-4, **_LC}], "dense_tuned", base="dense_tuned_twice"
+        0.7, "global_50", [{"rate": 2e-4, **_LC}], "dense_tuned", base="dense_tuned_twice"
     ),
 }
 CANDIDATES: Mapping[str, Sequence[Mapping[str, Any]]] = {
@@ -170,8 +170,8 @@ class Config(AddingConfig):
         wanted |= {FILES[name] for name in wanted & set(FILES)} | {"dense"} - there
         trained = [TRAINED[name] for name in wanted & set(TRAINED)]
         wanted |= {row.base for row in trained} - there
-        # A report has no networks, so a teacher is trained again unless its run is there.
-        wanted |= {row.teacher for row in trained if row.teacher is not None}
+        # A report has no networks, so a source is trained again unless its run is there.
+        wanted |= {row.source for row in trained if row.source is not None}
         return tuple(row for row in ROWS if row in wanted or "all" in self.row)
 
     def sizes(self) -> dict[str, int]:

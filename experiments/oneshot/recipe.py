@@ -35,6 +35,7 @@ from sparsejax.transforms import kept_weights
 
 _L_STEPS = 10
 _CHECKPOINT_STEPS = 50
+_NEXT_ORDER = 1000
 
 
 class LanguageRun(UnsavedRun):
@@ -151,13 +152,16 @@ class TrainedRun(LanguageRun):
     """Learning-compression from a one-shot start, or as much training of the dense network."""
 
     start: PrunedRun | None = None
-    teacher: TrainedRun | None = None
+    source: TrainedRun | None = None
 
     def train(self) -> tuple[dict[str, Any], Any]:
         """Prune, train and evaluate."""
         settings, language = self.settings, self.language
-        teacher = None if self.teacher is None else self.teacher.trained()
-        params = language.params if self.start is None else self.start.pruned(teacher)[0]
+        params = language.params if self.source is None else self.source.trained()
+        teacher = None
+        if self.start is not None:
+            teacher = None if self.source is None else params
+            params = self.start.pruned(teacher)[0]
         small: Shrunk | None = None
         if self.start is not None and self.start.settings["pattern"] == STRUCTURED:
             small = structured.smaller(language, params)
@@ -170,10 +174,12 @@ class TrainedRun(LanguageRun):
         state = init_state(params, optimizer, jax.random.key(self.seed), statistics=teacher)
         del params, teacher  # the state has copies, and there is no memory for both
 
+        # What has been trained before sees the texts in another order.
+        order = self.seed + (0 if self.source is None else _NEXT_ORDER)
         state = self.fit(
             make_step(loss, optimizer),
             state,
-            Batches({"tokens": language.training()}, settings["batch_size"], self.seed),
+            Batches({"tokens": language.training()}, settings["batch_size"], order),
             steps=settings["steps"],
             report_every=self.steps_per_l_step,
             checkpoint_every=_CHECKPOINT_STEPS,
@@ -258,9 +264,9 @@ def _language(config: Config) -> Iterator[LanguageRun]:
         if (start := TRAINED[row].start) is not None:
             run.start = pruned(start, draw, ONE_SHOT[start].candidates[0], folder / "start")
             run.start.settings["sparsity"] = settings["sparsity"]
-        if (teacher := teacher_of(row)) is not None:
-            its_folder = config.folder / teacher / f"seed_{draw}"
-            run.teacher = trained(teacher, draw, chosen[teacher], its_folder)
+        if (source := source_of(row)) is not None:
+            its_folder = config.folder / source / f"seed_{draw}"
+            run.source = trained(source, draw, chosen[source], its_folder)
         return run
 
     rows = config.rows()
@@ -268,11 +274,11 @@ def _language(config: Config) -> Iterator[LanguageRun]:
     chosen: dict[str, Mapping[str, Any]] = {"dense": {}, **chosen_before(config), **single}
 
     def settled() -> list[LanguageRun]:
-        """Return the runs of the rows whose settings are chosen, and those of their teachers."""
+        """Return the runs of the rows whose settings are chosen, and those of their sources."""
         runs: list[LanguageRun] = []
         ready = [
             row for row in rows
-            if FILES.get(row, row) in chosen and teacher_of(row) in (None, *chosen)
+            if FILES.get(row, row) in chosen and source_of(row) in (None, *chosen)
         ]  # fmt: skip
         if "dense" in ready:
             runs.append(pruned("dense", 0, chosen["dense"], config.folder / "dense" / "seed_0"))
@@ -329,10 +335,10 @@ def chosen_before(config: Config) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def teacher_of(row: str) -> str | None:
-    """The teacher of a row, or of the row whose network it writes to a file."""
+def source_of(row: str) -> str | None:
+    """The source of a row, or of the row whose network it writes to a file."""
     trained = TRAINED.get(FILES.get(row, row))
-    return None if trained is None else trained.teacher
+    return None if trained is None else trained.source
 
 
 def trained_settings(
@@ -340,12 +346,13 @@ def trained_settings(
 ) -> dict[str, Any]:
     """Return the settings that define a run with training, as JSON values."""
     sizes = config.sizes()
-    sizes["steps"] = sizes["tuning_steps"] if tuning else TRAINED[row].length * sizes["steps"]
+    if tuning:
+        sizes["steps"] = sizes["tuning_steps"]
     del sizes["tuning_steps"], sizes["gradient_windows"]
     return {
         "row": row, "preset": config.preset, **sizes, "mixed_precision": config.mixed_precision,
         "sparsity": TRAINED[row].sparsity, "start": TRAINED[row].start,
-        **({"teacher": teacher} if (teacher := teacher_of(row)) else {}), **candidate,
+        **({"source": source} if (source := source_of(row)) else {}), **candidate,
     }  # fmt: skip
 
 

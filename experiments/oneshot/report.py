@@ -41,7 +41,7 @@ _WAYS = {
     "sparsegpt_structured": "SparseGPT, without the same share of both",
     "structured_tuned": "the network of the row before, then trained for as long as the next one",
     "dense_tuned": "dense, trained",
-    "dense_tuned_twice": "dense, trained for twice as long",
+    "dense_tuned_twice": "dense_tuned, trained once more",
     "lc_50": "dense_tuned, pruned as global_50, then learning-compression towards it, 50 %",
     "lc_70": "dense_tuned, pruned as global_50, then learning-compression towards it, 70 %",
     "admm_50_file": "ADMM, 50 %, as read from its file",
@@ -252,12 +252,12 @@ def _trained(language: Sequence[Row]) -> list[str]:
             "bfloat16 while they train; sums, parameters and all else are float32."
         )
     for name, one in settings.items():
-        if teacher := one.get("teacher"):
+        if (source := one.get("source")) and one["sparsity"]:
             text += (
-                f" {name} starts from the network of {teacher}, pruned, and learns its "
+                f" {name} starts from the network of {source}, pruned, and learns its "
                 "distributions of the next token in place of the tokens (the mean Kullback-Leibler "
                 f"divergence); it is compared with {TRAINED[name].base}, which took as many steps "
-                "as both."
+                f"in all. Both see the texts in another order than {source} did."
             )
     return [text]
 

@@ -200,7 +200,7 @@ def test_draws_are_added_with_the_settings_that_were_chosen(
         preset="smoke", row=("wanda_50", "lc_50"), seeds=(1,), context=CONTEXT, add=True,
         output=tmp_path / "more", results=results,
     )  # fmt: skip
-    assert more.rows() == ("wanda_50", "dense_tuned", "lc_50")  # the teacher has to be there
+    assert more.rows() == ("wanda_50", "dense_tuned", "lc_50")  # the source has to be there
     assert "dense" in dataclasses.replace(more, final=True).rows()  # its test number is missing
     more = dataclasses.replace(more, row=("wanda_50",))
     _, rows = run(small_decoder, small_mnist, more, drawn=False)
@@ -332,13 +332,16 @@ def test_the_report_says_what_is_in_the_files(finished):
     assert not sentences([other for other in rows if other is not row])
 
 
-def test_a_teacher_is_there_in_time_and_its_steps_count():
-    taught = {name: row for name, row in TRAINED.items() if row.teacher}
-    assert {"lc_50", "lc_70"} <= set(taught)
-    for name, row in taught.items():
-        assert len(row.candidates) == 1
-        assert ROWS.index(row.teacher) < ROWS.index(name)
-        assert TRAINED[row.base].length == row.length + TRAINED[row.teacher].length
+def test_a_source_is_there_in_time_and_its_training_counts():
+    def trainings(name):
+        return 1 + (trainings(TRAINED[name].source) if TRAINED[name].source else 0)
+
+    for name, row in TRAINED.items():
+        assert trainings(row.base) == trainings(name)
+        assert TRAINED[row.base].sparsity == 0
+        if row.source:
+            assert len(row.candidates) == 1
+            assert ROWS.index(row.source) < ROWS.index(name)
 
 
 def test_bad_flags_are_named():
