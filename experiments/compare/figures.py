@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from experiments.common.axes import plain_ticks
 from experiments.common.report import Row
 from experiments.compare.methods import METHODS, names
 
@@ -61,7 +62,7 @@ def errors(by_budget: ByBudget) -> Figure:
     ticks = [float(b) for b in budgets]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    _plain_ticks(axes)
+    plain_ticks(axes)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure
@@ -85,7 +86,7 @@ def costs(by_budget: ByBudget, cost: Callable[[str, ByBudget], float]) -> Figure
         axes.set(
             title=f"{budget} % of the weights", xlabel="seconds, dense training = 1", yscale="log"
         )
-        _plain_ticks(axes)
+        plain_ticks(axes)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("test error (%)")
     handles = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
@@ -93,15 +94,3 @@ def costs(by_budget: ByBudget, cost: Callable[[str, ByBudget], float]) -> Figure
         handles.values(), handles.keys(), loc="outside right upper", fontsize=8, frameon=False
     )
     return figure
-
-
-def _plain_ticks(axes: Any) -> None:
-    """Ticks of a logarithmic axis of errors as plain numbers."""
-    low, high = axes.get_ylim()
-    ticks = [
-        t
-        for t in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 50, 90)
-        if low <= t <= high
-    ]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()

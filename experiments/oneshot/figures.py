@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from experiments.common.axes import plain_ticks
 from experiments.common.report import Row
 
 _COLORS = ("#5a5a5a", "#1b6ca8", "#2e8b57", "#d1495b", "#8e5ea2")
@@ -80,6 +81,7 @@ def errors(by_method: Mapping[str, Mapping[float, Row]], trained: Sequence[Row])
         xlabel="weights removed (%)",
         ylabel=f"{field.replace('_', ' ')} (%)",
     )
+    plain_ticks(axes)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
