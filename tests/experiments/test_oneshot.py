@@ -19,6 +19,7 @@ from experiments.oneshot import files, images, language, recipe
 from experiments.oneshot.config import CANDIDATES, ROWS, TRAINED, Config
 from experiments.oneshot.recipe import RECIPE
 from experiments.oneshot.report import parts
+from sparsejax import inspection
 from sparsejax.compression import ScaledArray
 from sparsejax.deploy import load_sparse
 from sparsejax.training import Callback
@@ -330,6 +331,25 @@ def test_the_report_says_what_is_in_the_files(finished):
         f"In admm_50_file {says.format(4)}", f"In lc_50_file {says.format(6)}",
     ]  # fmt: skip
     assert not sentences([other for other in rows if other is not row])
+
+
+def test_a_source_is_what_is_pruned_and_learnt_from(finished, small_decoder, monkeypatch):
+    chosen, _, _ = finished
+    monkeypatch.setattr(recipe, "load", small_decoder)
+    again = dataclasses.replace(chosen, row=("lc_50",), images=(), partial=True)
+    (run,) = (run for run in recipe.plan(again) if run.row == "lc_50")
+    source = run.source.trained()
+    pruned, _, _ = run.start.pruned(source)
+    learnt = source["embedding"]["embedding"][...]
+    np.testing.assert_array_equal(pruned["embedding"]["embedding"][...], learnt)
+    assert (learnt != run.language.params["embedding"]["embedding"][...]).any()
+    assert inspection.report(pruned, language.in_layers).density == 0.5
+    metrics = {
+        row: (chosen.folder / row / "seed_0" / "metrics.jsonl").read_text()
+        for row in ("lc_50", "structured_tuned")
+    }
+    assert "cross_entropy" in metrics["lc_50"]
+    assert "cross_entropy" not in metrics["structured_tuned"]
 
 
 def test_a_source_is_there_in_time_and_its_training_counts():
