@@ -10,12 +10,19 @@ from sparsejax.training._callbacks import Callback, StopWhen
 from sparsejax.training._checkpoints import Checkpoints
 
 
-def check_types(state: Any, batches: Any, callbacks: Any, stop: Any, checkpoints: Any) -> None:
+def check_types(
+    step: Any, state: Any, batches: Any, callbacks: Any, stop: Any, checkpoints: Any
+) -> None:
     """Check the types of arguments of `fit`, which are named as they are there.
 
     Raises:
       TypeError: an argument is of another type.
     """
+    if not callable(step):
+        raise TypeError(
+            "step must be a function (state, batch) -> (state, metrics), as make_step(loss, "
+            f"optimizer) builds it; got {type(step).__name__}"
+        )
     if not (hasattr(state, "step") and hasattr(state, "params")):
         raise TypeError(
             "state must have a step and params, as init_state(params, optimizer, key) builds it; "

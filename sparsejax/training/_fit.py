@@ -123,7 +123,7 @@ def fit(
         the learning rate and the last good checkpoint.
       CheckpointError: a checkpoint cannot be written, or none can be read.
     """
-    check_types(state, batches, callbacks, stop, checkpoints)
+    check_types(step, state, batches, callbacks, stop, checkpoints)
     sharding = batch_sharding(mesh_of(state), batch_axes, batches.batch_size)
     source = placed(batches, sharding)
     epoch = source.steps_per_epoch

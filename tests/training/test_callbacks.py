@@ -249,6 +249,8 @@ def test_bad_loops_are_named():
         fit(count_on, START, [{"x": np.zeros(3)}], steps=1)
     with pytest.raises(TypeError, match=r"state must have a step and params.*; got tuple"):
         fit(count_on, tuple(START), Numbers(), steps=1)
+    with pytest.raises(TypeError, match="step must be a function .*; got NoneType"):
+        fit(None, START, Numbers(), steps=1)
     wrong = {"callbacks": report(), "stop": bool, "checkpoints": "folder"}
     for name, value in wrong.items():
         with pytest.raises(TypeError, match=f"{name} must be .*; got "):
