@@ -104,9 +104,7 @@ TRAINED: Mapping[str, Trained] = {
     "lc_50": Trained(
         0.5, "global_50", [{"rate": 1e-4, **_LC}], "dense_tuned", base="dense_tuned_twice"
     ),
-    "lc_70": Trained(
-        0.7, "global_50", [{"rate": 2e-4, **_LC}], "dense_tuned", base="dense_tuned_twice"
-    ),
+    "lc_70": Trained(0.7, "global_50", [{"rate": 2e-4, **_LC}]),
 }
 CANDIDATES: Mapping[str, Sequence[Mapping[str, Any]]] = {
     **{row: one_shot.candidates for row, one_shot in ONE_SHOT.items()},

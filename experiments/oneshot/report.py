@@ -43,7 +43,7 @@ _WAYS = {
     "dense_tuned": "dense, trained",
     "dense_tuned_twice": "dense_tuned, trained once more",
     "lc_50": "dense_tuned, pruned as global_50, then learning-compression towards it, 50 %",
-    "lc_70": "dense_tuned, pruned as global_50, then learning-compression towards it, 70 %",
+    "lc_70": "pruned as global_50, then learning-compression, 70 %",
     "admm_50_file": "ADMM, 50 %, as read from its file",
     "lc_50_file": "learning-compression, 50 %, as read from its file",
 }
