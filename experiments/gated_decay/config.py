@@ -48,6 +48,15 @@ DEFAULTS: Mapping[Row, dict[str, Any]] = {
         "decay": 1e-4, "fraction": 0.01, "eval_interval": 2500, "lower_bound": 0.685,
     },
 }  # fmt: skip
+FROM_DENSE: Mapping[str, Any] = {
+    "learning_rate": 0.1, "compress_rate": 0.1, "compress_decay": 1e-4, "mu": 9e-5,
+    "mu_growth": 1.1,
+}  # fmt: skip
+"""What differs where the dense network is compressed."""
+FROM_DENSE_EPOCHS: Mapping[str, tuple[int, int]] = {
+    "smoke": (1, 2), "quick": (6, 20), "paper": (12, 40),
+}  # fmt: skip
+"""Epochs of the dense training and of the learning-compression of it."""
 KAPPAS: Mapping[Row, tuple[int, ...]] = {"mnist": (862,)}
 """Exact numbers of parameters to compress to: 99.8 % sparsity."""
 
@@ -103,6 +112,10 @@ class Config(CommonConfig):
     kappa: tuple[int, ...] | None = None
     """Exact numbers of parameters to compress to by learning-compression after the pruning, a row
     each; default the dataset's, none for VGG-16."""
+    dense_kappa: tuple[int, ...] = ()
+    """Numbers of parameters to compress LeNet5 to without gated weight decay: by
+    learning-compression of the dense network with weight decay (l0 + l2). What dead units still
+    hold then goes, too. With these nothing else is trained."""
     lower_bound: float | None = None
     """Validation accuracy, in [0, 1], above which weights are pruned; default the row's."""
     fraction: float | None = None
@@ -176,6 +189,12 @@ class Config(CommonConfig):
             found |= {"weights": str(self.weights or ""), "width": self.width}
         return found | varied | {"kappa": kappa}
 
+    def dense_settings(self, row: Row, kappa: int) -> dict[str, Any]:
+        """Return the settings of a run that compresses the dense network of ``row``."""
+        start, compress = FROM_DENSE_EPOCHS[self.preset]
+        epochs = {"start_epochs": start, "prune_epochs": 0, "compress_epochs": compress}
+        return self.settings(row, kappa, **epochs, **self.overridden(dict(FROM_DENSE)))
+
     def check(self) -> None:
         """See `experiments.common.runner.Config`."""
         self.require(
@@ -186,6 +205,8 @@ class Config(CommonConfig):
         self.require("in (0, 1]", lambda x: 0 < x <= 1, "decay_rate")
         self.require(">= 0", lambda x: x >= 0, "patience", "momentum", "finetune_weight_decay")
         self.require(">= 1", lambda x: x >= 1, "mu_growth")
-        self.require("at least 1", lambda x: x >= 1, "kappa", "extra_targets")
-        if self.model == "vgg16" and self.finetune_whole:
-            raise ValueError("--finetune-whole is for --model lenet5 alone")
+        self.require("at least 1", lambda x: x >= 1, "kappa", "extra_targets", "dense_kappa")
+        for name in ("finetune_whole", "dense_kappa"):
+            if self.model == "vgg16" and getattr(self, name):
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} is for --model lenet5 alone")

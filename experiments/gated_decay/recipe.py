@@ -13,6 +13,8 @@ import optax
 from flax import nnx
 
 import sparsejax
+from experiments.common.l_steps import l_step_rate
+from experiments.common.networks import kernels
 from experiments.common.runner import Recipe, Run
 from experiments.data import DataError, load
 from experiments.gated_decay import report
@@ -23,6 +25,7 @@ from sparsejax.models import LeNet5
 from sparsejax.training import StepFunction, StopWhen, TrainState, init_state, make_step
 from sparsejax.transforms import exact_gated_decay
 
+_MOMENTUM = 0.9
 _COMPRESSION = ("compress_", "l_step_", "mu", "kappa")
 _LATER = {
     "start": (*_COMPRESSION, "finetune_"),
@@ -71,9 +74,10 @@ class GatedDecayRun(Run):
 
     def headline(self, result: Mapping[str, Any]) -> str:
         """Accuracy and size."""
+        prunings = f" after {result['prunings']} prunings" if "prunings" in result else ""
         return (
             f"test accuracy {100 - result['test_error']:.2f} %, {result['nonzeros']:,} parameters "
-            f"left (sparsity {1 - result['density']:.2%}) after {result['prunings']} prunings"
+            f"left (sparsity {1 - result['density']:.2%}){prunings}"
         )
 
     @functools.cached_property
@@ -103,11 +107,27 @@ class GatedDecayRun(Run):
             params = self._compress(small, params)
         before = small.error(params, "validation")
         params = restore(self._finetune(small, params))
-        task, counts = self.task, inspection.report(params, _everything)
+        result = self.described(params, before) | {
+            "pruned_validation_error": self.task.error(pruned.params, "validation"),
+            "pruned_nonzeros": int(pruned.pruning.remaining),
+            "prunings": int(pruned.pruning.prunings),
+            "neglected_share": None if self._source else self._neglected_share(pruned.params),
+        }
+        return result, params
+
+    def described(self, params: Any, before: float) -> dict[str, Any]:
+        """The fields of a result about the final parameters.
+
+        Args:
+          params: in their original shapes.
+          before: their validation error before the fine-tuning.
+        """
+        settings, task = self.settings, self.task
+        counts = inspection.report(params, _everything)
         layers = [inspection.report(params[layer], _everything) for layer in task.layers]
         phases = {phase: rows for phase in PHASES if (rows := self.metrics(phase))}
         model = "vgg16" if settings["row"] == "imagenet2012" else "lenet5"
-        result = {
+        return {
             "model": model,
             "dataset": settings["row"],
             "name": f"{model}_{self.row}",
@@ -117,8 +137,6 @@ class GatedDecayRun(Run):
             "validation_error": before
             if settings["finetune_whole"]
             else task.error(params, "validation"),
-            "pruned_validation_error": task.error(pruned.params, "validation"),
-            "pruned_nonzeros": int(pruned.pruning.remaining),
             "parameters": counts.size,
             "nonzeros": counts.nonzeros,
             "density": counts.density,
@@ -126,13 +144,10 @@ class GatedDecayRun(Run):
             "layer_density": [layer.density for layer in layers],
             "live_units": inspection.live_units(params, task.layers),
             "epochs": {phase: rows[-1]["epoch"] for phase, rows in phases.items()},
-            "prunings": int(pruned.pruning.prunings),
-            "neglected_share": None if self._source else self._neglected_share(pruned.params),
             "bzip2_bytes": inspection.bzip2_bytes(params),
             "dense_bzip2_bytes": inspection.bzip2_bytes(task.initial),
             "seconds": sum(rows[-1]["seconds"] for rows in phases.values()),
         }
-        return result, params
 
     def _neglected_share(self, params: Any) -> float:
         """Norm of the second-order term that the update neglects over that of the applied decay."""
@@ -193,7 +208,7 @@ class GatedDecayRun(Run):
         )
 
     def _compress(self, task: Task, params: Any) -> Any:
-        """Learning-compression of the pruned parameters to exactly kappa."""
+        """Learning-compression of the parameters to exactly kappa."""
         settings = self.settings
         optimizer = optax.chain(
             sparsejax.learning_compression(
@@ -202,7 +217,7 @@ class GatedDecayRun(Run):
                 settings["l_step_epochs"] * task.steps_per_epoch,
                 where=_everything,
             ),
-            self._optimizer(settings["learning_rate"]),
+            self._compression_optimizer(task),
         )
 
         def theta(state: TrainState) -> Any:
@@ -210,6 +225,10 @@ class GatedDecayRun(Run):
 
         step = make_step(task.loss, optimizer)
         return theta(self._phase("compress", task, step, optimizer, params, theta))
+
+    def _compression_optimizer(self, task: Task) -> optax.GradientTransformation:
+        del task
+        return self._optimizer(self.settings["learning_rate"])
 
     def _finetune(self, task: Task, params: Any) -> Any:
         settings = self.settings
@@ -281,6 +300,41 @@ class GatedDecayRun(Run):
         )
 
 
+class FromDenseRun(GatedDecayRun):
+    """Learning-compression of the dense network with weight decay, without gated weight decay.
+
+    The last L steps have a falling rate. ``source`` is a run with the same dense network.
+    """
+
+    def train(self) -> tuple[dict[str, Any], Any]:
+        """Train the dense network, compress it, and fine-tune what is left."""
+        small, params, restore = self.task.smaller(self._compress(self.task, self.dense))
+        before = small.error(params, "validation")
+        params = restore(self._finetune(small, params))
+        return self.described(params, before), params
+
+    @functools.cached_property
+    def dense(self) -> Any:
+        """The parameters of the dense network, which are trained if they are not there yet."""
+        if isinstance(self._source, FromDenseRun):
+            return self._source.dense
+        steps = self.settings["start_epochs"] * self.task.steps_per_epoch
+        rate = optax.cosine_decay_schedule(self.settings["learning_rate"], steps)
+        optimizer = optax.sgd(rate, momentum=_MOMENTUM, nesterov=True)
+        step = make_step(self._search_loss, optimizer)
+        return self._phase("start", self.task, step, optimizer, self.task.initial).params
+
+    def _compression_optimizer(self, task: Task) -> optax.GradientTransformation:
+        settings = self.settings
+        steps = settings["l_step_epochs"] * task.steps_per_epoch
+        l_steps = settings["compress_epochs"] // settings["l_step_epochs"]
+        rate = l_step_rate(settings["compress_rate"], 0.98, 0.8, l_steps - 12, steps, steps)
+        return optax.chain(
+            optax.add_decayed_weights(2 * settings["compress_decay"], kernels),
+            optax.sgd(rate, momentum=_MOMENTUM, nesterov=True),
+        )
+
+
 def plan(config: Config) -> Iterator[GatedDecayRun]:
     """Yield, by seed and dataset, the pruned network, its compressions, and further targets."""
     make_tasks = {row: _task_maker(config, row) for row in config.rows()}
@@ -302,6 +356,15 @@ def _runs(
     ) -> GatedDecayRun:
         return GatedDecayRun(name, folder, make_task, settings, seed, config.resume, source)
 
+    first: FromDenseRun | None = None
+    for kappa in config.dense_kappa:
+        name, its_folder = f"{row}_dense_{kappa}", folder / f"dense_{kappa}"
+        settings = config.dense_settings(row, kappa)
+        run = FromDenseRun(name, its_folder, make_task, settings, seed, config.resume, first)
+        first = first or run
+        yield run
+    if config.dense_kappa:
+        return
     pruned = new(row, folder, config.settings(row))
     yield pruned
     for kappa in config.kappas(row):

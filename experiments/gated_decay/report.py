@@ -39,12 +39,19 @@ def rows(config: Config, ended: Mapping[str, Sequence[Any]], command: str) -> li
             PUBLISHED[results[0]["dataset"]],
             results[0]["settings"]["kappa"] > 0,
         )
-        method = "gated_weight_decay" + (", learning_compression" if compressed else "")
+        gated = ["gated_weight_decay"] * (not _from_dense(results[0]))
+        methods = gated + ["learning_compression"] * compressed
+        method = ", ".join(methods)
         about = describe(config, name, results, method=method, published=published)
         if not compressed:
             about["neglected_share"] = results[0]["neglected_share"]
-        found.append(about | aggregate(results, _FIELDS))
+        found.append(about | aggregate(results, [f for f in _FIELDS if f in results[0]]))
     return found
+
+
+def _from_dense(row: Row) -> bool:
+    """Whether a row or result is of a dense network that was compressed."""
+    return "compress_rate" in row["settings"]
 
 
 def _accuracy(row: Row) -> float:
@@ -86,11 +93,13 @@ def parts(rows: Sequence[Row]) -> Parts:
     shares = [
         f"{row['neglected_share']:.2%} ({row['name']})" for row in rows if "neglected_share" in row
     ]
+    dense = all(map(_from_dense, rows))
+    decides = "which settings are taken" if dense else "when weights are pruned"
     notes = (
         "Accuracy in per cent at the end of the fine-tuning, mean ± sample standard deviation over "
         f"seeds {', '.join(map(str, seeds))}. The validation split, 5,000 images held out of "
         "the training set (of ImageNet half of its validation set, whose other half is tested on), "
-        "decides when weights are pruned. Sparsity counts all parameters, biases among them. A "
+        f"decides {decides}. Sparsity counts all parameters, biases among them. A "
         "number behind a row's name is that of the parameters at which its pruning ended, or an "
         "exact count that learning-compression went on to. LeNet5's images are shifted by up to a "
         "pixel (Fashion-MNIST's mirrored, too, both in the fine-tuning only), which those of the "
@@ -101,16 +110,16 @@ def parts(rows: Sequence[Row]) -> Parts:
             f"\nThe fine-tuning of {whole} saw the validation images, too, once they had decided; "
             "the validation accuracy of these rows is that before it."
         )
-    neglected = (
+    neglected = [
         "The second-order term that the update neglects has, right after the last pruning, a norm "
         f"of {', '.join(shares)} of the decay's."
-    )
+    ]
     return [
-        "# Networks pruned by gated weight decay",
+        f"# {'Dense networks compressed' if dense else 'Networks pruned by gated weight decay'}",
         Table(_COLUMNS, rows),
         notes,
         MADE_BY,
-        neglected,
+        *(neglected if shares else []),
         *_sparsest(rows),
         figure("Accuracy against the parameters left", "frontier.png"),
         figure("Density and error along the training", "curves.png"),

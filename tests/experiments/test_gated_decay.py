@@ -63,6 +63,23 @@ def test_prunes_fine_tunes_and_reports(finished):
         assert f"]({name})" in text
 
 
+def test_a_dense_network_is_compressed(dataset, tmp_path):
+    chosen = config(tmp_path / "run", dense_kappa=(60_000, 50_000))
+    printed, rows = smoke.run(RECIPE, recipe, dataset, chosen)
+    assert [row["name"] for row in rows] == ["mnist_dense_60000", "mnist_dense_50000"]
+    # Units that die take weights along.
+    assert 50_000 < rows[0]["nonzeros"][0] <= 60_000
+    assert 40_000 < rows[1]["nonzeros"][0] <= 50_000
+    assert {row["method"] for row in rows} == {"learning_compression"}
+    assert all(row["test_error"]["mean"] < 60 for row in rows)
+    assert [list(row["epochs"][0]) for row in rows] == [["start", "compress", "finetune"]] * 2
+    folder = chosen.folder / "mnist" / "seed_0"
+    assert (folder / "dense_60000" / "start").exists()
+    assert not (folder / "dense_50000" / "start").exists()  # both have one dense network
+    assert "neglects" not in printed
+    assert "by gated weight decay" not in printed
+
+
 def test_the_figures_show_what_was_measured(finished, dataset):
     chosen, _, rows = finished
     ended = {}
