@@ -57,6 +57,7 @@ results: $(VENV)/installed-benchmarks  ## all that results/ and the README state
 	$(BIN)/python -m experiments.oneshot --row all --final --images runs/lc_lenet300/reference/seed_0 runs/lc_lenet300/reference/seed_1 runs/lc_lenet300/reference/seed_2 --output runs/oneshot --results results/oneshot --resume
 	$(BIN)/python -m experiments.constrained_l0 --preset paper --row mlp_33 mlp_layerwise_30 mlp_penalized lenet5_10 controllability mlp_33_restarts mlp_33_ascent bisection --output runs/constrained_l0 --results results/constrained_l0 --resume
 	$(BIN)/python -m experiments.gated_decay --preset paper --output runs/gated_decay --results results/gated_decay --resume
+	$(BIN)/python -m experiments.gated_decay --preset paper --dataset mnist --dense-kappa 1724 --output runs/gated_decay_dense --results results/gated_decay/from_dense --resume
 	$(BIN)/python -m experiments.tickets --preset paper --method cs imp one_shot random l0 --output runs/tickets --results results/tickets --resume
 	$(BIN)/python -m experiments.tickets --preset paper --method cs --initial -1.2 -0.8 -0.5 --rounds 2 --output runs/tickets_low --results results/tickets --resume
 	$(BIN)/python -m experiments.tickets --preset paper --method cs --initial -0.01 0.01 0.03 --rounds 1 --output runs/tickets_zero --results results/tickets --resume

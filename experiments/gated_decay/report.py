@@ -95,13 +95,21 @@ def parts(rows: Sequence[Row]) -> Parts:
     ]
     dense = all(map(_from_dense, rows))
     decides = "which settings are taken" if dense else "when weights are pruned"
+    number = (
+        "that of the parameters at which its pruning ended, or an exact count that "
+        "learning-compression went on to"
+    )
+    if dense:
+        number = (
+            "that of the parameters that learning-compression left; what dead units held of them "
+            "went, too"
+        )
     notes = (
         "Accuracy in per cent at the end of the fine-tuning, mean ± sample standard deviation over "
         f"seeds {', '.join(map(str, seeds))}. The validation split, 5,000 images held out of "
         "the training set (of ImageNet half of its validation set, whose other half is tested on), "
         f"decides {decides}. Sparsity counts all parameters, biases among them. A "
-        "number behind a row's name is that of the parameters at which its pruning ended, or an "
-        "exact count that learning-compression went on to. LeNet5's images are shifted by up to a "
+        f"number behind a row's name is {number}. LeNet5's images are shifted by up to a "
         "pixel (Fashion-MNIST's mirrored, too, both in the fine-tuning only), which those of the "
         "published runs were not. Published: Bonetta and Cancelliere, ESANN 2022."
     )
