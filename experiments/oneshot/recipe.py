@@ -157,11 +157,11 @@ class TrainedRun(LanguageRun):
     def train(self) -> tuple[dict[str, Any], Any]:
         """Prune, train and evaluate."""
         settings, language = self.settings, self.language
-        params = language.params if self.source is None else self.source.trained()
-        teacher = None
+        source = None if self.source is None else self.source.trained()
+        params = language.params if source is None else source
+        teacher = None if self.start is None else source
         if self.start is not None:
-            teacher = None if self.source is None else params
-            params = self.start.pruned(teacher)[0]
+            params = self.start.pruned(source)[0]
         small: Shrunk | None = None
         if self.start is not None and self.start.settings["pattern"] == STRUCTURED:
             small = structured.smaller(language, params)
@@ -172,7 +172,7 @@ class TrainedRun(LanguageRun):
         optimizer = self.optimizer()
         loss: Any = language.loss if teacher is None else language.distillation_loss
         state = init_state(params, optimizer, jax.random.key(self.seed), statistics=teacher)
-        del params, teacher  # the state has copies, and there is no memory for both
+        del params, source, teacher  # the state has copies, and there is no memory for both
 
         # What has been trained before sees the texts in another order.
         order = self.seed + (0 if self.source is None else _NEXT_ORDER)
@@ -264,7 +264,7 @@ def _language(config: Config) -> Iterator[LanguageRun]:
         if (start := TRAINED[row].start) is not None:
             run.start = pruned(start, draw, ONE_SHOT[start].candidates[0], folder / "start")
             run.start.settings["sparsity"] = settings["sparsity"]
-        if (source := source_of(row)) is not None:
+        if (source := TRAINED[row].source) is not None:
             its_folder = config.folder / source / f"seed_{draw}"
             run.source = trained(source, draw, chosen[source], its_folder)
         return run
@@ -274,7 +274,7 @@ def _language(config: Config) -> Iterator[LanguageRun]:
     chosen: dict[str, Mapping[str, Any]] = {"dense": {}, **chosen_before(config), **single}
 
     def settled() -> list[LanguageRun]:
-        """Return the runs of the rows whose settings are chosen, and those of their sources."""
+        """Return the runs of the rows whose settings are chosen, as those of their sources are."""
         runs: list[LanguageRun] = []
         ready = [
             row for row in rows
@@ -352,7 +352,7 @@ def trained_settings(
     return {
         "row": row, "preset": config.preset, **sizes, "mixed_precision": config.mixed_precision,
         "sparsity": TRAINED[row].sparsity, "start": TRAINED[row].start,
-        **({"source": source} if (source := source_of(row)) else {}), **candidate,
+        **({"source": source} if (source := TRAINED[row].source) else {}), **candidate,
     }  # fmt: skip
 
 
