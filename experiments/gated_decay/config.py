@@ -149,7 +149,8 @@ class Config(CommonConfig):
     """LeNet5: fine-tune on the validation images, too, since they have decided by then; the
     published runs train on all images from the start."""
     momentum: float | None = None
-    """Momentum of SGD; 0: Adam instead."""
+    """Momentum of SGD; 0: Adam instead. With --dense-kappa it is that of the fine-tuning: before
+    it, SGD has Nesterov momentum of 0.9."""
     batch_size: int | None = None
     """Images a step."""
     shift: int | None = None

@@ -42,6 +42,11 @@ def check_comparison(value: Any, squared_gradients: Any, pattern: str) -> Compar
     """
     if value not in get_args(Comparison):
         raise ValueError(f"comparison must be one of {get_args(Comparison)}; got {value!r}")
+    if value != "balanced" and pattern != "global":
+        raise ValueError(
+            f"comparison={value!r} divides one budget among all kernels, so pattern must be "
+            f"'global'; got {pattern!r}"
+        )
     if value == "loss" and squared_gradients is None:
         raise ValueError(
             "squared_gradients must be given for comparison='loss', such as what "
@@ -50,11 +55,6 @@ def check_comparison(value: Any, squared_gradients: Any, pattern: str) -> Compar
     if value != "loss" and squared_gradients is not None:
         raise ValueError(
             f"squared_gradients must come with comparison='loss' only; comparison is {value!r}"
-        )
-    if value != "balanced" and pattern != "global":
-        raise ValueError(
-            f"comparison={value!r} divides one budget among all kernels, so pattern must be "
-            f"'global'; got {pattern!r}"
         )
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(squared_gradients)):
         raise TypeError("squared_gradients must hold concrete arrays, outside of jit; it is traced")

@@ -106,6 +106,19 @@ class Pattern(NamedTuple):
         return _largest(scores, count)
 
     @property
+    def text(self) -> str:
+        """The string that names the pattern, see `parse_pattern`."""
+        first, second = self.numbers
+        if self.kind == "n_m":
+            return f"{first}:{second}"
+        if self.kind != "groups":
+            return self.kind
+        if first and second:
+            return f"{first}x{second}"
+        name, size = ("inputs", first) if first else ("units", second)
+        return name if size == 1 else f"{name}/{size}"
+
+    @property
     def drops_outputs(self) -> bool:
         """Whether whole outputs are pruned, for which no other outputs can compensate."""
         return self.kind == "groups" and self.numbers[0] == 0

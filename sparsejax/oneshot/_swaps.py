@@ -98,8 +98,7 @@ def _prune(
     if pattern.kind == "groups" and not pattern.drops_outputs:
         raise ValueError(
             "pattern must be 'row', 'layer', 'global', n:m or units for the method swaps, which "
-            f"exchanges single weights; got groups of {pattern.numbers[0] or 'all'} inputs and "
-            f"{pattern.numbers[1] or 'all'} outputs"
+            f"exchanges single weights; got {pattern.text!r}"
         )
     if pattern.drops_outputs:
         return prune_outputs(weights, gram, pattern, count)

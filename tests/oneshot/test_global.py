@@ -96,7 +96,7 @@ def test_a_comparison_that_there_is_not():
 @pytest.mark.parametrize("pattern", ["layer", "row", "inputs"])
 def test_a_comparison_goes_with_one_budget_for_all_kernels(pattern):
     params, calibration, _ = network()
-    for comparison in ("absolute", "relative"):
+    for comparison in ("absolute", "relative", "loss"):
         with pytest.raises(ValueError, match=f"'{comparison}' divides .* must be 'global'; got '"):
             prune(params, calibration, 0.5, "wanda", pattern, comparison=comparison)
     by_default = prune(params, calibration, 0.5, "wanda", pattern)

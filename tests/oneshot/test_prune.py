@@ -247,8 +247,9 @@ def test_bad_arguments_are_named():
     assert "kernels whose inputs are a multiple of 3; a/kernel has 16 inputs. Leave" in found
     found = message(ValueError, params, calibration, 0.5, pattern="units/3")
     assert "kernels whose outputs are a multiple of 3; a/kernel has 8 outputs" in found
-    found = message(ValueError, params, calibration, 0.5, "swaps", "inputs/4")
-    assert "groups of 4 inputs and all outputs" in found
+    for pattern in ("inputs/4", "inputs", "4x1", "1x2"):
+        found = message(ValueError, params, calibration, 0.5, "swaps", pattern)
+        assert found.endswith(f"single weights; got {pattern!r}")
     assert "got 3" in message(TypeError, params, calibration, 0.5, on_layer=3)
     assert "vmap_size must be an integer >= 1" in message(
         ValueError, params, calibration, 0.5, vmap_size=0
