@@ -1,4 +1,4 @@
-"""Training towards the outputs of another language model."""
+"""Training towards the outputs of another network."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from jaxtyping import Array, Float
 
 
 def distillation_losses(
-    logits: Float[Array, "batch length vocabulary"],
-    teacher: Float[Array, "batch length vocabulary"],
-) -> Float[Array, "batch length"]:
-    r"""Compute the divergence of each predicted distribution from another model's.
+    logits: Float[Array, "*batch classes"], teacher: Float[Array, "*batch classes"]
+) -> Float[Array, "*batch"]:
+    r"""Compute the divergence of each predicted distribution from another network's.
 
     .. math:: \sum_v p_v \log(p_v / q_v), \quad
        p = \operatorname{softmax}(\text{teacher}),\ q = \operatorname{softmax}(\text{logits})
 
     Args:
-      logits: of the model that is trained.
-      teacher: logits of the other one, at the same positions.
+      logits: of the network that is trained.
+      teacher: logits of the other one, of the same inputs.
 
     Returns:
       The Kullback-Leibler divergences, in nats; the gradient reaches ``logits`` alone.

@@ -116,6 +116,10 @@ class Config(CommonConfig):
     """Numbers of parameters to compress LeNet5 to without gated weight decay: by
     learning-compression of the dense network with weight decay (l0 + l2). What dead units still
     hold then goes, too. With these nothing else is trained."""
+    finetune_distillation: float = 0.0
+    """With --dense-kappa: a further row for each number of parameters, whose fine-tuning has this
+    share of the divergence from the dense network's outputs (at temperature 2) in its loss; 0: no
+    such rows."""
     lower_bound: float | None = None
     """Validation accuracy, in [0, 1], above which weights are pruned; default the row's."""
     fraction: float | None = None
@@ -206,6 +210,9 @@ class Config(CommonConfig):
         self.require("in (0, 1]", lambda x: 0 < x <= 1, "decay_rate")
         self.require(">= 0", lambda x: x >= 0, "patience", "momentum", "finetune_weight_decay")
         self.require(">= 1", lambda x: x >= 1, "mu_growth")
+        self.require("in [0, 1]", lambda x: 0 <= x <= 1, "finetune_distillation")
+        if self.finetune_distillation and not self.dense_kappa:
+            raise ValueError("--finetune-distillation needs --dense-kappa")
         self.require("at least 1", lambda x: x >= 1, "kappa", "extra_targets", "dense_kappa")
         for name in ("finetune_whole", "dense_kappa"):
             if self.model == "vgg16" and getattr(self, name):

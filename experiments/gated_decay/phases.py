@@ -72,9 +72,14 @@ class PhasesRun(Run):
         """The network and its data."""
         return self._source.task if self._source else self._make_task(self.seed)
 
+    @property
+    def _taken_over(self) -> tuple[str, ...]:
+        """The phases that are those of the source, if there is one."""
+        return ("start", "prune")
+
     def metrics(self, phase: str = "") -> list[dict[str, float]]:
         """The rows of a phase, which may be one of the source."""
-        if self._source and phase in ("start", "prune"):
+        if self._source and phase in self._taken_over:
             return self._source.metrics(phase)
         return super().metrics(phase)
 
@@ -144,8 +149,11 @@ class PhasesRun(Run):
         optimizer = optax.chain(
             self._optimizer(rate, settings["finetune_weight_decay"]), sparsejax.hold_zeros(mask)
         )
-        step = make_step(task.loss, optimizer)
+        step = make_step(self._finetune_loss(task), optimizer)
         return self._phase("finetune", task, step, optimizer, params).params
+
+    def _finetune_loss(self, task: Task) -> Any:
+        return task.loss
 
     @property
     def _search_loss(self) -> Any:

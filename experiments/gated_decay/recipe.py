@@ -128,15 +128,30 @@ class GatedDecayRun(PhasesRun):
 class FromDenseRun(PhasesRun):
     """Learning-compression of the dense network with weight decay, without gated weight decay.
 
-    The last L steps have a falling rate. ``source`` is a run with the same dense network.
+    The last L steps have a falling rate. ``source`` is a run with the same dense network, whose
+    compressed network is taken over, too, where it has as many parameters.
     """
+
+    _source: FromDenseRun | None
 
     def train(self) -> tuple[dict[str, Any], Any]:
         """Train the dense network, compress it, and fine-tune what is left."""
-        small, params, restore = self.task.smaller(self._compress(self.task, self.dense))
+        small, params, restore = self.task.smaller(self.compressed)
         before = small.error(params, "validation")
         params = restore(self._finetune(small, params))
         return self.described(params, before), params
+
+    @functools.cached_property
+    def compressed(self) -> Any:
+        """The parameters after the learning-compression."""
+        if self._source and "compress" in self._taken_over:
+            return self._source.compressed
+        return self._compress(self.task, self.dense)
+
+    @property
+    def _taken_over(self) -> tuple[str, ...]:
+        alike = self._source and self._source.settings["kappa"] == self.settings["kappa"]
+        return (*super()._taken_over, "compress") if alike else super()._taken_over
 
     @functools.cached_property
     def dense(self) -> Any:
@@ -148,6 +163,12 @@ class FromDenseRun(PhasesRun):
         optimizer = optax.sgd(rate, momentum=_MOMENTUM, nesterov=True)
         step = make_step(self._search_loss, optimizer)
         return self._phase("start", self.task, step, optimizer, self.task.initial).params
+
+    def _finetune_loss(self, task: Task) -> Any:
+        if not (weight := self.settings.get("finetune_distillation")):
+            return task.loss
+        assert isinstance(self.task, LeNet5Task) and isinstance(task, LeNet5Task)
+        return task.loss_towards(self.task, self.dense, weight)
 
     def _compression_optimizer(self, task: Task) -> optax.GradientTransformation:
         settings = self.settings
@@ -188,6 +209,10 @@ def _runs(
         run = FromDenseRun(name, its_folder, make_task, settings, seed, config.resume, first)
         first = first or run
         yield run
+        if weight := config.finetune_distillation:
+            name, its_folder = f"{name}_distilled", its_folder.with_name(f"dense_{kappa}_distilled")
+            settings = {**settings, "finetune_distillation": weight}
+            yield FromDenseRun(name, its_folder, make_task, settings, seed, config.resume, run)
     if config.dense_kappa:
         return
     pruned = new(row, folder, config.settings(row))

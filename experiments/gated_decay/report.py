@@ -41,6 +41,7 @@ def rows(config: Config, ended: Mapping[str, Sequence[Any]], command: str) -> li
         )
         gated = ["gated_weight_decay"] * (not _from_dense(results[0]))
         methods = gated + ["learning_compression"] * compressed
+        methods += ["distillation"] * ("finetune_distillation" in results[0]["settings"])
         method = ", ".join(methods)
         about = describe(config, name, results, method=method, published=published)
         if not compressed:

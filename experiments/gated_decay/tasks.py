@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.common.augment import shifted_and_mirrored
+from experiments.common.distillation import distillation_losses
 from experiments.common.networks import (
     accuracy,
     cross_entropy,
@@ -30,6 +31,7 @@ from sparsejax.training import Batches, StepFunction, TrainState, revise
 from sparsejax.transforms import Pruner, prune_state, pruning_step
 
 SplitName = Literal["train", "validation", "test"]
+_TEMPERATURE = 2.0
 _PIECE = 1000  # images whose gradient shows what the cheap regulariser neglects
 _FEW = 8  # the same for VGG-16, which is differentiated twice
 
@@ -79,6 +81,31 @@ class LeNet5Task:
         if augment:
             images = shifted_and_mirrored(images, key, settings["shift"], settings["mirror"])
         return cross_entropy(self._logits(params, images), batch["label"])
+
+    def loss_towards(self, dense: LeNet5Task, teacher: Any, weight: float) -> Any:
+        """Return a loss of which a share is the divergence from the outputs of the dense network.
+
+        Both networks see the same augmented images, and their logits are divided by the same
+        temperature; the divergence counts its square, so that its gradient keeps its size.
+
+        Args:
+          dense: the task of the dense network.
+          teacher: the parameters of that network.
+          weight: the share of the divergence in the loss, in (0, 1].
+        """
+
+        def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
+            settings = self._settings
+            images = shifted_and_mirrored(
+                batch["image"], key, settings["shift"], settings["mirror"]
+            )
+            logits = self._logits(params, images)
+            hard, metrics = cross_entropy(logits, batch["label"])
+            outputs = dense._logits(teacher, images) / _TEMPERATURE
+            soft = distillation_losses(logits / _TEMPERATURE, outputs).mean() * _TEMPERATURE**2
+            return (1 - weight) * hard + weight * soft, metrics
+
+        return loss
 
     def error(self, params: Any, split: SplitName) -> float:
         """Misclassified images of a split, in per cent."""

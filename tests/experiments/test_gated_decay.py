@@ -8,11 +8,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from experiments.data import DataError
 from experiments.gated_decay import recipe, tasks
 from experiments.gated_decay.config import CITED, ROWS, Config
 from experiments.gated_decay.recipe import RECIPE, plan
+from sparsejax.models import LeNet5
 from tests.experiments import smoke
 from tests.experiments.data.test_imagenet import pictures, prepare
 from tests.models.test_vgg16_weights import imagenet_file
@@ -64,20 +66,52 @@ def test_prunes_fine_tunes_and_reports(finished):
 
 
 def test_a_dense_network_is_compressed(dataset, tmp_path):
-    chosen = config(tmp_path / "run", dense_kappa=(60_000, 50_000))
+    chosen = config(tmp_path / "run", dense_kappa=(60_000, 50_000), finetune_distillation=0.5)
     printed, rows = smoke.run(RECIPE, recipe, dataset, chosen)
-    assert [row["name"] for row in rows] == ["mnist_dense_60000", "mnist_dense_50000"]
+    names = [
+        name for kappa in (60, 50) for name in (f"dense_{kappa}000", f"dense_{kappa}000_distilled")
+    ]
+    assert [row["name"] for row in rows] == [f"mnist_{name}" for name in names]
+    plain, distilled = rows[::2], rows[1::2]
     # Units that die take weights along.
-    assert 50_000 < rows[0]["nonzeros"][0] <= 60_000
-    assert 40_000 < rows[1]["nonzeros"][0] <= 50_000
-    assert {row["method"] for row in rows} == {"learning_compression"}
+    assert 50_000 < plain[0]["nonzeros"][0] <= 60_000
+    assert 40_000 < plain[1]["nonzeros"][0] <= 50_000
+    assert {row["method"] for row in plain} == {"learning_compression"}
+    assert {row["method"] for row in distilled} == {"learning_compression, distillation"}
     assert all(row["test_error"]["mean"] < 60 for row in rows)
-    assert [list(row["epochs"][0]) for row in rows] == [["start", "compress", "finetune"]] * 2
+    assert [list(row["epochs"][0]) for row in rows] == [["start", "compress", "finetune"]] * 4
     folder = chosen.folder / "mnist" / "seed_0"
-    assert (folder / "dense_60000" / "start").exists()
-    assert not (folder / "dense_50000" / "start").exists()  # both have one dense network
+    phases = [{path.name for path in (folder / name).iterdir() if path.is_dir()} for name in names]
+    # All have one dense network, and both networks of a size are compressed once.
+    assert phases == [
+        {"start", "compress", "finetune"}, {"finetune"}, {"compress", "finetune"}, {"finetune"},
+    ]  # fmt: skip
+    for one, other in zip(plain, distilled, strict=True):
+        assert one["nonzeros"] == other["nonzeros"]
+        assert one["seconds"] != other["seconds"]
     assert "neglects" not in printed
     assert "by gated weight decay" not in printed
+
+
+def test_a_share_of_the_loss_is_the_divergence_from_the_dense_network(dataset):
+    settings = {"batch_size": 4, "shift": 0, "mirror": False}
+    task, dense = (
+        tasks.LeNet5Task(dataset, settings, LeNet5(rngs=nnx.Rngs(seed))) for seed in (0, 1)
+    )
+    batch = {name: array[:8] for name, array in task.examples().items()}
+    key = jax.random.key(0)
+    found, _ = task.loss_towards(dense, dense.initial, 0.7)(task.initial, batch, key)
+
+    def log_probabilities(network, temperature):
+        model = LeNet5(rngs=nnx.Rngs(0))
+        nnx.update(model, nnx.State(network.initial))
+        logits = np.float64(model(batch["image"].astype(np.float32) / 255)) / temperature
+        return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+    hard = -log_probabilities(task, 1)[np.arange(8), batch["label"]].mean()
+    ours, theirs = (log_probabilities(network, 2) for network in (task, dense))
+    soft = 4 * (np.exp(theirs) * (theirs - ours)).sum(-1).mean()
+    np.testing.assert_allclose(found, 0.3 * hard + 0.7 * soft, rtol=1e-4)
 
 
 def test_the_figures_show_what_was_measured(finished, dataset):
@@ -139,6 +173,11 @@ def test_finished_runs_are_not_run_again(finished, dataset):
         ({"eval_interval": 0}, "--eval-interval must be positive; got 0"),
         ({"patience": -1}, "--patience must be >= 0; got -1"),
         ({"kappa": (862, 0)}, "--kappa must be at least 1; got 0"),
+        (
+            {"finetune_distillation": 1.5, "dense_kappa": (9,)},
+            r"--finetune-distillation must be in \[0, 1\]; got 1.5",
+        ),
+        ({"finetune_distillation": 0.5}, "--finetune-distillation needs --dense-kappa"),
         ({"dataset": ("imagenet2012",)}, "--dataset of lenet5 must be of .* got imagenet2012"),
         ({"model": "vgg16"}, "--data-dir must name the folder in which TFDS has prepared"),
     ],
