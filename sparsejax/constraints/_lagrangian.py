@@ -18,7 +18,7 @@ def lagrangian(
     violation: PyTree[Float[Array, "..."]],
     multiplier: PyTree[Float[Array, "..."]],
 ) -> Float[Array, ""]:
-    r"""The Lagrangian of a constrained problem.
+    r"""Compute the Lagrangian of a constrained problem.
 
     .. math:: L(x, \lambda) = f(x) + \sum_i \lambda_i\, g_i(x)
 
@@ -53,7 +53,7 @@ def augmented_lagrangian(
     penalty: PyTree[Real[ArrayLike, "..."]],
     equality: bool = False,
 ) -> Float[Array, ""]:
-    r"""The augmented Lagrangian, with a quadratic penalty on violated constraints.
+    r"""Compute the Lagrangian with a quadratic penalty on violated constraints, the augmented one.
 
     The form of Powell, Hestenes and Rockafellar for inequality and for equality constraints is
 

@@ -35,7 +35,7 @@ def nupi(
     equality: bool = False,
     initial_average: Literal["violation", "zero"] = "violation",
 ) -> optax.GradientTransformation:
-    r"""The nuPI controller: multipliers proportional to the violation and to its integral.
+    r"""Make multipliers proportional to the violation and to its integral (the nuPI controller).
 
     With the violation  g_t  at step t and its moving average  xi_t,
 
