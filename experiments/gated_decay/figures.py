@@ -49,7 +49,8 @@ def frontier(rows: Sequence[Row]) -> Figure:
         for row, color in zip(ours, itertools.cycle(_COLORS)):
             left = [100 * density for density in row["density"]]
             accuracy = [100 - error for error in row["test_error"]["values"]]
-            label = f"ours, {row['nonzeros'][0]:,} left"
+            distilled = ", distilled" if "distillation" in row["method"] else ""
+            label = f"ours, {row['nonzeros'][0]:,} left{distilled}"
             axis.scatter(left, accuracy, s=40, color=color, label=label)
         for method, (accuracy_, sparsity) in CITED[dataset].items():
             axis.scatter(

@@ -167,7 +167,8 @@ class FromDenseRun(PhasesRun):
     def _finetune_loss(self, task: Task) -> Any:
         if not (weight := self.settings.get("finetune_distillation")):
             return task.loss
-        assert isinstance(self.task, LeNet5Task) and isinstance(task, LeNet5Task)
+        assert isinstance(self.task, LeNet5Task)
+        assert isinstance(task, LeNet5Task)
         return task.loss_towards(self.task, self.dense, weight)
 
     def _compression_optimizer(self, task: Task) -> optax.GradientTransformation:

@@ -119,6 +119,16 @@ def parts(rows: Sequence[Row]) -> Parts:
             f"\nThe fine-tuning of {whole} saw the validation images, too, once they had decided; "
             "the validation accuracy of these rows is that before it."
         )
+    distilled = [row for row in rows if "finetune_distillation" in row["settings"]]
+    if distilled:
+        names = ", ".join(row["name"] for row in distilled)
+        shares_of_loss = {row["settings"]["finetune_distillation"] for row in distilled}
+        notes += (
+            f"\nIn the fine-tuning of {names} a share of "
+            f"{', '.join(f'{share:g}' for share in sorted(shares_of_loss))} of the loss is the "
+            "divergence from the outputs of the dense network for the same shifted image (Hinton, "
+            "Vinyals and Dean, 2015)."
+        )
     neglected = [
         "The second-order term that the update neglects has, right after the last pruning, a norm "
         f"of {', '.join(shares)} of the decay's."

@@ -13,7 +13,7 @@ Row = Literal[
     "dense", "magnitude_50", "wanda_50", "sparsegpt_50", "admm_50", "swaps_50", "global_50",
     "wanda_2_4", "sparsegpt_2_4", "admm_2_4",
     "wanda_structured", "sparsegpt_structured", "structured_tuned",
-    "dense_tuned", "dense_tuned_twice", "lc_50", "lc_70",
+    "dense_tuned", "dense_tuned_twice", "dense_tuned_thrice", "lc_50", "lc_70",
     "admm_50_file", "lc_50_file",
 ]  # fmt: skip
 ROWS: tuple[Row, ...] = get_args(Row)
@@ -48,10 +48,9 @@ class Trained(NamedTuple):
     is the penalty's weight in the first L step, and ``mu_growth`` what it grows by in each."""
     source: Row | None = None
     """The row before it that trains and whose network takes the place of the pretrained one. A
-    sparse row prunes it and learns its outputs, a dense one goes on with the texts. Such a row has
-    one candidate, since others would be tried before the source is there."""
-    base: Row = "dense_tuned"
-    """The dense row that was trained for as long, sources included."""
+    sparse row prunes it and learns the outputs of the last dense network before it, a dense one
+    goes on with the texts. Such a row has one candidate, since others would be tried before the
+    source is there."""
 
 
 STRUCTURED = "structured"
@@ -98,13 +97,10 @@ _LC = {"mu": 0.1, "mu_growth": 1.2}
 TRAINED: Mapping[str, Trained] = {
     "structured_tuned": Trained(0.0, "sparsegpt_structured", [{"rate": 1e-4}]),
     "dense_tuned": Trained(0.0, None, [{"rate": rate} for rate in (2e-5, 5e-5, 1e-4)]),
-    "dense_tuned_twice": Trained(
-        0.0, None, [{"rate": 1e-4}], "dense_tuned", base="dense_tuned_twice"
-    ),
-    "lc_50": Trained(
-        0.5, "global_50", [{"rate": 1e-4, **_LC}], "dense_tuned", base="dense_tuned_twice"
-    ),
-    "lc_70": Trained(0.7, "global_50", [{"rate": 2e-4, **_LC}]),
+    "dense_tuned_twice": Trained(0.0, None, [{"rate": 1e-4}], "dense_tuned"),
+    "dense_tuned_thrice": Trained(0.0, None, [{"rate": 1e-4}], "dense_tuned_twice"),
+    "lc_50": Trained(0.5, "global_50", [{"rate": 1e-4, **_LC}], "dense_tuned"),
+    "lc_70": Trained(0.7, "global_50", [{"rate": 1.5e-4, **_LC}], "lc_50"),
 }
 CANDIDATES: Mapping[str, Sequence[Mapping[str, Any]]] = {
     **{row: one_shot.candidates for row, one_shot in ONE_SHOT.items()},
@@ -113,6 +109,27 @@ CANDIDATES: Mapping[str, Sequence[Mapping[str, Any]]] = {
 """The settings that are tried for each row."""
 FILES: Mapping[str, Row] = {"admm_50_file": "admm_50", "lc_50_file": "lc_50"}
 """The rows that quantise the network of another row and write it to a file."""
+
+
+def sources(row: str) -> list[str]:
+    """The rows whose training comes before that of a row which trains, the last one first."""
+    source = TRAINED[row].source
+    return [] if source is None else [source, *sources(source)]
+
+
+def teacher(row: str) -> str | None:
+    """The last dense row before a sparse one that trains; None where it learns the texts."""
+    dense = [source for source in sources(row) if TRAINED[source].start is None]
+    return dense[0] if dense and TRAINED[row].start is not None else None
+
+
+def base(row: str) -> str:
+    """The dense row that was trained for as long as ``row``, its sources included."""
+    (found,) = (
+        name for name, trained in TRAINED.items()
+        if trained.start is None and len(sources(name)) == len(sources(row))
+    )  # fmt: skip
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,10 +183,9 @@ class Config(AddingConfig):
             row["name"] for row in self.earlier_rows() if "perplexity" in row or not self.final
         }
         wanted |= {FILES[name] for name in wanted & set(FILES)} | {"dense"} - there
-        trained = [TRAINED[name] for name in wanted & set(TRAINED)]
-        wanted |= {row.base for row in trained} - there
+        wanted |= {base(name) for name in wanted & set(TRAINED)} - there
         # A report has no networks, so a source is trained again unless its run is there.
-        wanted |= {row.source for row in trained if row.source is not None}
+        wanted |= {source for name in wanted & set(TRAINED) for source in sources(name)}
         return tuple(row for row in ROWS if row in wanted or "all" in self.row)
 
     def sizes(self) -> dict[str, int]:

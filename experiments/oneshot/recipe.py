@@ -25,6 +25,8 @@ from experiments.oneshot.config import (
     TRAINED,
     TUNING_DRAW,
     Config,
+    sources,
+    teacher,
 )
 from experiments.oneshot.language import Calibrations, Language, in_layers, load
 from experiments.oneshot.unsaved import UnsavedRun
@@ -153,13 +155,15 @@ class TrainedRun(LanguageRun):
 
     start: PrunedRun | None = None
     source: TrainedRun | None = None
+    teacher: TrainedRun | None = None
+    trainings_before: int = 0
 
     def train(self) -> tuple[dict[str, Any], Any]:
         """Prune, train and evaluate."""
         settings, language = self.settings, self.language
         source = None if self.source is None else self.source.trained()
         params = language.params if source is None else source
-        teacher = None if self.start is None else source
+        learnt = None if self.teacher is None else self.teacher.trained()
         if self.start is not None:
             params = self.start.pruned(source)[0]
         small: Shrunk | None = None
@@ -170,12 +174,12 @@ class TrainedRun(LanguageRun):
         if settings["mixed_precision"]:
             language = replace(language, function=mixed_precision(language.function))
         optimizer = self.optimizer()
-        loss: Any = language.loss if teacher is None else language.distillation_loss
-        state = init_state(params, optimizer, jax.random.key(self.seed), statistics=teacher)
-        del params, source, teacher  # the state has copies, and there is no memory for both
+        loss: Any = language.loss if learnt is None else language.distillation_loss
+        state = init_state(params, optimizer, jax.random.key(self.seed), statistics=learnt)
+        del params, source, learnt  # the state has copies, and there is no memory for both
 
         # What has been trained before sees the texts in another order.
-        order = self.seed + (0 if self.source is None else _NEXT_ORDER)
+        order = self.seed + _NEXT_ORDER * self.trainings_before
         state = self.fit(
             make_step(loss, optimizer),
             state,
@@ -264,9 +268,14 @@ def _language(config: Config) -> Iterator[LanguageRun]:
         if (start := TRAINED[row].start) is not None:
             run.start = pruned(start, draw, ONE_SHOT[start].candidates[0], folder / "start")
             run.start.settings["sparsity"] = settings["sparsity"]
-        if (source := TRAINED[row].source) is not None:
-            its_folder = config.folder / source / f"seed_{draw}"
-            run.source = trained(source, draw, chosen[source], its_folder)
+        before = sources(row)
+        run.trainings_before = len(before)
+        made = {
+            name: trained(name, draw, chosen[name], config.folder / name / f"seed_{draw}")
+            for name in before
+        }
+        run.source = made[before[0]] if before else None
+        run.teacher = made.get(teacher(row) or "")
         return run
 
     rows = config.rows()
@@ -278,7 +287,7 @@ def _language(config: Config) -> Iterator[LanguageRun]:
         runs: list[LanguageRun] = []
         ready = [
             row for row in rows
-            if FILES.get(row, row) in chosen and source_of(row) in (None, *chosen)
+            if {FILES.get(row, row), *sources_of(row)} <= set(chosen)
         ]  # fmt: skip
         if "dense" in ready:
             runs.append(pruned("dense", 0, chosen["dense"], config.folder / "dense" / "seed_0"))
@@ -335,10 +344,10 @@ def chosen_before(config: Config) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def source_of(row: str) -> str | None:
-    """The source of a row, or of the row whose network it writes to a file."""
-    trained = TRAINED.get(FILES.get(row, row))
-    return None if trained is None else trained.source
+def sources_of(row: str) -> list[str]:
+    """The sources of a row, or of the row whose network it writes to a file."""
+    row = FILES.get(row, row)
+    return sources(row) if row in TRAINED else []
 
 
 def trained_settings(

@@ -23,7 +23,16 @@ from experiments.common.report import (
 from experiments.common.runner import Picture
 from experiments.oneshot import figures as pictures
 from experiments.oneshot import images
-from experiments.oneshot.config import CANDIDATES, FILES, ONE_SHOT, ROWS, TRAINED, Config
+from experiments.oneshot.config import (
+    CANDIDATES,
+    FILES,
+    ONE_SHOT,
+    ROWS,
+    TRAINED,
+    Config,
+    base,
+    teacher,
+)
 from experiments.oneshot.trained import trained_rows
 
 _WAYS = {
@@ -42,8 +51,9 @@ _WAYS = {
     "structured_tuned": "the network of the row before, then trained for as long as the next one",
     "dense_tuned": "dense, trained",
     "dense_tuned_twice": "dense_tuned, trained once more",
+    "dense_tuned_thrice": "dense_tuned_twice, trained once more",
     "lc_50": "dense_tuned, pruned as global_50, then learning-compression towards it, 50 %",
-    "lc_70": "pruned as global_50, then learning-compression, 70 %",
+    "lc_70": "lc_50, pruned as global_50, then learning-compression towards dense_tuned, 70 %",
     "admm_50_file": "ADMM, 50 %, as read from its file",
     "lc_50_file": "learning-compression, 50 %, as read from its file",
 }
@@ -92,11 +102,11 @@ def with_ratios(rows: Sequence[Row]) -> list[Row]:
     found = []
     for row in rows:
         of = FILES.get(row["name"], row["name"])
-        base = TRAINED[of].base if of in TRAINED else "dense"
+        dense_row = base(of) if of in TRAINED else "dense"
         row = {name: value for name, value in row.items() if not name.endswith("_ratio")}
         for field in _PERPLEXITIES:
-            if field in row and field in by_name.get(base, {}):
-                (dense,) = by_name[base][field]["values"]
+            if field in row and field in by_name.get(dense_row, {}):
+                (dense,) = by_name[dense_row][field]["values"]
                 row[f"{field}_ratio"] = summary([one / dense for one in row[field]["values"]])
         found.append(row)
     return found
@@ -252,12 +262,13 @@ def _trained(language: Sequence[Row]) -> list[str]:
             "bfloat16 while they train; sums, parameters and all else are float32."
         )
     for name, one in settings.items():
-        if (source := one.get("source")) and one["sparsity"]:
+        if of := teacher(name):
             text += (
-                f" {name} starts from the network of {source}, pruned, and learns its "
-                "distributions of the next token in place of the tokens (the mean Kullback-Leibler "
-                f"divergence); it is compared with {TRAINED[name].base}, which took as many steps "
-                f"in all. Both see the texts in another order than {source} did."
+                f" {name} starts from the network of {one['source']}, pruned, and learns the "
+                f"distributions of the next token that {of} gives in place of the tokens (the mean "
+                f"Kullback-Leibler divergence); it is compared with {base(name)}, which took as "
+                "many steps in all, and each of these trainings sees the texts in an order of its "
+                "own."
             )
     return [text]
 

@@ -16,7 +16,7 @@ from experiments.data.gguf_decoder import make_decoder, read_decoder
 from experiments.data.gguf_tokenizer import read_tokenizer
 from experiments.lc_lenet300 import recipe as lenet300
 from experiments.oneshot import files, images, language, recipe
-from experiments.oneshot.config import CANDIDATES, ROWS, TRAINED, Config
+from experiments.oneshot.config import CANDIDATES, ROWS, TRAINED, Config, base, sources, teacher
 from experiments.oneshot.recipe import RECIPE
 from experiments.oneshot.report import parts
 from sparsejax import inspection
@@ -353,15 +353,25 @@ def test_a_source_is_what_is_pruned_and_learnt_from(finished, small_decoder, mon
 
 
 def test_a_source_is_there_in_time_and_its_training_counts():
-    def trainings(name):
-        return 1 + (trainings(TRAINED[name].source) if TRAINED[name].source else 0)
-
+    assert sources("lc_70") == ["lc_50", "dense_tuned"]
+    assert teacher("lc_70") == teacher("lc_50") == "dense_tuned"
+    for row in ("dense_tuned", "dense_tuned_thrice", "structured_tuned"):
+        assert teacher(row) is None
     for name, row in TRAINED.items():
-        assert trainings(row.base) == trainings(name)
-        assert TRAINED[row.base].sparsity == 0
+        assert len(sources(base(name))) == len(sources(name))
+        assert TRAINED[base(name)].sparsity == 0
         if row.source:
             assert len(row.candidates) == 1
             assert ROWS.index(row.source) < ROWS.index(name)
+    alone = Config(row=("lc_70",)).rows()
+    assert alone == (
+        "dense",
+        "dense_tuned",
+        "dense_tuned_twice",
+        "dense_tuned_thrice",
+        "lc_50",
+        "lc_70",
+    )
 
 
 def test_bad_flags_are_named():
