@@ -220,6 +220,19 @@ class Run:
         release_memory()  # runs without `fit` would keep what the next one may need
         return f"{self.title}: {self.headline(result)} ({result['seconds']:.0f} s)"
 
+    def begun(self, phase: str = "") -> bool:
+        """Whether `fit` will go on from a checkpoint, so that the state it is given has no say.
+
+        Where all checkpoints turn out to be damaged, `fit` raises.
+        """
+        folder = self.folder / phase / "checkpoints"
+        if not (self.resume and folder.exists()):
+            return False
+        checkpoints = Checkpoints(folder)
+        found = checkpoints.steps()
+        checkpoints.close()
+        return bool(found)
+
     def announce(self) -> None:
         """Say that the run begins, unless a terminal shows a progress bar."""
         if not sys.stderr.isatty():

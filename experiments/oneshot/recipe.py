@@ -164,10 +164,12 @@ class TrainedRun(LanguageRun):
         source = None if self.source is None else self.source.trained()
         params = language.params if source is None else source
         learnt = None if self.teacher is None else self.teacher.trained()
-        if self.start is not None:
+        cuts = self.start is not None and self.start.settings["pattern"] == STRUCTURED
+        # Training that goes on from a checkpoint needs what was pruned for its sizes alone.
+        if self.start is not None and (cuts or not self.begun()):
             params = self.start.pruned(source)[0]
         small: Shrunk | None = None
-        if self.start is not None and self.start.settings["pattern"] == STRUCTURED:
+        if cuts:
             small = structured.smaller(language, params)
             language, params = replace(language, function=small.function), small.params
             small = small.with_params(None)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -350,6 +351,23 @@ def test_a_source_is_what_is_pruned_and_learnt_from(finished, small_decoder, mon
     }
     assert "cross_entropy" in metrics["lc_50"]
     assert "cross_entropy" not in metrics["structured_tuned"]
+
+
+def test_training_that_goes_on_does_not_prune_again(finished, small_decoder, monkeypatch, tmp_path):
+    chosen, _, _ = finished
+    monkeypatch.setattr(recipe, "load", small_decoder)
+    again = dataclasses.replace(
+        chosen, row=("lc_50",), images=(), partial=True, resume=True, output=tmp_path
+    )
+    shutil.copytree(chosen.folder, again.folder, dirs_exist_ok=True)
+    (run,) = (run for run in recipe.plan(again) if run.row == "lc_50")
+    result, network = run.result(), run.trained()
+    for name in ("result.json", "network.safetensors"):
+        (run.folder / name).unlink()
+    monkeypatch.setattr(recipe.PrunedRun, "pruned", None)
+    run.ensure()
+    jax.tree.map(np.testing.assert_array_equal, run.trained(), network)
+    assert run.result()["validation_perplexity"] == result["validation_perplexity"]
 
 
 def test_a_source_is_there_in_time_and_its_training_counts():
