@@ -152,10 +152,17 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def write_markdown(folder: Path, report: Mapping[str, Any], parts: Parts) -> None:
-    """Write ``folder/report.md``."""
+    """Write ``folder/report.md``, without the figures that are not in the folder."""
     texts = [part if isinstance(part, str) else part.markdown() for part in parts]
+    texts = [text for text in texts if _is_there(folder, text)]
     text = "\n\n".join(_sources(report) if text == MADE_BY else text for text in texts)
     (folder / "report.md").write_text(f"{text}\n")
+
+
+def _is_there(folder: Path, text: str) -> bool:
+    """Whether a part is no `figure`, or one that has been drawn."""
+    found = re.fullmatch(r"!\[[^]]*\]\(([^)]*)\)", text)
+    return found is None or (folder / found[1]).exists()
 
 
 def _sources(report: Mapping[str, Any]) -> str:

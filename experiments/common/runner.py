@@ -331,19 +331,21 @@ def main(recipe: Recipe[C], config: C, command: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     content = write_report(folder, config.experiment, command, rows)
     parts = recipe.report(rows)
-    write_markdown(folder, content, parts)
     for part in parts:
         if isinstance(part, Table) and part.on_screen:
             print(f"\n{part.screen()}")
-    _announce(folder, draw(folder, recipe.figures(rows, ended)))
+    pictures = draw(folder, recipe.figures(rows, ended))
+    write_markdown(folder, content, parts)
+    _announce(folder, pictures)
 
 
 def rewrite(folder: Path) -> None:
     """Write report.md, and the figures that need no runs, anew from ``folder/report.json``."""
     content = json.loads((folder / "report.json").read_text())
     recipe = importlib.import_module(f"experiments.{content['experiment']}.recipe").RECIPE
+    pictures = draw(folder, recipe.figures(content["rows"], {}))
     write_markdown(folder, content, recipe.report(content["rows"]))
-    _announce(folder, draw(folder, recipe.figures(content["rows"], {})))
+    _announce(folder, pictures)
 
 
 def draw(folder: Path, figures: Mapping[str, Picture]) -> list[Path]:
