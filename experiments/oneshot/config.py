@@ -123,13 +123,16 @@ def teacher(row: str) -> str | None:
     return dense[0] if dense and TRAINED[row].start is not None else None
 
 
-def base(row: str) -> str:
-    """The dense row that was trained for as long as ``row``, its sources included."""
-    (found,) = (
+def dense_rows(row: str) -> list[str]:
+    """The dense rows that were trained for as long as a row that trains, or less.
+
+    ``row`` and its sources count. The best of them by validation is what it is compared with: more
+    training can make the dense network worse.
+    """
+    return [
         name for name, trained in TRAINED.items()
-        if trained.start is None and len(sources(name)) == len(sources(row))
-    )  # fmt: skip
-    return found
+        if trained.start is None and len(sources(name)) <= len(sources(row))
+    ]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,7 +186,7 @@ class Config(AddingConfig):
             row["name"] for row in self.earlier_rows() if "perplexity" in row or not self.final
         }
         wanted |= {FILES[name] for name in wanted & set(FILES)} | {"dense"} - there
-        wanted |= {base(name) for name in wanted & set(TRAINED)} - there
+        wanted |= {dense for name in wanted & set(TRAINED) for dense in dense_rows(name)} - there
         # A report has no networks, so a source is trained again unless its run is there.
         wanted |= {source for name in wanted & set(TRAINED) for source in sources(name)}
         return tuple(row for row in ROWS if row in wanted or "all" in self.row)

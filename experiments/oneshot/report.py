@@ -30,7 +30,7 @@ from experiments.oneshot.config import (
     ROWS,
     TRAINED,
     Config,
-    base,
+    dense_rows,
     teacher,
 )
 from experiments.oneshot.trained import trained_rows
@@ -96,18 +96,23 @@ def rows(config: Config, ended: Mapping[str, Sequence[Any]], command: str) -> li
 def with_ratios(rows: Sequence[Row]) -> list[Row]:
     """The rows with perplexities as ratios to the dense network's.
 
-    Rows that train are compared with the dense network that was trained for as long.
+    Rows that train are compared with the best dense network, by validation, of those that were
+    trained for as long or less.
     """
     by_name = {row["name"]: row for row in rows}
     found = []
     for row in rows:
         of = FILES.get(row["name"], row["name"])
-        dense_row = base(of) if of in TRAINED else "dense"
+        dense = by_name.get("dense")
+        if of in TRAINED:
+            there = [by_name[name] for name in dense_rows(of) if name in by_name]
+            dense = min(there, key=lambda row: row["validation_perplexity"]["mean"], default=None)
         row = {name: value for name, value in row.items() if not name.endswith("_ratio")}
         for field in _PERPLEXITIES:
-            if field in row and field in by_name.get(dense_row, {}):
-                (dense,) = by_name[dense_row][field]["values"]
-                row[f"{field}_ratio"] = summary([one / dense for one in row[field]["values"]])
+            if dense is not None and field in row and field in dense:
+                (one,) = dense[field]["values"]
+                row[f"{field}_ratio"] = summary([value / one for value in row[field]["values"]])
+                row["compared_with"] = dense["name"]
         found.append(row)
     return found
 
@@ -187,8 +192,9 @@ def parts(rows: Sequence[Row]) -> Parts:
             f"{sizes['windows']} windows of {sizes['context']} tokens of the Brown corpus "
             "calibrate; the perplexity is that on windows of other texts of it "
             f"({sizes['test_windows'] * sizes['context']:,} tokens for the test), and its ratio is "
-            "to that of the dense network; of rows that train, to that of the dense network "
-            "trained for as long. Mean ± sample standard deviation over the draws of calibration "
+            "to that of the dense network; of rows that train, to that of the best dense network, "
+            "by validation, of those that were trained for as long or less. Mean ± sample "
+            "standard deviation over the draws of calibration "
             f"windows {', '.join(map(str, seeds_of(language)))}; rows that train, and files, have "
             "one draw. The kernels of the layers are pruned; the embedding, which also makes the "
             "logits, stays dense. The error of a layer's outputs is the mean over kernels of "
@@ -266,10 +272,15 @@ def _trained(language: Sequence[Row]) -> list[str]:
             text += (
                 f" {name} starts from the network of {one['source']}, pruned, and learns the "
                 f"distributions of the next token that {of} gives in place of the tokens (the mean "
-                f"Kullback-Leibler divergence); it is compared with {base(name)}, which took as "
-                "many steps in all, and each of these trainings sees the texts in an order of its "
-                "own."
+                "Kullback-Leibler divergence); each of these trainings sees the texts in an order "
+                "of its own."
             )
+    compared: dict[str, list[str]] = {}
+    for row in language:
+        if row["name"] in TRAINED and "compared_with" in row:
+            compared.setdefault(row["compared_with"], []).append(row["name"])
+    for dense, names in compared.items():
+        text += f" {', '.join(names)}: compared with {dense}."
     return [text]
 
 

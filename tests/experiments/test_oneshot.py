@@ -12,14 +12,22 @@ import pytest
 from gguf import GGUFReader
 
 from experiments.common import saved_runs
-from experiments.common.report import write_report
+from experiments.common.report import summary, write_report
 from experiments.data.gguf_decoder import make_decoder, read_decoder
 from experiments.data.gguf_tokenizer import read_tokenizer
 from experiments.lc_lenet300 import recipe as lenet300
 from experiments.oneshot import files, images, language, recipe
-from experiments.oneshot.config import CANDIDATES, ROWS, TRAINED, Config, base, sources, teacher
+from experiments.oneshot.config import (
+    CANDIDATES,
+    ROWS,
+    TRAINED,
+    Config,
+    dense_rows,
+    sources,
+    teacher,
+)
 from experiments.oneshot.recipe import RECIPE
-from experiments.oneshot.report import parts
+from experiments.oneshot.report import parts, with_ratios
 from sparsejax import inspection
 from sparsejax.compression import ScaledArray
 from sparsejax.deploy import load_sparse
@@ -376,8 +384,8 @@ def test_a_source_is_there_in_time_and_its_training_counts():
     for row in ("dense_tuned", "dense_tuned_thrice", "structured_tuned"):
         assert teacher(row) is None
     for name, row in TRAINED.items():
-        assert len(sources(base(name))) == len(sources(name))
-        assert TRAINED[base(name)].sparsity == 0
+        assert all(len(sources(dense)) <= len(sources(name)) for dense in dense_rows(name))
+        assert {TRAINED[dense].start for dense in dense_rows(name)} == {None}
         if row.source:
             assert len(row.candidates) == 1
             assert ROWS.index(row.source) < ROWS.index(name)
@@ -390,6 +398,28 @@ def test_a_source_is_there_in_time_and_its_training_counts():
         "lc_50",
         "lc_70",
     )
+
+
+@pytest.mark.parametrize(
+    ("once", "twice", "best"), [(20, 25, "dense_tuned"), (20, 16, "dense_tuned_twice")]
+)
+def test_training_is_compared_with_the_best_dense_network(once, twice, best):
+    validation = {
+        "dense": 50, "dense_tuned": once, "dense_tuned_twice": twice, "dense_tuned_thrice": 10,
+        "lc_50": 40, "lc_50_file": 50, "wanda_50": 100, "structured_tuned": 60,
+    }  # fmt: skip
+    rows = [
+        {"name": name, "validation_perplexity": summary([value])}
+        for name, value in validation.items()
+    ]
+    found = {row["name"]: row for row in with_ratios(rows)}
+    for name, dense in (
+        ("wanda_50", "dense"), ("lc_50", best), ("lc_50_file", best), ("dense_tuned_twice", best),
+        ("structured_tuned", "dense_tuned"), ("dense_tuned_thrice", "dense_tuned_thrice"),
+    ):  # fmt: skip
+        assert found[name]["compared_with"] == dense
+        expected = validation[name] / validation[dense]
+        assert found[name]["validation_perplexity_ratio"]["mean"] == expected
 
 
 def test_bad_flags_are_named():
