@@ -37,7 +37,7 @@ def perplexities(rows: Sequence[Row]) -> Figure:
     split = "test" if field == "perplexity_ratio" else "validation"
     axes.set(
         xscale="log",
-        xlabel=f"{split} perplexity over that of the dense network, trained for as long",
+        xlabel=f"{split} perplexity over that of the best dense network with as much training",
     )
     axes.set_xlim(0.9, 1.5 * max(means, default=1))
     axes.spines[["top", "right"]].set_visible(False)
