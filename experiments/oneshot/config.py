@@ -112,8 +112,13 @@ FILES: Mapping[str, Row] = {"admm_50_file": "admm_50", "lc_50_file": "lc_50"}
 
 
 def sources(row: str) -> list[str]:
-    """The rows whose training comes before that of a row which trains, the last one first."""
-    source = TRAINED[row].source
+    """The rows whose training comes before that of ``row``, the last one first.
+
+    A row that writes a file has those of the row whose network it writes; rows that do not train
+    have none.
+    """
+    trained = TRAINED.get(FILES.get(row, row))
+    source = None if trained is None else trained.source
     return [] if source is None else [source, *sources(source)]
 
 

@@ -289,7 +289,7 @@ def _language(config: Config) -> Iterator[LanguageRun]:
         runs: list[LanguageRun] = []
         ready = [
             row for row in rows
-            if {FILES.get(row, row), *sources_of(row)} <= set(chosen)
+            if {FILES.get(row, row), *sources(row)} <= set(chosen)
         ]  # fmt: skip
         if "dense" in ready:
             runs.append(pruned("dense", 0, chosen["dense"], config.folder / "dense" / "seed_0"))
@@ -344,12 +344,6 @@ def chosen_before(config: Config) -> dict[str, Mapping[str, Any]]:
         if len(every) == len(candidates):
             found[row] = min(every, key=lambda one: one["validation_perplexity"])["settings"]
     return found
-
-
-def sources_of(row: str) -> list[str]:
-    """The sources of a row, or of the row whose network it writes to a file."""
-    row = FILES.get(row, row)
-    return sources(row) if row in TRAINED else []
 
 
 def trained_settings(

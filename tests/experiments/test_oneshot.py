@@ -380,6 +380,8 @@ def test_training_that_goes_on_does_not_prune_again(finished, small_decoder, mon
 
 def test_a_source_is_there_in_time_and_its_training_counts():
     assert sources("lc_70") == ["lc_50", "dense_tuned"]
+    assert sources("lc_50_file") == ["dense_tuned"]
+    assert sources("admm_50_file") == sources("admm_50") == []
     assert teacher("lc_70") == teacher("lc_50") == "dense_tuned"
     for row in ("dense_tuned", "dense_tuned_thrice", "structured_tuned"):
         assert teacher(row) is None
