@@ -58,7 +58,8 @@ results: $(VENV)/installed-benchmarks  ## all that results/ and the README state
 	$(BIN)/python -m experiments.oneshot --row all --final --mixed-precision --images runs/lc_lenet300/reference/seed_0 runs/compare/lenet5_fashion_mnist/dense/kept_100/seed_0 runs/tickets_dense/resnet20_cifar10/imp --trained results/compare --output runs/oneshot --results results/oneshot --resume
 	$(BIN)/python -m experiments.constrained_l0 --preset paper --row mlp_33 mlp_layerwise_30 mlp_penalized lenet5_10 controllability mlp_33_restarts mlp_33_ascent bisection --output runs/constrained_l0 --results results/constrained_l0 --resume
 	$(BIN)/python -m experiments.constrained_l0 --preset paper --row lenet5_10 --seeds 0 --whole-training-set --output runs/constrained_l0_all_images --results results/constrained_l0/all_images --resume
-	$(BIN)/python -m experiments.constrained_l0 --preset paper --row lenet5_10 --seeds 0 --whole-training-set --anneal-fraction 0.9 --output runs/constrained_l0_late --results results/constrained_l0/anneal_90 --resume
+	$(BIN)/python -m experiments.constrained_l0 --preset paper --row lenet5_10 --seeds 0 --whole-training-set --anneal-fraction 0.8 --output runs/constrained_l0_80 --results results/constrained_l0/anneal_80 --resume
+	$(BIN)/python -m experiments.constrained_l0 --preset paper --row lenet5_10 --seeds 0 --whole-training-set --anneal-fraction 0.9 --output runs/constrained_l0_90 --results results/constrained_l0/anneal_90 --resume
 	$(BIN)/python -m experiments.gated_decay --preset paper --output runs/gated_decay --results results/gated_decay --resume
 	$(BIN)/python -m experiments.gated_decay --preset paper --dataset mnist --dense-kappa 1724 1077 --finetune-distillation 0.7 --output runs/gated_decay_dense --results results/gated_decay/from_dense --resume
 	$(BIN)/python -m experiments.tickets --preset paper --method cs imp one_shot random l0 --output runs/tickets --results results/tickets --resume
