@@ -220,12 +220,12 @@ class Run:
         release_memory()  # runs without `fit` would keep what the next one may need
         return f"{self.title}: {self.headline(result)} ({result['seconds']:.0f} s)"
 
-    def begun(self, phase: str = "") -> bool:
+    def begun(self) -> bool:
         """Whether `fit` will go on from a checkpoint, so that the state it is given has no say.
 
         Where all checkpoints turn out to be damaged, `fit` raises.
         """
-        folder = self.folder / phase / "checkpoints"
+        folder = self.folder / "checkpoints"
         if not (self.resume and folder.exists()):
             return False
         checkpoints = Checkpoints(folder)

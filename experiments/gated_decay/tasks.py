@@ -77,10 +77,12 @@ class LeNet5Task:
         self, params: Any, batch: Any, key: jax.Array, augment: bool = True
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Cross-entropy and metrics of a batch, whose images may be augmented first."""
-        images, settings = batch["image"], self._settings
-        if augment:
-            images = shifted_and_mirrored(images, key, settings["shift"], settings["mirror"])
+        images = self._augmented(batch["image"], key) if augment else batch["image"]
         return cross_entropy(self._logits(params, images), batch["label"])
+
+    def _augmented(self, images: jax.Array, key: jax.Array) -> jax.Array:
+        settings = self._settings
+        return shifted_and_mirrored(images, key, settings["shift"], settings["mirror"])
 
     def loss_towards(self, dense: LeNet5Task, teacher: Any, weight: float) -> Any:
         """Return a loss of which a share is the divergence from the outputs of the dense network.
@@ -95,10 +97,7 @@ class LeNet5Task:
         """
 
         def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
-            settings = self._settings
-            images = shifted_and_mirrored(
-                batch["image"], key, settings["shift"], settings["mirror"]
-            )
+            images = self._augmented(batch["image"], key)
             logits = self._logits(params, images)
             hard, metrics = cross_entropy(logits, batch["label"])
             outputs = dense._logits(teacher, images) / _TEMPERATURE
