@@ -64,8 +64,21 @@ class Table(NamedTuple):
         )
 
 
-Parts = Sequence[str | Table]
-"""The paragraphs and tables of a report."""
+class FigureFile(NamedTuple):
+    """A figure that a report shows."""
+
+    caption: str
+    name: str
+    """The name of the file, which is beside the report."""
+
+    def markdown(self) -> str:
+        """The figure as Markdown."""
+        return f"![{self.caption}]({self.name})"
+
+
+Part = str | Table | FigureFile
+Parts = Sequence[Part]
+"""The paragraphs, tables and figures of a report."""
 
 
 def error(found: Mapping[str, Any]) -> str:
@@ -76,11 +89,6 @@ def error(found: Mapping[str, Any]) -> str:
 def deviation(found: Mapping[str, Any]) -> str:
     """Sample standard deviation, as it follows a mean; empty for a single seed."""
     return f" ± {found['std']:.2f}" if len(found["values"]) > 1 else ""
-
-
-def figure(caption: str, name: str) -> str:
-    """A figure in Markdown."""
-    return f"![{caption}]({name})"
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
@@ -153,16 +161,13 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 def write_markdown(folder: Path, report: Mapping[str, Any], parts: Parts) -> None:
     """Write ``folder/report.md``, without the figures that are not in the folder."""
-    texts = [part if isinstance(part, str) else part.markdown() for part in parts]
-    texts = [text for text in texts if _is_there(folder, text)]
+    texts = [
+        part if isinstance(part, str) else part.markdown()
+        for part in parts
+        if not isinstance(part, FigureFile) or (folder / part.name).exists()
+    ]
     text = "\n\n".join(_sources(report) if text == MADE_BY else text for text in texts)
     (folder / "report.md").write_text(f"{text}\n")
-
-
-def _is_there(folder: Path, text: str) -> bool:
-    """Whether a part is no `figure`, or one that has been drawn."""
-    found = re.fullmatch(r"!\[[^]]*\]\(([^)]*)\)", text)
-    return found is None or (folder / found[1]).exists()
 
 
 def _sources(report: Mapping[str, Any]) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 from experiments.common.report import (
     MADE_BY,
     Columns,
+    FigureFile,
+    Part,
     Parts,
     Row,
     Table,
@@ -15,7 +17,6 @@ from experiments.common.report import (
     describe,
     difference,
     error,
-    figure,
     seeds_of,
     titled,
 )
@@ -288,7 +289,7 @@ def _networks(rows: Sequence[Row]) -> list[str]:
 
 def parts(rows: Sequence[Row]) -> Parts:
     """The report."""
-    found: list[str | Table] = ["# Which method to use"]
+    found: list[Part] = ["# Which method to use"]
     for network in _networks(rows):
         task, by_budget = TASKS[network], compared(rows, network)
         found.append(f"## {titled(task.name, task.dataset)}")
@@ -311,8 +312,8 @@ def parts(rows: Sequence[Row]) -> Parts:
                 f"runs took at most {_AFFORDABLE} times the seconds of dense training, and among "
                 "those that never hold more weights than the budget. Methods whose mean is within "
                 "one standard error of the difference to it count as good as it.",
-                figure("Test error against weights left", f"{network}_errors.png"),
-                figure("Training cost against test error", f"{network}_costs.png"),
+                FigureFile("Test error against weights left", f"{network}_errors.png"),
+                FigureFile("Training cost against test error", f"{network}_costs.png"),
             ]
             if missing := always_diverged(rows, network):
                 found.append(missing)

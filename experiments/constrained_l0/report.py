@@ -8,13 +8,14 @@ from typing import Any
 from experiments.common.report import (
     MADE_BY,
     Columns,
+    FigureFile,
+    Part,
     Parts,
     Row,
     Table,
     aggregate,
     describe,
     error,
-    figure,
     seeds_of,
 )
 from experiments.constrained_l0.config import PUBLISHED, ROWS, SOUGHT, Config
@@ -141,7 +142,7 @@ _PENALTIES: Columns = (
 def parts(rows: Sequence[Row]) -> Parts:
     """The report."""
     main = [row for row in rows if row["name"] in _TITLES]
-    found: list[str | Table] = ["# Constrained L0 on MNIST"]
+    found: list[Part] = ["# Constrained L0 on MNIST"]
     if main:
         found += [Table(_COLUMNS, main), _notes(main)]
     for row in rows:
@@ -149,7 +150,7 @@ def parts(rows: Sequence[Row]) -> Parts:
             about = f"The MLP, {row['settings']['epochs']} epochs a run, seeds {row['seeds']}."
             found += ["## Requested and reached densities", about]
             found += [Table(_TARGETS, row["by_target"])]
-            found += [figure("Density against target", "controllability.png")]
+            found += [FigureFile("Density against target", "controllability.png")]
         if row["name"] == "bisection":
             lines = zip(
                 range(1, row["runs"] + 1), row["penalties"], row["expected_density"],
@@ -160,8 +161,8 @@ def parts(rows: Sequence[Row]) -> Parts:
     found += [MADE_BY]
     if main:
         found += [
-            figure("Density, multiplier and error along the training", "dynamics.png"),
-            figure("The gates at the end", "gates.png"),
+            FigureFile("Density, multiplier and error along the training", "dynamics.png"),
+            FigureFile("The gates at the end", "gates.png"),
         ]
     return found
 

@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.common.report import MADE_BY, Columns, Parts, Row, Table, figure
+from experiments.common.report import MADE_BY, Columns, FigureFile, Part, Parts, Row, Table
 from experiments.common.runner import Picture
 from experiments.deploy.forms import DENSE
 
@@ -69,7 +69,7 @@ _FILES: Columns = (
 
 def parts(rows: Sequence[Row]) -> Parts:
     """The report."""
-    found: list[str | Table] = [
+    found: list[Part] = [
         "# Deployed sparse networks",
         MADE_BY,
         "Times are medians of a call, with all forms interleaved in one process; the images are "
@@ -90,7 +90,7 @@ def parts(rows: Sequence[Row]) -> Parts:
         found += [f"## {row['name']}", Table(_NETWORK, lines, on_screen=False)]
         found += [Table(_FILES, [*row["files"], *theirs]), Table(_forms(row), row["forms"])]
         found += [_kinds(row), *(f"Missing: {line}." for line in row["missing"])]
-        found += [figure("Microseconds and bytes of each form", f"{row['name']}.png")]
+        found += [FigureFile("Microseconds and bytes of each form", f"{row['name']}.png")]
     return found
 
 

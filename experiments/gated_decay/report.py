@@ -8,13 +8,13 @@ from typing import Any
 from experiments.common.report import (
     MADE_BY,
     Columns,
+    FigureFile,
     Parts,
     Row,
     Table,
     aggregate,
     describe,
     deviation,
-    figure,
     seeds_of,
 )
 from experiments.gated_decay.config import LEVELS, PHASES, PUBLISHED, Config
@@ -140,10 +140,10 @@ def parts(rows: Sequence[Row]) -> Parts:
         MADE_BY,
         *(neglected if shares else []),
         *_sparsest(rows),
-        figure("Accuracy against the parameters left", "frontier.png"),
-        figure("Density and error along the training", "curves.png"),
-        figure("The weights that are left", "weights.png"),
-        figure("The filters of the first layer", "filters.png"),
+        FigureFile("Accuracy against the parameters left", "frontier.png"),
+        FigureFile("Density and error along the training", "curves.png"),
+        FigureFile("The weights that are left", "weights.png"),
+        FigureFile("The filters of the first layer", "filters.png"),
     ]
 
 

@@ -9,13 +9,13 @@ from typing import Any
 from experiments.common.report import (
     MADE_BY,
     Columns,
+    FigureFile,
     Parts,
     Row,
     Table,
     aggregate,
     describe,
     error,
-    figure,
     seeds_of,
 )
 from experiments.common.runner import Picture, Run
@@ -108,9 +108,9 @@ def parts(rows: Sequence[Row]) -> Parts:
         "Carreira-Perpiñán, ICASSP 2022.",
         MADE_BY,
         Table(_SIZES, rows, on_screen=False),
-        figure("Error and distance along the LC steps", "curves.png"),
-        figure("Input pixels that survive", "pixels.png"),
-        figure("Weights of each layer before and after", "connectivity.png"),
+        FigureFile("Error and distance along the LC steps", "curves.png"),
+        FigureFile("Input pixels that survive", "pixels.png"),
+        FigureFile("Weights of each layer before and after", "connectivity.png"),
     ]
 
 

@@ -9,13 +9,13 @@ from typing import Any
 from experiments.common.report import (
     MADE_BY,
     Columns,
+    FigureFile,
     Parts,
     Row,
     Table,
     aggregate,
     describe,
     error,
-    figure,
     seeds_of,
     summary,
 )
@@ -92,7 +92,7 @@ def parts(rows: Sequence[Row]) -> Parts:
         "Carreira-Perpiñán, whose reference is another network than ours; its text states 2.51 % "
         "for [prune_lowrank_quantize], its table 2.13 %.",
         MADE_BY,
-        figure("Error and distance along the LC steps", "curves.png"),
+        FigureFile("Error and distance along the LC steps", "curves.png"),
     ]
 
 

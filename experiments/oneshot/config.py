@@ -13,7 +13,8 @@ Row = Literal[
     "dense", "magnitude_50", "wanda_50", "sparsegpt_50", "admm_50", "swaps_50", "global_50",
     "wanda_2_4", "sparsegpt_2_4", "admm_2_4",
     "wanda_structured", "sparsegpt_structured", "structured_tuned",
-    "dense_tuned", "dense_tuned_twice", "dense_tuned_thrice", "lc_50", "lc_70",
+    "dense_tuned", "dense_tuned_twice", "dense_tuned_thrice", "dense_tuned_longer",
+    "lc_50", "lc_70",
     "admm_50_file", "lc_50_file",
 ]  # fmt: skip
 ROWS: tuple[Row, ...] = get_args(Row)
@@ -51,6 +52,8 @@ class Trained(NamedTuple):
     sparse row prunes it and learns the outputs of the last dense network before it, a dense one
     goes on with the texts. Such a row has one candidate, since others would be tried before the
     source is there."""
+    times: int = 1
+    """How many times the preset's steps it trains."""
 
 
 STRUCTURED = "structured"
@@ -99,8 +102,9 @@ TRAINED: Mapping[str, Trained] = {
     "dense_tuned": Trained(0.0, None, [{"rate": rate} for rate in (2e-5, 5e-5, 1e-4)]),
     "dense_tuned_twice": Trained(0.0, None, [{"rate": 1e-4}], "dense_tuned"),
     "dense_tuned_thrice": Trained(0.0, None, [{"rate": 1e-4}], "dense_tuned_twice"),
+    "dense_tuned_longer": Trained(0.0, None, [{"rate": 1e-4}], times=3),
     "lc_50": Trained(0.5, "global_50", [{"rate": 1e-4, **_LC}], "dense_tuned"),
-    "lc_70": Trained(0.7, "global_50", [{"rate": 1.5e-4, **_LC}], "lc_50"),
+    "lc_70": Trained(0.7, "global_50", [{"rate": 1.5e-4, **_LC}], "lc_50", times=3),
 }
 CANDIDATES: Mapping[str, Sequence[Mapping[str, Any]]] = {
     **{row: one_shot.candidates for row, one_shot in ONE_SHOT.items()},
@@ -128,6 +132,11 @@ def teacher(row: str) -> str | None:
     return dense[0] if dense and TRAINED[row].start is not None else None
 
 
+def trained_times(row: str) -> int:
+    """How many times the preset's steps a row and its sources train in all."""
+    return sum(TRAINED[one].times for one in (row, *sources(row)))
+
+
 def dense_rows(row: str) -> list[str]:
     """The dense rows that were trained for as long as a row that trains, or less.
 
@@ -136,7 +145,7 @@ def dense_rows(row: str) -> list[str]:
     """
     return [
         name for name, trained in TRAINED.items()
-        if trained.start is None and len(sources(name)) <= len(sources(row))
+        if trained.start is None and trained_times(name) <= trained_times(row)
     ]  # fmt: skip
 
 
@@ -171,7 +180,7 @@ class Config(AddingConfig):
     windows: int | None = None
     """Calibration windows of a draw; default the preset's (128)."""
     steps: int | None = None
-    """Steps of training; default the preset's."""
+    """Steps of training; default the preset's. Some rows train for a multiple of it."""
     batch_size: int = 4
     """Windows a step of training."""
 

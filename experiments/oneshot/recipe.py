@@ -353,6 +353,8 @@ def trained_settings(
     sizes = config.sizes()
     if tuning:
         sizes["steps"] = sizes["tuning_steps"]
+    else:
+        sizes["steps"] *= TRAINED[row].times
     del sizes["tuning_steps"], sizes["gradient_windows"]
     return {
         "row": row, "preset": config.preset, **sizes, "mixed_precision": config.mixed_precision,

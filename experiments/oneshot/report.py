@@ -8,6 +8,8 @@ from typing import Any
 from experiments.common.report import (
     MADE_BY,
     Columns,
+    FigureFile,
+    Part,
     Parts,
     Row,
     Table,
@@ -15,7 +17,6 @@ from experiments.common.report import (
     describe,
     deviation,
     error,
-    figure,
     seeds_of,
     summary,
     titled,
@@ -52,6 +53,7 @@ _WAYS = {
     "dense_tuned": "dense, trained",
     "dense_tuned_twice": "dense_tuned, trained once more",
     "dense_tuned_thrice": "dense_tuned_twice, trained once more",
+    "dense_tuned_longer": "dense, trained three times as long",
     "lc_50": "dense_tuned, pruned as global_50, then learning-compression towards it, 50 %",
     "lc_70": "lc_50, pruned as global_50, then learning-compression towards dense_tuned, 70 %",
     "admm_50_file": "ADMM, 50 %, as read from its file",
@@ -183,7 +185,7 @@ def _language(rows: Sequence[Row]) -> list[Row]:
 def parts(rows: Sequence[Row]) -> Parts:
     """The report."""
     language = _language(rows)
-    found: list[str | Table] = ["# Pruning pretrained networks"]
+    found: list[Part] = ["# Pruning pretrained networks"]
     if language:
         sizes = language[0]["settings"]
         found += [
@@ -229,7 +231,7 @@ def parts(rows: Sequence[Row]) -> Parts:
             "Errors in per cent, mean ± sample standard deviation over the dense networks. Nothing "
             "is trained after one-shot pruning."
         )
-    return [*found, MADE_BY, *(figure("Errors", name) for name in figures(rows, {}))]
+    return [*found, MADE_BY, *(FigureFile("Errors", name) for name in figures(rows, {}))]
 
 
 def _files(language: Sequence[Row]) -> list[str]:
@@ -253,11 +255,14 @@ def _trained(language: Sequence[Row]) -> list[str]:
     settings = {row["name"]: row["settings"] for row in language if row["name"] in TRAINED}
     if not settings:
         return []
-    steps = sorted({one["steps"] for one in settings.values()})
     (windows,) = {one["batch_size"] for one in settings.values()}
+    steps: dict[int, list[str]] = {}
+    for name, one in settings.items():
+        steps.setdefault(one["steps"], []).append(name)
+    lengths = "; ".join(f"{', '.join(names)}: {count} steps" for count, names in steps.items())
     text = (
-        f"Rows that train take {' or '.join(map(str, steps))} steps of {windows} windows with "
-        "Adam, whose rate falls to 0 along a cosine. They see all texts that the calibration "
+        f"Rows that train ({lengths}) take {windows} windows a step with Adam, whose rate falls to "
+        "0 along a cosine. They see all texts that the calibration "
         "windows are drawn from. Networks without units are trained at the size that `shrink` "
         "leaves."
     )

@@ -10,11 +10,12 @@ from typing import Any
 from experiments.common.networks import CIFAR_MODELS
 from experiments.common.report import (
     Columns,
+    FigureFile,
+    Part,
     Parts,
     Row,
     Table,
     error,
-    figure,
     made_by,
     origin,
     read_report,
@@ -241,12 +242,12 @@ def parts(rows: Sequence[Row]) -> Parts:
     return ["# Tickets", *(part for section in sections for part in section)]
 
 
-def _section(rows: Sequence[Row]) -> list[str | Table]:
+def _section(rows: Sequence[Row]) -> list[Part]:
     first, dense, name = rows[0], rows[0]["dense"], group(rows[0])
     epochs, longest = first["settings"]["epochs"], PRESETS["paper"].epochs
     seeds = ", ".join(map(str, first["seeds"]))
     several = len({_options(row) for row in rows if row["method"] == "cs"}) > 1
-    found: list[str | Table] = [
+    found: list[Part] = [
         f"## {titled(first['model'], first['dataset'])}",
         Table(HEADLINES, rows),
     ]
@@ -274,11 +275,12 @@ def _section(rows: Sequence[Row]) -> list[str | Table]:
     found += _options_compared([row for row in rows if row["method"] == "cs"])
     found += dict.fromkeys(run["made_by"] for row in rows for run in row["runs"])
     found += [
-        figure("Error against the weights left", f"{name}_tickets.png"),
-        figure("Epochs spent against the weights left", f"{name}_cost.png"),
+        FigureFile("Error against the weights left", f"{name}_tickets.png"),
+        FigureFile("Epochs spent against the weights left", f"{name}_cost.png"),
     ]
     if any(point["mask_jaccard"] is not None for row in rows for point in row["points"]):
-        found += [figure("Jaccard index of the masks of different seeds", f"{name}_jaccard.png")]
+        caption = "Jaccard index of the masks of different seeds"
+        found += [FigureFile(caption, f"{name}_jaccard.png")]
     lines = [
         (
             f"{row['method']}, {_options(row)}" if several and _options(row) else row["method"],
@@ -306,7 +308,7 @@ def _options_compared(rows: Sequence[Row]) -> list[str]:
     return sentences
 
 
-def compared(row: Row) -> list[str | Table]:
+def compared(row: Row) -> list[Part]:
     """The counts of a row against its baseline in a sentence, and every ticket in a table."""
     counts = comparison(row)
     if counts is None:

@@ -25,6 +25,7 @@ from experiments.oneshot.config import (
     dense_rows,
     sources,
     teacher,
+    trained_times,
 )
 from experiments.oneshot.recipe import RECIPE
 from experiments.oneshot.report import parts, with_ratios
@@ -382,11 +383,14 @@ def test_a_source_is_there_in_time_and_its_training_counts():
     assert sources("lc_70") == ["lc_50", "dense_tuned"]
     assert sources("lc_50_file") == ["dense_tuned"]
     assert sources("admm_50_file") == sources("admm_50") == []
+    assert {name: trained_times(name) for name in ("dense_tuned", "lc_50", "lc_70")} == {
+        "dense_tuned": 1, "lc_50": 2, "lc_70": 5,
+    }  # fmt: skip
     assert teacher("lc_70") == teacher("lc_50") == "dense_tuned"
     for row in ("dense_tuned", "dense_tuned_thrice", "structured_tuned"):
         assert teacher(row) is None
     for name, row in TRAINED.items():
-        assert all(len(sources(dense)) <= len(sources(name)) for dense in dense_rows(name))
+        assert all(trained_times(dense) <= trained_times(name) for dense in dense_rows(name))
         assert {TRAINED[dense].start for dense in dense_rows(name)} == {None}
         if row.source:
             assert len(row.candidates) == 1
@@ -397,6 +401,7 @@ def test_a_source_is_there_in_time_and_its_training_counts():
         "dense_tuned",
         "dense_tuned_twice",
         "dense_tuned_thrice",
+        "dense_tuned_longer",
         "lc_50",
         "lc_70",
     )
