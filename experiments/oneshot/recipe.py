@@ -156,7 +156,6 @@ class TrainedRun(LanguageRun):
     start: PrunedRun | None = None
     source: TrainedRun | None = None
     teacher: TrainedRun | None = None
-    trainings_before: int = 0
 
     def train(self) -> tuple[dict[str, Any], Any]:
         """Prune, train and evaluate."""
@@ -203,6 +202,11 @@ class TrainedRun(LanguageRun):
         return jax.tree.map(
             jnp.asarray, load_sparse(self.folder / "network.safetensors", like=like)
         )
+
+    @property
+    def trainings_before(self) -> int:
+        """How many trainings came before it."""
+        return 0 if self.source is None else 1 + self.source.trainings_before
 
     @property
     def steps_per_l_step(self) -> int:
@@ -271,7 +275,6 @@ def _language(config: Config) -> Iterator[LanguageRun]:
             run.start = pruned(start, draw, ONE_SHOT[start].candidates[0], folder / "start")
             run.start.settings["sparsity"] = settings["sparsity"]
         before = sources(row)
-        run.trainings_before = len(before)
         made = {
             name: trained(name, draw, chosen[name], config.folder / name / f"seed_{draw}")
             for name in before
