@@ -97,6 +97,24 @@ class Config:
                     flag = name.replace("_", "-")
                     raise ValueError(f"--{flag} must be {allowed}; got {value}")
 
+    def require_distinct(self, *names: str) -> None:
+        """Raise ValueError where a flag of ``names`` is given the same value twice."""
+        for name in names:
+            given = getattr(self, name) or ()
+            twice = [value for value in dict.fromkeys(given) if given.count(value) > 1]
+            if twice:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} must not name a value twice; got {twice[0]} again")
+
+    def check_seeds(self) -> None:
+        """Raise ValueError where the experiment has seeds and one is out of range or named twice.
+
+        The results of a seed that is named twice would count as two.
+        """
+        if hasattr(self, "seeds"):
+            self.require("in [0, 2**32)", lambda seed: 0 <= seed < 2**32, "seeds")
+            self.require_distinct("seeds")
+
     def overridden(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
         """``defaults`` with the values of the flags of the same names that are given."""
         given = {name: getattr(self, name, None) for name in defaults}
@@ -312,6 +330,7 @@ def main(recipe: Recipe[C], config: C, command: str) -> None:
     """Make the runs that are asked for, then the report and the figures."""
     config = dataclasses.replace(config)  # a copy has not read the report that is added to
     config.check()
+    config.check_seeds()
     there = config.earlier_rows() if isinstance(config, AddingConfig) else []
     ended: dict[str, list[Any]] = {}
     for run in recipe.plan(config):
@@ -322,7 +341,11 @@ def main(recipe: Recipe[C], config: C, command: str) -> None:
         ended.setdefault(run.row, []).append(run)
     rows = recipe.rows(config, ended, command) if ended else []
     if not rows:
-        raise ValueError(f"--partial: nothing of these rows has ended in {config.folder}")
+        raise ValueError(
+            f"--partial: nothing of these rows has ended in {config.folder}"
+            if config.partial
+            else "there is nothing to report, since these flags ask for no run"
+        )
     folder = config.report_folder
     if isinstance(config, AddingConfig) and config.add:
         source = made_by({"command": command, **origin()})

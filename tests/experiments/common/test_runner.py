@@ -317,6 +317,20 @@ def test_other_settings_are_not_mixed_in(finished):
         main(RECIPE, dataclasses.replace(finished, learning_rate=-1.0), "")
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"seeds": (0, 1, 0)}, "--seeds must not name a value twice; got 0 again"),
+        ({"seeds": (0, -1)}, r"--seeds must be in \[0, 2\*\*32\); got -1"),
+        ({"seeds": ()}, "^there is nothing to report, since these flags ask for no run$"),
+    ],
+)
+def test_seeds_are_checked_before_anything_is_trained(tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        main(RECIPE, Config(output=tmp_path / "run", **flags), "")
+    assert not (tmp_path / "run").exists()
+
+
 def test_reports_what_has_ended_so_far(finished, tmp_path, capsys):
     config = Config(output=tmp_path / "run", partial=True)
     with pytest.raises(ValueError, match="--partial: nothing of these rows has ended in"):
