@@ -115,7 +115,12 @@ _TITLES = {
 
 def titled(model: str, dataset: str) -> str:
     """A network and its dataset as a reader knows them."""
-    return f"{_TITLES.get(model, model)} on {_TITLES.get(dataset, dataset)}"
+    return f"{title_of(model)} on {title_of(dataset)}"
+
+
+def title_of(name: str) -> str:
+    """A network or a dataset as a reader knows it."""
+    return _TITLES.get(name, name)
 
 
 def seeds_of(rows: Iterable[Row]) -> list[int]:

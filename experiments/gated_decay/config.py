@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +58,7 @@ FROM_DENSE_EPOCHS: Mapping[str, tuple[int, int]] = {
     "smoke": (1, 2), "quick": (6, 20), "paper": (12, 40),
 }  # fmt: skip
 """Epochs of the dense training and of the learning-compression of it."""
+LENET5_PARAMETERS = 431_080
 KAPPAS: Mapping[Row, tuple[int, ...]] = {"mnist": (862,)}
 """Exact numbers of parameters to compress to: 99.8 % sparsity."""
 
@@ -202,19 +204,63 @@ class Config(CommonConfig):
 
     def check(self) -> None:
         """See `experiments.common.runner.Config`."""
+        self.require("positive", lambda x: x > 0, "batch_size", "eval_interval", "l_step_epochs")
         self.require(
-            "positive",
-            lambda x: x > 0,
-            "learning_rate", "finetune_rate", "batch_size", "eval_interval", "l_step_epochs",
-        )  # fmt: skip
+            "positive and finite",
+            lambda x: 0 < x < math.inf,
+            "learning_rate",
+            "finetune_rate",
+            "mu",
+        )
         self.require("in (0, 1]", lambda x: 0 < x <= 1, "decay_rate")
-        self.require(">= 0", lambda x: x >= 0, "patience", "momentum", "finetune_weight_decay")
-        self.require(">= 1", lambda x: x >= 1, "mu_growth")
+        self.require("in [0, 1)", lambda x: 0 <= x < 1, "momentum")
+        self.require("in [0, 27]", lambda x: 0 <= x <= 27, "shift")
+        self.require(">= 0", lambda x: x >= 0, "patience")
+        self.require(
+            "finite and >= 0", lambda x: 0 <= x < math.inf, "decay", "finetune_weight_decay"
+        )
+        self.require("finite and >= 1", lambda x: 1 <= x < math.inf, "mu_growth")
         self.require("in [0, 1]", lambda x: 0 <= x <= 1, "finetune_distillation")
         if self.finetune_distillation and not self.dense_kappa:
             raise ValueError("--finetune-distillation needs --dense-kappa")
-        self.require("at least 1", lambda x: x >= 1, "kappa", "extra_targets", "dense_kappa")
-        for name in ("finetune_whole", "dense_kappa"):
+        self._check_lists()
+        lenet5 = ("finetune_whole", "dense_kappa", "shift", "mirror", "prune_augmented")
+        for name in lenet5:
             if self.model == "vgg16" and getattr(self, name):
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} is for --model lenet5 alone")
+        for row in self.rows():
+            self._check_l_steps(row)
+
+    def _check_lists(self) -> None:
+        for name in ("dataset", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"--{name} must name at least one {name.rstrip('s')}; got none")
+        counts = ("kappa", "extra_targets", "dense_kappa")
+        self.require("at least 1", lambda x: x >= 1, *counts)
+        if self.model == "lenet5":
+            allowed = f"at most {LENET5_PARAMETERS}, all parameters of LeNet5"
+            self.require(allowed, lambda x: x <= LENET5_PARAMETERS, *counts)
+        self.require_distinct(*counts)
+        for row in self.rows():
+            # Both would be rows of the same name.
+            if both := {*self.kappas(row)} & {*self.extra_targets}:
+                raise ValueError(
+                    f"--extra-targets must not hold a number of --kappa, {self.kappas(row)} for "
+                    f"{row}; got {min(both)}"
+                )
+
+    def _check_l_steps(self, row: Row) -> None:
+        """Refuse a last L step that is cut short: a C step ends each, so it would be in vain."""
+        if self.dense_kappa:
+            settings = self.dense_settings(row, self.dense_kappa[0])
+        elif self.kappas(row):
+            settings = self.settings(row, self.kappas(row)[0])
+        else:
+            return
+        epochs = settings["compress_epochs"]
+        if epochs % settings["l_step_epochs"]:
+            raise ValueError(
+                f"--l-step-epochs must divide {epochs}, the epochs of learning-compression with "
+                f"--preset {self.preset}; got {settings['l_step_epochs']}"
+            )

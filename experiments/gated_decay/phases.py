@@ -53,12 +53,6 @@ class PhasesRun(Run):
         super().__init__(row, folder, settings, seed, resume)
         self._make_task, self._source = make_task, source
 
-    @property
-    def title(self) -> str:
-        """Its dataset, the number of parameters, and its seed."""
-        left = self.settings["kappa"] or self.settings["min_weights"]
-        return f"{self.settings['row']}{f' to {left:,}' if left else ''} seed {self.seed}"
-
     def headline(self, result: Mapping[str, Any]) -> str:
         """Accuracy and size."""
         prunings = f" after {result['prunings']} prunings" if "prunings" in result else ""

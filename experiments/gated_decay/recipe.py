@@ -233,6 +233,11 @@ def _task_maker(config: Config, row: Row) -> Callable[[int], Task]:
             raise DataError("--data-dir must name the folder in which TFDS has prepared ImageNet")
         return functools.partial(VGG16Task, config.data_dir, settings)
     dataset = load(row, config.data_dir)
+    if settings["batch_size"] > (most := len(dataset.train.labels)):
+        raise ValueError(
+            f"--batch-size must be at most {most}, the training images of {row}; got "
+            f"{settings['batch_size']}"
+        )
     return lambda seed: LeNet5Task(dataset, settings, LeNet5(rngs=nnx.Rngs(seed)))
 
 

@@ -16,6 +16,7 @@ from experiments.common.report import (
     describe,
     deviation,
     seeds_of,
+    title_of,
 )
 from experiments.gated_decay.config import LEVELS, PHASES, PUBLISHED, Config
 from experiments.gated_decay.figures import figures
@@ -89,7 +90,6 @@ _COLUMNS: Columns = (
 
 def parts(rows: Sequence[Row]) -> Parts:
     """The report."""
-    seeds = seeds_of(rows)
     whole = ", ".join(row["name"] for row in rows if row["settings"]["finetune_whole"])
     shares = [
         f"{row['neglected_share']:.2%} ({row['name']})" for row in rows if "neglected_share" in row
@@ -107,12 +107,11 @@ def parts(rows: Sequence[Row]) -> Parts:
         )
     notes = (
         "Accuracy in per cent at the end of the fine-tuning, mean ± sample standard deviation over "
-        f"seeds {', '.join(map(str, seeds))}. The validation split, 5,000 images held out of "
+        f"seeds {_seeds(rows)}. The validation split, 5,000 images held out of "
         "the training set (of ImageNet half of its validation set, whose other half is tested on), "
         f"decides {decides}. Sparsity counts all parameters, biases among them. A "
-        f"number behind a row's name is {number}. LeNet5's images are shifted by up to a "
-        "pixel (Fashion-MNIST's mirrored, too, both in the fine-tuning only), which those of the "
-        "published runs were not. Published: Bonetta and Cancelliere, ESANN 2022."
+        f"number behind a row's name is {number}. {_augmentation(rows)}Published: Bonetta and "
+        "Cancelliere, ESANN 2022."
     )
     if whole:
         notes += (
@@ -123,11 +122,12 @@ def parts(rows: Sequence[Row]) -> Parts:
     if distilled:
         names = ", ".join(row["name"] for row in distilled)
         shares_of_loss = {row["settings"]["finetune_distillation"] for row in distilled}
+        shifted = "shifted " if all(row["settings"]["shift"] for row in distilled) else ""
         notes += (
             f"\nIn the fine-tuning of {names} a share of "
             f"{', '.join(f'{share:g}' for share in sorted(shares_of_loss))} of the loss is the "
-            "divergence from the outputs of the dense network for the same shifted image (Hinton, "
-            "Vinyals and Dean, 2015)."
+            f"divergence from the outputs of the dense network for the same {shifted}image "
+            "(Hinton, Vinyals and Dean, 2015)."
         )
     neglected = [
         "The second-order term that the update neglects has, right after the last pruning, a norm "
@@ -145,6 +145,37 @@ def parts(rows: Sequence[Row]) -> Parts:
         FigureFile("The weights that are left", "weights.png"),
         FigureFile("The filters of the first layer", "filters.png"),
     ]
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    """Return the seeds, and, where some rows have fewer, which ones these have."""
+    seeds = seeds_of(rows)
+    fewer = [
+        f"{row['name']}: {', '.join(map(str, row['seeds']))}"
+        for row in rows
+        if {*row["seeds"]} != {*seeds}
+    ]
+    return ", ".join(map(str, seeds)) + (f" ({'; '.join(fewer)})" if fewer else "")
+
+
+def _augmentation(rows: Sequence[Row]) -> str:
+    """Return the sentence on how the training images of LeNet5 are augmented, if they are."""
+    found = {}
+    for row in rows:
+        settings = row["settings"]
+        shift, mirror = settings["shift"], settings["mirror"]
+        if row["model"] != "lenet5" or not (shift or mirror):
+            continue
+        pixels = "a pixel" if shift == 1 else f"{shift} pixels"
+        how = [f"shifted by up to {pixels}"] * (shift > 0) + ["mirrored"] * mirror
+        when = "" if settings["prune_augmented"] else " once the network is pruned"
+        if _from_dense(row) and when:
+            when = " once the dense network is trained"
+        found[title_of(row["dataset"])] = f"{' and '.join(how)}{when}"
+    if not found:
+        return ""
+    each = ", those of ".join(f"{dataset} are {how}" for dataset, how in found.items())
+    return f"Training images of {each}, which those of the published runs were not. "
 
 
 def _sparsest(rows: Sequence[Row]) -> list[str]:

@@ -12,14 +12,13 @@ from flax import nnx
 
 from experiments.data import DataError
 from experiments.gated_decay import recipe, tasks
-from experiments.gated_decay.config import CITED, ROWS, Config
+from experiments.gated_decay.config import CITED, LENET5_PARAMETERS, ROWS, Config
 from experiments.gated_decay.recipe import RECIPE, plan
+from experiments.gated_decay.report import parts
 from sparsejax.models import LeNet5
 from tests.experiments import smoke
 from tests.experiments.data.test_imagenet import pictures, prepare
 from tests.models.test_vgg16_weights import imagenet_file
-
-PARAMETERS = 431_080
 
 
 def config(output, **flags):
@@ -91,6 +90,8 @@ def test_a_dense_network_is_compressed(dataset, tmp_path):
         assert one["seconds"] != other["seconds"]
     assert "neglects" not in printed
     assert "by gated weight decay" not in printed
+    for name in names:  # a run is named as its row
+        assert f"mnist_{name} seed 0: test accuracy" in printed
 
 
 def test_a_share_of_the_loss_is_the_divergence_from_the_dense_network(dataset):
@@ -173,12 +174,33 @@ def test_finished_runs_are_not_run_again(finished, dataset):
         ({"eval_interval": 0}, "--eval-interval must be positive; got 0"),
         ({"patience": -1}, "--patience must be >= 0; got -1"),
         ({"kappa": (862, 0)}, "--kappa must be at least 1; got 0"),
+        ({"kappa": (862, 862)}, "--kappa must not name a value twice; got 862 again"),
+        ({"dense_kappa": (9, 9)}, "--dense-kappa must not name a value twice; got 9 again"),
+        ({"dense_kappa": (431_081,)}, "--dense-kappa must be at most 431080, all parameters of"),
+        ({"extra_targets": (7, 862)}, "--extra-targets must not hold a number of --kappa, .* 862"),
+        ({"seeds": (1, 1)}, "--seeds must not name a value twice; got 1 again"),
+        ({"seeds": (-1,)}, r"--seeds must be in \[0, 2\*\*32\); got -1"),
+        ({"seeds": ()}, "--seeds must name at least one seed; got none"),
+        ({"dataset": ()}, "--dataset must name at least one dataset; got none"),
+        ({"dense_kappa": (9,), "mu": -1.0}, "--mu must be positive and finite; got -1.0"),
+        ({"mu_growth": math.inf}, "--mu-growth must be finite and >= 1; got inf"),
+        ({"decay": math.nan}, "--decay must be finite and >= 0; got nan"),
+        ({"learning_rate": math.inf}, "--learning-rate must be positive and finite; got inf"),
+        ({"momentum": 1.5}, r"--momentum must be in \[0, 1\); got 1.5"),
+        ({"shift": -3}, r"--shift must be in \[0, 27\]; got -3"),
+        ({"batch_size": 9999}, "--batch-size must be at most 2500, the training images of mnist"),
+        (
+            {"dense_kappa": (9,), "l_step_epochs": 3},
+            "--l-step-epochs must divide 2, the epochs of learning-compression with --preset smoke",
+        ),
+        ({"l_step_epochs": 2}, "--l-step-epochs must divide 1, the epochs of"),
         (
             {"finetune_distillation": 1.5, "dense_kappa": (9,)},
             r"--finetune-distillation must be in \[0, 1\]; got 1.5",
         ),
         ({"finetune_distillation": 0.5}, "--finetune-distillation needs --dense-kappa"),
         ({"dataset": ("imagenet2012",)}, "--dataset of lenet5 must be of .* got imagenet2012"),
+        ({"model": "vgg16", "shift": 1}, "--shift is for --model lenet5 alone"),
         ({"model": "vgg16"}, "--data-dir must name the folder in which TFDS has prepared"),
     ],
 )
@@ -187,6 +209,46 @@ def test_bad_flags_are_named_before_anything_is_trained(small_mnist, tmp_path, f
     with pytest.raises((ValueError, DataError), match=message):
         smoke.run(RECIPE, recipe, small_mnist, chosen)
     assert not (tmp_path / "run").exists()
+
+
+def noted(*rows):
+    """The notes of a report."""
+    (notes,) = [part for part in parts(rows) if str(part).startswith("Accuracy in per cent")]
+    return notes
+
+
+def of_dense(finished, name="mnist_dense_9", seeds=(0,), **settings):
+    """A row of a compressed dense network, with the numbers of another one."""
+    row = finished[2][1]
+    return row | {
+        "name": name, "seeds": list(seeds),
+        "settings": row["settings"] | {"compress_rate": 0.1} | settings,
+    }  # fmt: skip
+
+
+def test_a_report_says_how_images_were_augmented(finished):
+    assert "images of MNIST are shifted by up to a pixel, which" in noted(*finished[2])
+    assert "shifted" not in noted(of_dense(finished, shift=0, finetune_distillation=0.5))
+    both = of_dense(finished, shift=2, mirror=True, finetune_distillation=0.5)
+    assert "MNIST are shifted by up to 2 pixels and mirrored, which" in noted(both)
+    assert "for the same shifted image" in noted(both)
+    late = of_dense(finished, mirror=True, prune_augmented=False) | {"dataset": "fashion_mnist"}
+    text = noted(of_dense(finished), late)
+    assert "MNIST are shifted by up to a pixel, those of Fashion-MNIST are shifted by up" in text
+    assert "and mirrored once the dense network is trained, which" in text
+
+
+def test_a_report_says_which_rows_have_fewer_seeds(finished):
+    one, two = of_dense(finished, "one", (0,)), of_dense(finished, "two", (0, 1))
+    assert "over seeds 0, 1 (one: 0). The" in noted(one, two)
+    assert "over seeds 0, 1. The" in noted(two, two)
+
+
+def test_flags_with_which_dense_networks_are_compressed_are_not_refused(tmp_path):
+    Config(output=tmp_path, dense_kappa=(LENET5_PARAMETERS,), l_step_epochs=10).check()
+    Config(output=tmp_path, kappa=(), l_step_epochs=3).check()  # nothing is compressed
+    network = nnx.state(LeNet5(rngs=nnx.Rngs(0)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(network)) == LENET5_PARAMETERS
 
 
 def test_flags_become_settings(tmp_path):
