@@ -42,6 +42,8 @@ _WAYS = {
     "wanda_50": "Wanda, 50 %",
     "sparsegpt_50": "SparseGPT, 50 %",
     "admm_50": "ADMM, 50 %",
+    "sparsegpt_50_at_once": "SparseGPT, 50 %, all layers at once",
+    "admm_50_at_once": "ADMM, 50 %, all layers at once",
     "swaps_50": "swaps, 50 %",
     "global_50": "ADMM, 50 %",
     "wanda_2_4": "Wanda, 2:4",
