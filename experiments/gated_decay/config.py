@@ -114,7 +114,7 @@ class Config(CommonConfig):
     kappa: tuple[int, ...] | None = None
     """Exact numbers of parameters to compress to by learning-compression after the pruning, a row
     each; default the dataset's, none for VGG-16."""
-    dense_kappa: tuple[int, ...] = ()
+    dense_kappa: tuple[int, ...] | None = None
     """Numbers of parameters to compress LeNet5 to without gated weight decay: by
     learning-compression of the dense network with weight decay (l0 + l2). What dead units still
     hold then goes, too. With these nothing else is trained."""
@@ -213,6 +213,8 @@ class Config(CommonConfig):
             "mu",
         )
         self.require("in (0, 1]", lambda x: 0 < x <= 1, "decay_rate")
+        self.require("in (0, 1)", lambda x: 0 < x < 1, "fraction")
+        self.require("in [0, 1], not in per cent", lambda x: 0 <= x <= 1, "lower_bound")
         self.require("in [0, 1)", lambda x: 0 <= x < 1, "momentum")
         self.require("in [0, 27]", lambda x: 0 <= x <= 27, "shift")
         self.require(">= 0", lambda x: x >= 0, "patience")
@@ -233,9 +235,12 @@ class Config(CommonConfig):
             self._check_l_steps(row)
 
     def _check_lists(self) -> None:
-        for name in ("dataset", "seeds"):
-            if not getattr(self, name):
-                raise ValueError(f"--{name} must name at least one {name.rstrip('s')}; got none")
+        each = {"dataset": "dataset", "seeds": "seed", "dense_kappa": "number of parameters"}
+        for name, one in each.items():
+            if getattr(self, name) == ():
+                raise ValueError(
+                    f"--{name.replace('_', '-')} must name at least one {one}; got none"
+                )
         counts = ("kappa", "extra_targets", "dense_kappa")
         self.require("at least 1", lambda x: x >= 1, *counts)
         if self.model == "lenet5":

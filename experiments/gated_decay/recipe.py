@@ -204,7 +204,7 @@ def _runs(
         return GatedDecayRun(name, folder, make_task, settings, seed, config.resume, source)
 
     first: FromDenseRun | None = None
-    for kappa in config.dense_kappa:
+    for kappa in config.dense_kappa or ():
         name, its_folder = f"{row}_dense_{kappa}", folder / f"dense_{kappa}"
         settings = config.dense_settings(row, kappa)
         run = FromDenseRun(name, its_folder, make_task, settings, seed, config.resume, first)

@@ -179,14 +179,17 @@ def _augmentation(rows: Sequence[Row]) -> str:
 
 
 def _sparsest(rows: Sequence[Row]) -> list[str]:
-    """Return, for each level of accuracy, the row that reaches it with the fewest parameters."""
+    """Return, for each level of accuracy, the row that reaches it with the fewest parameters.
+
+    Of rows with equally many it is the most accurate one.
+    """
     lines = []
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         for level in LEVELS.get(dataset, ()):
             there = [r for r in rows if r["dataset"] == dataset and _accuracy(r) >= level]
             reached = "none of these rows"
             if there:
-                row = min(there, key=lambda row: max(row["nonzeros"]))
+                row = min(there, key=lambda row: (max(row["nonzeros"]), -_accuracy(row)))
                 reached = (
                     f"{max(row['nonzeros']):,} parameters ({1 - max(row['density']):.2%} sparsity) "
                     f"at {_accuracy(row):.2f} % [{row['name']}]"

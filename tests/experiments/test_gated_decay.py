@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from experiments.common.report import summary
 from experiments.data import DataError
 from experiments.gated_decay import recipe, tasks
 from experiments.gated_decay.config import CITED, LENET5_PARAMETERS, ROWS, Config
@@ -167,15 +168,19 @@ def test_finished_runs_are_not_run_again(finished, dataset):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"lower_bound": 98.7}, r"lower_bound must be a fraction in \[0, 1\], not in per cent"),
-        ({"fraction": 0.0}, r"fraction must be in \(0, 1\); got 0"),
-        ({"fraction": 4.0}, r"fraction must be in \(0, 1\); got 4"),
+        ({"lower_bound": 98.7}, r"--lower-bound must be in \[0, 1\], not in per cent; got 98.7"),
+        ({"fraction": 0.0}, r"--fraction must be in \(0, 1\); got 0"),
+        ({"fraction": 4.0}, r"--fraction must be in \(0, 1\); got 4"),
         ({"decay_rate": 0.0}, r"--decay-rate must be in \(0, 1\]; got 0.0"),
         ({"eval_interval": 0}, "--eval-interval must be positive; got 0"),
         ({"patience": -1}, "--patience must be >= 0; got -1"),
         ({"kappa": (862, 0)}, "--kappa must be at least 1; got 0"),
         ({"kappa": (862, 862)}, "--kappa must not name a value twice; got 862 again"),
         ({"dense_kappa": (9, 9)}, "--dense-kappa must not name a value twice; got 9 again"),
+        (
+            {"dense_kappa": ()},
+            "--dense-kappa must name at least one number of parameters; got none",
+        ),
         ({"dense_kappa": (431_081,)}, "--dense-kappa must be at most 431080, all parameters of"),
         ({"extra_targets": (7, 862)}, "--extra-targets must not hold a number of --kappa, .* 862"),
         ({"seeds": (1, 1)}, "--seeds must not name a value twice; got 1 again"),
@@ -242,6 +247,15 @@ def test_a_report_says_which_rows_have_fewer_seeds(finished):
     one, two = of_dense(finished, "one", (0,)), of_dense(finished, "two", (0, 1))
     assert "over seeds 0, 1 (one: 0). The" in noted(one, two)
     assert "over seeds 0, 1. The" in noted(two, two)
+
+
+def test_of_rows_with_as_many_parameters_the_most_accurate_is_named(finished):
+    worse, better = (
+        of_dense(finished, name) | {"test_error": summary([error]), "nonzeros": [9]}
+        for name, error in (("worse", 0.2), ("better", 0.1))
+    )
+    (lines,) = [part for part in parts([worse, better]) if str(part).startswith("- mnist")]
+    assert lines.count("[better]") == lines.count("mnist, at least")
 
 
 def test_flags_with_which_dense_networks_are_compressed_are_not_refused(tmp_path):
