@@ -263,10 +263,9 @@ def _trained(language: Sequence[Row]) -> list[str]:
         steps.setdefault(one["steps"], []).append(name)
     lengths = "; ".join(f"{', '.join(names)}: {count} steps" for count, names in steps.items())
     text = (
-        f"Rows that train ({lengths}) take {windows} windows a step with Adam, whose rate falls to "
-        "0 along a cosine. They see all texts that the calibration "
-        "windows are drawn from. Networks without units are trained at the size that `shrink` "
-        "leaves."
+        f"Rows that train ({lengths}) take {windows} windows a step, of all texts that the "
+        "calibration windows are drawn from, with Adam, whose rate falls to 0 along a cosine. "
+        "Networks without units are trained at the size that `shrink` leaves."
     )
     mixed = [name for name, one in settings.items() if one.get("mixed_precision")]
     if mixed:
