@@ -57,6 +57,11 @@ Picture = Figure | Callable[[Path], Any]
 """A figure, or a function that writes one to a path."""
 
 
+def flag_of(name: str) -> str:
+    """The flag of a field of `Config`, as it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """The flags of every experiment."""
@@ -94,8 +99,12 @@ class Config:
             given = getattr(self, name)
             for value in given if isinstance(given, tuple) else (given,):
                 if value is not None and not holds(value):
-                    flag = name.replace("_", "-")
-                    raise ValueError(f"--{flag} must be {allowed}; got {value}")
+                    raise ValueError(f"{flag_of(name)} must be {allowed}; got {value}")
+
+    def require_some(self, name: str, one: str) -> None:
+        """Raise ValueError where the flag ``name`` has no value; ``one`` says what one would be."""
+        if getattr(self, name) == ():
+            raise ValueError(f"{flag_of(name)} must name at least one {one}; got none")
 
     def require_distinct(self, *names: str) -> None:
         """Raise ValueError where a flag of ``names`` is given the same value twice."""
@@ -103,8 +112,9 @@ class Config:
             given = getattr(self, name) or ()
             twice = [value for value in dict.fromkeys(given) if given.count(value) > 1]
             if twice:
-                flag = name.replace("_", "-")
-                raise ValueError(f"--{flag} must not name a value twice; got {twice[0]} again")
+                raise ValueError(
+                    f"{flag_of(name)} must not name a value twice; got {twice[0]} again"
+                )
 
     def check_seeds(self) -> None:
         """Raise ValueError where the experiment has seeds and one is out of range or named twice.

@@ -126,7 +126,6 @@ class Config(AddingConfig):
             raise ValueError(
                 f"--kept-percent must be of {', '.join(sorted(there))}; got {', '.join(unknown)}"
             )
-        if not self.seeds:
-            raise ValueError("--seeds must name at least one seed; got none")
+        self.require_some("seeds", "seed")
         if TUNING_SEED in self.seeds:
             raise ValueError(f"--seeds must not hold {TUNING_SEED}, which chooses the settings")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.common.runner import Config as CommonConfig
+from experiments.common.runner import flag_of
 
 Row = Literal["mnist", "fashion_mnist", "imagenet2012"]
 ROWS: Mapping[str, tuple[Row, ...]] = {
@@ -229,18 +230,14 @@ class Config(CommonConfig):
         lenet5 = ("finetune_whole", "dense_kappa", "shift", "mirror", "prune_augmented")
         for name in lenet5:
             if self.model == "vgg16" and getattr(self, name):
-                flag = name.replace("_", "-")
-                raise ValueError(f"--{flag} is for --model lenet5 alone")
+                raise ValueError(f"{flag_of(name)} is for --model lenet5 alone")
         for row in self.rows():
             self._check_l_steps(row)
 
     def _check_lists(self) -> None:
-        each = {"dataset": "dataset", "seeds": "seed", "dense_kappa": "number of parameters"}
-        for name, one in each.items():
-            if getattr(self, name) == ():
-                raise ValueError(
-                    f"--{name.replace('_', '-')} must name at least one {one}; got none"
-                )
+        self.require_some("dataset", "dataset")
+        self.require_some("seeds", "seed")
+        self.require_some("dense_kappa", "number of parameters")
         counts = ("kappa", "extra_targets", "dense_kappa")
         self.require("at least 1", lambda x: x >= 1, *counts)
         if self.model == "lenet5":

@@ -215,8 +215,7 @@ class Config(CommonConfig):
             "epochs", "rounds", "batch_size", "learning_rate", "devices", "vmap_size",
         )  # fmt: skip
         self.require("in (0, 1)", lambda x: 0 < x < 1, "densities")
-        if not self.seeds:
-            raise ValueError("--seeds must name at least one seed; got none")
+        self.require_some("seeds", "seed")
         schedule, rewind = PRESETS[self.preset], PRESETS[self.preset].rewind_epochs
         epochs = self.epochs or schedule.epochs
         if "cs" in self.methods() and self.options()["beta"] == "staircase" and epochs < 2:
