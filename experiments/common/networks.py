@@ -19,6 +19,8 @@ from sparsejax.models import VGG16, LeNet5, LeNet300, ResNet20, VGG16Cifar, load
 
 MNIST_MODELS: Mapping[str, Any] = {"lenet300": LeNet300, "lenet5": LeNet5}
 CIFAR_MODELS: Mapping[str, Any] = {"resnet20": ResNet20, "vgg16": VGG16Cifar}
+LENET5_PARAMETERS = 431_080
+"""Kernels and biases."""
 
 _CHUNK = 5000  # images a forward pass
 _CHUNK_IN_STEP = 500  # the same inside a step

@@ -21,9 +21,6 @@ Row = dict[str, Any]
 Columns = Sequence[tuple[str, Callable[[Any], str]]]
 """The header of each column, and its cell as a function of a row."""
 
-MADE_BY = "{made_by}"
-"""A part of a report that is replaced by the sentence of `made_by`, or those of all its rows."""
-
 _NUMBER = re.compile(r"\W*\d|\(|$")
 """How a cell of a column of numbers begins; ``(none)`` and nothing are such cells, too."""
 
@@ -76,7 +73,11 @@ class FigureFile(NamedTuple):
         return f"![{self.caption}]({self.name})"
 
 
-Part = str | Table | FigureFile
+class MadeBy:
+    """The place of the sentences on what made the rows of a report, where and with what."""
+
+
+Part = str | Table | FigureFile | MadeBy
 Parts = Sequence[Part]
 """The paragraphs, tables and figures of a report."""
 
@@ -128,6 +129,21 @@ def seeds_of(rows: Iterable[Row]) -> list[int]:
     return sorted({seed for row in rows for seed in row["seeds"]})
 
 
+def seed_list(rows: Sequence[Row]) -> str:
+    """The seeds of the rows as a text, with those of each row that lacks some, such as
+    ``0, 1, 2 (lenet5: 0)``.
+    """
+    seeds = seeds_of(rows)
+    fewer = [
+        f"{row['name']}: {_listed(row['seeds'])}" for row in rows if {*row["seeds"]} != {*seeds}
+    ]
+    return _listed(seeds) + (f" ({'; '.join(fewer)})" if fewer else "")
+
+
+def _listed(seeds: Iterable[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
 def difference(first: Row, second: Row) -> tuple[float, float]:
     """Mean test error of ``first`` less that of ``second``, and its standard error."""
     one, two = first["test_error"], second["test_error"]
@@ -166,13 +182,16 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 def write_markdown(folder: Path, report: Mapping[str, Any], parts: Parts) -> None:
     """Write ``folder/report.md``, without the figures that are not in the folder."""
-    texts = [
-        part if isinstance(part, str) else part.markdown()
-        for part in parts
-        if not isinstance(part, FigureFile) or (folder / part.name).exists()
+
+    def text(part: Part) -> str:
+        if isinstance(part, MadeBy):
+            return _sources(report)
+        return part if isinstance(part, str) else part.markdown()
+
+    shown = [
+        part for part in parts if not isinstance(part, FigureFile) or (folder / part.name).exists()
     ]
-    text = "\n\n".join(_sources(report) if text == MADE_BY else text for text in texts)
-    (folder / "report.md").write_text(f"{text}\n")
+    (folder / "report.md").write_text("\n\n".join(map(text, shown)) + "\n")
 
 
 def _sources(report: Mapping[str, Any]) -> str:

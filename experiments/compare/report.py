@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.common.report import (
-    MADE_BY,
     Columns,
     FigureFile,
+    MadeBy,
     Part,
     Parts,
     Row,
@@ -338,7 +338,7 @@ def parts(rows: Sequence[Row]) -> Parts:
                 "had found, in some of which test errors were on the screen.",
                 _tuning_table(tuned),
             ]
-    return [*found, MADE_BY]
+    return [*found, MadeBy()]
 
 
 def figures(rows: Sequence[Row], ended: Mapping[str, Sequence[Any]]) -> dict[str, Picture]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from experiments.common.networks import LENET5_PARAMETERS
 from experiments.common.runner import Config as CommonConfig
 
 Row = Literal[
@@ -82,7 +83,7 @@ DEFAULTS: Mapping[Row, dict[str, Any]] = {
     },
     "mlp_penalized": _MLP | _FIXED | {"penalty": 0.1 / 60_000 * 266_610},
     "lenet5_10": _LENET5 | {"target": 0.1},
-    "lenet5_penalized": _LENET5 | _FIXED | {"penalty": 0.1 / 60_000 * 431_080},
+    "lenet5_penalized": _LENET5 | _FIXED | {"penalty": 0.1 / 60_000 * LENET5_PARAMETERS},
     "controllability": _MLP | {"target": 0.2},
     "mlp_33_restarts": _MLP | _FASTER_DUAL | {"target": 0.33, "dual": "restarts"},
     "mlp_33_ascent": _MLP | _FASTER_DUAL | {"target": 0.33, "dual": "ascent"},

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.common.report import (
-    MADE_BY,
     Columns,
     FigureFile,
+    MadeBy,
     Part,
     Parts,
     Row,
@@ -16,7 +16,7 @@ from experiments.common.report import (
     aggregate,
     describe,
     error,
-    seeds_of,
+    seed_list,
 )
 from experiments.constrained_l0.config import PUBLISHED, ROWS, SOUGHT, Config
 from experiments.constrained_l0.figures import figures
@@ -158,7 +158,7 @@ def parts(rows: Sequence[Row]) -> Parts:
             )  # fmt: skip
             found += ["## A constraint against a penalty", _bisection(row)]
             found += [Table(_PENALTIES, list(lines))]
-    found += [MADE_BY]
+    found += [MadeBy()]
     if main:
         found += [
             FigureFile("Density, multiplier and error along the training", "dynamics.png"),
@@ -179,7 +179,6 @@ def _bisection(row: Row) -> str:
 
 
 def _notes(rows: Sequence[Row]) -> str:
-    seeds = seeds_of(rows)
     epochs = sorted({row["settings"]["epochs"] for row in rows})
     difference = max(max(row["purging_logit_difference"]) for row in rows)
     trained = (
@@ -190,7 +189,7 @@ def _notes(rows: Sequence[Row]) -> str:
     shorter = f"These runs have {', '.join(map(str, epochs))} epochs, the published 200. "
     return (
         "Errors in per cent of the deterministic purged network, mean ± sample standard deviation "
-        f"over seeds {', '.join(map(str, seeds))}, {trained}. {shorter if epochs[0] < 200 else ''}"
+        f"over seeds {seed_list(rows)}, {trained}. {shorter if epochs[0] < 200 else ''}"
         "*Final*: after the last epoch. *Best epoch*: the lowest test error of any epoch, picked "
         "on the test split as the published figures are, so optimistic; *best feasible epoch*: the "
         "same among epochs that satisfy the constraint. *Expected density*: what the constraint "

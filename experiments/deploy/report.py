@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.common.report import MADE_BY, Columns, FigureFile, Part, Parts, Row, Table
+from experiments.common.report import Columns, FigureFile, MadeBy, Part, Parts, Row, Table
 from experiments.common.runner import Picture
 from experiments.deploy.forms import DENSE
 
@@ -71,7 +71,7 @@ def parts(rows: Sequence[Row]) -> Parts:
     """The report."""
     found: list[Part] = [
         "# Deployed sparse networks",
-        MADE_BY,
+        MadeBy(),
         "Times are medians of a call, with all forms interleaved in one process; the images are "
         "already where the form reads them. The dense network is the masked one, jitted, with its "
         "weights as constants of the program; ratios are to it. JAX calls CPU programs "

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.common.networks import LENET5_PARAMETERS
 from experiments.common.runner import Config as CommonConfig
 from experiments.common.runner import flag_of
 
@@ -59,7 +60,6 @@ FROM_DENSE_EPOCHS: Mapping[str, tuple[int, int]] = {
     "smoke": (1, 2), "quick": (6, 20), "paper": (12, 40),
 }  # fmt: skip
 """Epochs of the dense training and of the learning-compression of it."""
-LENET5_PARAMETERS = 431_080
 KAPPAS: Mapping[Row, tuple[int, ...]] = {"mnist": (862,)}
 """Exact numbers of parameters to compress to: 99.8 % sparsity."""
 

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.common.report import (
-    MADE_BY,
     Columns,
     FigureFile,
+    MadeBy,
     Parts,
     Row,
     Table,
     aggregate,
     describe,
     deviation,
-    seeds_of,
+    seed_list,
     title_of,
 )
 from experiments.gated_decay.config import LEVELS, PHASES, PUBLISHED, Config
@@ -107,7 +107,7 @@ def parts(rows: Sequence[Row]) -> Parts:
         )
     notes = (
         "Accuracy in per cent at the end of the fine-tuning, mean ± sample standard deviation over "
-        f"seeds {_seeds(rows)}. The validation split, 5,000 images held out of "
+        f"seeds {seed_list(rows)}. The validation split, 5,000 images held out of "
         "the training set (of ImageNet half of its validation set, whose other half is tested on), "
         f"decides {decides}. Sparsity counts all parameters, biases among them. A "
         f"number behind a row's name is {number}. {_augmentation(rows)}Published: Bonetta and "
@@ -137,7 +137,7 @@ def parts(rows: Sequence[Row]) -> Parts:
         f"# {'Dense networks compressed' if dense else 'Networks pruned by gated weight decay'}",
         Table(_COLUMNS, rows),
         notes,
-        MADE_BY,
+        MadeBy(),
         *(neglected if shares else []),
         *_sparsest(rows),
         FigureFile("Accuracy against the parameters left", "frontier.png"),
@@ -145,17 +145,6 @@ def parts(rows: Sequence[Row]) -> Parts:
         FigureFile("The weights that are left", "weights.png"),
         FigureFile("The filters of the first layer", "filters.png"),
     ]
-
-
-def _seeds(rows: Sequence[Row]) -> str:
-    """Return the seeds, and, where some rows have fewer, which ones these have."""
-    seeds = seeds_of(rows)
-    fewer = [
-        f"{row['name']}: {', '.join(map(str, row['seeds']))}"
-        for row in rows
-        if {*row["seeds"]} != {*seeds}
-    ]
-    return ", ".join(map(str, seeds)) + (f" ({'; '.join(fewer)})" if fewer else "")
 
 
 def _augmentation(rows: Sequence[Row]) -> str:

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.common.report import (
-    MADE_BY,
     Columns,
     FigureFile,
+    MadeBy,
     Parts,
     Row,
     Table,
     aggregate,
     describe,
     error,
-    seeds_of,
+    seed_list,
 )
 from experiments.common.runner import Picture, Run
 from experiments.lc_lenet300.config import PUBLISHED, ROWS, Config, is_reference
@@ -98,15 +98,14 @@ def _blindness(rows: Sequence[Row]) -> str:
 
 def parts(rows: Sequence[Row]) -> Parts:
     """The report."""
-    seeds = seeds_of(rows)
     return [
         "# LeNet300 on MNIST, compressed by learning-compression",
         Table(_COLUMNS, rows),
         "Errors in per cent at the end of training, mean ± sample standard deviation over seeds "
-        f"{', '.join(map(str, seeds))}. The validation split is 5,000 images held out of the "
+        f"{seed_list(rows)}. The validation split is 5,000 images held out of the "
         f"training set, never trained on. {_blindness(rows)} Published: Idelbayev and "
         "Carreira-Perpiñán, ICASSP 2022.",
-        MADE_BY,
+        MadeBy(),
         Table(_SIZES, rows, on_screen=False),
         FigureFile("Error and distance along the LC steps", "curves.png"),
         FigureFile("Input pixels that survive", "pixels.png"),

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.common.report import (
-    MADE_BY,
     Columns,
     FigureFile,
+    MadeBy,
     Parts,
     Row,
     Table,
     aggregate,
     describe,
     error,
-    seeds_of,
+    seed_list,
     summary,
 )
 from experiments.common.runner import Picture
@@ -79,19 +79,18 @@ _COLUMNS: Columns = (
 
 def parts(rows: Sequence[Row]) -> Parts:
     """The report."""
-    seeds = seeds_of(rows)
     return [
         "# LeNet300 on MNIST, compressed in the ways of the LC toolkit",
         Table(_COLUMNS, rows),
         "Errors in per cent at the end of training, mean ± sample standard deviation over seeds "
-        f"{', '.join(map(str, seeds))}. Settings were chosen on the validation split, 5,000 images "
+        f"{seed_list(rows)}. Settings were chosen on the validation split, 5,000 images "
         "held out of the training set; no test error was computed before they were frozen "
         "(`--final`). The compression ratio is that of float32 parameters to what "
         "`sparsejax.inspection.storage_bits` counts, biases included; the lowest of the seeds, as "
         "the ranks are the highest. Published: the examples of the LC toolkit of Idelbayev and "
         "Carreira-Perpiñán, whose reference is another network than ours; its text states 2.51 % "
         "for [prune_lowrank_quantize], its table 2.13 %.",
-        MADE_BY,
+        MadeBy(),
         FigureFile("Error and distance along the LC steps", "curves.png"),
     ]
 

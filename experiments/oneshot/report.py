@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.common.report import (
-    MADE_BY,
     Columns,
     FigureFile,
+    MadeBy,
     Part,
     Parts,
     Row,
@@ -233,7 +233,7 @@ def parts(rows: Sequence[Row]) -> Parts:
             "Errors in per cent, mean ± sample standard deviation over the dense networks. Nothing "
             "is trained after one-shot pruning."
         )
-    return [*found, MADE_BY, *(FigureFile("Errors", name) for name in figures(rows, {}))]
+    return [*found, MadeBy(), *(FigureFile("Errors", name) for name in figures(rows, {}))]
 
 
 def _files(language: Sequence[Row]) -> list[str]:

@@ -17,7 +17,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments.common import runner
-from experiments.common.report import MADE_BY, Table, aggregate, error, write_report
+from experiments.common.report import MadeBy, Table, aggregate, error, write_report
 from experiments.common.runner import AddingConfig, Recipe, Run, command_line, draw, main, rewrite
 from experiments.common.runner import Config as CommonConfig
 from sparsejax.training import Batches, Callback, init_state, make_step
@@ -115,7 +115,7 @@ def rows(config, ended, command):
 def report(rows):
     columns = (("row", lambda row: row["name"]), ("error", lambda row: error(row["test_error"])))
     hidden = (("hidden", lambda row: row["name"]),)
-    return ["# Toy", Table(columns, rows), MADE_BY, Table(hidden, rows, on_screen=False)]
+    return ["# Toy", Table(columns, rows), MadeBy(), Table(hidden, rows, on_screen=False)]
 
 
 def figures(rows, ended):
