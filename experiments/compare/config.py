@@ -32,6 +32,8 @@ class Task(NamedTuple):
     """The budget at which the settings of each method are chosen."""
     tuning_epochs: int
     """Epochs of a run that chooses settings."""
+    factors: Mapping[str, float] = {}
+    """What settings of these names are multiplied by; those of `METHODS` are for LeNet300."""
 
 
 TASKS: Mapping[str, Task] = {
@@ -44,7 +46,17 @@ TASKS: Mapping[str, Task] = {
         "1",
         40,
     ),
-    "lenet5_fashion_mnist": Task(LeNet5, "lenet5", "fashion_mnist", 30, ("2.5", "1"), "1", 12),
+    "lenet5_fashion_mnist": Task(
+        LeNet5,
+        "lenet5",
+        "fashion_mnist",
+        30,
+        ("2.5", "1"),
+        "1",
+        12,
+        # At 0.3 and 0.4 LeNet5 is lost in the first steps, and mu has fewer steps to act in.
+        factors={"rate": 1 / 3, "mu": 10 / 3},
+    ),
 }
 
 TUNING_SEED = 100
@@ -94,6 +106,10 @@ class Config(AddingConfig):
         budgets = (task.tuned_at,) if self.preset == "smoke" else task.budgets
         return tuple(b for b in budgets if b in self.kept_percent or not self.kept_percent)
 
+    def candidates(self, network: str, method: Name) -> list[dict[str, Any]]:
+        """The settings to choose from for a method on a network."""
+        return [_adapted(network, candidate) for candidate in METHODS[method].candidates]
+
     def settings(
         self,
         network: str,
@@ -102,7 +118,7 @@ class Config(AddingConfig):
         chosen: Mapping[str, Any],
         tuning: bool = False,
     ) -> dict[str, Any]:
-        """Return the settings of a run, as JSON values; ``chosen`` is a candidate of the method."""
+        """Return the settings of a run, as JSON values; ``chosen`` is one of its candidates."""
         epochs = TASKS[network].tuning_epochs if tuning else TASKS[network].epochs
         return {
             "network": network,
@@ -110,7 +126,7 @@ class Config(AddingConfig):
             "kept_percent": budget,
             "epochs": 3 if self.preset == "smoke" else epochs,
             "batch_size": self.batch_size,
-            **METHODS[method].shared,
+            **_adapted(network, METHODS[method].shared),
             **chosen,
         }
 
@@ -129,3 +145,12 @@ class Config(AddingConfig):
         self.require_some("seeds", "seed")
         if TUNING_SEED in self.seeds:
             raise ValueError(f"--seeds must not hold {TUNING_SEED}, which chooses the settings")
+
+
+def _adapted(network: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings for LeNet300 as those for a network, to two digits where they differ."""
+    factors = TASKS[network].factors
+    return {
+        name: float(f"{value * factors[name]:.2g}") if name in factors else value
+        for name, value in settings.items()
+    }

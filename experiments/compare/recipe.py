@@ -104,7 +104,7 @@ def plan(config: Config) -> Iterator[ComparedRun]:
     """Yield, for each network, the candidates of every method, then all runs, seed by seed."""
     chosen = chosen_before(config)
     for network, method in itertools.product(config.networks(), config.methods()):
-        if len(only := METHODS[method].candidates) == 1:  # there is nothing to choose
+        if len(only := config.candidates(network, method)) == 1:  # there is nothing to choose
             chosen.setdefault((network, method), only[0])
     config.check_planned(run for run, _ in _planned(config, chosen))
     datasets = {
@@ -156,7 +156,7 @@ def candidates(
     """The runs that choose the settings of a method, each with its candidate."""
     task = TASKS[network]
     budget = "100" if method == "dense" else task.tuned_at
-    for number, candidate in enumerate(METHODS[method].candidates):
+    for number, candidate in enumerate(config.candidates(network, method)):
         settings = config.settings(network, method, budget, candidate, tuning=True)
         folder = config.folder / network / method / "tuning" / f"candidate_{number}"
         row = f"{network}_{method}_tuning"

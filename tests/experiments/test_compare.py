@@ -11,6 +11,7 @@ import pytest
 
 from experiments.common import saved_runs
 from experiments.common.report import read_report, write_report
+from experiments.compare import config as config_module
 from experiments.compare import methods, recipe, report
 from experiments.compare.config import TASKS, TUNING_SEED, Config
 from experiments.compare.methods import METHODS, PEERS
@@ -39,7 +40,7 @@ def run(chosen, dataset, drawn=True):
         for name, method in METHODS.items()
     }
     with pytest.MonkeyPatch.context() as patch:
-        for module in (methods, recipe, report):
+        for module in (methods, config_module, recipe, report):
             patch.setattr(module, "METHODS", last)
         return smoke.run(RECIPE, recipe, dataset, chosen, drawn)
 
@@ -181,6 +182,18 @@ def test_every_method_has_four_candidates_and_settings_that_are_json():
         for candidate in method.candidates:
             json.dumps(Config().settings("lenet300_mnist", name, "1", candidate))
     assert set(methods.names()) == set(METHODS)
+
+
+def test_rates_and_penalties_are_those_of_the_network():
+    of = {n: [Config().candidates(n, name)[-1] for name in ("rigl", "lc_l0")] for n in TASKS}
+    assert of == {
+        "lenet300_mnist": [{"rate": 0.2, "drop_fraction": 0.5}, {"rate": 0.3, "mu": 3e-4}],
+        "lenet5_fashion_mnist": [{"rate": 0.067, "drop_fraction": 0.5}, {"rate": 0.1, "mu": 1e-3}],
+    }
+    shared = [Config().settings(n, "lc_l0_l2", "1", {})["mu"] for n in TASKS]
+    assert shared == [9e-5, 3e-4]
+    # What was chosen is not adapted again.
+    assert Config().settings("lenet5_fashion_mnist", "rigl", "1", {"rate": 0.033})["rate"] == 0.033
 
 
 @pytest.mark.parametrize("network", TASKS)
