@@ -33,7 +33,10 @@ class Task(NamedTuple):
     tuning_epochs: int
     """Epochs of a run that chooses settings."""
     factors: Mapping[str, float] = {}
-    """What settings of these names are multiplied by; those of `METHODS` are for LeNet300."""
+    """What the candidates' settings of these names are multiplied by; those of `METHODS` are for
+    LeNet300."""
+    shared: Mapping[str, Any] = {}
+    """What methods have that share a setting of the same name."""
 
 
 TASKS: Mapping[str, Task] = {
@@ -56,6 +59,7 @@ TASKS: Mapping[str, Task] = {
         12,
         # At 0.3 and 0.4 LeNet5 is lost in the first steps, and mu has fewer steps to act in.
         factors={"rate": 1 / 3, "mu": 10 / 3},
+        shared={"mu": 3e-4},
     ),
 }
 
@@ -108,7 +112,14 @@ class Config(AddingConfig):
 
     def candidates(self, network: str, method: Name) -> list[dict[str, Any]]:
         """The settings to choose from for a method on a network."""
-        return [_adapted(network, candidate) for candidate in METHODS[method].candidates]
+        factors = TASKS[network].factors
+        return [
+            {
+                name: float(f"{value * factors[name]:.2g}") if name in factors else value
+                for name, value in candidate.items()
+            }
+            for candidate in METHODS[method].candidates
+        ]
 
     def settings(
         self,
@@ -119,14 +130,15 @@ class Config(AddingConfig):
         tuning: bool = False,
     ) -> dict[str, Any]:
         """Return the settings of a run, as JSON values; ``chosen`` is one of its candidates."""
-        epochs = TASKS[network].tuning_epochs if tuning else TASKS[network].epochs
+        task, shared = TASKS[network], METHODS[method].shared
+        epochs = task.tuning_epochs if tuning else task.epochs
         return {
             "network": network,
             "method": method,
             "kept_percent": budget,
             "epochs": 3 if self.preset == "smoke" else epochs,
             "batch_size": self.batch_size,
-            **_adapted(network, METHODS[method].shared),
+            **{name: task.shared.get(name, value) for name, value in shared.items()},
             **chosen,
         }
 
@@ -145,12 +157,3 @@ class Config(AddingConfig):
         self.require_some("seeds", "seed")
         if TUNING_SEED in self.seeds:
             raise ValueError(f"--seeds must not hold {TUNING_SEED}, which chooses the settings")
-
-
-def _adapted(network: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings for LeNet300 as those for a network, to two digits where they differ."""
-    factors = TASKS[network].factors
-    return {
-        name: float(f"{value * factors[name]:.2g}") if name in factors else value
-        for name, value in settings.items()
-    }

@@ -192,6 +192,7 @@ def test_rates_and_penalties_are_those_of_the_network():
     }
     shared = [Config().settings(n, "lc_l0_l2", "1", {})["mu"] for n in TASKS]
     assert shared == [9e-5, 3e-4]
+    assert {Config().settings(n, "cs", "1", {})["rate"] for n in TASKS} == {0.1}
     # What was chosen is not adapted again.
     assert Config().settings("lenet5_fashion_mnist", "rigl", "1", {"rate": 0.033})["rate"] == 0.033
 
