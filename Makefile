@@ -17,6 +17,8 @@ RUFF = $(BIN)/ruff check . && $(BIN)/ruff format --check .
 # To compile all of the packages' modules takes a minute; Python compiles the fifth that is imported.
 PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 OLDEST := .venv-oldest
+# Tests start dozens of processes, each of which would compile the packages' modules again.
+unexport PYTHONDONTWRITEBYTECODE
 NO_PYTHON = Python 3.11 or newer is needed: put it on PATH, or run 'make $(MAKECMDGOALS) PYTHON=/path/to/python3'
 
 .PHONY: demo environments test test-oldest lint benchmark results docs package clean

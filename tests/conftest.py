@@ -27,6 +27,18 @@ def mnist():
     return load("mnist")
 
 
+@pytest.fixture(scope="module")
+def quick_collection():
+    """``gc.collect()`` passes over what is there already: a look at all of it takes half a second.
+
+    Modules that count bytes with `tests.reference.live_bytes` want it.
+    """
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
     """A process may map only so many pieces of memory, and each compiled program takes some."""

@@ -25,14 +25,14 @@ from tests.models.test_vgg16_weights import imagenet_file
 def config(output, **flags):
     return Config(
         preset="smoke", seeds=(0,), dataset=("mnist",), kappa=(50_000,), lower_bound=0.1,
-        min_weights=160_000, fraction=0.3, batch_size=125, eval_interval=4, output=output, **flags,
+        min_weights=160_000, fraction=0.3, batch_size=50, eval_interval=4, output=output, **flags,
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def dataset(mnist):
     """Ten steps an epoch: the programs run slowly, since they are compiled quickly."""
-    return smoke.part(mnist, train=1250, others=500)
+    return smoke.part(mnist, train=500, others=500)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_prunes_fine_tunes_and_reports(finished):
 
 def test_a_dense_network_is_compressed(dataset, tmp_path):
     chosen = config(tmp_path / "run", dense_kappa=(60_000, 50_000), finetune_distillation=0.5)
-    printed, rows = smoke.run(RECIPE, recipe, dataset, chosen)
+    printed, rows = smoke.run(RECIPE, recipe, dataset, chosen, drawn=False)
     names = [
         name for kappa in (60, 50) for name in (f"dense_{kappa}000", f"dense_{kappa}000_distilled")
     ]

@@ -37,6 +37,8 @@ from tests.experiments import smoke
 from tests.experiments.data import tiny_gguf
 from tests.reference import live_bytes
 
+pytestmark = pytest.mark.usefixtures("quick_collection", "few_candidates")
+
 CONTEXT = 16
 SHOWN = (
     "magnitude_50",
@@ -50,6 +52,15 @@ SHOWN = (
     "lc_50",
     "lc_50_file",
 )
+
+
+@pytest.fixture(scope="module")
+def few_candidates():
+    """The first and the last settings of each row, whose trial is much of what the rows take."""
+    with pytest.MonkeyPatch.context() as patch:
+        for row, every in CANDIDATES.items():
+            patch.setitem(CANDIDATES, row, [every[0], *every[1:][-1:]])
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +104,7 @@ def dense_lenet300(mnist, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def held():
-    """For rows that train, the most bytes held while they do, as a multiple of their state's."""
+    """For rows that train, the most bytes held after a step, as a multiple of their state's."""
     found = {}
     train, fit = recipe.TrainedRun.train, recipe.TrainedRun.fit
 
@@ -106,7 +117,7 @@ def held():
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
             found[run.row] = max(found.get(run.row, 0), (live_bytes() - run.before) / size)
 
-        return fit(run, *given, callbacks=[Callback(measure, 1)], **options)
+        return fit(run, *given, callbacks=[Callback(measure, 2)], **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe.TrainedRun, "train", measured_train)

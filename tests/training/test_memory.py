@@ -17,6 +17,7 @@ from sparsejax.training._checkpoints import _sums
 from tests.reference import live_bytes
 from tests.training.mlp import assert_same_bits
 
+pytestmark = pytest.mark.usefixtures("quick_collection")
 DATA = {"x": np.zeros((8, 2), np.float32)}
 SIZE = 4 * 250_000  # bytes of the parameters
 STATE = 3 * SIZE  # with Adam's moments

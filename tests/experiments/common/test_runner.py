@@ -24,6 +24,8 @@ from sparsejax.training import Batches, Callback, init_state, make_step
 from tests.compilation import environment_for_commands
 from tests.reference import live_bytes
 
+pytestmark = pytest.mark.usefixtures("quick_collection")
+
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(64, 3)).astype(np.float32)
 LABELS = IMAGES @ np.array([1.0, -2.0, 3.0], np.float32)
