@@ -32,11 +32,8 @@ class Task(NamedTuple):
     """The budget at which the settings of each method are chosen."""
     tuning_epochs: int
     """Epochs of a run that chooses settings."""
-    factors: Mapping[str, float] = {}
-    """What the candidates' settings of these names are multiplied by; those of `METHODS` are for
-    LeNet300."""
-    shared: Mapping[str, Any] = {}
-    """What methods have that share a setting of the same name."""
+    replaced: Mapping[str, Mapping[float, float]] = {}
+    """For some settings of `METHODS`, which are for LeNet300, what takes the place of a value."""
 
 
 TASKS: Mapping[str, Task] = {
@@ -57,9 +54,8 @@ TASKS: Mapping[str, Task] = {
         ("2.5", "1"),
         "1",
         12,
-        # At 0.3 and 0.4 LeNet5 is lost in the first steps, and mu has fewer steps to act in.
-        factors={"rate": 1 / 3, "mu": 10 / 3},
-        shared={"mu": 3e-4},
+        # At 0.3 LeNet5 is lost in the first steps, and mu has fewer steps to act in.
+        replaced={"rate": {0.3: 0.033}, "mu": {9e-5: 3e-4, 3e-4: 1e-3}},
     ),
 }
 
@@ -112,14 +108,7 @@ class Config(AddingConfig):
 
     def candidates(self, network: str, method: Name) -> list[dict[str, Any]]:
         """The settings to choose from for a method on a network."""
-        factors = TASKS[network].factors
-        return [
-            {
-                name: float(f"{value * factors[name]:.2g}") if name in factors else value
-                for name, value in candidate.items()
-            }
-            for candidate in METHODS[method].candidates
-        ]
+        return [_adapted(network, candidate) for candidate in METHODS[method].candidates]
 
     def settings(
         self,
@@ -130,15 +119,14 @@ class Config(AddingConfig):
         tuning: bool = False,
     ) -> dict[str, Any]:
         """Return the settings of a run, as JSON values; ``chosen`` is one of its candidates."""
-        task, shared = TASKS[network], METHODS[method].shared
-        epochs = task.tuning_epochs if tuning else task.epochs
+        epochs = TASKS[network].tuning_epochs if tuning else TASKS[network].epochs
         return {
             "network": network,
             "method": method,
             "kept_percent": budget,
             "epochs": 3 if self.preset == "smoke" else epochs,
             "batch_size": self.batch_size,
-            **{name: task.shared.get(name, value) for name, value in shared.items()},
+            **_adapted(network, METHODS[method].shared),
             **chosen,
         }
 
@@ -157,3 +145,9 @@ class Config(AddingConfig):
         self.require_some("seeds", "seed")
         if TUNING_SEED in self.seeds:
             raise ValueError(f"--seeds must not hold {TUNING_SEED}, which chooses the settings")
+
+
+def _adapted(network: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings for LeNet300 as those for a network."""
+    replaced = TASKS[network].replaced
+    return {name: replaced.get(name, {}).get(value, value) for name, value in settings.items()}

@@ -188,8 +188,10 @@ def test_rates_and_penalties_are_those_of_the_network():
     of = {n: [Config().candidates(n, name)[-1] for name in ("rigl", "lc_l0")] for n in TASKS}
     assert of == {
         "lenet300_mnist": [{"rate": 0.2, "drop_fraction": 0.5}, {"rate": 0.3, "mu": 3e-4}],
-        "lenet5_fashion_mnist": [{"rate": 0.067, "drop_fraction": 0.5}, {"rate": 0.1, "mu": 1e-3}],
-    }
+        "lenet5_fashion_mnist": [
+            {"rate": 0.2, "drop_fraction": 0.5}, {"rate": 0.033, "mu": 1e-3},
+        ],
+    }  # fmt: skip
     shared = [Config().settings(n, "lc_l0_l2", "1", {})["mu"] for n in TASKS]
     assert shared == [9e-5, 3e-4]
     assert {Config().settings(n, "cs", "1", {})["rate"] for n in TASKS} == {0.1}

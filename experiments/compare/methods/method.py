@@ -18,7 +18,7 @@ class Method(NamedTuple):
     the budget has, the largest stay."""
     candidates: Sequence[Mapping[str, Any]]
     """Settings to choose from on the validation images: four for every method. They are those for
-    LeNet300 (see `experiments.compare.config.Task.factors`)."""
+    LeNet300 (see `experiments.compare.config.Task.replaced`)."""
     search_share: float = 1.0
     """Share of all epochs that the search has; what it left is then fine-tuned for the rest."""
     shared: Mapping[str, Any] = {}
