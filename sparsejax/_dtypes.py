@@ -18,5 +18,9 @@ def promoted(*values: Any) -> jnp.dtype:
 
 
 def at_least_float32(*values: Any) -> jnp.dtype:
-    """Return the dtype to which values and float32 promote."""
-    return promoted(jnp.float32, *values)
+    """Return the dtype to which values and float32 promote.
+
+    An array has its own dtype, also one that JAX calls weakly typed, such as ``jnp.array(1.0)``:
+    with 64 bits its numbers would be rounded to float32 otherwise.
+    """
+    return promoted(jnp.float32, *(getattr(value, "dtype", value) for value in values))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int32
 
 from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
+from sparsejax.constraints._shown_terms import map_values
 
 
 class AnnealBoundState(NamedTuple):
@@ -29,9 +29,12 @@ def anneal_bound(bound: optax.ScalarOrSchedule) -> optax.GradientTransformation:
 
     .. math:: g_t \leftarrow g(x_t) - b_t
 
-    It is the first transformation in a chain of dual optimizers. A bound that decreases to 0 leads
-    the violation down at a chosen rate, so that the multiplier does not overshoot; a bound that
-    ends below 0 is a margin, with which training ends inside the constraint and not on it.
+    It is the first transformation in a chain of dual optimizers, also before `indexed` or
+    `implicit_multipliers`, whose violations it shifts. A bound that decreases to 0 leads the
+    violation down at a chosen rate, so that the multiplier does not overshoot; a bound that ends
+    below 0 is a margin, with which training ends inside the constraint and not on it. The
+    parameters do not see the bound. That is right for `lagrangian`, whose gradient does not depend
+    on it; with `augmented_lagrangian` subtract the bound in the constraint instead.
 
     Args:
       bound: b, in the units of the violations, the same for all of them; a finite scalar, which may
@@ -68,8 +71,7 @@ def anneal_bound(bound: optax.ScalarOrSchedule) -> optax.GradientTransformation:
             wide = at_least_float32(g)
             return jnp.asarray(g, wide) - current.astype(wide)
 
-        return jax.tree.map(shift, updates), AnnealBoundState(
-            jnp.asarray(optax.safe_increment(state.step))
-        )
+        step = jnp.asarray(optax.safe_increment(state.step))
+        return map_values(shift, updates), AnnealBoundState(step)
 
     return optax.GradientTransformation(init, update)

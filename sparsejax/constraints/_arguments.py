@@ -50,19 +50,24 @@ def check_floats(
 
 def check_like_multipliers(violation: PyTree[Array], multipliers: PyTree[Array]) -> None:
     """Raise ValueError if violations and multipliers differ in structure or in a shape."""
-    structures: tuple[Any, Any] = jax.tree.structure(violation), jax.tree.structure(multipliers)
+    check_like(violation, multipliers, "multiplier", "which descent_ascent and init are given")
+
+
+def check_like(violation: PyTree[Array], other: PyTree[Array], one: str, which: str = "") -> None:
+    """Raise ValueError if violations and another tree, with ``one`` for each, do not fit."""
+    structures: tuple[Any, Any] = jax.tree.structure(violation), jax.tree.structure(other)
     if structures[0] != structures[1]:
         raise ValueError(
-            "violation must have the structure of the multipliers, which descent_ascent and init "
-            f"are given; {misfit(violation, multipliers, 'the multipliers')}"
+            f"violation must have the structure of the {one}s{which and ', ' + which}; "
+            f"{misfit(violation, other, f'the {one}s')}"
         )
     flat, _ = jax.tree_util.tree_flatten_with_path(violation)
-    for (path, leaf), multiplier in zip(flat, jax.tree.leaves(multipliers), strict=True):
-        if jnp.shape(leaf) != jnp.shape(multiplier):
+    for (path, leaf), its in zip(flat, jax.tree.leaves(other), strict=True):
+        if jnp.shape(leaf) != jnp.shape(its):
             raise ValueError(
-                f"violation must have the shapes of the multipliers; "
+                f"violation must have the shapes of the {one}s; "
                 f"{jax.tree_util.keystr(path) or 'its leaf'} has shape {jnp.shape(leaf)}, its "
-                f"multiplier {jnp.shape(multiplier)}"
+                f"{one} {jnp.shape(its)}"
             )
 
 
@@ -130,6 +135,24 @@ def gains(
                 f"{name} must be a scalar, a schedule or a prefix of the multipliers; "
                 f"{misfit(value, multipliers, 'the multipliers')}"
             ) from error
-        return jax.tree.map(lambda gain, _: gain(step), spread, multipliers)
+
+        def of_leaf(path: Any, gain: Callable[[Array], Array], multiplier: Array) -> Array:
+            found = gain(step)
+            if not broadcasts(found.shape, jnp.shape(multiplier)):
+                raise ValueError(
+                    f"{name}{jax.tree_util.keystr(path)} must broadcast to the shape of its "
+                    f"multiplier, {jnp.shape(multiplier)}; got shape {found.shape}"
+                )
+            return found
+
+        return jax.tree_util.tree_map_with_path(of_leaf, spread, multipliers)
 
     return at
+
+
+def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether an array of a shape broadcasts to another shape."""
+    try:
+        return np.broadcast_shapes(shape, to) == to
+    except ValueError:
+        return False

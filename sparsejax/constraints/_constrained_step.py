@@ -66,7 +66,8 @@ def constrained_step(
         both can see the same random gates; what both compute, the compiler computes once.
       optimizer: a `descent_ascent`, alone or in an ``optax.chain``.
       lagrangian: ``(loss, violation, multiplier) -> scalar``, e.g. ``functools.partial(
-        augmented_lagrangian, penalty=10.0)``.
+        augmented_lagrangian, penalty=10.0)``. It gets the violations as ``constraint`` returns
+        them, and the multipliers of all constraints.
       scheme: what the two sides see of one another:
 
         - ``"simultaneous"``: both move from the same point.
@@ -109,7 +110,7 @@ def constrained_step(
             def evaluate(params: PyTree) -> tuple[jax.Array, Any]:
                 value, metrics, statistics = call_loss(loss, params, state.statistics, batch, key)
                 g = constraint(params, batch, key)
-                total = lagrangian(value, *shown_terms(g, multiplier))
+                total = lagrangian(value, g, multiplier)
                 return total, (value, g, metrics, statistics)
 
             def objective(params: PyTree) -> tuple[jax.Array, Any]:

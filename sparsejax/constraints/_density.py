@@ -16,6 +16,7 @@ from sparsejax._misfit import misfit
 from sparsejax._pairs import pairs
 from sparsejax._tied_gates import TiedTo, broadcast_gates
 from sparsejax._where import is_masked
+from sparsejax.constraints._arguments import broadcasts
 
 
 class GateGroup(NamedTuple):
@@ -125,10 +126,9 @@ def density_violation(
 
     There is one violation for each leaf of ``target``, over the part of the model below that leaf:
     a number constrains the model as a whole, a tree of numbers constrains each layer, or each block
-    of layers, by itself. For the same target in each layer::
+    of layers, by itself. For the same target in each layer of a dict of layers::
 
-        is_group = lambda node: isinstance(node, GateGroup)
-        target = jax.tree.map(lambda _: 0.3, groups, is_leaf=is_group)
+        target = {layer: 0.3 for layer in groups}
 
     Args:
       active_probability: pytree as in `expected_density`; see `gate_groups`.
@@ -175,7 +175,7 @@ def density_violation(
 def _group_of(shape: tuple[int, ...], p: Any, path: str) -> GateGroup:
     if is_masked(p):
         return GateGroup(np.zeros(0, np.float32), ungated_cost=math.prod(shape))
-    if not _broadcasts(jnp.shape(p), shape):
+    if not broadcasts(jnp.shape(p), shape):
         raise ValueError(
             f"active_probability{path} must broadcast to the shape {shape} of its parameters; "
             f"got shape {jnp.shape(p)}"
@@ -187,9 +187,11 @@ def _violation(part: PyTree, target: Float[ArrayLike, ""], path: str) -> Float[A
     name = f"target{path}"
     _checks.scalar(name, target, "a density in (0, 1]", lambda x: 0 < x <= 1)
     count = _count(part, path)
-    smallest = _checks.known(count.ungated / count.total)
+    costs = [_checks.known(cost) for cost in (count.ungated, count.total)]
+    smallest = None if costs[0] is None or costs[1] is None else costs[0] / costs[1]
     number = _checks.known(target)
-    if smallest is not None and number is not None and float(number) < smallest:
+    # A target that was rounded to its dtype is compared with what is as exact.
+    if smallest is not None and number is not None and number < smallest.astype(number.dtype):
         # Rounded up, so that the target named here is one that is accepted.
         feasible = math.ceil(float(smallest) * 1e6) / 1e6
         raise ValueError(
@@ -213,12 +215,19 @@ def _count(active_probability: PyTree, path: str) -> _Count:
     counts = [_count_group(leaf, path + jax.tree_util.keystr(below)) for below, leaf in flat]
     dtype = at_least_float32(*(count.active.dtype for count in counts))
     active = sum((count.active.astype(dtype) for count in counts), start=jnp.zeros((), dtype))
-    total = sum(count.total for count in counts)
+    total = _sum(dtype, [count.total for count in counts])
     if _checks.known(total) == 0:
         raise ValueError(
             f"active_probability{path} must hold at least one parameter; it holds none"
         )
-    return _Count(active, total, sum(count.ungated for count in counts))
+    return _Count(active, total, _sum(dtype, [count.ungated for count in counts]))
+
+
+def _sum(dtype: jnp.dtype, costs: list[Any]) -> Any:
+    """The sum of costs: exact if all of them are known, else of a dtype."""
+    if any(isinstance(cost, jax.Array) for cost in costs):
+        return sum((jnp.asarray(cost, dtype) for cost in costs), start=jnp.zeros((), dtype))
+    return sum(costs)
 
 
 def _count_group(group: GateGroup | Float[Array, "..."], path: str) -> _Count:
@@ -232,7 +241,7 @@ def _count_group(group: GateGroup | Float[Array, "..."], path: str) -> _Count:
         raise ValueError(f"{name} must hold probabilities in [0, 1]; it holds {bad}")
     cost = _cost(f"{name}.cost_per_gate", group.cost_per_gate)
     ungated = _cost(f"{name}.ungated_cost", group.ungated_cost)
-    if not _broadcasts(cost.shape, p.shape):
+    if not broadcasts(cost.shape, p.shape):
         raise ValueError(
             f"{name}.cost_per_gate must broadcast to the shape {p.shape} of the probabilities; "
             f"got shape {cost.shape}"
@@ -240,7 +249,7 @@ def _count_group(group: GateGroup | Float[Array, "..."], path: str) -> _Count:
     if ungated.shape != ():
         raise ValueError(f"{name}.ungated_cost must be a number; got shape {ungated.shape}")
     broadcast_to = np.broadcast_to if isinstance(cost, np.ndarray) else jnp.broadcast_to
-    total = broadcast_to(cost, p.shape).sum() + ungated
+    total = _sum(p.dtype, [broadcast_to(cost, p.shape).sum(), ungated])
     active = (p * jnp.asarray(cost, p.dtype)).sum() + jnp.asarray(ungated, p.dtype)
     return _Count(active, total, ungated)
 
@@ -254,13 +263,6 @@ def _cost(name: str, value: Real[ArrayLike, "..."]) -> np.ndarray | Array:
     if not (np.isfinite(number) & (number >= 0)).all():
         raise ValueError(f"{name} must be finite and >= 0; got {value}")
     return number
-
-
-def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    try:
-        return np.broadcast_shapes(shape, to) == to
-    except ValueError:
-        return False
 
 
 def _is_group(node: object) -> bool:

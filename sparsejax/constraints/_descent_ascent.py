@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from sparsejax._dtypes import promoted
 from sparsejax._extra_args import accepting_extra_args
 from sparsejax._states import fresh, states_in
 
@@ -57,7 +58,8 @@ def descent_ascent(
       A ``GradientTransformationExtraArgs`` for the parameters.
 
     Raises:
-      TypeError: in ``init``: ``dual.init`` raises it, e.g. for integer arrays.
+      TypeError: in ``init``: multipliers are an array that is not floating point, or ``dual.init``
+        raises it.
       ValueError: in ``init``: ``dual.init`` raises it, e.g. for negative multipliers; in
         ``update``: ``violation`` is missing or does not fit the multipliers.
 
@@ -105,7 +107,7 @@ def descent_ascent(
         if "grad" in for_dual:
             for_dual["grad"] = violation
         ascent, dual_state = dual.update(violation, state.dual, state.multipliers, **for_dual)
-        new_multipliers = optax.apply_updates(state.multipliers, ascent)
+        new_multipliers = jax.tree.map(_moved, state.multipliers, ascent)
         return updates, DescentAscentState(new_multipliers, primal_state, dual_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -134,5 +136,15 @@ def current_multipliers(opt_state: PyTree) -> PyTree[Float[Array, "..."]]:
 
 
 def _as_float(value: ArrayLike) -> Float[Array, "..."]:
+    if type(value) is int:
+        value = float(value)
     dtype = jnp.result_type(value)
-    return jnp.asarray(value, dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float32)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"multipliers must be floating point; got {value!r} of dtype {dtype}")
+    return jnp.asarray(value, dtype)
+
+
+def _moved(multiplier: Array, ascent: Array) -> Array:
+    """Return the sum as ``optax.apply_updates`` does, under any setting of dtype promotion."""
+    wide = promoted(multiplier, ascent)
+    return (jnp.asarray(multiplier, wide) + jnp.asarray(ascent, wide)).astype(multiplier.dtype)

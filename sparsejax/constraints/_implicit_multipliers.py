@@ -98,8 +98,10 @@ def implicit_multipliers(
     A term of an inequality counts while its multiplier is positive or its constraint is violated:
     the derivative of the maximum alone would never raise a multiplier that is 0. The model's output
     may fall below 0 by one step. With one-hot features and
-    ``optax.chain(optax.sgd(eta), optax.keep_params_nonnegative())`` it does not, and the
-    multipliers are those of ``indexed(dual_ascent(eta, restarts=False))``.
+    ``optax.chain(optax.sgd(eta), optax.keep_params_nonnegative())`` it does not, and where no
+    constraint occurs twice in a batch the multipliers are those of
+    ``indexed(dual_ascent(eta, restarts=False))``, which takes the mean of such violations, not the
+    sum.
 
     The sum is over the constraints of a batch, like the sum in `lagrangian`. Where other
     constraints have explicit multipliers, give each kind its optimizer by ``optax.partition``.

@@ -10,7 +10,9 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from sparsejax import _checks
+from sparsejax._explicit_axes import cut_like, gathered
 from sparsejax._extra_args import accepting_extra_args
+from sparsejax._where import is_masked
 
 
 class Indexed(NamedTuple):
@@ -33,7 +35,9 @@ def indexed(dual: optax.GradientTransformation) -> optax.GradientTransformationE
     stay as they are, and so do their entries in the state of ``dual``, such as the averages of
     `nupi`. `constrained_step` adds up the terms of the indexed constraints only, each time that it
     occurs. So one constraint for each example of a data set can be trained: a ``constraint`` that
-    returns ``Indexed(batch["index"], violations)``.
+    returns ``Indexed(batch["index"], violations)``. Other transformations of the violations, such
+    as ``optax.clip``, are chained inside of ``indexed``; `anneal_bound` may also stand before it. A
+    traced index that is out of range belongs to no constraint: its multiplier is 0.
 
     Args:
       dual: a dual optimizer that treats each multiplier by itself, such as `dual_ascent` or `nupi`.
@@ -63,26 +67,30 @@ def indexed(dual: optax.GradientTransformation) -> optax.GradientTransformationE
     ) -> tuple[optax.Updates, Any]:
         if params is None:
             raise ValueError("params (the multipliers) must be passed to update")
-        pairs = jax.tree.map(_spread, updates, params, is_leaf=is_indexed)
-        is_pair = lambda node: isinstance(node, _Spread)  # noqa: E731
-        dense = jax.tree.map(lambda pair: pair.violation, pairs, is_leaf=is_pair)
-        shown = [pair.shown for pair in jax.tree.leaves(pairs, is_leaf=is_pair)]
+        pairs = jax.tree.map(spread, updates, params, is_leaf=is_indexed)
+        dense = jax.tree.map(lambda pair: pair.violation, pairs, is_leaf=_is_pair)
         if "grad" in extra:
             extra["grad"] = dense
         ascent, new = inner.update(dense, state, params, **extra)
-        # A tree in the state that is like the multipliers has one entry for each of them.
-        structure: Any = jax.tree.structure(params)
-        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
+        # A tree in the state that is like the multipliers has one entry for each of them. Under
+        # `optax.partition` each optimizer has those of some constraints, and masks at the others.
+        structure: Any = jax.tree.structure(params, is_leaf=is_masked)
+        shown = jax.tree.leaves(pairs, is_leaf=lambda node: _is_pair(node) or is_masked(node))
 
         def like(node: Any) -> bool:
-            return bool(jax.tree.structure(node) == structure)
+            return bool(jax.tree.structure(node, is_leaf=is_masked) == structure)
+
+        def fits(pair: Any, leaf: Any) -> bool:
+            return is_masked(leaf) or (_is_pair(pair) and pair.shown.shape == jnp.shape(leaf))
+
+        def one(pair: Any, leaf: Any, old: Any) -> Any:
+            return leaf if is_masked(leaf) else jnp.where(pair.shown, leaf, old)
 
         def kept(after: PyTree, before: PyTree) -> PyTree:
-            leaves, old = jax.tree.leaves(after), jax.tree.leaves(before)
-            if not like(after) or [jnp.shape(leaf) for leaf in leaves] != shapes:
+            leaves, old = (jax.tree.leaves(tree, is_leaf=is_masked) for tree in (after, before))
+            if not (like(after) and all(map(fits, shown, leaves))):
                 return after
-            found = [jnp.where(*triple) for triple in zip(shown, leaves, old, strict=True)]
-            return structure.unflatten(found)
+            return structure.unflatten(map(one, shown, leaves, old))
 
         zeros = jax.tree.map(jnp.zeros_like, ascent)
         # A single scalar multiplier looks like a counter, but it is shown always.
@@ -91,11 +99,15 @@ def indexed(dual: optax.GradientTransformation) -> optax.GradientTransformationE
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
-class _Spread(NamedTuple):
+class Spread(NamedTuple):
     """The violations of all constraints, zero for those that a batch does not show."""
 
     violation: Array
     shown: Array
+
+
+def _is_pair(node: Any) -> bool:
+    return isinstance(node, Spread)
 
 
 def check_indexed(g: Indexed, multiplier: Array) -> None:
@@ -126,11 +138,22 @@ def is_indexed(node: Any) -> bool:
     return isinstance(node, Indexed)
 
 
-def _spread(g: Any, multiplier: Array) -> _Spread:
+def spread(g: Any, multiplier: Array) -> Spread:
+    """Return the violation of each constraint, the mean one of those that occur several times."""
     if not is_indexed(g):
-        return _Spread(g, jnp.ones(jnp.shape(g), bool))
+        return Spread(g, jnp.ones(jnp.shape(g), bool))
     check_indexed(g, multiplier)
-    zeros = jnp.zeros(multiplier.shape, g.values.dtype)
-    count = zeros.at[g.indices].add(jnp.ones_like(g.values))
-    total = zeros.at[g.indices].add(g.values)
-    return _Spread(total / jnp.maximum(count, 1), count > 0)
+    # On a mesh with explicit axes the batch is gathered; there is no rule for how to scatter it.
+    indices, values = gathered(jnp.asarray(g.indices)), gathered(jnp.asarray(g.values))
+    zeros = jnp.zeros(multiplier.shape, values.dtype)
+    count = zeros.at[indices].add(jnp.ones_like(values))
+    total = zeros.at[indices].add(values)
+    mean = total / jnp.maximum(count, 1)
+    return Spread(cut_like(mean, multiplier), cut_like(count > 0, multiplier))
+
+
+def taken(each: Array, indices: Int[Array, "batch"]) -> Array:  # noqa: F821
+    """Return the entries of some constraints; 0 for an index that is out of range."""
+    indices = jnp.asarray(indices)
+    found = gathered(each).at[gathered(indices)].get(mode="fill", fill_value=0)
+    return cut_like(found, indices)

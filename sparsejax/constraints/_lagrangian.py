@@ -11,6 +11,8 @@ from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
 from sparsejax._dtypes import at_least_float32
 from sparsejax.constraints import _arguments
+from sparsejax.constraints._implicit_multipliers import is_implicit
+from sparsejax.constraints._shown_terms import is_special, shown, shown_terms
 
 
 def lagrangian(
@@ -28,11 +30,14 @@ def lagrangian(
     Args:
       loss: scalar, f(x).
       violation: pytree of float arrays, g(x), which are <= 0 where a constraint is satisfied (= 0
-        for an equality constraint).
-      multiplier: pytree of float arrays of the same structure and shapes, lambda.
+        for an equality constraint); or with `Indexed` or `Implicit` in place of arrays, of which
+        the terms that they show are added.
+      multiplier: pytree of float arrays of the same structure and shapes, lambda; in the place of
+        `Indexed` those of all constraints, in that of `Implicit` the parameters of its model.
 
     Returns:
-      A scalar of the dtype of the loss, at least float32.
+      A scalar of the dtype of the loss, at least float32; where the loss is a Python number, of the
+      dtype of the violations and multipliers.
 
     Raises:
       ValueError: ``violation`` and ``multiplier`` differ in structure or shape.
@@ -69,17 +74,17 @@ def augmented_lagrangian(
     Args:
       loss: scalar, f(x).
       violation: pytree of float arrays, g(x), as in `lagrangian`.
-      multiplier: pytree of float arrays of the same structure and shapes, lambda.
+      multiplier: lambda, as in `lagrangian`.
       penalty: c, a positive scalar, may be traced; or a pytree of them that is a prefix of the
-        violations, also as arrays that broadcast to them, for a coefficient of each constraint (see
-        `update_penalty`).
+        violations, also as arrays that broadcast to the multipliers, for a coefficient of each
+        constraint (see `update_penalty`).
       equality: whether the constraints are  g(x) = 0 .
 
     Returns:
-      A scalar of the dtype of the loss, at least float32.
+      A scalar of the dtype that `lagrangian` returns.
 
     Raises:
-      TypeError: ``penalty`` is not a number.
+      TypeError: ``penalty`` is not a number, such as a schedule.
       ValueError: ``violation`` and ``multiplier`` differ in structure or shape, or ``penalty`` is
         not positive and finite.
 
@@ -93,6 +98,10 @@ def augmented_lagrangian(
       >>> print(augmented_lagrangian(1.0, jnp.array(0.5), jnp.array(2.0), penalty=8.0))
       3.0
     """
+    if any(map(callable, jax.tree.leaves(penalty))):
+        raise TypeError(
+            "penalty must be a number or hold numbers, since it counts no steps; got a function"
+        )
     penalty_at = _arguments.gains(
         "penalty", penalty, "a finite number > 0", lambda x: 0 < x < math.inf
     )
@@ -105,7 +114,11 @@ def augmented_lagrangian(
         # The expanded square, since the difference of two large squares cancels small terms.
         return jnp.where(m + weight * g < 0, -(m**2) / (2 * weight), inside)
 
-    coefficients = penalty_at(jnp.asarray(0, jnp.int32), multiplier)
+    # One for each multiplier, or for each violation whose multiplier a model computes.
+    each = jax.tree.map(
+        lambda g, m: g.values if is_implicit(g) else m, violation, multiplier, is_leaf=is_special
+    )
+    coefficients = shown(violation, penalty_at(jnp.asarray(0, jnp.int32), each))
     return _add_terms(loss, violation, multiplier, term, coefficients)
 
 
@@ -116,9 +129,11 @@ def _add_terms(
     term: Callable[..., Array],
     *others: PyTree[Array],
 ) -> Float[Array, ""]:
+    violation, multiplier = shown_terms(violation, multiplier)
     _arguments.check_like_multipliers(violation, multiplier)
     _arguments.check_differentiable(violation)
-    total = jnp.asarray(loss, at_least_float32(loss))
+    decide = [loss] if hasattr(loss, "dtype") else jax.tree.leaves((violation, multiplier))
+    total = jnp.asarray(loss, at_least_float32(loss, *decide))
     trees = map(jax.tree.leaves, (multiplier, violation, *others))
     for m, g, *more in zip(*trees, strict=True):
         wide = at_least_float32(m, g)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, Float, Int32, PyTree, Real
+from jaxtyping import Array, ArrayLike, Bool, Float, Int32, PyTree, Real
 
 from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
@@ -22,10 +22,13 @@ class NuPIState(NamedTuple):
       step: int32 scalar, the number of updates so far.
       average: pytree like the multipliers, float32 or wider: xi, the exponential moving average of
         the violations.
+      seen: pytree like the multipliers, bool: whether the average of each has begun; None where all
+        begin at zero.
     """
 
     step: Int32[Array, ""]
     average: PyTree[Float[Array, "..."]]
+    seen: PyTree[Bool[Array, "..."]] | None
 
 
 def nupi(
@@ -107,7 +110,10 @@ def nupi(
     def init(params: optax.Params) -> NuPIState:
         _arguments.check_multipliers(params, equality)
         zeros = jax.tree.map(lambda m: jnp.zeros_like(m, at_least_float32(m)), params)
-        return NuPIState(jnp.asarray(0, jnp.int32), zeros)
+        seen = None
+        if initial_average == "violation":
+            seen = jax.tree.map(lambda m: jnp.zeros_like(m, bool), params)
+        return NuPIState(jnp.asarray(0, jnp.int32), zeros, seen)
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None
@@ -115,10 +121,10 @@ def nupi(
         violation, multipliers = updates, params
         _ascent.check(violation, multipliers)
         wide = jax.tree.map(lambda g, xi: jnp.asarray(g, xi.dtype), violation, state.average)
-        before = state.average
+        before, seen = state.average, state.seen
         if initial_average == "violation":
-            first = state.step == 0
-            before = jax.tree.map(lambda g, xi: jnp.where(first, g, xi), wide, before)
+            before = jax.tree.map(jnp.where, seen, before, wide)
+            seen = jax.tree.map(jnp.ones_like, seen)
         change = jax.tree.map(lambda g, xi: (1 - memory).astype(g.dtype) * (g - xi), wide, before)
         integral, proportional = (at(state.step, multipliers) for at in (ki_at, kp_at))
         steps = jax.tree.map(
@@ -127,6 +133,7 @@ def nupi(
         )  # fmt: skip
         ascent = _ascent.ascend(steps, violation, multipliers, equality)
         average = jax.tree.map(jnp.add, before, change)
-        return ascent, NuPIState(jnp.asarray(optax.safe_increment(state.step)), average)
+        return ascent, NuPIState(jnp.asarray(optax.safe_increment(state.step)), average, seen)
 
-    return optax.GradientTransformation(init, update)
+    # optax's type of states leaves out None, which ``seen`` may be.
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]

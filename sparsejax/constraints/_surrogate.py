@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, PyTree, Shaped
 
+from sparsejax._dtypes import at_least_float32
 from sparsejax.constraints import _arguments
 
 
@@ -22,7 +22,7 @@ def with_surrogate(
 
     Args:
       violation: pytree of arrays, g(x); integers and booleans, such as counts of errors, become
-        the surrogate's dtype, without which they would have no gradient.
+        float32 or the wider dtype of the surrogate, since they would have no gradient.
       surrogate: pytree of differentiable float arrays of the same structure and shapes.
 
     Returns:
@@ -43,14 +43,27 @@ def with_surrogate(
       >>> print(value, slope)
       1.0 2.0
     """
-    _arguments.check_like_multipliers(violation, surrogate)
+    _arguments.check_like(violation, surrogate, "surrogate")
 
     def combine(g: Array, s: Array) -> Array:
         g, s = jnp.asarray(g), jnp.asarray(s)
         if not jnp.issubdtype(s.dtype, jnp.floating):
             raise TypeError(f"surrogate must be floating point; got {s.dtype}")
         if not jnp.issubdtype(g.dtype, jnp.floating):
-            g = g.astype(s.dtype)
-        return lax.stop_gradient(g) + (s - lax.stop_gradient(s)).astype(g.dtype)
+            g = g.astype(at_least_float32(s))
+        return _with_gradient_of(g, s)
 
     return jax.tree.map(combine, violation, surrogate)
+
+
+@jax.custom_jvp
+def _with_gradient_of(g: Array, s: Array) -> Array:
+    """Return g, whose derivative is that of s: also where s is infinite."""
+    del s
+    return g
+
+
+@_with_gradient_of.defjvp
+def _derivative(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (g, s), (_, tangent) = primals, tangents
+    return _with_gradient_of(g, s), tangent.astype(g.dtype)

@@ -5,11 +5,13 @@ import optax
 import pytest
 
 from sparsejax.constraints import (
+    Implicit,
     anneal_bound,
     constrained_step,
     current_multipliers,
     descent_ascent,
     dual_ascent,
+    implicit_multipliers,
     nupi,
 )
 from sparsejax.training import init_state
@@ -63,6 +65,19 @@ def test_before_dual_ascent_it_moves_the_constraint():
         lam = jnp.asarray(1.0)
         updates, _ = dual.update(jnp.float32(g), dual.init(lam), lam)
         np.testing.assert_allclose(optax.apply_updates(lam, updates), expected, rtol=1e-6)
+
+
+def test_the_violations_of_a_model_are_shifted_and_not_its_features():
+    """lambda_i = phi_i, so phi moves by g - b; features may be integers, too."""
+    dual = optax.chain(anneal_bound(0.25), implicit_multipliers(optax.sgd(1.0)))
+    phi = jnp.ones(2)
+    for model, features in (
+        (lambda phi, z: z @ phi, jnp.eye(2)),
+        (lambda phi, z: phi[z], jnp.arange(2)),
+    ):
+        seen = Implicit(model, features, jnp.array([1.0, 2.0]))
+        updates, _ = dual.update(seen, dual.init(phi), phi)
+        np.testing.assert_array_equal(updates, [0.75, 1.75])
 
 
 def test_a_margin_ends_inside_a_constraint():

@@ -394,6 +394,26 @@ def test_gradients_are_accumulated_over_calls_by_multi_steps():
     assert params[-1] == pytest.approx(1.0, abs=1e-3)
 
 
+def test_both_sides_accumulate_inside_of_descent_ascent():
+    """The multiplier moves by the mean violation of two micro-batches, not by the last one."""
+    each = [optax.MultiSteps(one, 2) for one in (optax.sgd(0.0), dual_ascent(1.0))]
+    optimizer = descent_ascent(*each)
+    step = constrained_step(lambda x, b, k: (x, {}), lambda x, b, k: x + b, optimizer)
+    state = init_state(jnp.asarray(0.0), optimizer, jax.random.key(0))
+    found = []
+    for violation in (1.0, 3.0, 2.0, 0.5):
+        state, _ = step(state, violation)
+        found.append(float(current_multipliers(state.opt_state)))
+    assert found == [0, 2, 2, 3.25]
+
+
+@pytest.mark.parametrize("start", [jnp.array([1, 2]), np.array(True), True, 1j])
+def test_multipliers_that_are_no_floats_are_named(start):
+    optimizer = descent_ascent(optax.sgd(0.1), optax.set_to_zero(), {"a": start})
+    with pytest.raises(TypeError, match="multipliers must be floating point; got"):
+        optimizer.init(jnp.zeros(1))
+
+
 def test_a_loss_that_returns_a_bare_scalar_is_told_what_to_return():
     optimizer = descent_ascent(optax.sgd(0.1), dual_ascent(0.1))
     step = constrained_step(lambda x, b, k: x**2, lambda x, b, k: x - 1, optimizer)

@@ -165,6 +165,21 @@ def test_what_cannot_be_counted_is_named(active_probability, message):
         expected_density(active_probability)
 
 
+def test_a_target_may_be_rounded_to_its_dtype():
+    """0.7 in float32 is a little less than 7 of 10."""
+    groups = {"a": GateGroup(jnp.ones(3), ungated_cost=7)}
+    for target in (0.7, np.float32(0.7), jnp.asarray(0.7, jnp.bfloat16)):
+        np.testing.assert_allclose(density_violation(groups, target), 0.3, atol=2e-3)
+
+
+def test_costs_may_be_traced_and_known_under_strict_promotion():
+    def found(cost):
+        return expected_density([GateGroup(jnp.ones(2), cost), GateGroup(jnp.zeros(2), 3)])
+
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        np.testing.assert_allclose(jax.jit(found)(jnp.float32(2)), 0.4, rtol=1e-6)
+
+
 def test_targets_that_are_no_prefix_are_named():
     with pytest.raises(ValueError, match="target must be a number, or a pytree of numbers that is"):
         density_violation(MLP, {"dense1": 0.5})

@@ -6,7 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from sparsejax.constraints import augmented_lagrangian, dual_ascent, nupi, update_penalty
+from sparsejax.constraints import (
+    Implicit,
+    augmented_lagrangian,
+    dual_ascent,
+    nupi,
+    update_penalty,
+)
 
 MULTIPLIERS = {"a": jnp.asarray(1.0), "b": jnp.asarray([1.0, 2.0])}
 VIOLATIONS = [
@@ -138,6 +144,30 @@ def test_the_method_of_multipliers_with_growing_penalties():
 def test_bad_gains_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("gain", [np.ones(2), np.ones((2, 1)), np.ones(3)])
+@pytest.mark.parametrize("make", [lambda gain: dual_ascent(gain), lambda gain: nupi(0.1, gain)])
+def test_gains_do_not_broadcast_their_multiplier(make, gain):
+    dual = make({"a": 0.1, "b": gain})
+    multipliers = {"a": jnp.zeros(2), "b": jnp.zeros(2 if gain.ndim == 2 else ())}
+    with pytest.raises(ValueError, match=r"\['b'\] must broadcast to the shape of its multiplier"):
+        dual.update(multipliers, dual.init(multipliers), multipliers)
+    with pytest.raises(ValueError, match=r"penalty\['b'\] must broadcast to the shape of its mul"):
+        augmented_lagrangian(0.0, multipliers, multipliers, {"a": 1.0, "b": gain})
+
+
+def test_penalties_that_cannot_be_meant_are_named():
+    with pytest.raises(TypeError, match="penalty must be a number .* got a function"):
+        augmented_lagrangian(0.0, 1.0, 1.0, {"a": optax.constant_schedule(1.0)})
+    seen = Implicit(lambda phi, z: z @ phi, jnp.eye(2), jnp.ones(2))
+    with pytest.raises(TypeError, match="violation must not be Implicit"):
+        update_penalty(1.0, {"a": seen}, 2.0)
+
+
+def test_a_violation_that_is_not_a_number_is_heard():
+    got = update_penalty(jnp.ones(2), jnp.array([jnp.nan, 1.0]), 2.0)
+    np.testing.assert_array_equal(got, [np.nan, 2])
 
 
 def test_gains_of_another_structure_are_named():

@@ -5,15 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sparsejax.constraints import (
     Indexed,
+    anneal_bound,
+    augmented_lagrangian,
     constrained_step,
     current_multipliers,
     descent_ascent,
     dual_ascent,
     indexed,
+    lagrangian,
     nupi,
+    update_penalty,
     with_surrogate,
 )
 from sparsejax.constraints._shown_terms import shown_terms
@@ -26,6 +31,8 @@ from sparsejax.training import init_state
         dual_ascent(0.1),
         dual_ascent(0.1, restarts=False),
         nupi(0.1, 0.5, 0.5, initial_average="zero"),
+        nupi(0.1, 0.5, 0.5),
+        optax.partition({"only": nupi(0.1, 0.5, 0.5)}, "only"),
     ],
 )
 def test_each_multiplier_is_updated_when_it_is_shown(dual):
@@ -58,6 +65,108 @@ def test_trees_with_both_kinds_and_repeated_constraints():
     new = optax.apply_updates(multipliers, updates)
     np.testing.assert_array_equal(new["all"], [2, 0])
     np.testing.assert_array_equal(new["some"], [0.5, 0, 1.5])
+
+
+def test_optimizers_of_some_constraints_keep_what_they_know_of_those_not_shown():
+    labels = {"a": "pi", "b": "ascent"}
+    by_kind = {"pi": nupi(0.5, 2.0, 0.5), "ascent": dual_ascent(1.0, restarts=False)}
+    shown = lambda index, value: Indexed(jnp.array([index]), jnp.array([value]))  # noqa: E731
+    batches = [{"a": shown(n % 2, 1.0 + n), "b": shown(n % 3, 0.5 * n)} for n in range(6)]
+    found = []
+    for dual in (
+        indexed(optax.partition(by_kind, labels)),
+        optax.partition({kind: indexed(one) for kind, one in by_kind.items()}, labels),
+    ):
+        multipliers = {"a": jnp.zeros(2), "b": jnp.zeros(3)}
+        state = dual.init(multipliers)
+        for violation in batches:
+            updates, state = dual.update(violation, state, multipliers)
+            multipliers = optax.apply_updates(multipliers, updates)
+        found.append(multipliers)
+    jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+@pytest.mark.parametrize("equality", [False, True])
+def test_penalties_of_shown_constraints_are_their_own(equality):
+    """In the Lagrangian, its gradient in x, and the growth of the coefficients."""
+    multipliers, penalty = jnp.array([1.0, 0.0, 2.0, 0.5]), jnp.array([2.0, 4.0, 8.0, 16.0])
+    rows = jnp.array([3, 0, 1, 2])  # as many as there are multipliers
+
+    def shown(values):
+        seen = Indexed(rows, values)
+        return augmented_lagrangian(0.0, seen, multipliers, penalty, equality)
+
+    def alone(values):
+        terms = zip(values, multipliers[rows], penalty[rows], strict=True)
+        return sum(augmented_lagrangian(0.0, *term, equality) for term in terms)
+
+    values = jnp.array([0.5, -1.0, 1.0, -0.25])
+    for found, expected in zip(
+        *(jax.value_and_grad(one)(values) for one in (shown, alone)), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    some = Indexed(jnp.array([2, 0]), jnp.array([1.0, -1.0]))
+    got = update_penalty({"x": penalty}, {"x": some}, 3.0, restart=1.0)
+    np.testing.assert_array_equal(got["x"], [1, 4, 24, 16])
+    with pytest.raises(ValueError, match=r"penalty\['x'\] must be an array with a coefficient"):
+        update_penalty(2.0, {"x": some}, 3.0)
+
+
+def test_other_transformations_of_violations():
+    """The bound may stand before it; what clips stands inside."""
+    multipliers = jnp.zeros(4)
+    seen = Indexed(jnp.array([3, 1]), jnp.array([1.0, 2.0]))
+    ascent = dual_ascent(1.0, restarts=False)
+    for dual, expected in (
+        (optax.chain(anneal_bound(0.25), indexed(ascent)), [0, 1.75, 0, 0.75]),
+        (indexed(optax.chain(optax.clip(1.5), ascent)), [0, 1.5, 0, 1]),
+    ):
+        updates, _ = dual.update(seen, dual.init(multipliers), multipliers)
+        np.testing.assert_array_equal(updates, expected)
+
+
+def test_an_index_out_of_range_belongs_to_no_constraint():
+    multipliers = jnp.array([1.0, 5.0])
+    seen = lambda rows: Indexed(rows, jnp.array([3.0, 1.0]))  # noqa: E731
+    rows = jnp.array([9, 0])
+    assert jax.jit(lambda rows: lagrangian(0.0, seen(rows), multipliers))(rows) == 1
+    dual = indexed(dual_ascent(1.0, restarts=False))
+    updates, _ = jax.jit(lambda r: dual.update(seen(r), dual.init(multipliers), multipliers))(rows)
+    np.testing.assert_array_equal(updates, [1, 0])
+
+
+@pytest.mark.parametrize("cut", ["multipliers", "batch", "both"])
+def test_on_a_mesh_of_explicit_axes(cut):
+    """The whole step, and the growth of penalties: as on one device."""
+    optimizer = descent_ascent(optax.sgd(0.1), indexed(nupi(0.5, 0.5)), jnp.zeros(16))
+
+    def constraint(x, batch, key):
+        return Indexed(batch["rows"], x * batch["scale"] - 0.5)
+
+    step = constrained_step(lambda x, batch, key: ((x - 2) ** 2, {}), constraint, optimizer)
+    rows = np.random.default_rng(0).permutation(16)[:8]
+    batch = {"rows": rows, "scale": np.linspace(0, 1, 8, dtype=np.float32)}
+    coefficients = np.arange(1.0, 17, dtype=np.float32)
+
+    def run(place_multipliers, place_batch):
+        state = init_state(jnp.float32(1.0), optimizer, jax.random.key(0))
+        at = jax.tree.map(place_batch, batch)
+        like = lambda leaf: place_multipliers(leaf) if leaf.shape == (16,) else leaf  # noqa: E731
+        state = state._replace(opt_state=jax.tree.map(like, state.opt_state))
+        for _ in range(3):
+            state, _ = jax.jit(step)(state, at)
+        seen = Indexed(at["rows"], at["scale"])
+        grown = update_penalty(place_multipliers(coefficients), seen, 2.0)
+        return np.array(state.params), np.array(current_multipliers(state.opt_state)), grown
+
+    expected = run(jnp.asarray, jnp.asarray)
+    mesh = jax.make_mesh((8,), ("i",), axis_types=(AxisType.Explicit,))
+    place = lambda leaf: jax.device_put(leaf, NamedSharding(mesh, PartitionSpec("i")))  # noqa: E731
+    whole = lambda leaf: jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))  # noqa: E731
+    with jax.set_mesh(mesh):
+        found = run(place if cut != "batch" else whole, place if cut != "multipliers" else whole)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
 def test_one_constraint_for_each_example():
@@ -95,7 +204,7 @@ def test_values_of_the_violation_and_gradients_of_the_surrogate():
     value, slope = jax.jit(jax.value_and_grad(both))(x)
     assert value == (x < 0).mean()
     np.testing.assert_allclose(slope, [-1 / 3, -1 / 3, 0])
-    with pytest.raises(ValueError, match="violation must have the structure of the multipliers"):
+    with pytest.raises(ValueError, match="violation must have the structure of the surrogates"):
         with_surrogate({"a": x}, x)
 
 
@@ -107,6 +216,9 @@ def test_a_count_has_the_gradient_of_its_surrogate():
     value, slope = jax.value_and_grad(both)(x)
     assert value == 1
     np.testing.assert_allclose(slope, jax.nn.sigmoid(x) * jax.nn.sigmoid(-x), rtol=1e-6)
+    counted = with_surrogate(jnp.int32(257), jnp.asarray(1.0, jnp.bfloat16))
+    assert (counted, counted.dtype) == (257, jnp.float32)
+    assert jax.value_and_grad(lambda x: with_surrogate(1.0 * (x > 0), 1 / x))(0.0)[0] == 0
     with pytest.raises(TypeError, match="surrogate must be floating point; got int32"):
         with_surrogate(jnp.ones(2), jnp.ones(2, jnp.int32))
 

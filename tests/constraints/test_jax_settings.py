@@ -90,6 +90,35 @@ def test_the_numbers_do_not_depend_on_the_settings(settings, dtype, make_key):
     np.testing.assert_allclose(found, expected, rtol=0.05 if dtype == "bfloat16" else 1e-5)
 
 
+def test_scalars_of_float64_stay_exact():
+    """``jnp.array(0.1)`` is weakly typed, which must not make it float32."""
+    with jax.enable_x64(True):
+        third, tenth = jnp.array(1 / 3), jnp.array(0.1)
+        for dual in (constraints.dual_ascent(0.3), constraints.nupi(0.3, 0.0)):
+            updates, state = dual.update(tenth, dual.init(third), third)
+            new = optax.apply_updates(third, updates)
+            np.testing.assert_allclose(new, 1 / 3 + 0.3 * 0.1, rtol=1e-15)
+            assert jax.tree.leaves(state)[-1].dtype != jnp.float32
+        for found in (
+            constraints.lagrangian(0.0, tenth, third),
+            constraints.lagrangian(jnp.array(0.0), tenth, third),
+        ):
+            np.testing.assert_allclose(found, 0.1 / 3, rtol=1e-15)
+
+
+def test_multipliers_of_bfloat16_under_strict_promotion():
+    optimizer = constraints.descent_ascent(
+        optax.sgd(0.1), constraints.dual_ascent(0.5), jnp.ones(2, jnp.bfloat16)
+    )
+    with jax.numpy_dtype_promotion("strict"):
+        params = jnp.zeros(2)
+        state = optimizer.init(params)
+        _, state = optimizer.update(params, state, params, violation=jnp.ones(2))
+    found = constraints.current_multipliers(state)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, [1.5, 1.5])
+
+
 def test_on_a_mesh_of_explicit_axes():
     mesh = jax.make_mesh((8,), ("i",), axis_types=(AxisType.Explicit,))
     cut = lambda leaf: jax.device_put(leaf, NamedSharding(mesh, PartitionSpec("i")))  # noqa: E731
