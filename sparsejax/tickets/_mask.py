@@ -47,6 +47,7 @@ def num_nonzero(mask: PyTree[Bool[Array, "..."]]) -> Int32[Array, ""] | UInt32[A
       and the low 32 bits of the count.
 
     Raises:
+      TypeError: a leaf is not boolean, such as a mask that is packed to bits.
       ValueError: a leaf has 2**31 entries or more.
 
     Example:
@@ -55,7 +56,18 @@ def num_nonzero(mask: PyTree[Bool[Array, "..."]]) -> Int32[Array, ""] | UInt32[A
       >>> print(num_nonzero({"kernel": jnp.array([[True, False], [True, True]])}))
       3
     """
+    _check_boolean("mask", mask)
     return as_count(_count(mask), sum(m.size for m in jax.tree.leaves(mask)))
+
+
+def _check_boolean(name: str, mask: PyTree[Array]) -> None:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(mask)[0]:
+        if (dtype := jnp.result_type(leaf)) != jnp.bool_:
+            raise TypeError(
+                f"{name} must hold booleans; {jax.tree_util.keystr(path) or 'its leaf'} has dtype "
+                f"{dtype}. Of a mask that is packed to bits take `masked_params(opt_state, ones)` "
+                "!= 0, with ones like the parameters"
+            )
 
 
 def _count(mask: PyTree[Bool[Array, "..."]]) -> Int32[Array, "2"]:
@@ -81,6 +93,7 @@ def jaccard(
       empty.
 
     Raises:
+      TypeError: a leaf is not boolean, such as a mask that is packed to bits.
       ValueError: a leaf has 2**31 entries or more.
 
     Example:
@@ -89,6 +102,8 @@ def jaccard(
       >>> print(jaccard(jnp.array([True, True, False]), jnp.array([True, False, False])))
       0.5
     """
+    _check_boolean("first", first)
+    _check_boolean("second", second)
     both = as_float(_count(jax.tree.map(jnp.logical_and, first, second)))
     either = as_float(_count(jax.tree.map(jnp.logical_or, first, second)))
     return jnp.where(either == 0, 1.0, both / jnp.maximum(either, 1))

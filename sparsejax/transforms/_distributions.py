@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import numpy as np
 
 from sparsejax._counts import exact_sparsity, kept, kept_ratio
 from sparsejax._variables import Path
@@ -126,7 +127,7 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0, custom: Rules = ()) -> 
       >>> from sparsejax.transforms import erdos_renyi, rigl
       >>> method = rigl(0.9, end=30_000, distribution=erdos_renyi(kernel=False))
     """
-    if not power >= 0:
+    if not (isinstance(power, (int, float, Fraction, np.number)) and power >= 0):
         raise ValueError(f"power must be a number >= 0; got {power}")
     rules = _checked(custom)
 
@@ -172,9 +173,15 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0, custom: Rules = ()) -> 
 
 
 def exact_counts(
-    layers: Sequence[Layer], sparsities: Sequence[Fraction], progress: Fraction, total: int
+    layers: Sequence[Layer],
+    sparsities: Sequence[Fraction],
+    progress: Fraction,
+    total: int,
+    least: Sequence[int] = (),
 ) -> list[int]:
     """Return how many items each layer keeps, such that they add up to ``total``.
+
+    No layer keeps fewer than ``least`` says, whose sum must not exceed ``total``.
 
     Raises:
       ValueError: there are more layers than items to keep.
@@ -188,13 +195,13 @@ def exact_counts(
     ratios = [
         kept_ratio(layer.items, s, progress) for layer, s in zip(layers, sparsities, strict=True)
     ]
-    counts = [
-        max(min(1, layer.items), over // under)
-        for layer, (over, under) in zip(layers, ratios, strict=True)
-    ]
-    # Layers whose share is below one keep one, at the expense of the largest.
+    least = least or [0] * len(layers)
+    lowest = [max(min(1, layer.items), n) for layer, n in zip(layers, least, strict=True)]
+    counts = [max(n, over // under) for n, (over, under) in zip(lowest, ratios, strict=True)]
+    # Layers whose share is below the lowest number keep that, at the expense of the largest.
     while sum(counts) > total:
-        counts[max(range(len(counts)), key=lambda i: (counts[i], -i))] -= 1
+        above = [i for i, n in enumerate(lowest) if counts[i] > n]
+        counts[max(above, key=lambda i: (counts[i], -i))] -= 1
     remainders = [
         Fraction(over, under) - n for (over, under), n in zip(ratios, counts, strict=True)
     ]
@@ -211,14 +218,20 @@ def layer_counts(
     sparsities: Sequence[Fraction],
     sparsity: Fraction,
     progress: Fraction,
+    later: Sequence[int] = (),
 ) -> list[int]:
-    """Return how many items each group keeps when a schedule has progressed that far."""
+    """Return how many items each group keeps when a schedule has progressed that far.
+
+    ``later`` are the counts of the next renewal. No group keeps fewer items now if it can: a weight
+    that has been pruned does not come back, and the total would be missed then.
+    """
     size = sum(layer.items for layer in layers)
     if distribution.sparsities is None:
         return [kept(size, sparsity, progress)]
     if distribution.meets_total:
         total = kept(size, sparsity, progress)
-        return exact_counts(layers, sparsities, progress, total)
+        least = later if sum(later) <= total else ()  # more may be kept later, as in AC/DC
+        return exact_counts(layers, sparsities, progress, total, least)
     return [kept(layer.items, s, progress) for layer, s in zip(layers, sparsities, strict=True)]
 
 

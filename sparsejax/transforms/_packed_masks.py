@@ -32,18 +32,40 @@ def pack(mask: Bool[Array, "..."]) -> UInt8[Array, "..."]:
     bits = mask.reshape(shape).astype(jnp.uint8)
     missing = -shape[axis] % 8
     bits = jnp.pad(bits, [(0, missing if n == axis else 0) for n in range(len(shape))])
-    bits = bits.reshape(*shape[:axis], -1, 8, *shape[axis + 1 :])
+    bits = bits.reshape(*shape[:axis], -(-shape[axis] // 8), 8, *shape[axis + 1 :])
     return (bits << _places(len(shape), axis)).sum(axis + 1, dtype=jnp.uint8)
 
 
 def unpack(packed: UInt8[Array, "..."], leaf: jax.Array) -> Bool[Array, "..."]:
-    """Return the mask of a leaf, which says its shape and sharding."""
+    """Return the mask of a leaf, which says its shape and sharding.
+
+    Raises:
+      ValueError: the mask is neither of such a leaf nor of each member of a population of leaves,
+        stacked along the first dimensions.
+    """
     shape = leaf.shape or (1,)
-    axis = _packed_axis(shape)
+    members = [
+        count for count in range(max(1, leaf.ndim + 1))
+        if (*leaf.shape[:count], *_packed_shape(leaf.shape[count:])) == packed.shape
+    ]  # fmt: skip
+    if not members:
+        raise ValueError(
+            f"mask must be that of a leaf of shape {leaf.shape}, packed to {_packed_shape(shape)}; "
+            f"got {packed.shape}"
+        )
+    shape = (*leaf.shape[: members[0]], *(leaf.shape[members[0] :] or (1,)))
+    axis = members[0] + _packed_axis(shape[members[0] :])
     bits = (jnp.expand_dims(packed, axis + 1) >> _places(len(shape), axis)) & jnp.uint8(1)
-    bits = bits.reshape(*shape[:axis], -1, *shape[axis + 1 :])
+    bits = bits.reshape(*shape[:axis], 8 * packed.shape[axis], *shape[axis + 1 :])
     mask = jax.lax.slice_in_dim(bits, 0, shape[axis], axis=axis).reshape(leaf.shape) != 0
     return cut_like(mask, leaf)
+
+
+def _packed_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a packed mask."""
+    shape = shape or (1,)
+    axis = _packed_axis(shape)
+    return (*shape[:axis], -(-shape[axis] // 8), *shape[axis + 1 :])
 
 
 def _packed_axis(shape: tuple[int, ...]) -> int:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32, UInt32
 
+from sparsejax._dtypes import at_least_float32
 from sparsejax._explicit_axes import cut_like
 from sparsejax._where import everything
 from sparsejax.projections import project_blocks, project_n_m, project_units, top_k_mask
@@ -40,6 +41,22 @@ class Pattern(NamedTuple):
             rows, columns = self.numbers
             return math.prod(shape[:-2]) * -(-shape[-2] // rows) * -(-shape[-1] // columns)
         return math.prod(shape)
+
+    def first_entries(self, leaf: jax.Array) -> Bool[Array, "..."]:
+        """Return the mask of one entry in each item of a leaf; for n:m, of all entries."""
+        if self.kind == "weights" or self.kind == "n_m":
+            return jnp.ones_like(leaf, bool)
+        lengths = [1] * leaf.ndim  # of an item that goes along a dimension as a whole
+        for axis in range(leaf.ndim):
+            if self.kind == "channels" and axis < leaf.ndim - 1:
+                lengths[axis] = max(1, leaf.shape[axis])
+            if self.kind == "blocks" and axis >= leaf.ndim - 2:
+                lengths[axis] = self.numbers[axis - leaf.ndim]
+        first = jnp.ones((), bool)
+        for axis, length in enumerate(lengths):
+            place = jax.lax.broadcasted_iota(jnp.int32, leaf.shape, axis)
+            first = first & (place % length == 0)
+        return cut_like(jnp.broadcast_to(first, leaf.shape), leaf)
 
     def check(self, paths: Sequence[str], leaves: Sequence[Any]) -> None:
         """Check that all leaves have the dimensions that the pattern needs.
@@ -84,6 +101,8 @@ class Pattern(NamedTuple):
         scores = list(scores)
         if self.kind == "weights":
             return list(top_k_mask(scores, count, within, everything))
+        # In float16 the numbers below the smallest normal one are not few.
+        scores = [score.astype(at_least_float32(score)) for score in scores]
         # The smallest normal number stands for zeros inside, so that only those outside are 0.
         raised = [
             jnp.where(allowed, jnp.maximum(score, jnp.finfo(score.dtype).tiny), 0)
@@ -122,15 +141,20 @@ def parse_pattern(pattern: str | None) -> Pattern:
     )
 
 
-def random_scores(key: Array, leaves: Sequence[jax.Array]) -> list[jax.Array]:
+def random_scores(key: Array, leaves: Sequence[jax.Array], pattern: Pattern) -> list[jax.Array]:
     """Return scores >= 0 whose order is random, one array for each leaf, with 30 random bits.
 
-    The bits of an entry do not depend on how its leaf is sharded.
+    The bits of an entry do not depend on how its leaf is sharded. Blocks and channels have one
+    score each, of 23 bits, in one of their entries: the sum over all would favour large ones.
     """
     scores = []
     for n, leaf in enumerate(leaves):
         bits = jax.random.bits(jax.random.fold_in(key, n), leaf.shape, jnp.uint32)
         # Ranked by their bits; the two leading zeros keep infinities and NaN out.
         score = jax.lax.bitcast_convert_type(bits >> 2, jnp.float32)
+        if pattern.kind in ("blocks", "channels"):  # ranked by squares, so in [1, 2)
+            one = jnp.uint32(0x3F800000)
+            score = jax.lax.bitcast_convert_type(bits >> 9 | one, jnp.float32)
+            score = jnp.where(pattern.first_entries(score), score, 0)
         scores.append(cut_like(score, leaf))
     return scores

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sparsejax import _checks
 from sparsejax.transforms import _scores
 from sparsejax.transforms._distributions import Distribution, all_together, uniform
-from sparsejax.transforms._patterns import Masks
+from sparsejax.transforms._patterns import Masks, parse_pattern
 from sparsejax.transforms._schedules import PruningSchedule, one_shot
 from sparsejax.transforms._scores import Score
 from sparsejax.transforms._sparse_method import SparseMethod, Weights, all_kept, as_key
@@ -173,7 +173,8 @@ def random_pruning(
       >>> from sparsejax.transforms import random_pruning, sparsify
       >>> optimizer = sparsify(optax.adam(1e-3), random_pruning(0.9, key=1))
     """
-    method = _pruning(_scores.chance, sparsity, schedule, distribution, pattern)
+    score = _scores.chance_of(parse_pattern(pattern))
+    method = _pruning(score, sparsity, schedule, distribution, pattern)
     return method._replace(key=as_key(key))
 
 

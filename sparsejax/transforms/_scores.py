@@ -7,11 +7,13 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
 from sparsejax._dtypes import at_least_float32
+from sparsejax._states import states_in
 from sparsejax.transforms._fresh_moments import second_moments
-from sparsejax.transforms._patterns import random_scores
+from sparsejax.transforms._patterns import Pattern, random_scores
 from sparsejax.transforms._sparse_method import Weights
 
 Score: TypeAlias = Callable[[Weights], list[Float[Array, "..."]]]
@@ -40,8 +42,17 @@ def gradient(weights: Weights) -> list[Float[Array, "..."]]:
 
 def chance(weights: Weights) -> list[Float[Array, "..."]]:
     """Return random scores."""
-    assert weights.key is not None
-    return random_scores(weights.key, weights.leaves)
+    return chance_of(Pattern("weights"))(weights)
+
+
+def chance_of(pattern: Pattern) -> Score:
+    """Return random scores for the items of a pattern."""
+
+    def scores(weights: Weights) -> list[Float[Array, "..."]]:
+        assert weights.key is not None
+        return random_scores(weights.key, weights.leaves, pattern)
+
+    return scores
 
 
 def adam_fisher(weights: Weights) -> list[Float[Array, "..."]]:
@@ -57,8 +68,13 @@ def check_second_moments(weights: Weights) -> None:
     """Check that the optimizer keeps second moments of all chosen leaves.
 
     Raises:
-      ValueError: it does not.
+      ValueError: it does not, or only after several updates.
     """
+    if states_in(weights.opt_state, optax.MultiStepsState):
+        raise ValueError(
+            "optimizer must not be optax.MultiSteps for adam_fisher_pruning, since second moments "
+            "are zero until its first step; use optax.MultiSteps(sparsify(...), ...)"
+        )
     moments = second_moments(weights.opt_state, weights.params)
     for path, name in zip(weights.paths, weights.names, strict=True):
         if path not in moments:

@@ -104,7 +104,8 @@ def as_key(key: Any) -> PRNGKeyArray:
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
         return jax.random.key(int(key))
     dtype = getattr(key, "dtype", None)
-    if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32):
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (typed or (dtype == jnp.uint32 and jnp.ndim(key) == 1)):
         raise TypeError(f"key must be a key of jax.random or an integer seed; got {key!r}")
     array: PRNGKeyArray = key
     return array

@@ -15,6 +15,7 @@ from sparsejax import _checks
 from sparsejax._dtypes import promoted
 from sparsejax._extra_args import accepting_extra_args
 from sparsejax._masks import masked_leaf
+from sparsejax._misfit import misfit
 from sparsejax._states import fresh
 from sparsejax._variables import Path
 from sparsejax._where import Chosen, Where, choose, refuse_tied
@@ -48,7 +49,8 @@ def sparsify(
     the weights w, their gradients g and the state of the optimizer, all before this update. Then
 
     - weights in both masks move by the update of the optimizer, which sees their gradients only;
-    - weights that leave the mask become exactly zero, as do all others outside of it;
+    - weights that leave the mask become exactly zero, as do all others outside of it, if they are
+      finite;
     - weights that enter the mask start at zero, and at this update they do not move;
     - the entries of the optimizer's state that belong to single weights, such as moments and
       momenta, are set back to what ``optimizer.init`` gives for all weights that are not in both
@@ -82,7 +84,8 @@ def sparsify(
       TypeError: ``method`` is no `SparseMethod`; in ``init``: a chosen leaf is not floating point.
       ValueError: ``mask_dtype`` is neither; in ``init``: ``where`` chooses nothing, an array occurs
         at several places of the parameters, the budget cannot be met, or the optimizer keeps the
-        moments of all weights in one array; in ``update``: ``params`` is missing.
+        moments of all weights in one array; in ``update``: ``params`` is missing, or ``updates``
+        lack a leaf of it.
 
     Example:
       >>> import jax.numpy as jnp
@@ -113,7 +116,7 @@ def sparsify(
         refuse_tied(params, where)
         chosen = choose(params, where)
         shapes = jax.eval_shape(inner.init, params)
-        check_moments(shapes, params, chosen.size)
+        check_moments(shapes, params, sum(leaf.size for leaf in jax.tree.leaves(params)))
         step = jnp.asarray(0, jnp.int32)
         key = key_data(method.key)
         weights = weights_of(params, chosen, [], shapes, step, _key_before(method.key, key, 0))
@@ -131,6 +134,10 @@ def sparsify(
         if params is None:
             raise ValueError("params must be passed to update, since sparsify needs them")
         chosen = choose(params, where)
+        if len(jax.tree.leaves(updates)) != len(chosen.tree_leaves):
+            raise ValueError(
+                f"updates must have a leaf for each of params; {misfit(updates, params, 'params')}"
+            )
         grads = chosen.of(jax.tree.leaves(updates))
         kept, inner_state = jax.tree.leaves(state.mask), state.inner_state
         masks = _as_bools(kept, chosen.leaves)
@@ -217,5 +224,5 @@ def _refuse_lookahead(params: PyTree) -> None:
         raise ValueError(
             "optimizer must not be optax.lookahead, whose slow weights would be sparsified as "
             "layers of their own; use optax.lookahead(sparsify(...)) and evaluate "
-            "masked_params(opt_state, params), or use hold_zeros"
+            "masked_params(opt_state, params.slow), or use hold_zeros"
         )

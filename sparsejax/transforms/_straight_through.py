@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
 from sparsejax import _checks
 from sparsejax._dtypes import at_least_float32
+from sparsejax._misfit import misfit
 
 Projection = Callable[[PyTree[Array]], PyTree[Array]]
 
@@ -33,7 +35,8 @@ def straight_through(projection: Projection) -> Projection:
       A function ``params -> params``, differentiable in both modes.
 
     Raises:
-      TypeError: ``projection`` is not callable.
+      TypeError: ``projection`` is not callable; in a call: it changes the dtype of a leaf.
+      ValueError: in a call: it changes the structure of the parameters or the shape of a leaf.
 
     References:
       Bengio, Leonard and Courville, Estimating or propagating gradients through stochastic neurons
@@ -56,7 +59,9 @@ def straight_through(projection: Projection) -> Projection:
 
     @jax.custom_jvp
     def forward(params: PyTree[Array]) -> PyTree[Array]:
-        return projection(params)
+        found = projection(params)
+        _check_like(found, params)
+        return found
 
     @forward.defjvp
     def derivative(primals: Any, tangents: Any) -> tuple[PyTree[Array], PyTree[Array]]:
@@ -66,6 +71,28 @@ def straight_through(projection: Projection) -> Projection:
         return forward(params)
 
     return projected
+
+
+def _check_like(found: PyTree[Array], params: PyTree[Array]) -> None:
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (found, params)]
+    if structures[0] != structures[1]:
+        raise ValueError(
+            "projection must keep the structure of the parameters; what it returns differs: "
+            f"{misfit(found, params, 'params')}"
+        )
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    for (path, leaf), new in zip(flat, jax.tree.leaves(found), strict=True):
+        name = jax.tree_util.keystr(path) or "its leaf"
+        if jnp.shape(new) != jnp.shape(leaf):
+            raise ValueError(
+                f"projection must keep the shapes of the parameters; {name} has shape "
+                f"{jnp.shape(leaf)}, it returns {jnp.shape(new)}"
+            )
+        if jnp.result_type(new) != jnp.result_type(leaf):
+            raise TypeError(
+                f"projection must keep the dtypes of the parameters; {name} has dtype "
+                f"{jnp.result_type(leaf)}, it returns {jnp.result_type(new)}"
+            )
 
 
 def straight_through_decay(

@@ -124,7 +124,10 @@ def make_target(
                 f"sparsity must be {float(wanted):g} for pattern {pattern!r}; got {sparsity}"
             )
         if distribution.sparsities is None or distribution.meets_total:
-            raise ValueError(f"distribution must be uniform() for pattern {pattern!r}")
+            raise ValueError(
+                f"distribution must be uniform() for pattern {pattern!r}, which keeps {n} of {m} "
+                "weights everywhere: layers cannot be ranked together"
+            )
         exact = wanted
     return Target(exact, distribution, parsed)
 
@@ -138,4 +141,8 @@ def count_rows(
 ) -> list[list[int]]:
     """Return the exact count of each group, for each renewal of a mask."""
     own = [] if distribution.sparsities is None else distribution.sparsities(layers, sparsity)
-    return [layer_counts(distribution, layers, own, sparsity, p) for p in progresses]
+    rows: list[list[int]] = []
+    for progress in reversed(progresses):
+        later = rows[-1] if rows else ()
+        rows.append(layer_counts(distribution, layers, own, sparsity, progress, later))
+    return rows[::-1]

@@ -71,3 +71,10 @@ def test_masks_that_do_not_fit_are_named():
         apply_mask(PARAMS, wrong)
     with pytest.raises(ValueError, match="mask must have the shapes of params"):
         apply_mask(PARAMS, {"conv": HALF, "dense": FREE})
+
+
+def test_masks_of_bits_are_not_counted_as_bytes():
+    packed = {"kernel": jnp.array([[255], [1]], jnp.uint8)}
+    for count in (num_nonzero, lambda mask: jaccard(mask, mask)):
+        with pytest.raises(TypeError, match=r"must hold booleans; \['kernel'\] has dtype uint8"):
+            count(packed)

@@ -123,7 +123,23 @@ def test_the_total_is_exact_at_each_progress_and_no_layer_is_overfull():
             wanted = [kept_weights(sizes.sum(), Fraction(sparsity) * p) for p in progresses]
             assert rows.sum(1).tolist() == wanted
             assert ((rows >= 1) & (rows <= sizes)).all()
-            assert (np.diff(rows, axis=0) <= 1).all()
+            assert (np.diff(rows, axis=0) <= 0).all()  # what has been pruned cannot come back
+
+
+def test_a_gradual_schedule_ends_with_the_counts_of_one_shot():
+    """And every layer shrinks all the way, also where remainders would give a weight back."""
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        shapes = {f"{n}": tuple(rng.integers(1, 40, 2)) for n in range(rng.integers(2, 6))}
+        progresses = [Fraction(i, 20) for i in range(21)]
+        for distribution in (erdos_renyi(), erdos_renyi(power=0.5)):
+            rows = np.array(table(shapes, "0.83", distribution, progresses))
+            assert rows[-1].tolist() == table(shapes, "0.83", distribution)[0]
+            assert (np.diff(rows, axis=0) <= 0).all()
+            size = sum(int(np.prod(shape)) for shape in shapes.values())
+            assert rows.sum(1).tolist() == [
+                kept_weights(size, Fraction("0.83") * p) for p in progresses
+            ]
 
 
 def named(name):

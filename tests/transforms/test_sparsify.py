@@ -19,6 +19,7 @@ from sparsejax.transforms import (
     masked_params,
     one_shot,
     polynomial,
+    project_sparsity,
     random_pruning,
     rigl,
     saliency_pruning,
@@ -468,3 +469,67 @@ def test_seeds_and_numbers_of_values_may_be_numpy_integers():
     ]
     np.testing.assert_array_equal(masks[0]["kernel"], masks[1]["kernel"])
     l0_ball(3, values=np.int64(2)).init(params)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (100, 10), (8, 8), (5,), (1, 9), (0, 8), ()])
+def test_packed_masks_of_a_population_are_those_of_its_members(shape):
+    method = static_sparse(0.5, all_together())
+    params = {"a": jnp.ones((8, *shape)), "b": jnp.ones((8, 16))}
+    found = []
+    for dtype in ("bool", "packed"):
+        optimizer = sparsify(
+            optax.sgd(0.1), method, where=lambda path, leaf: True, mask_dtype=dtype
+        )
+        found.append(masked_params(jax.vmap(optimizer.init)(params), params))
+    same(*found)
+    whole = sparsify(optax.sgd(0.1), static_sparse(0.5), mask_dtype="packed")
+    with pytest.raises(ValueError, match=r"mask must be that of a leaf of shape \(7, 3\), packed"):
+        masked_params(whole.init({"kernel": jnp.ones((40, 3))}), {"kernel": jnp.ones((7, 3))})
+
+
+@pytest.mark.parametrize("pattern", ["channels", "8x1"])
+def test_chance_does_not_favour_large_items(pattern):
+    """Half of all items stay, of those with many entries and of those with few."""
+    params = {"large": jnp.ones((400, 60)), "small": jnp.ones((4, 60))}
+    if pattern == "8x1":
+        params = {"both": jnp.ones((10, 400))}  # blocks of 8 rows, and of the 2 that are left
+    method = random_pruning(0.5, distribution=all_together(), pattern=pattern, key=3)
+    optimizer = sparsify(optax.sgd(0.0), method, where=lambda path, leaf: True)
+    grads = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    left = optax.apply_updates(params, updates)
+    if pattern == "8x1":
+        shares = [left["both"][row].mean() for row in (0, 9)]
+    else:
+        shares = [left[name].mean() for name in ("large", "small")]
+    assert sum(shares) == pytest.approx(1, abs=1e-6)
+    assert abs(shares[0] - 0.5) < 0.12  # four standard deviations
+
+
+def test_float16_is_ranked_down_to_its_smallest_numbers():
+    weights = jnp.array([[1e-5], [5e-5], [2e-5], [4e-5]], jnp.float16)
+    found = project_sparsity({"kernel": weights}, 0.5, pattern="2:4")["kernel"]
+    np.testing.assert_array_equal(found[:, 0] != 0, [False, True, False, True])
+
+
+def test_shared_statistics_of_a_large_layer_do_not_matter_to_a_small_one():
+    params = {"embed": jnp.ones((256, 8)), "head": jnp.ones((4, 4))}
+    optimizer = sparsify(
+        optax.adafactor(0.1, min_dim_size_to_factor=4),
+        magnitude_pruning(0.5),
+        where={"embed": False, "head": True},
+    )
+    assert nonzeros(masked_params(optimizer.init(params), params)["head"]) == 16
+
+
+def test_gradients_that_lack_a_leaf_are_named():
+    params = {"a": jnp.ones((4, 4)), "b": jnp.ones((4, 4))}
+    optimizer = sparsify(optax.sgd(0.1), magnitude_pruning(0.5))
+    with pytest.raises(ValueError, match="updates must have a leaf for each of params; it"):
+        optimizer.update({"a": None, "b": params["b"]}, optimizer.init(params), params)
+
+
+def test_fisher_pruning_waits_for_second_moments():
+    optimizer = sparsify(optax.MultiSteps(optax.adam(0.1), 4), adam_fisher_pruning(0.5))
+    with pytest.raises(ValueError, match="optimizer must not be optax.MultiSteps for adam_fisher"):
+        optimizer.init({"kernel": jnp.ones((4, 4))})

@@ -53,6 +53,23 @@ def test_forward_with_the_projection_and_backward_past_it(name, jit):
     jax.tree.map(np.testing.assert_array_equal, pushed, tangents)
 
 
+@pytest.mark.parametrize(
+    ("projection", "error", "message"),
+    [
+        (lambda p: {"kernel": p["kernel"]}, ValueError, r"structure .* it lacks \['bias'\]"),
+        (lambda p: p | {"bias": p["bias"][:2]}, ValueError, r"shapes .*'bias'.*\(8,\), it returns"),
+        (
+            lambda p: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), p),
+            TypeError,
+            r"dtypes .*'bias'.* has dtype float32, it returns bfloat16",
+        ),
+    ],
+)
+def test_a_projection_that_changes_what_parameters_are_is_named(projection, error, message):
+    with pytest.raises(error, match=message):
+        jax.grad(lambda params: loss(straight_through(projection)(params)))(PARAMS)
+
+
 @pytest.mark.parametrize("name", PROJECTIONS)
 def test_the_decay_pulls_towards_the_projection(name):
     project = PROJECTIONS[name]
