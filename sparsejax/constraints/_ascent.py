@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from sparsejax._dtypes import at_least_float32
+from sparsejax._explicit_axes import cut_like
 from sparsejax.constraints import _arguments
 
 
@@ -27,6 +28,13 @@ def ascend(
         return jnp.where(jnp.isfinite(g), new, jnp.nan) - old
 
     return jax.tree.map(update, step, violation, multipliers)
+
+
+def placed(violation: PyTree[Array], multipliers: PyTree[Array]) -> PyTree[Array]:
+    """Return the violations, cut as their multipliers are on a mesh with explicit axes."""
+    return jax.tree.map(
+        lambda g, m: cut_like(jnp.asarray(g), jnp.asarray(m)), violation, multipliers
+    )
 
 
 def check(violation: PyTree[Array], multipliers: PyTree[Array] | None) -> None:

@@ -93,6 +93,7 @@ def dual_ascent(
     ) -> tuple[optax.Updates, DualAscentState]:
         violation, multipliers = updates, params
         _ascent.check(violation, multipliers)
+        violation = _ascent.placed(violation, multipliers)
 
         def step_of(g: Array, multiplier: Array, rate: Array) -> Array:
             wide = at_least_float32(multiplier)

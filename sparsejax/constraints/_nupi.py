@@ -120,6 +120,7 @@ def nupi(
     ) -> tuple[optax.Updates, NuPIState]:
         violation, multipliers = updates, params
         _ascent.check(violation, multipliers)
+        violation = _ascent.placed(violation, multipliers)
         wide = jax.tree.map(lambda g, xi: jnp.asarray(g, xi.dtype), violation, state.average)
         before, seen = state.average, state.seen
         if initial_average == "violation":

@@ -124,4 +124,9 @@ def test_on_a_mesh_of_explicit_axes():
     cut = lambda leaf: jax.device_put(leaf, NamedSharding(mesh, PartitionSpec("i")))  # noqa: E731
     with jax.set_mesh(mesh):
         found = train(jnp.float32, jax.random.key(0), cut)
+        # The multipliers may be whole on every device, and the violations cut.
+        whole = jax.device_put(jnp.ones(16), NamedSharding(mesh, PartitionSpec()))
+        for dual in (constraints.dual_ascent(0.5, restarts=False), constraints.nupi(0.5, 0.0)):
+            updates, _ = dual.update(cut(jnp.linspace(-1, 1, 16)), dual.init(whole), whole)
+            np.testing.assert_allclose(updates, 0.5 * np.linspace(-1, 1, 16), rtol=1e-6)
     np.testing.assert_allclose(found, reference(), rtol=1e-5)
