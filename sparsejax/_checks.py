@@ -28,6 +28,14 @@ def known(value: Any) -> np.ndarray | None:
     return np.asarray(value)
 
 
+def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether an array of a shape broadcasts to another shape."""
+    try:
+        return np.broadcast_shapes(shape, to) == to
+    except ValueError:
+        return False
+
+
 def python_integer(name: str, value: Any, least: int, most: int | None = None) -> int:
     """Return ``value`` as a Python integer in ``[least, most]``, for what must not be traced.
 

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from sparsejax import _checks
 from sparsejax._tree_layers import key_of
 from sparsejax._variables import flatten_with_path
 from sparsejax._where import is_masked
@@ -88,16 +89,9 @@ def _gates_of(key: tuple[str, ...], shape: tuple[int, ...], given: dict[Any, Any
                 "members and before a scan over stacked layers"
             )
         node = jnp.reshape(leader, node.shape)
-    if not is_masked(node) and not _broadcasts(jnp.shape(node), shape):
+    if not is_masked(node) and not _checks.broadcasts(jnp.shape(node), shape):
         raise ValueError(
             f"z must have gates that broadcast to their leaf; those for "
             f"{'/'.join(key) or 'the leaf'} of shape {shape} have shape {jnp.shape(node)}"
         )
     return node
-
-
-def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    try:
-        return np.broadcast_shapes(shape, to) == to
-    except ValueError:
-        return False

@@ -138,7 +138,7 @@ def gains(
 
         def of_leaf(path: Any, gain: Callable[[Array], Array], multiplier: Array) -> Array:
             found = gain(step)
-            if not broadcasts(found.shape, jnp.shape(multiplier)):
+            if not _checks.broadcasts(found.shape, jnp.shape(multiplier)):
                 raise ValueError(
                     f"{name}{jax.tree_util.keystr(path)} must broadcast to the shape of its "
                     f"multiplier, {jnp.shape(multiplier)}; got shape {found.shape}"
@@ -148,11 +148,3 @@ def gains(
         return jax.tree_util.tree_map_with_path(of_leaf, spread, multipliers)
 
     return at
-
-
-def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    """Whether an array of a shape broadcasts to another shape."""
-    try:
-        return np.broadcast_shapes(shape, to) == to
-    except ValueError:
-        return False

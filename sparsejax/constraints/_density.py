@@ -16,7 +16,6 @@ from sparsejax._misfit import misfit
 from sparsejax._pairs import pairs
 from sparsejax._tied_gates import TiedTo, broadcast_gates
 from sparsejax._where import is_masked
-from sparsejax.constraints._arguments import broadcasts
 
 
 class GateGroup(NamedTuple):
@@ -175,7 +174,7 @@ def density_violation(
 def _group_of(shape: tuple[int, ...], p: Any, path: str) -> GateGroup:
     if is_masked(p):
         return GateGroup(np.zeros(0, np.float32), ungated_cost=math.prod(shape))
-    if not broadcasts(jnp.shape(p), shape):
+    if not _checks.broadcasts(jnp.shape(p), shape):
         raise ValueError(
             f"active_probability{path} must broadcast to the shape {shape} of its parameters; "
             f"got shape {jnp.shape(p)}"
@@ -241,7 +240,7 @@ def _count_group(group: GateGroup | Float[Array, "..."], path: str) -> _Count:
         raise ValueError(f"{name} must hold probabilities in [0, 1]; it holds {bad}")
     cost = _cost(f"{name}.cost_per_gate", group.cost_per_gate)
     ungated = _cost(f"{name}.ungated_cost", group.ungated_cost)
-    if not broadcasts(cost.shape, p.shape):
+    if not _checks.broadcasts(cost.shape, p.shape):
         raise ValueError(
             f"{name}.cost_per_gate must broadcast to the shape {p.shape} of the probabilities; "
             f"got shape {cost.shape}"

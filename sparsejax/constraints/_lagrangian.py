@@ -11,8 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
 from sparsejax._dtypes import at_least_float32
 from sparsejax.constraints import _arguments
-from sparsejax.constraints._implicit_multipliers import is_implicit
-from sparsejax.constraints._shown_terms import is_special, shown, shown_terms
+from sparsejax.constraints._shown_terms import computed_multipliers, shown, shown_terms
 
 
 def lagrangian(
@@ -114,10 +113,7 @@ def augmented_lagrangian(
         # The expanded square, since the difference of two large squares cancels small terms.
         return jnp.where(m + weight * g < 0, -(m**2) / (2 * weight), inside)
 
-    # One for each multiplier, or for each violation whose multiplier a model computes.
-    each = jax.tree.map(
-        lambda g, m: g.values if is_implicit(g) else m, violation, multiplier, is_leaf=is_special
-    )
+    each = computed_multipliers(violation, multiplier)
     coefficients = shown(violation, penalty_at(jnp.asarray(0, jnp.int32), each))
     return _add_terms(loss, violation, multiplier, term, coefficients)
 

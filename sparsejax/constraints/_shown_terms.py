@@ -25,6 +25,8 @@ def shown_terms(
 
 def shown(violation: PyTree[Array], each: PyTree[Array]) -> PyTree[Array]:
     """Return what of a tree with an entry for each constraint belongs to the shown violations."""
+    if not any(map(is_indexed, jax.tree.leaves(violation, is_leaf=is_special))):
+        return each
 
     def of_leaf(g: Any, entries: Array) -> Array:
         if not is_indexed(g):

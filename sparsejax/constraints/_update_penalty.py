@@ -105,7 +105,7 @@ def update_penalty(
                 )
             dense, seen = spread(g, c)
             return jnp.where(seen, updated(c, dense), c)
-        if not _arguments.broadcasts(c.shape, jnp.shape(g)):
+        if not _checks.broadcasts(c.shape, jnp.shape(g)):
             raise ValueError(
                 f"{name} must broadcast to the shape of its violation, {jnp.shape(g)}; got shape "
                 f"{c.shape}"

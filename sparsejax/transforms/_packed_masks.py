@@ -43,18 +43,21 @@ def unpack(packed: UInt8[Array, "..."], leaf: jax.Array) -> Bool[Array, "..."]:
       ValueError: the mask is neither of such a leaf nor of each member of a population of leaves,
         stacked along the first dimensions.
     """
-    shape = leaf.shape or (1,)
-    members = [
-        count for count in range(max(1, leaf.ndim + 1))
-        if (*leaf.shape[:count], *_packed_shape(leaf.shape[count:])) == packed.shape
-    ]  # fmt: skip
-    if not members:
+    stacked = next(
+        (
+            count
+            for count in range(leaf.ndim + 1)
+            if (*leaf.shape[:count], *_packed_shape(leaf.shape[count:])) == packed.shape
+        ),
+        None,
+    )
+    if stacked is None:
         raise ValueError(
-            f"mask must be that of a leaf of shape {leaf.shape}, packed to {_packed_shape(shape)}; "
-            f"got {packed.shape}"
+            f"mask must be that of a leaf of shape {leaf.shape}, packed to "
+            f"{_packed_shape(leaf.shape)}; got {packed.shape}"
         )
-    shape = (*leaf.shape[: members[0]], *(leaf.shape[members[0] :] or (1,)))
-    axis = members[0] + _packed_axis(shape[members[0] :])
+    shape = (*leaf.shape[:stacked], *(leaf.shape[stacked:] or (1,)))
+    axis = stacked + _packed_axis(shape[stacked:])
     bits = (jnp.expand_dims(packed, axis + 1) >> _places(len(shape), axis)) & jnp.uint8(1)
     bits = bits.reshape(*shape[:axis], 8 * packed.shape[axis], *shape[axis + 1 :])
     mask = jax.lax.slice_in_dim(bits, 0, shape[axis], axis=axis).reshape(leaf.shape) != 0

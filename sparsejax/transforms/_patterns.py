@@ -43,9 +43,7 @@ class Pattern(NamedTuple):
         return math.prod(shape)
 
     def first_entries(self, leaf: jax.Array) -> Bool[Array, "..."]:
-        """Return the mask of one entry in each item of a leaf; for n:m, of all entries."""
-        if self.kind == "weights" or self.kind == "n_m":
-            return jnp.ones_like(leaf, bool)
+        """Return the mask of one entry in each block or channel of a leaf."""
         lengths = [1] * leaf.ndim  # of an item that goes along a dimension as a whole
         for axis in range(leaf.ndim):
             if self.kind == "channels" and axis < leaf.ndim - 1:

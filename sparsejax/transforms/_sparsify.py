@@ -134,18 +134,18 @@ def sparsify(
         if params is None:
             raise ValueError("params must be passed to update, since sparsify needs them")
         chosen = choose(params, where)
-        if len(jax.tree.leaves(updates)) != len(chosen.tree_leaves):
+        gradient = chosen._replace(tree_leaves=jax.tree.leaves(updates))
+        if len(gradient.tree_leaves) != len(chosen.tree_leaves):
             raise ValueError(
                 f"updates must have a leaf for each of params; {misfit(updates, params, 'params')}"
             )
-        grads = chosen.of(jax.tree.leaves(updates))
+        grads = chosen.of(gradient.tree_leaves)
         kept, inner_state = jax.tree.leaves(state.mask), state.inner_state
         masks = _as_bools(kept, chosen.leaves)
         if method.is_due is not None:
             key = _key_before(method.key, state.key, state.step + 1)
             weights = weights_of(params, chosen, grads, inner_state, state.step, key)
             kept, masks, inner_state = renewed(method.is_due(state.step), weights, chosen, kept)
-        gradient = chosen._replace(tree_leaves=jax.tree.leaves(updates))
         seen = gradient.put_back(_masked(masks, grads))
         moved, inner_state = inner.update(seen, inner_state, params, **extra_args)
         moves = chosen._replace(tree_leaves=jax.tree.leaves(moved))

@@ -121,6 +121,12 @@ def test_bad_penalties_are_named(penalty):
         augmented_lagrangian(0.0, 1.0, 1.0, penalty)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_violations_of_another_structure_are_named_by_every_form(form):
+    with pytest.raises(ValueError, match="violation must have the structure of the multipliers"):
+        FORMS[form](0.0, {"a": jnp.ones(2)}, jnp.ones(2))
+
+
 def test_violations_that_do_not_fit_are_named():
     with pytest.raises(TypeError, match=r"violation must be floating .*; \['a'\] has dtype bool"):
         lagrangian(0.0, {"a": jnp.ones(3) < 2}, {"a": jnp.zeros(3)})
