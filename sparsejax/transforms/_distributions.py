@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -15,6 +15,8 @@ from sparsejax._variables import Path
 Rules: TypeAlias = Sequence[tuple[Callable[[Path, Any], bool], Any]]
 """Pairs of a callable ``(path, leaf) -> bool`` and the sparsity of the leaves that it chooses; the
 first rule that chooses a leaf counts."""
+Scale: TypeAlias = Literal["rms", "l2"]
+"""What the scores of a layer are divided by: their root mean square or their Euclidean norm."""
 
 
 class Layer(NamedTuple):
@@ -35,27 +37,67 @@ class Layer(NamedTuple):
 class Distribution(NamedTuple):
     """A division of a budget over the layers, as `uniform` and its siblings return it."""
 
-    sparsities: Callable[[Sequence[Layer], Any], Sequence[Any]] | None
-    """``(layers, sparsity) -> sparsities``, one for each layer; None if the weights of all layers
+    sparsities: Callable[[Sequence[Layer], Any], Sequence[Any]]
+    """``(layers, sparsity) -> sparsities``, one for each layer; it is the same for all layers that
     are ranked together."""
+    together: Callable[[Layer], bool] | None = None
+    """Whether a layer is ranked together with all others of which this is true; None if each layer
+    is ranked alone."""
+    normalise: Scale | None = None
+    """What scores are divided by before layers are compared."""
     meets_total: bool = False
     """Whether the layers together keep exactly as many weights as the sparsity of the whole network
     says; otherwise the count of each layer is rounded by itself."""
     takes_traced: bool = True
     """Whether the sparsity may be traced."""
 
+    def groups(self, layers: Sequence[Layer]) -> list[list[int]]:
+        """Return the indices of the layers that are ranked together, group by group."""
+        joined = [self.together is not None and self.together(layer) for layer in layers]
+        shared = [i for i, is_joined in enumerate(joined) if is_joined]
+        alone = [[i] for i, is_joined in enumerate(joined) if not is_joined]
+        return [shared, *alone] if shared else alone
 
-def all_together() -> Distribution:
-    """Rank the weights of all layers together, so that the weights decide how many a layer keeps.
+
+def all_together(normalise: Scale | None = None, custom: Rules = ()) -> Distribution:
+    r"""Rank the weights of all layers together, so that the weights decide how many a layer keeps.
+
+    .. math:: \text{rank by } \frac{q_l}{c(q_l)}, \qquad
+              c(q) = 1, \quad \sqrt{\tfrac{1}{n}\textstyle\sum_i q_i^2}
+              \quad\text{or}\quad \sqrt{\textstyle\sum_i q_i^2}
+
+    Here :math:`q_l` are the scores of layer l, such as :math:`|w_l|`, of all its n weights.
+
+    Args:
+      normalise: what the scores of a layer are divided by, so that layers of small weights are not
+        pruned away: ``"rms"`` for their root mean square; ``"l2"`` for their Euclidean norm, which
+        favours layers of few weights; None for nothing. Both are found in integer
+        arithmetic, so they do not depend on how weights are sharded. Random scores are not divided.
+      custom: sparsities of single layers, as for `uniform`. These are ranked by themselves, and the
+        sparsity of the network holds for all others together.
 
     Returns:
       A `Distribution`.
 
+    Raises:
+      TypeError: ``custom`` does not hold pairs of a callable and a number.
+      ValueError: ``normalise`` is none of these, or a sparsity in ``custom`` is not in ``[0, 1)``.
+        Where the distribution is used: a rule of ``custom`` chooses no layer.
+
+    References:
+      Molchanov et al., Pruning convolutional neural networks for resource efficient inference, ICLR
+      2017 (scores divided by their Euclidean norm).
+
     Example:
-      >>> from sparsejax.transforms import all_together, magnitude_pruning
-      >>> method = magnitude_pruning(0.9, distribution=all_together())
+      >>> from sparsejax.transforms import all_together, saliency_pruning
+      >>> method = saliency_pruning(0.9, distribution=all_together(normalise="l2"))
     """
-    return Distribution(None)
+    if not (normalise is None or (isinstance(normalise, str) and normalise in ("rms", "l2"))):
+        raise ValueError(f"normalise must be None, 'rms' or 'l2'; got {normalise!r}")
+    rules = _checked(custom)
+    return Distribution(
+        _given_or_common(rules), lambda layer: _by_rule(rules, layer) is None, normalise
+    )
 
 
 def uniform(custom: Rules = ()) -> Distribution:
@@ -72,20 +114,15 @@ def uniform(custom: Rules = ()) -> Distribution:
 
     Raises:
       TypeError: ``custom`` does not hold pairs of a callable and a number.
-      ValueError: a sparsity in ``custom`` is not in ``[0, 1)``.
+      ValueError: a sparsity in ``custom`` is not in ``[0, 1)``. Where the distribution is used: a
+        rule of ``custom`` chooses no layer.
 
     Example:
       >>> from sparsejax.transforms import magnitude_pruning, uniform
       >>> dense_head = uniform([(lambda path, leaf: "head" in str(path), 0.0)])
       >>> method = magnitude_pruning(0.9, distribution=dense_head)
     """
-    rules = _checked(custom)
-
-    def sparsities(layers: Sequence[Layer], sparsity: Any) -> Sequence[Any]:
-        own = [_by_rule(rules, layer) for layer in layers]
-        return [sparsity if s is None else s for s in own]
-
-    return Distribution(sparsities)
+    return Distribution(_given_or_common(_checked(custom)))
 
 
 def erdos_renyi(kernel: bool = True, power: float = 1.0, custom: Rules = ()) -> Distribution:
@@ -116,7 +153,8 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0, custom: Rules = ()) -> 
 
     Raises:
       TypeError: ``custom`` does not hold pairs of a callable and a number.
-      ValueError: ``power`` is negative, or a sparsity in ``custom`` is not in ``[0, 1)``.
+      ValueError: ``power`` is negative, or a sparsity in ``custom`` is not in ``[0, 1)``. Where the
+        distribution is used: a rule of ``custom`` chooses no layer.
 
     References:
       Mocanu et al., Scalable training of artificial neural networks with adaptive sparse
@@ -137,7 +175,7 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0, custom: Rules = ()) -> 
         return ratio if power == 1 else Fraction(float(ratio) ** power)
 
     def sparsities(layers: Sequence[Layer], sparsity: Fraction) -> Sequence[Fraction]:
-        own = [_by_rule(rules, layer) for layer in layers]
+        own = _given(rules, layers)
         sizes = [layer.items for layer in layers]
         densities = [Fraction(0) if s is None else 1 - s for s in own]
         budget = sum(sizes) * (1 - sparsity)
@@ -222,20 +260,25 @@ def layer_counts(
 ) -> list[int]:
     """Return how many items each group keeps when a schedule has progressed that far.
 
+    ``sparsities`` are those of the layers, ``sparsity`` that of the whole network.
+
     ``later`` are the counts of the next renewal. No group keeps fewer items now if it can: a weight
     that has been pruned does not come back, and the total would be missed then.
     """
-    size = sum(layer.items for layer in layers)
-    if distribution.sparsities is None:
-        return [kept(size, sparsity, progress)]
     if distribution.meets_total:
-        total = kept(size, sparsity, progress)
+        total = kept(sum(layer.items for layer in layers), sparsity, progress)
         least = later if sum(later) <= total else ()  # more may be kept later, as in AC/DC
         return exact_counts(layers, sparsities, progress, total, least)
-    return [kept(layer.items, s, progress) for layer, s in zip(layers, sparsities, strict=True)]
+    return [
+        kept(sum(layers[i].items for i in group), sparsities[group[0]], progress)
+        for group in distribution.groups(layers)
+    ]
 
 
-def _checked(custom: Rules) -> tuple[tuple[Callable[[Path, Any], bool], Fraction], ...]:
+_Rules: TypeAlias = tuple[tuple[Callable[[Path, Any], bool], Fraction], ...]
+
+
+def _checked(custom: Rules) -> _Rules:
     rules = []
     for rule in custom:
         if not (isinstance(rule, (tuple, list)) and len(rule) == 2 and callable(rule[0])):
@@ -250,9 +293,33 @@ def _checked(custom: Rules) -> tuple[tuple[Callable[[Path, Any], bool], Fraction
     return tuple(rules)
 
 
-def _by_rule(
-    rules: tuple[tuple[Callable[[Path, Any], bool], Fraction], ...], layer: Layer
-) -> Fraction | None:
+def _given_or_common(rules: _Rules) -> Callable[[Sequence[Layer], Any], Sequence[Any]]:
+    """Return a function that gives each layer the sparsity of its rule, or else the network's."""
+
+    def sparsities(layers: Sequence[Layer], sparsity: Any) -> Sequence[Any]:
+        return [sparsity if s is None else s for s in _given(rules, layers)]
+
+    return sparsities
+
+
+def _given(rules: _Rules, layers: Sequence[Layer]) -> list[Fraction | None]:
+    """Return the sparsity of each layer that a rule chooses.
+
+    Raises:
+      ValueError: a rule chooses no layer.
+    """
+    for number, (rule, sparsity) in enumerate(rules):
+        if not any(layer.follows(rule) for layer in layers):
+            names = ", ".join(jax.tree_util.keystr(layer.path) for layer in layers[:10])
+            raise ValueError(
+                f"custom must hold rules that choose a layer; rule {number}, of the sparsity "
+                f"{float(sparsity):g}, chooses none of the {len(layers)} that are sparsified: "
+                f"{names}{', ...' if len(layers) > 10 else ''}"
+            )
+    return [_by_rule(rules, layer) for layer in layers]
+
+
+def _by_rule(rules: _Rules, layer: Layer) -> Fraction | None:
     return next((sparsity for rule, sparsity in rules if layer.follows(rule)), None)
 
 

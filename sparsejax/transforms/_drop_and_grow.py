@@ -36,7 +36,8 @@ def random_start(
 
     def first_mask(weights: Weights) -> Masks:
         counts = jnp.asarray(table(budget_of(target, weights)))
-        return target.largest(_scores.chance(weights), counts[0], all_kept(weights))
+        scores = _scores.chance(weights)
+        return target.largest(weights, scores, counts[0], all_kept(weights))
 
     def next_mask(weights: Weights, masks: Masks) -> Masks:
         del weights
@@ -58,10 +59,10 @@ def drop_and_grow(
     every: int,
     drop_fraction: float,
     distribution: Distribution | None,
-    grow: Score,
+    grow: Score | None,
     key: Any,
 ) -> SparseMethod:
-    """Return a method that keeps the largest weights and grows others by a score.
+    """Return a method that keeps the largest weights and grows others by a score, or by chance.
 
     Raises:
       TypeError: ``sparsity`` or ``drop_fraction`` is not a known number, ``begin``, ``end`` or
@@ -77,13 +78,15 @@ def drop_and_grow(
         budget = budget_of(target, weights)
         kept = jnp.asarray(table([[round(n * (1 - f)) for n in budget[0]] for f in fractions]))
         now = kept[schedule.renewal(weights.step)]
-        stay = target.largest(_scores.magnitude(weights), now, masks)
+        magnitudes = target.scores(_scores.magnitude, weights)
+        stay = target.largest(weights, magnitudes, now, masks)
+        growing = target.scores(grow, weights) if grow else _scores.chance(weights)
         # Those that stay rank first: their score is infinite.
         scores = [
             jnp.where(m, jnp.asarray(jnp.inf, score.dtype), jnp.minimum(score, _finite(score)))
-            for m, score in zip(stay, grow(weights), strict=True)
+            for m, score in zip(stay, growing, strict=True)
         ]
-        return target.largest(scores, jnp.asarray(table(budget))[0], all_kept(weights))
+        return target.largest(weights, scores, jnp.asarray(table(budget))[0], all_kept(weights))
 
     return start._replace(next_mask=next_mask, is_due=schedule.is_due)
 

@@ -75,25 +75,27 @@ class Pattern(NamedTuple):
                     f"the last; {path or 'the leaf'} has shape {leaf.shape}; leave it out by where="
                 )
 
-    def largest(self, scores: Scores, counts: Counts, within: Masks, together: bool) -> Masks:
+    def largest(
+        self, scores: Scores, counts: Counts, within: Masks, groups: Sequence[Sequence[int]]
+    ) -> Masks:
         """Return masks of the items with the largest scores.
 
         Args:
           scores: arrays >= 0; NaN counts as 0.
-          counts: the number of items for each leaf, or one number if all are ranked together.
+          counts: the number of items for each group.
           within: masks of the weights that may be kept.
-          together: whether the items of all leaves are ranked together.
+          groups: indices of the leaves whose items are ranked together, group by group.
 
         Returns:
           Boolean arrays of the shapes of the scores.
         """
         known = [jnp.where(jnp.isnan(score), 0, score).astype(score.dtype) for score in scores]
-        if together:
-            return self._of(known, counts[0], within)
-        return [
-            self._of([score], counts[i], [allowed])[0]
-            for i, (score, allowed) in enumerate(zip(known, within, strict=True))
-        ]
+        found = list(within)
+        for number, group in enumerate(groups):
+            masks = self._of([known[i] for i in group], counts[number], [within[i] for i in group])
+            for i, mask in zip(group, masks, strict=True):
+                found[i] = mask
+        return found
 
     def _of(self, scores: Scores, count: jax.Array, within: Masks) -> Masks:
         scores = list(scores)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from sparsejax import _checks
 from sparsejax.transforms import _scores
-from sparsejax.transforms._distributions import Distribution, all_together, uniform
+from sparsejax.transforms._distributions import Distribution, Scale, all_together, uniform
 from sparsejax.transforms._patterns import Masks, parse_pattern
 from sparsejax.transforms._schedules import PruningSchedule, one_shot
 from sparsejax.transforms._scores import Score
@@ -33,7 +33,8 @@ def magnitude_pruning(
 
     Args:
       sparsity: the final fraction s of weights to remove, a scalar in ``[0, 1)``; may be traced, as
-        under ``optax.inject_hyperparams``, and is rounded to a millionth then.
+        under ``optax.inject_hyperparams``, and is rounded to a millionth then. Say
+        ``hyperparam_dtype=jnp.float32`` there if gradients are narrower; else optax rounds it.
       schedule: when masks are renewed; None for `one_shot` at the first update.
       distribution: the budget of each layer; None for `uniform`.
       pattern: what is kept or pruned together: None for single weights; ``"2:4"`` for 2 of each 4
@@ -67,20 +68,20 @@ def magnitude_pruning(
 def global_magnitude(
     sparsity: Float[Any, ""],
     schedule: PruningSchedule | None = None,
-    normalise: bool = False,
+    normalise: Scale | None = None,
     pattern: str | None = None,
 ) -> SparseMethod:
     r"""Prune the weights with the smallest magnitudes over all layers together.
 
-    .. math:: m' = \mathrm{top}_{\kappa_t}\Bigl(\frac{|w_l|}{\mathrm{rms}(w_l)}, m\Bigr)
-              \quad\text{or}\quad \mathrm{top}_{\kappa_t}(|w|, m)
+    .. math:: m' = \mathrm{top}_{\kappa_t}\Bigl(\frac{|w_l|}{c(|w_l|)}, m\Bigr)
+
+    This is `magnitude_pruning` with ``all_together(normalise)`` as its distribution.
 
     Args:
       sparsity: the final fraction of weights to remove, a scalar in ``[0, 1)``; may be traced.
       schedule: when masks are renewed; None for `one_shot` at the first update.
-      normalise: whether the magnitudes of each layer are divided by their root mean square (over
-        all weights of the layer), so that layers of small weights are not pruned away. It is found
-        in integer arithmetic, so it does not depend on how weights are sharded.
+      normalise: c, what the magnitudes of each layer are divided by: ``"rms"`` for their root mean
+        square, ``"l2"`` for their Euclidean norm, None for nothing; see `all_together`.
       pattern: what is kept or pruned together, as in `magnitude_pruning`.
 
     Returns:
@@ -88,7 +89,8 @@ def global_magnitude(
 
     Raises:
       TypeError: ``sparsity`` is not a number, or ``schedule`` is of another type.
-      ValueError: ``sparsity`` is not in ``[0, 1)``, or ``pattern`` is not known or n:m.
+      ValueError: ``sparsity`` is not in ``[0, 1)``, ``normalise`` is none of these, or ``pattern``
+        is not known or n:m.
 
     References:
       Molchanov et al., Pruning convolutional neural networks for resource efficient inference, ICLR
@@ -97,10 +99,9 @@ def global_magnitude(
     Example:
       >>> import optax
       >>> from sparsejax.transforms import global_magnitude, sparsify
-      >>> optimizer = sparsify(optax.adam(1e-3), global_magnitude(0.98, normalise=True))
+      >>> optimizer = sparsify(optax.adam(1e-3), global_magnitude(0.98, normalise="l2"))
     """
-    score = _scores.normalised(_scores.magnitude) if normalise else _scores.magnitude
-    return _pruning(score, sparsity, schedule, all_together(), pattern)
+    return magnitude_pruning(sparsity, schedule, all_together(normalise), pattern)
 
 
 def saliency_pruning(
@@ -174,6 +175,8 @@ def random_pruning(
       >>> optimizer = sparsify(optax.adam(1e-3), random_pruning(0.9, key=1))
     """
     score = _scores.chance_of(parse_pattern(pattern))
+    if isinstance(distribution, Distribution):
+        distribution = distribution._replace(normalise=None)  # chance has no size
     method = _pruning(score, sparsity, schedule, distribution, pattern)
     return method._replace(key=as_key(key))
 
@@ -190,7 +193,8 @@ def adam_fisher_pruning(
 
     The second moment v is the optimizer's: a tree in a field ``nu`` of its state, as
     ``optax.adam``, ``optax.adamw``, ``optax.rmsprop`` and others have. Its bias correction is the
-    same for all weights, so it does not matter here.
+    same for all weights, so it does not matter here. ``optax.adamax`` cannot be told from Adam by
+    its state, but keeps the largest magnitude of the gradient there, not its square.
 
     Args:
       sparsity: the final fraction of weights to remove, a scalar in ``[0, 1)``; may be traced.
@@ -257,6 +261,6 @@ def _pruning(
         return all_kept(weights)
 
     def next_mask(weights: Weights, masks: Masks) -> Masks:
-        return target.largest(score(weights), budget(weights), masks)
+        return target.largest(weights, target.scores(score, weights), budget(weights), masks)
 
     return SparseMethod(first_mask, next_mask, schedule.is_due, regrows=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float
 
 from sparsejax._dtypes import at_least_float32
 from sparsejax._states import states_in
+from sparsejax.transforms._distributions import Scale
 from sparsejax.transforms._fresh_moments import second_moments
 from sparsejax.transforms._patterns import Pattern, random_scores
 from sparsejax.transforms._sparse_method import Weights
@@ -84,18 +86,13 @@ def check_second_moments(weights: Weights) -> None:
             )
 
 
-def normalised(score: Score) -> Score:
-    """Divide the scores of each layer by their root mean square, so that layers are comparable."""
-
-    def scores(weights: Weights) -> list[Float[Array, "..."]]:
-        found = []
-        for values in score(weights):
-            wide = values.astype(at_least_float32(values))
-            scale = _root_mean_square(wide)
-            found.append(jnp.where(scale > 0, wide / jnp.where(scale > 0, scale, 1), wide))
-        return found
-
-    return scores
+def normalised(values: Float[Array, "..."], scale: Scale) -> Float[Array, "..."]:
+    """Divide the scores of a layer by their size, in float32 or wider."""
+    wide = values.astype(at_least_float32(values))
+    size = _root_mean_square(wide)
+    if scale == "l2":
+        size = size * math.sqrt(values.size)
+    return jnp.where(size > 0, wide / jnp.where(size > 0, size, 1), wide)
 
 
 def _root_mean_square(values: jax.Array) -> jax.Array:

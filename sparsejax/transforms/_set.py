@@ -6,7 +6,6 @@ from typing import Any
 
 from jaxtyping import Float, PRNGKeyArray
 
-from sparsejax.transforms import _scores
 from sparsejax.transforms._distributions import Distribution
 from sparsejax.transforms._drop_and_grow import drop_and_grow
 from sparsejax.transforms._sparse_method import SparseMethod
@@ -57,5 +56,5 @@ def set(
       >>> from sparsejax import transforms
       >>> optimizer = transforms.sparsify(optax.adam(1e-3), transforms.set(0.9, end=15_000))
     """
-    grow = _scores.chance
+    grow = None  # by chance
     return drop_and_grow(sparsity, begin, end, every, drop_fraction, distribution, grow, key)

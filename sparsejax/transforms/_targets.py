@@ -21,6 +21,7 @@ from sparsejax.transforms._distributions import (
     uniform,
 )
 from sparsejax.transforms._patterns import Counts, Masks, Pattern, Scores, parse_pattern
+from sparsejax.transforms._scores import Score, magnitude, normalised
 from sparsejax.transforms._sparse_method import Weights, all_kept
 
 AT_ONCE = (Fraction(1),)
@@ -57,11 +58,10 @@ class Target(NamedTuple):
         if not self.distribution.takes_traced:
             raise TypeError("sparsity must be known for this distribution; got a traced one")
         steps = jnp.asarray([float(p) for p in progresses], jnp.float32)[index]
-        if self.distribution.sparsities is None:
-            sizes, own = [sum(layer.items for layer in layers)], [self.sparsity]
-        else:
-            sizes = [layer.items for layer in layers]
-            own = list(self.distribution.sparsities(layers, self.sparsity))
+        groups = self.distribution.groups(layers)
+        of_layers = self.distribution.sparsities(layers, self.sparsity)
+        sizes = [sum(layers[i].items for i in group) for group in groups]
+        own = [of_layers[group[0]] for group in groups]
         if max(sizes) > MOST_TRACED:
             raise ValueError(
                 f"sparsity must be known for more than {MOST_TRACED} items that are ranked "
@@ -75,14 +75,22 @@ class Target(NamedTuple):
 
         return jnp.stack([kept_traced(n, now(s)) for n, s in zip(sizes, own, strict=True)])
 
-    def largest(self, scores: Scores, counts: Counts, within: Masks) -> Masks:
+    def scores(self, score: Score, weights: Weights) -> Scores:
+        """Return the scores of the weights, normalised if the distribution says so."""
+        found = score(weights)
+        if self.distribution.normalise is None:
+            return found
+        return [normalised(values, self.distribution.normalise) for values in found]
+
+    def largest(self, weights: Weights, scores: Scores, counts: Counts, within: Masks) -> Masks:
         """Return masks of the items with the largest scores, within masks of allowed weights."""
-        return self.pattern.largest(scores, counts, within, self.distribution.sparsities is None)
+        groups = self.distribution.groups(self.layers(weights))
+        return self.pattern.largest(scores, counts, within, groups)
 
     def magnitude_masks(self, weights: Weights) -> Masks:
         """Return masks of the largest of all weights, as many as the budget keeps in the end."""
-        sizes = [jnp.abs(leaf) for leaf in weights.leaves]
-        return self.largest(sizes, self.budget(weights), all_kept(weights))
+        scores = self.scores(magnitude, weights)
+        return self.largest(weights, scores, self.budget(weights), all_kept(weights))
 
     def layers(self, weights: Weights) -> tuple[Layer, ...]:
         """Return the leaves as the distribution sees them, after checking their dimensions."""
@@ -123,7 +131,7 @@ def make_target(
             raise ValueError(
                 f"sparsity must be {float(wanted):g} for pattern {pattern!r}; got {sparsity}"
             )
-        if distribution.sparsities is None or distribution.meets_total:
+        if distribution.together is not None or distribution.meets_total:
             raise ValueError(
                 f"distribution must be uniform() for pattern {pattern!r}, which keeps {n} of {m} "
                 "weights everywhere: layers cannot be ranked together"
@@ -140,7 +148,7 @@ def count_rows(
     progresses: tuple[Fraction, ...],
 ) -> list[list[int]]:
     """Return the exact count of each group, for each renewal of a mask."""
-    own = [] if distribution.sparsities is None else distribution.sparsities(layers, sparsity)
+    own = distribution.sparsities(layers, sparsity)
     rows: list[list[int]] = []
     for progress in reversed(progresses):
         later = rows[-1] if rows else ()

@@ -154,6 +154,11 @@ def test_custom_sparsities():
     assert table(LENET300, "0.9", erdos_renyi(custom=[(named("fc3"), 0.5)])) == [[19080, 7040, 500]]
     wide = uniform([(lambda path, leaf: leaf.shape[0] > 500, 0.0)])
     assert table(LENET300, "0.9", wide) == [[235200, 3000, 100]]
+    # fc1 and fc3 share 236200 (1 - 0.9), fc2 keeps half by itself
+    assert table(LENET300, "0.9", all_together(custom=[(named("fc2"), 0.5)])) == [[23620, 15000]]
+    assert table(LENET300, "0.9", all_together(custom=[(named("fc"), 0.5)])) == [
+        [117600, 15000, 500]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +166,13 @@ def test_custom_sparsities():
     [
         ("0.9", erdos_renyi(custom=[(named("fc1"), 0)]), "at most 26620 weights .* keep 235200"),
         ("0.1", erdos_renyi(custom=[(named("fc1"), 0.5)]), "must keep 239580 weights .* 148600 at"),
+        (
+            "0.9",
+            uniform([(named("fc"), 0), (named("fc9"), 0.5)]),
+            "rule 1, .* 0.5, chooses none of t",
+        ),
+        ("0.9", erdos_renyi(custom=[(named("fc9"), 0.5)]), "none of the 3 .*: .*fc1.*, .*fc2.*"),
+        ("0.9", all_together(custom=[(named("fc9"), 0.5)]), "custom must hold rules that choose a"),
         ("0.999995", erdos_renyi(), "at least one weight of each layer; 1 are left for 3 layers"),
     ],
 )
@@ -169,7 +181,7 @@ def test_a_distribution_that_cannot_be_met_is_refused(sparsity, distribution, me
         table(LENET300, sparsity, distribution)
 
 
-@pytest.mark.parametrize("make", [uniform, erdos_renyi])
+@pytest.mark.parametrize("make", [uniform, erdos_renyi, all_together])
 def test_bad_rules_are_named(make):
     with pytest.raises(ValueError, match=r"a sparsity of custom must be a number in \[0, 1\); got"):
         make(custom=[(named("a"), 1.5)])

@@ -35,8 +35,8 @@ METHODS = {
     "magnitude": magnitude_pruning(0.9, SCHEDULE),
     "magnitude erk": magnitude_pruning(0.9, SCHEDULE, erdos_renyi()),
     "global": global_magnitude(0.9, SCHEDULE),
-    "global normalised": global_magnitude(0.9, SCHEDULE, normalise=True),
-    "saliency": saliency_pruning(0.9, SCHEDULE, all_together()),
+    "global normalised": global_magnitude(0.9, SCHEDULE, normalise="rms"),
+    "saliency": saliency_pruning(0.9, SCHEDULE, all_together("l2")),
     "random": random_pruning(0.9, SCHEDULE),
     "fisher": adam_fisher_pruning(0.9, SCHEDULE),
     "2:4": magnitude_pruning(0.5, SCHEDULE, pattern="2:4"),
@@ -395,6 +395,7 @@ def test_narrow_weights(dtype, names):
         (lambda: magnitude_pruning(0.5, schedule=10), TypeError, "schedule must be made by"),
         (lambda: magnitude_pruning(0.5, one_shot), TypeError, "schedule .* call it: one_shot"),
         (lambda: magnitude_pruning(0.5, None, erdos_renyi), TypeError, "call it: erdos_renyi"),
+        (lambda: global_magnitude(0.5, normalise=True), ValueError, "'rms' or 'l2'; got True"),
         (lambda: sparsify(optax.sgd(0.1), rigl), TypeError, "method must .* call it: rigl"),
         (lambda: random_pruning(0.5, key="a"), TypeError, "key must be a key of jax.random or an"),
         (lambda: sparsify(optax.sgd(0.1), 0.9), TypeError, "method must be made by"),
@@ -504,6 +505,53 @@ def test_chance_does_not_favour_large_items(pattern):
         shares = [left[name].mean() for name in ("large", "small")]
     assert sum(shares) == pytest.approx(1, abs=1e-6)
     assert abs(shares[0] - 0.5) < 0.12  # four standard deviations
+
+
+SCORES = {
+    "magnitude": (magnitude_pruning, lambda w, g: np.abs(w)),
+    "saliency": (saliency_pruning, lambda w, g: np.abs(w * g)),
+}
+SIZES = {None: lambda q: 1, "rms": lambda q: np.sqrt((q**2).mean()), "l2": np.linalg.norm}
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("normalise", SIZES)
+def test_layers_that_are_ranked_together_against_sorting(score, normalise):
+    """Two are ranked together, by scores divided by their size, and one by itself."""
+    rng = np.random.default_rng(5)
+    shapes = {"a": (40, 5), "b": (10, 6), "own": (8, 5)}
+    params = {k: rng.normal(size=shape, scale=n + 1) for n, (k, shape) in enumerate(shapes.items())}
+    grads = {k: rng.normal(size=shape) for k, shape in shapes.items()}
+    make, of = SCORES[score]
+    distribution = all_together(normalise, custom=[(lambda path, leaf: "own" in str(path), 0.25)])
+    optimizer = sparsify(optax.sgd(0.1), make(0.9, distribution=distribution))
+    as_float32 = lambda tree: jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), tree)  # noqa: E731
+    state = optimizer.init(as_float32(params))
+    _, state = jax.jit(optimizer.update)(as_float32(grads), state, as_float32(params))
+
+    scores = {k: of(params[k], grads[k]).ravel() for k in shapes}
+    divided = np.concatenate([scores[k] / SIZES[normalise](scores[k]) for k in "ab"])
+    wanted = divided >= np.sort(divided)[-26]  # 10 % of 260
+    found = np.concatenate([np.ravel(state.mask[k]) for k in "ab"])
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(
+        np.ravel(state.mask["own"]), scores["own"] >= np.sort(scores["own"])[-30]
+    )
+
+
+def test_chance_is_not_divided_by_the_size_of_a_layer():
+    params = start()
+    masks = [
+        sparsify(optax.sgd(0.1), static_sparse(0.9, all_together(scale), key=2)).init(params).mask
+        for scale in (None, "l2")
+    ]
+    same(*masks)
+    grads = jax.tree.map(jnp.zeros_like, params)
+    masks = []
+    for scale in (None, "rms"):
+        optimizer = sparsify(optax.sgd(0.1), random_pruning(0.9, distribution=all_together(scale)))
+        masks.append(optimizer.update(grads, optimizer.init(params), params)[1].mask)
+    same(*masks)
 
 
 def test_float16_is_ranked_down_to_its_smallest_numbers():
