@@ -9,7 +9,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.common.report import Columns, Row, Table, difference, error, seeds_of, titled
+from experiments.common.report import (
+    Columns,
+    Row,
+    Table,
+    difference,
+    error,
+    seeds_of,
+    title_of,
+    titled,
+)
 from experiments.compare.config import TASKS
 from experiments.compare.report import (
     CHOICES,
@@ -133,7 +142,7 @@ def _of_readme(pattern: str) -> str:
 
 
 def _rooms(results: Path) -> str:
-    """The README's table of rooms, with the other rooms that each one imports."""
+    """The README's list of rooms as a table, with the other rooms that each one imports."""
 
     def needs(room: str) -> str:
         files = (ROOT / "sparsejax" / room).rglob("*.py")
@@ -142,8 +151,8 @@ def _rooms(results: Path) -> str:
         found = sorted(imported & names - {room})
         return ", ".join(f"`{name}`" for name in found)
 
-    lines = _of_readme(r"\| room \|.*?\n(?=\n)").splitlines()[2:]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    lines = _of_readme(r"- `sparsejax\.\w+`.*?\n(?=\n)").splitlines()
+    cells = [line.removeprefix("- ").split(": ", 1) for line in lines]
     rows = [(re.findall(r"`sparsejax\.(\w+)`", rooms), question) for rooms, question in cells]
     names = {room for rooms, _ in rows for room in rooms}
     columns: Columns = (
@@ -399,19 +408,25 @@ def _compare_errors(results: Path) -> str:
 
 
 def _compare(results: Path) -> str:
-    """Return the table of what to use when, for each network that was compared."""
-    found = []
+    """Return the table of what to use when, of all networks that were compared."""
+    lines, notes = [], []
+    about: dict[str, list[str]] = {}
     for network, by_budget in _compared(results).items():
         (dense,) = by_budget["100"].values()
+        lines += [{"network": title_of(TASKS[network].name), **line} for line in choices(by_budget)]
         seeds = ", ".join(map(str, seeds_of(all_rows(by_budget))))
-        found += [
-            Table(CHOICES, choices(by_budget)).markdown(),
-            f"Test errors of {_title(network)} after "
-            f"{dense['settings']['epochs']} epochs, mean ± sample standard deviation over seeds "
-            f"{seeds}; dense: {error(dense['test_error'])}. "
-            f"{one_seed(by_budget) or fewer_seeds(by_budget)}".rstrip(),
-        ]
-    return "\n\n".join(found)
+        about.setdefault(f"over seeds {seeds}", []).append(
+            f"{_title(network)} after {dense['settings']['epochs']} epochs (dense: "
+            f"{error(dense['test_error'])})"
+        )
+        notes.append(one_seed(by_budget) or fewer_seeds(by_budget))
+    columns: Columns = (("network", lambda line: line["network"]), *CHOICES)
+    networks = "; ".join(f"{seeds}: {', '.join(names)}" for seeds, names in about.items())
+    note = " ".join(dict.fromkeys(filter(None, notes)))
+    return (
+        f"{Table(columns, lines).markdown()}\n\nTest errors, mean ± sample standard deviation "
+        f"{networks}. {note}".rstrip()
+    )
 
 
 PARTS: Mapping[str, Callable[[Path], str]] = {
