@@ -34,8 +34,8 @@ def _trained_with(method: Callable[[Trainer, int], SparseMethod]) -> Callable[[T
 
 
 def _distribution(trainer: Trainer) -> Distribution:
-    ways = {"global": transforms.all_together, "erk": transforms.erdos_renyi}
-    return ways[trainer.settings["distribution"]]()
+    ways = {"global": transforms.all_together(), "erk": transforms.erdos_renyi()}
+    return ways[trainer.settings["distribution"]]
 
 
 def _gradual(make: Callable[..., SparseMethod]) -> Callable[[Trainer, int], SparseMethod]:
