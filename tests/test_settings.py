@@ -304,10 +304,10 @@ TRACED = {
         for distribution in (
             transforms.uniform(),
             transforms.erdos_renyi(),
-            transforms.all_together(),
+            transforms.all_together("l2", [(lambda path, leaf: leaf.ndim == 2, 0.25)]),
         )
     ],
-    "global_magnitude": lambda e: sparsified(e, transforms.global_magnitude(0.5, normalise=True)),
+    "global_magnitude": lambda e: sparsified(e, transforms.global_magnitude(0.5, normalise="rms")),
     "saliency_pruning one_shot": lambda e: sparsified(
         e, transforms.saliency_pruning(0.5, transforms.one_shot(1), pattern="2x2")
     ),

@@ -28,10 +28,12 @@ class Layer(NamedTuple):
     """Its shape."""
     items: int
     """The number of its weights, or of its blocks or channels where they are pruned as a whole."""
+    dtype: Any = np.dtype("float32")
+    """Its dtype, which rules may ask for."""
 
     def follows(self, rule: Callable[[Path, Any], bool]) -> bool:
         """Whether a rule chooses this leaf."""
-        return bool(rule(self.path, jax.ShapeDtypeStruct(self.shape, "float32")))
+        return bool(rule(self.path, jax.ShapeDtypeStruct(self.shape, self.dtype)))
 
 
 class Distribution(NamedTuple):
@@ -71,10 +73,12 @@ def all_together(normalise: Scale | None = None, custom: Rules = ()) -> Distribu
     Args:
       normalise: what the scores of a layer are divided by, so that layers of small weights are not
         pruned away: ``"rms"`` for their root mean square; ``"l2"`` for their Euclidean norm, which
-        favours layers of few weights; None for nothing. Both are found in integer
-        arithmetic, so they do not depend on how weights are sharded. Random scores are not divided.
+        favours layers of few weights; None to leave scores as they are. For c they are rounded to
+        2^-24 of the largest, and their squares are added up as integers, so it does not depend on
+        how weights are sharded. Scores that are not finite count as 0 in c. With blocks and
+        channels the scores of single weights are divided. Random scores are never divided.
       custom: sparsities of single layers, as for `uniform`. These are ranked by themselves, and the
-        sparsity of the network holds for all others together.
+        sparsity of the network holds for all others together. A schedule holds for both.
 
     Returns:
       A `Distribution`.
@@ -93,7 +97,8 @@ def all_together(normalise: Scale | None = None, custom: Rules = ()) -> Distribu
       >>> method = saliency_pruning(0.9, distribution=all_together(normalise="l2"))
     """
     if not (normalise is None or (isinstance(normalise, str) and normalise in ("rms", "l2"))):
-        raise ValueError(f"normalise must be None, 'rms' or 'l2'; got {normalise!r}")
+        hint = "; give rules by name, custom=" if isinstance(normalise, (list, tuple)) else ""
+        raise ValueError(f"normalise must be None, 'rms' or 'l2'; got {normalise!r}{hint}")
     rules = _checked(custom)
     return Distribution(
         _given_or_common(rules), lambda layer: _by_rule(rules, layer) is None, normalise
@@ -256,14 +261,14 @@ def layer_counts(
     sparsities: Sequence[Fraction],
     sparsity: Fraction,
     progress: Fraction,
+    groups: Sequence[Sequence[int]],
     later: Sequence[int] = (),
 ) -> list[int]:
     """Return how many items each group keeps when a schedule has progressed that far.
 
-    ``sparsities`` are those of the layers, ``sparsity`` that of the whole network.
-
-    ``later`` are the counts of the next renewal. No group keeps fewer items now if it can: a weight
-    that has been pruned does not come back, and the total would be missed then.
+    ``sparsities`` are those of the layers, ``sparsity`` that of the whole network, and ``later``
+    the counts of the next renewal. No group keeps fewer items now if it can: a weight that has been
+    pruned does not come back, and the total would be missed then.
     """
     if distribution.meets_total:
         total = kept(sum(layer.items for layer in layers), sparsity, progress)
@@ -271,7 +276,7 @@ def layer_counts(
         return exact_counts(layers, sparsities, progress, total, least)
     return [
         kept(sum(layers[i].items for i in group), sparsities[group[0]], progress)
-        for group in distribution.groups(layers)
+        for group in groups
     ]
 
 
@@ -280,7 +285,7 @@ _Rules: TypeAlias = tuple[tuple[Callable[[Path, Any], bool], Fraction], ...]
 
 def _checked(custom: Rules) -> _Rules:
     rules = []
-    for rule in custom:
+    for rule in custom if isinstance(custom, (tuple, list)) else [custom]:
         if not (isinstance(rule, (tuple, list)) and len(rule) == 2 and callable(rule[0])):
             raise TypeError(
                 "custom must hold pairs of a callable (path, leaf) -> bool and a sparsity; got "

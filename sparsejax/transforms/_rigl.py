@@ -28,7 +28,8 @@ def rigl(
 
     At each renewal a layer keeps its :math:`k_t` largest weights, and among all others those with
     the largest absolute gradients join them until there are :math:`\kappa` again. Weights that are
-    dropped and grown at once simply stay. All counts are exact.
+    dropped and grown at once simply stay. All counts are exact. With `all_together` this holds for
+    all layers at once, and both scores are divided as it says.
 
     The gradient that grows weights is dense, and JAX computes that at every step anyway. The paper
     leaves out the gradient step at a renewal; here the weights in both masks move then, too.

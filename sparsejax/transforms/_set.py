@@ -26,8 +26,9 @@ def set(
               f_t = \tfrac{f}{2}\Bigl(1 + \cos\frac{\pi t}{t_1}\Bigr)
 
     At each renewal a layer keeps its :math:`k_t` largest weights, and random ones of all others
-    join them until there are :math:`\kappa` again (sparse evolutionary training). The name shadows
-    Python's ``set`` if it is imported by itself: call it as ``transforms.set``.
+    join them until there are :math:`\kappa` again (sparse evolutionary training). With
+    `all_together` this holds for all layers at once. The name shadows Python's ``set`` if it is
+    imported by itself: call it as ``transforms.set``.
 
     Args:
       sparsity: the fraction of weights that are zero at any time, a number in ``[0, 1)``.

@@ -6,11 +6,12 @@ import functools
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int32
 
 from sparsejax import _checks
-from sparsejax._counts import MOST_TRACED, exact_sparsity, kept_traced
+from sparsejax._counts import MOST_TRACED, exact_sparsity, kept, kept_traced
 from sparsejax._dtypes import at_least_float32
 from sparsejax._words import check_sizes, table
 from sparsejax.transforms._distributions import (
@@ -68,19 +69,24 @@ class Target(NamedTuple):
                 f"together; got a traced one for {max(sizes)}"
             )
 
-        def now(sparsity: Any) -> Float[Array, ""]:
-            array = jnp.asarray(float(sparsity) if isinstance(sparsity, Fraction) else sparsity)
+        def count(size: int, sparsity: Any) -> Int32[Array, ""]:
+            if isinstance(sparsity, Fraction):  # of a layer with a sparsity of its own
+                exact = [kept(size, sparsity, progress) for progress in progresses]
+                return jnp.asarray(exact, jnp.int32)[index]
+            array = jnp.asarray(sparsity)
             wide = at_least_float32(array)
-            return array.astype(wide) * steps.astype(wide)
+            return kept_traced(size, array.astype(wide) * steps.astype(wide))
 
-        return jnp.stack([kept_traced(n, now(s)) for n, s in zip(sizes, own, strict=True)])
+        return jnp.stack([count(n, s) for n, s in zip(sizes, own, strict=True)])
 
     def scores(self, score: Score, weights: Weights) -> Scores:
         """Return the scores of the weights, normalised if the distribution says so."""
         found = score(weights)
         if self.distribution.normalise is None:
             return found
-        return [normalised(values, self.distribution.normalise) for values in found]
+        # Masks have no gradient, but their scores may stand in a loss.
+        constant = map(jax.lax.stop_gradient, found)
+        return [normalised(values, self.distribution.normalise) for values in constant]
 
     def largest(self, weights: Weights, scores: Scores, counts: Counts, within: Masks) -> Masks:
         """Return masks of the items with the largest scores, within masks of allowed weights."""
@@ -98,7 +104,7 @@ class Target(NamedTuple):
         if self.pattern.kind == "weights":
             check_sizes(weights.names, [leaf.size for leaf in weights.leaves])
         return tuple(
-            Layer(path, tuple(leaf.shape), self.pattern.items(tuple(leaf.shape)))
+            Layer(path, tuple(leaf.shape), self.pattern.items(tuple(leaf.shape)), leaf.dtype)
             for path, leaf in zip(weights.paths, weights.leaves, strict=True)
         )
 
@@ -133,8 +139,8 @@ def make_target(
             )
         if distribution.together is not None or distribution.meets_total:
             raise ValueError(
-                f"distribution must be uniform() for pattern {pattern!r}, which keeps {n} of {m} "
-                "weights everywhere: layers cannot be ranked together"
+                f"distribution must be uniform(), with custom or without, for pattern {pattern!r}, "
+                f"which keeps {n} of {m} weights everywhere: layers cannot be ranked together"
             )
         exact = wanted
     return Target(exact, distribution, parsed)
@@ -148,9 +154,9 @@ def count_rows(
     progresses: tuple[Fraction, ...],
 ) -> list[list[int]]:
     """Return the exact count of each group, for each renewal of a mask."""
-    own = distribution.sparsities(layers, sparsity)
+    own, groups = distribution.sparsities(layers, sparsity), distribution.groups(layers)
     rows: list[list[int]] = []
     for progress in reversed(progresses):
         later = rows[-1] if rows else ()
-        rows.append(layer_counts(distribution, layers, own, sparsity, progress, later))
+        rows.append(layer_counts(distribution, layers, own, sparsity, progress, groups, later))
     return rows[::-1]

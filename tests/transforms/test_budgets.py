@@ -6,9 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.transforms import all_together, erdos_renyi, kept_weights, uniform
+from sparsejax.transforms import (
+    all_together,
+    erdos_renyi,
+    kept_weights,
+    project_sparsity,
+    uniform,
+)
 from sparsejax.transforms._distributions import Layer
-from sparsejax.transforms._targets import count_rows
+from sparsejax.transforms._sparse_method import Weights
+from sparsejax.transforms._targets import count_rows, make_target
 
 LENET300 = {"fc1": (784, 300), "fc2": (300, 100), "fc3": (100, 10)}
 LENET5 = {"conv1": (5, 5, 1, 20), "conv2": (5, 5, 20, 50), "fc1": (800, 500), "fc2": (500, 10)}
@@ -161,6 +168,28 @@ def test_custom_sparsities():
     ]
 
 
+def test_the_known_sparsity_of_a_layer_is_exact_beside_a_traced_one():
+    paths = [(jax.tree_util.DictKey(name),) for name in ("head", "rest")]
+    leaves = [jax.ShapeDtypeStruct((10_000, 1_000), jnp.float32)] * 2
+    weights = Weights(None, paths, ["head", "rest"], leaves, [], None, jnp.int32(0), None)
+    rules = [(named("head"), 0.98765432)]
+    halves = (Fraction(1, 2), Fraction(1))
+
+    def counts(make):
+        budget = lambda s: make_target(s, make(custom=rules)).budget(weights, halves, 1)  # noqa: E731
+        return jax.jit(budget)(0.5).tolist()
+
+    assert counts(uniform) == [123_457, 5_000_000]
+    assert counts(all_together) == [5_000_000, 123_457]
+
+
+def test_rules_may_ask_for_the_dtype():
+    params = {"a": jnp.ones((4, 4), jnp.bfloat16), "b": jnp.ones((4, 4))}
+    dense = uniform([(lambda path, leaf: leaf.dtype == jnp.bfloat16, 0)])
+    found = project_sparsity(params, 0.5, dense)
+    assert [int((found[name] != 0).sum()) for name in "ab"] == [16, 8]
+
+
 @pytest.mark.parametrize(
     ("sparsity", "distribution", "message"),
     [
@@ -185,7 +214,8 @@ def test_a_distribution_that_cannot_be_met_is_refused(sparsity, distribution, me
 def test_bad_rules_are_named(make):
     with pytest.raises(ValueError, match=r"a sparsity of custom must be a number in \[0, 1\); got"):
         make(custom=[(named("a"), 1.5)])
-    with pytest.raises(TypeError, match="custom must hold pairs of a callable"):
-        make(custom=[("a", 0.5)])
+    for custom in ([("a", 0.5)], 0.5, {"a": 0.5}):
+        with pytest.raises(TypeError, match="custom must hold pairs of a callable"):
+            make(custom=custom)
     with pytest.raises(ValueError, match="power must be a number >= 0; got -1"):
         erdos_renyi(power=-1)
