@@ -115,7 +115,7 @@ def _summary(results: Path, root: str = "") -> str:
             "Continuous sparsification (Savarese, Silva and Maire, 2020)",
             "LeNet300, MNIST, tickets beyond 95 % sparsity",
             "better tickets than iterative magnitude pruning in fewer rounds (on CIFAR-10)",
-            f"lower error than iterative magnitude pruning at {counts.all} tickets; significantly "
+            f"lower error at {counts.all} tickets; significantly "
             f"at {counts.significant[0]}, worse at {counts.significant[1]}",
         )
     )
@@ -413,18 +413,18 @@ def _compare(results: Path) -> str:
     about: dict[str, list[str]] = {}
     for network, by_budget in _compared(results).items():
         (dense,) = by_budget["100"].values()
-        lines += [{"network": title_of(TASKS[network].name), **line} for line in choices(by_budget)]
+        name = title_of(TASKS[network].name)
+        lines += [line | {"budget": f"{name}, {line['budget']}"} for line in choices(by_budget)]
         seeds = ", ".join(map(str, seeds_of(all_rows(by_budget))))
         about.setdefault(f"over seeds {seeds}", []).append(
             f"{_title(network)} after {dense['settings']['epochs']} epochs (dense: "
             f"{error(dense['test_error'])})"
         )
         notes.append(one_seed(by_budget) or fewer_seeds(by_budget))
-    columns: Columns = (("network", lambda line: line["network"]), *CHOICES)
     networks = "; ".join(f"{seeds}: {', '.join(names)}" for seeds, names in about.items())
     note = " ".join(dict.fromkeys(filter(None, notes)))
     return (
-        f"{Table(columns, lines).markdown()}\n\nTest errors, mean ± sample standard deviation "
+        f"{Table(CHOICES, lines).markdown()}\n\nTest errors, mean ± sample standard deviation "
         f"{networks}. {note}".rstrip()
     )
 
