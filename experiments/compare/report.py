@@ -34,8 +34,10 @@ _GRIDS = (
     "had found, in some of which test errors were on the screen."
 )
 _GRIDS_ADAPTED = (
-    "The grids are those of LeNet300 with other rates and mu; how these were found, by validation "
-    "errors too, stands in tuning.md beside the published report."
+    "The grids are those of LeNet300, which earlier experiments of this repository had found, in "
+    "some of which test errors were on the screen, with other rates and mu; how these were found, "
+    "by validation errors, and which candidates do not train stands in tuning.md beside the "
+    "published report."
 )
 FIELDS = ("kept", "nonzeros", "nonzeros_after_search", "epochs", "seconds")
 
@@ -340,9 +342,9 @@ def parts(rows: Sequence[Row]) -> Parts:
                 "### How the settings were chosen",
                 f"Four candidates for each method, trained for {task.tuning_epochs} epochs with "
                 f"{task.tuned_at} % of the weights and seed {TUNING_SEED}, which no reported run "
-                "has. The lowest validation error decides (5,000 images held out of the training "
-                "set); the script makes the choice before any test error is computed. "
-                f"{_GRIDS_ADAPTED if task.replaced else _GRIDS}",
+                "has. The lowest validation error decides, of equal ones the first (5,000 images "
+                "held out of the training set); the script makes the choice before any test error "
+                f"is computed. {_GRIDS_ADAPTED if task.replaced else _GRIDS}",
                 _tuning_table(tuned),
             ]
     return [*found, MadeBy()]
