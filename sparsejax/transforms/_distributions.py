@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
-from sparsejax._counts import exact_sparsity, kept, kept_ratio
+from sparsejax._counts import exact_sparsity
 from sparsejax._variables import Path
 
 Rules: TypeAlias = Sequence[tuple[Callable[[Path, Any], bool], Any]]
@@ -59,6 +59,13 @@ class Distribution(NamedTuple):
         shared = [i for i, is_joined in enumerate(joined) if is_joined]
         alone = [[i] for i, is_joined in enumerate(joined) if not is_joined]
         return [shared, *alone] if shared else alone
+
+    def shares(self, layers: Sequence[Layer], sparsity: Any) -> list[tuple[int, Any]]:
+        """Return the number of items of each group, and its sparsity."""
+        own = self.sparsities(layers, sparsity)
+        return [
+            (sum(layers[i].items for i in group), own[group[0]]) for group in self.groups(layers)
+        ]
 
 
 def all_together(normalise: Scale | None = None, custom: Rules = ()) -> Distribution:
@@ -213,71 +220,6 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0, custom: Rules = ()) -> 
         return [1 - density for density in densities]
 
     return Distribution(sparsities, meets_total=True, takes_traced=False)
-
-
-def exact_counts(
-    layers: Sequence[Layer],
-    sparsities: Sequence[Fraction],
-    progress: Fraction,
-    total: int,
-    least: Sequence[int] = (),
-) -> list[int]:
-    """Return how many items each layer keeps, such that they add up to ``total``.
-
-    No layer keeps fewer than ``least`` says, whose sum must not exceed ``total``.
-
-    Raises:
-      ValueError: there are more layers than items to keep.
-    """
-    filled = sum(layer.items > 0 for layer in layers)
-    if total < filled:
-        raise ValueError(
-            f"distribution must keep at least one weight of each layer; {total} are left for "
-            f"{filled} layers. Lower the sparsity"
-        )
-    ratios = [
-        kept_ratio(layer.items, s, progress) for layer, s in zip(layers, sparsities, strict=True)
-    ]
-    least = least or [0] * len(layers)
-    lowest = [max(min(1, layer.items), n) for layer, n in zip(layers, least, strict=True)]
-    counts = [max(n, over // under) for n, (over, under) in zip(lowest, ratios, strict=True)]
-    # Layers whose share is below the lowest number keep that, at the expense of the largest.
-    while sum(counts) > total:
-        above = [i for i, n in enumerate(lowest) if counts[i] > n]
-        counts[max(above, key=lambda i: (counts[i], -i))] -= 1
-    remainders = [
-        Fraction(over, under) - n for (over, under), n in zip(ratios, counts, strict=True)
-    ]
-    for i in sorted(range(len(counts)), key=lambda i: (-remainders[i], i)):
-        if sum(counts) == total:
-            break
-        counts[i] += counts[i] < layers[i].items
-    return counts
-
-
-def layer_counts(
-    distribution: Distribution,
-    layers: Sequence[Layer],
-    sparsities: Sequence[Fraction],
-    sparsity: Fraction,
-    progress: Fraction,
-    groups: Sequence[Sequence[int]],
-    later: Sequence[int] = (),
-) -> list[int]:
-    """Return how many items each group keeps when a schedule has progressed that far.
-
-    ``sparsities`` are those of the layers, ``sparsity`` that of the whole network, and ``later``
-    the counts of the next renewal. No group keeps fewer items now if it can: a weight that has been
-    pruned does not come back, and the total would be missed then.
-    """
-    if distribution.meets_total:
-        total = kept(sum(layer.items for layer in layers), sparsity, progress)
-        least = later if sum(later) <= total else ()  # more may be kept later, as in AC/DC
-        return exact_counts(layers, sparsities, progress, total, least)
-    return [
-        kept(sum(layers[i].items for i in group), sparsities[group[0]], progress)
-        for group in groups
-    ]
 
 
 _Rules: TypeAlias = tuple[tuple[Callable[[Path, Any], bool], Fraction], ...]

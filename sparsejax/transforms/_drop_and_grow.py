@@ -36,7 +36,7 @@ def random_start(
 
     def first_mask(weights: Weights) -> Masks:
         counts = jnp.asarray(table(budget_of(target, weights)))
-        scores = _scores.chance(weights)
+        scores = target.scores(None, weights)
         return target.largest(weights, scores, counts[0], all_kept(weights))
 
     def next_mask(weights: Weights, masks: Masks) -> Masks:
@@ -80,7 +80,7 @@ def drop_and_grow(
         now = kept[schedule.renewal(weights.step)]
         magnitudes = target.scores(_scores.magnitude, weights)
         stay = target.largest(weights, magnitudes, now, masks)
-        growing = target.scores(grow, weights) if grow else _scores.chance(weights)
+        growing = target.scores(grow, weights)
         # Those that stay rank first: their score is infinite.
         scores = [
             jnp.where(m, jnp.asarray(jnp.inf, score.dtype), jnp.minimum(score, _finite(score)))

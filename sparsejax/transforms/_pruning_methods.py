@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sparsejax import _checks
 from sparsejax.transforms import _scores
 from sparsejax.transforms._distributions import Distribution, Scale, all_together, uniform
-from sparsejax.transforms._patterns import Masks, parse_pattern
+from sparsejax.transforms._patterns import Masks
 from sparsejax.transforms._schedules import PruningSchedule, one_shot
 from sparsejax.transforms._scores import Score
 from sparsejax.transforms._sparse_method import SparseMethod, Weights, all_kept, as_key
@@ -174,10 +174,7 @@ def random_pruning(
       >>> from sparsejax.transforms import random_pruning, sparsify
       >>> optimizer = sparsify(optax.adam(1e-3), random_pruning(0.9, key=1))
     """
-    score = _scores.chance_of(parse_pattern(pattern))
-    if isinstance(distribution, Distribution):
-        distribution = distribution._replace(normalise=None)  # chance has no size
-    method = _pruning(score, sparsity, schedule, distribution, pattern)
+    method = _pruning(None, sparsity, schedule, distribution, pattern)
     return method._replace(key=as_key(key))
 
 
@@ -234,14 +231,17 @@ def adam_fisher_pruning(
 
 
 def _pruning(
-    score: Score,
+    score: Score | None,
     sparsity: Any,
     schedule: PruningSchedule | None,
     distribution: Distribution | None,
     pattern: str | None,
     check: Callable[[Weights], None] | None = None,
 ) -> SparseMethod:
-    """Return the method that keeps the weights with the largest scores among those left."""
+    """Return the method that keeps the weights with the largest scores among those left.
+
+    With None as the score it keeps random ones.
+    """
     target = make_target(sparsity, distribution or uniform(), pattern)
     schedule = one_shot() if schedule is None else schedule
     if not isinstance(schedule, PruningSchedule):

@@ -15,7 +15,6 @@ from sparsejax._dtypes import at_least_float32
 from sparsejax._states import states_in
 from sparsejax.transforms._distributions import Scale
 from sparsejax.transforms._fresh_moments import second_moments
-from sparsejax.transforms._patterns import Pattern, random_scores
 from sparsejax.transforms._sparse_method import Weights
 
 _AT_ONCE = 2**30
@@ -41,21 +40,6 @@ def saliency(weights: Weights) -> list[Float[Array, "..."]]:
 def gradient(weights: Weights) -> list[Float[Array, "..."]]:
     """Return abs(g)."""
     return [jnp.abs(g) for g in weights.grads]
-
-
-def chance(weights: Weights) -> list[Float[Array, "..."]]:
-    """Return random scores."""
-    return chance_of(Pattern("weights"))(weights)
-
-
-def chance_of(pattern: Pattern) -> Score:
-    """Return random scores for the items of a pattern."""
-
-    def scores(weights: Weights) -> list[Float[Array, "..."]]:
-        assert weights.key is not None
-        return random_scores(weights.key, weights.leaves, pattern)
-
-    return scores
 
 
 def adam_fisher(weights: Weights) -> list[Float[Array, "..."]]:

@@ -57,5 +57,5 @@ def set(
       >>> from sparsejax import transforms
       >>> optimizer = transforms.sparsify(optax.adam(1e-3), transforms.set(0.9, end=15_000))
     """
-    grow = None  # by chance
-    return drop_and_grow(sparsity, begin, end, every, drop_fraction, distribution, grow, key)
+    by_chance = None
+    return drop_and_grow(sparsity, begin, end, every, drop_fraction, distribution, by_chance, key)

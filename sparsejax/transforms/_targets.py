@@ -18,10 +18,17 @@ from sparsejax.transforms._distributions import (
     Distribution,
     Layer,
     all_together,
-    layer_counts,
     uniform,
 )
-from sparsejax.transforms._patterns import Counts, Masks, Pattern, Scores, parse_pattern
+from sparsejax.transforms._layer_counts import layer_counts
+from sparsejax.transforms._patterns import (
+    Counts,
+    Masks,
+    Pattern,
+    Scores,
+    parse_pattern,
+    random_scores,
+)
 from sparsejax.transforms._scores import Score, magnitude, normalised
 from sparsejax.transforms._sparse_method import Weights, all_kept
 
@@ -59,14 +66,11 @@ class Target(NamedTuple):
         if not self.distribution.takes_traced:
             raise TypeError("sparsity must be known for this distribution; got a traced one")
         steps = jnp.asarray([float(p) for p in progresses], jnp.float32)[index]
-        groups = self.distribution.groups(layers)
-        of_layers = self.distribution.sparsities(layers, self.sparsity)
-        sizes = [sum(layers[i].items for i in group) for group in groups]
-        own = [of_layers[group[0]] for group in groups]
-        if max(sizes) > MOST_TRACED:
+        shares = self.distribution.shares(layers, self.sparsity)
+        if (largest := max(size for size, _ in shares)) > MOST_TRACED:
             raise ValueError(
                 f"sparsity must be known for more than {MOST_TRACED} items that are ranked "
-                f"together; got a traced one for {max(sizes)}"
+                f"together; got a traced one for {largest}"
             )
 
         def count(size: int, sparsity: Any) -> Int32[Array, ""]:
@@ -77,10 +81,16 @@ class Target(NamedTuple):
             wide = at_least_float32(array)
             return kept_traced(size, array.astype(wide) * steps.astype(wide))
 
-        return jnp.stack([count(n, s) for n, s in zip(sizes, own, strict=True)])
+        return jnp.stack([count(size, sparsity) for size, sparsity in shares])
 
-    def scores(self, score: Score, weights: Weights) -> Scores:
-        """Return the scores of the weights, normalised if the distribution says so."""
+    def scores(self, score: Score | None, weights: Weights) -> Scores:
+        """Return the scores of the weights, normalised if the distribution says so.
+
+        With None they are random, and not normalised.
+        """
+        if score is None:
+            assert weights.key is not None
+            return random_scores(weights.key, weights.leaves, self.pattern)
         found = score(weights)
         if self.distribution.normalise is None:
             return found
@@ -154,9 +164,10 @@ def count_rows(
     progresses: tuple[Fraction, ...],
 ) -> list[list[int]]:
     """Return the exact count of each group, for each renewal of a mask."""
-    own, groups = distribution.sparsities(layers, sparsity), distribution.groups(layers)
+    shares = distribution.shares(layers, sparsity)
+    total = sparsity if distribution.meets_total else None
     rows: list[list[int]] = []
     for progress in reversed(progresses):
         later = rows[-1] if rows else ()
-        rows.append(layer_counts(distribution, layers, own, sparsity, progress, groups, later))
+        rows.append(layer_counts(shares, progress, total, later))
     return rows[::-1]
