@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ from experiments.common.report import (
     title_of,
     titled,
 )
-from experiments.compare.config import TASKS
-from experiments.compare.report import (
+from experiments.compare.choices import (
     CHOICES,
     all_rows,
     choices,
@@ -30,6 +29,8 @@ from experiments.compare.report import (
     fewer_seeds,
     one_seed,
 )
+from experiments.compare.config import TASKS
+from experiments.compare.costs import costs_of
 from experiments.tickets.points import comparison
 from experiments.tickets.report import HEADLINES, overview
 
@@ -386,9 +387,8 @@ def _deploy(results: Path) -> str:
     )
 
 
-def _compared(results: Path) -> dict[str, dict[str, dict[str, Row]]]:
+def _compared(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Row]]]:
     """The rows of each network that was compared, by budget and method."""
-    rows = _json(results, "compare/report.json")["rows"]
     networks = dict.fromkeys(row["network"] for row in rows)
     found = {network: compared(rows, network) for network in networks}
     return {network: by_budget for network, by_budget in found.items() if complete(by_budget)}
@@ -401,20 +401,23 @@ def _title(network: str) -> str:
 
 def _compare_errors(results: Path) -> str:
     """The errors of all methods on each network."""
+    rows = _json(results, "compare/report.json")["rows"]
     return "\n\n".join(
-        f"{_title(network)}:\n\n{errors_table(found).markdown()}"
-        for network, found in _compared(results).items()
+        f"{_title(network)}:\n\n{errors_table(found, costs_of(rows, network)).markdown()}"
+        for network, found in _compared(rows).items()
     )
 
 
 def _compare(results: Path) -> str:
     """Return the table of what to use when, of all networks that were compared."""
+    rows = _json(results, "compare/report.json")["rows"]
     lines, notes = [], []
     about: dict[str, list[str]] = {}
-    for network, by_budget in _compared(results).items():
+    for network, by_budget in _compared(rows).items():
         (dense,) = by_budget["100"].values()
         name = title_of(TASKS[network].name)
-        lines += [line | {"budget": f"{name}, {line['budget']}"} for line in choices(by_budget)]
+        found = choices(by_budget, costs_of(rows, network))
+        lines += [line | {"budget": f"{name}, {line['budget']}"} for line in found]
         seeds = ", ".join(map(str, seeds_of(all_rows(by_budget))))
         about.setdefault(f"over seeds {seeds}", []).append(
             f"{_title(network)} after {dense['settings']['epochs']} epochs (dense: "

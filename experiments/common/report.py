@@ -205,9 +205,10 @@ def made_by(report: Mapping[str, Any]) -> str:
     """A sentence that says what made a report, where and with what."""
     host = report["machine"]
     packages = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    cores = "core" if host["cores"] == 1 else "cores"
     kind = ", ".join(host["devices"])  # of a CPU JAX knows no more than that it is one
     return (
-        f"Made by `{report['command']}` on {host['cores']} cores of {host['processor']} "
+        f"Made by `{report['command']}` on {host['cores']} {cores} of {host['processor']} "
         f"({kind}), {packages}."
     )
 
@@ -223,7 +224,7 @@ def machine() -> dict[str, Any]:
     """A description of the machine."""
     return {
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": _cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "backend": jax.default_backend(),
         "devices": sorted({device.device_kind for device in jax.devices()}),
@@ -237,6 +238,12 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
         return "not installed"
+
+
+def _cores() -> int | None:
+    """The cores that this process may use."""
+    usable = getattr(os, "sched_getaffinity", None)  # Linux has it
+    return len(usable(0)) if usable else os.cpu_count()
 
 
 def _processor() -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from experiments.common.axes import plain_ticks
 from experiments.common.report import Row
+from experiments.compare.costs import Costs
 from experiments.compare.methods import METHODS, names
 
 _COLORS = ("#1b6ca8", "#d1495b", "#2e8b57", "#8e5ea2", "#c77d0a", "#5a5a5a", "#17a2b8")
@@ -27,9 +28,15 @@ def _style(method: str) -> dict[str, Any]:
     }
 
 
-def _new_figure(columns: int = 1) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(5.0 * columns + 3.5, 4.8), layout="constrained")
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
+def _new_figure(panels: int = 1) -> tuple[Figure, list[Any]]:
+    """A figure of at most two panels side by side, with room for a legend, and its panels."""
+    columns = min(panels, 2)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(5.0 * columns + 3.5, 4.8 * rows), layout="constrained")
+    every = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in every[panels:]:
+        unused.remove()
+    return figure, every[:panels]
 
 
 def errors(by_budget: ByBudget) -> Figure:
@@ -68,28 +75,37 @@ def errors(by_budget: ByBudget) -> Figure:
     return figure
 
 
-def costs(by_budget: ByBudget, cost: Callable[[str, ByBudget], float]) -> Figure:
-    """Seconds, those of dense training being 1, against test error; a panel for each budget."""
+def costs(by_budget: ByBudget, of_methods: Costs) -> Figure:
+    """Test error against the time of a step, that of dense training being 1, for each budget.
+
+    The bars are the lowest and highest round. Methods that were not timed are left out.
+    """
     (dense,) = by_budget["100"].values()
     budgets = [budget for budget in by_budget if budget != "100"]
     figure, panels = _new_figure(len(budgets))
     for axes, budget in zip(panels, budgets, strict=True):
         for name, row in by_budget[budget].items():
-            found = row["test_error"]
+            if name not in of_methods:
+                continue
+            found, (median, low, high, _) = row["test_error"], of_methods[name]
             axes.errorbar(
-                cost(name, by_budget), found["mean"], found["std"], capsize=2,
-                label=METHODS[name].title, **_style(name) | {"linestyle": "none"},
+                [median], [found["mean"]], [found["std"]], [[median - low], [high - median]],
+                capsize=2, label=METHODS[name].title, **_style(name) | {"linestyle": "none"},
             )  # fmt: skip
         axes.axhline(
             dense["test_error"]["mean"], color="black", linewidth=0.8, linestyle=":", label="dense"
         )
         axes.set(
-            title=f"{budget} % of the weights", xlabel="seconds, dense training = 1", yscale="log"
+            title=f"{budget} % of the weights",
+            xlabel="time of a step, dense training = 1",
+            yscale="log",
         )
         plain_ticks(axes)
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("test error (%)")
-    handles = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
+        axes.set_ylabel("test error (%)")
+    handles: dict[str, Any] = {}
+    for axes in panels:  # some methods are in one of them only
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(
         handles.values(), handles.keys(), loc="outside right upper", fontsize=8, frameon=False
     )

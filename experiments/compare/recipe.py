@@ -1,4 +1,4 @@
-"""Tune every method alike on the validation images; then train it with every budget and seed."""
+"""Tune every method alike on validation images, train it with every budget and seed, time it."""
 
 from __future__ import annotations
 
@@ -11,97 +11,19 @@ from flax import nnx
 
 from experiments.common.merge import Planned
 from experiments.common.runner import Recipe
-from experiments.compare import report
+from experiments.compare import report, rows
+from experiments.compare.compared_run import ComparedRun
 from experiments.compare.config import TASKS, TUNING_SEED, Config, Network
-from experiments.compare.methods import METHODS, Name
-from experiments.compare.trainer import Trainer
+from experiments.compare.methods import Name
+from experiments.compare.timed_run import TimedRun, part
 from experiments.data import Dataset, load
-from sparsejax import inspection
-from sparsejax.training import TrainingDivergedError
 
 Chosen: TypeAlias = dict[tuple[Network, Name], Mapping[str, Any]]
 """The settings of a method on a network."""
 
 
-class ComparedRun(Trainer):
-    """A method with one budget and seed. No test error is computed of one that chooses settings."""
-
-    @property
-    def tuning(self) -> bool:
-        """Whether it is one of the runs that choose settings."""
-        return self.seed == TUNING_SEED
-
-    @property
-    def title(self) -> str:
-        """Its network, method, budget and seed."""
-        settings = self.settings
-        what = f"{settings['network']} {settings['method']} {settings['kept_percent']} %"
-        return f"{what}{' tuning' if self.tuning else f' seed {self.seed}'}"
-
-    def headline(self, result: Mapping[str, Any]) -> str:
-        """The validation error alone."""
-        if "diverged" in result:
-            return f"diverged ({result['diverged']})"
-        return f"validation error {result['validation_error']:.2f} %, {result['nonzeros']:,} left"
-
-    def done(self) -> bool:
-        """See `Run.done`; a run that diverged has ended, too, without a network."""
-        file = self.folder / "result.json"
-        if file.exists() and "diverged" in (result := self.result()):
-            return bool(result["settings"] == self.settings)
-        return super().done()
-
-    def train(self) -> tuple[dict[str, Any], Any]:
-        """Train; where the loss or a parameter is not finite any more, that is the result."""
-        about = {
-            "model": TASKS[self.settings["network"]].name,
-            "dataset": self.dataset.name,
-            "name": self.row,
-        }
-        try:
-            result, params = self.trained()
-        except TrainingDivergedError as error:
-            reason = str(error).partition(";")[0]
-            seconds = sum(row["seconds"] for row in self.phases().values())
-            return about | {"diverged": reason, "seconds": seconds}, None
-        return about | result, params
-
-    def phases(self) -> dict[str, dict[str, float]]:
-        """The last row of the metrics of each phase."""
-        return {
-            folder.name: rows[-1]
-            for folder in sorted(self.folder.iterdir())
-            if folder.is_dir() and (rows := self.metrics(folder.name))
-        }
-
-    def trained(self) -> tuple[dict[str, Any], Any]:
-        """Search, prune what is above the budget, and fine-tune for the rest of the epochs."""
-        method = METHODS[self.settings["method"]]
-        share = self.settings.get("search_share", method.search_share)
-        epochs = self.share(share)
-        found = method.search(self, epochs)
-        left = inspection.report(found).nonzeros
-        params = self.project(found)
-        if epochs < self.epochs:
-            rate = self.settings["rate"]
-            params = self.fine_tune("fine_tune", params, rate, self.epochs - epochs)
-        phases = self.phases()
-        result = {
-            "network": {"model": TASKS[self.settings["network"]].name},
-            "validation_error": self.error(params, "validation"),
-            "kept": self.kept,
-            "nonzeros": inspection.report(params).nonzeros,
-            "nonzeros_after_search": left,
-            "epochs": sum(row["epoch"] for row in phases.values()),
-            "seconds": sum(row["seconds"] for row in phases.values()),
-        }
-        if not self.tuning:
-            result["test_error"] = self.error(params, "test")
-        return result, params
-
-
 def plan(config: Config) -> Iterator[ComparedRun]:
-    """Yield, for each network, the candidates of every method, then all runs, seed by seed."""
+    """Yield each method's candidates, then all runs, seed by seed, then those that are timed."""
     chosen = chosen_before(config)
     for network, method in itertools.product(config.networks(), config.methods()):
         if len(only := config.candidates(network, method)) == 1:  # there is nothing to choose
@@ -113,7 +35,7 @@ def plan(config: Config) -> Iterator[ComparedRun]:
     for network in config.networks():
         dataset = datasets[TASKS[network].dataset]
         for method in config.methods():
-            if (network, method) in chosen:
+            if (network, method) in chosen or config.time_only:
                 continue
             runs = list(candidates(config, network, method, dataset))
             for run, _ in runs:
@@ -126,14 +48,34 @@ def plan(config: Config) -> Iterator[ComparedRun]:
                         ended, key=lambda pair: pair[0]["validation_error"]
                     )
     config.check_planned(run for run, _ in _planned(config, chosen))
-    for (row, settings, seed), folder in _planned(config, chosen):
+    for (row, settings, seed), folder in _trained(config, chosen):
         dataset = datasets[TASKS[settings["network"]].dataset]
         yield _run(row, folder, settings, seed, config.resume, dataset)
+    for (row, settings, number), folder in _timed(config, chosen):
+        dataset = datasets[TASKS[settings["network"]].dataset]
+        few = part(dataset, settings["image_share"], config.batch_size)
+        yield _run(row, folder, settings, number, config.resume, few, TimedRun)
 
 
 def _planned(config: Config, chosen: Chosen) -> Iterator[tuple[Planned, Path]]:
-    """Yield the runs whose settings are chosen, each with its folder."""
-    for network in () if config.tune_only else config.networks():
+    """Yield the runs whose settings are chosen, each with its folder; those that are timed last."""
+    yield from _trained(config, chosen)
+    yield from _timed(config, chosen)
+
+
+def _timed(config: Config, chosen: Chosen) -> Iterator[tuple[Planned, Path]]:
+    """Yield the runs that measure times, in rounds in which the methods take turns."""
+    for number, network in itertools.product(range(config.rounds()), config.networks()):
+        for method in config.methods():
+            if (network, method) in chosen:
+                settings = config.timed_settings(network, method, chosen[network, method])
+                folder = config.folder / network / method / "timing" / f"round_{number}"
+                yield Planned(f"{network}_{method}_timing", settings, number), folder
+
+
+def _trained(config: Config, chosen: Chosen) -> Iterator[tuple[Planned, Path]]:
+    """Yield the runs whose errors are reported."""
+    for network in () if config.tune_only or config.time_only else config.networks():
         for seed in config.seeds:
             for method in config.methods():
                 if (network, method) not in chosen:  # --partial, or all candidates diverged
@@ -146,8 +88,8 @@ def _planned(config: Config, chosen: Chosen) -> Iterator[tuple[Planned, Path]]:
 
 def chosen_before(config: Config) -> Chosen:
     """The settings that were chosen for the report that ``--add`` adds to."""
-    rows = config.earlier_rows()
-    return {(row["network"], row["method"]): row["chosen"] for row in rows if row.get("chosen")}
+    there = config.earlier_rows()
+    return {(row["network"], row["method"]): row["chosen"] for row in there if row.get("chosen")}
 
 
 def candidates(
@@ -164,10 +106,16 @@ def candidates(
 
 
 def _run(
-    row: str, folder: Path, settings: Mapping[str, Any], seed: int, resume: bool, dataset: Dataset
+    row: str,
+    folder: Path,
+    settings: Mapping[str, Any],
+    seed: int,
+    resume: bool,
+    dataset: Dataset,
+    kind: type[ComparedRun] = ComparedRun,
 ) -> ComparedRun:
     model = TASKS[settings["network"]].model(rngs=nnx.Rngs(seed))
-    return ComparedRun(row, folder, settings, seed, resume, dataset, model)
+    return kind(row, folder, settings, seed, resume, dataset, model)
 
 
-RECIPE = Recipe(Config, plan, report.rows, report.parts, report.figures, per_seed=report.FIELDS)
+RECIPE = Recipe(Config, plan, rows.rows, report.parts, report.figures, per_seed=rows.PER_SEED)

@@ -30,12 +30,20 @@ class Trainer(ClassifierRun):
     def __init__(self, *args: Any):
         super().__init__(*args)
         self.epochs: int = self.settings["epochs"]
+        self.image_share: float = self.settings.get("image_share", 1.0)
         self.sparsity = float(1 - Decimal(self.settings["kept_percent"]) / 100)
         self.kept = int(kept_weights(inspection.report(self.initial).size, self.sparsity))
 
     def share(self, fraction: float) -> int:
         """``fraction`` of all epochs, at least one."""
         return max(1, round(fraction * self.epochs))
+
+    def scaled(self, count: int) -> int:
+        """``count``, which is for all images, where a run has the ``image_share`` of them.
+
+        So as many steps lie between two renewals of a mask as with all images.
+        """
+        return max(1, round(count * self.image_share))
 
     def validation_accuracy(self, params: Any) -> jax.Array:
         """Accuracy in [0, 1] on the validation images, inside a step."""
@@ -77,6 +85,10 @@ class Trainer(ClassifierRun):
         optimizer = optax.chain(self.sgd(rate, epochs), sparsejax.hold_zeros(mask))
         return self.descend(phase, params, optimizer, epochs).params
 
+    def order(self, phase: str) -> int:
+        """The number of the order of the images in a phase."""
+        return 1000 * self.seed + zlib.crc32(phase.encode()) % 1000
+
     def run(
         self,
         phase: str,
@@ -86,11 +98,10 @@ class Trainer(ClassifierRun):
         shown: Callable[[Any], Any] = lambda state: state.params,
     ) -> Any:
         """Take the steps of some epochs in a phase, each with an order of its own."""
-        order = 1000 * self.seed + zlib.crc32(phase.encode()) % 1000
         return self.fit(
             step,
             state,
-            self.batches(order),
+            self.batches(self.order(phase)),
             steps=epochs * self.steps_per_epoch,
             phase=phase,
             evaluate=lambda state: {"error": self.error(shown(state), "validation")},

@@ -45,10 +45,8 @@ def trained_rows(
         )
     found = []
     for row in rows_with_sources(content):
-        if "tried" in row or (row["model"], row["dataset"]) not in networks:
+        if "test_error" not in row or (row["model"], row["dataset"]) not in networks:
             continue
-        if not row["seeds"]:
-            continue  # all diverged
         ours: dict[str, Any] = {field: row[field] for field in _FIELDS if field in row}
         kept = 100.0 if row["method"] == "dense" else float(row["settings"]["kept_percent"])
         ours |= {"name": f"trained_{row['name']}", "trained": True, "sparsity": 1 - kept / 100}

@@ -307,6 +307,9 @@ def test_methods_that_train_stand_beside_those_that_do_not(
         for method, kept in (("dense", "100"), ("cs", "5"), ("cs", "0.5"))
     ]  # fmt: skip
     others[1]["diverged_seeds"] = [2]
+    # Rows that chose settings or measured times have no errors.
+    others.append({name: others[0][name] for name in ("model", "dataset", "method", "settings")})
+    others[-1] |= {"name": "lenet300_mnist_dense_timing", "seeds": [0], "milliseconds_a_step": [2]}
     write_report(tmp_path / "compare", "compare", "python -m experiments.compare", others)
     again = dataclasses.replace(
         chosen, trained=tmp_path / "compare", partial=True, row=(), results=tmp_path / "report"

@@ -28,7 +28,7 @@ def _search(trainer: Trainer, epochs: int) -> Any:
     dense_epochs = trainer.share(_DENSE_SHARE)
     dense = trainer.descend("dense", trainer.initial, adam, dense_epochs).params
     accuracy = 1 - trainer.error(dense, "validation") / 100
-    every = max(1, trainer.epochs * trainer.steps_per_epoch // _ASSESSMENTS)
+    every = max(1, trainer.epochs * trainer.steps_per_epoch // trainer.scaled(_ASSESSMENTS))
     pruner = sparsejax.prune_when_accurate(
         _FRACTION, accuracy - settings["tolerance"], min_weights=trainer.kept
     )

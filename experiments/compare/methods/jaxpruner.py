@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,19 @@ def use(folder: Path) -> None:
         raise ValueError(f"--jaxpruner {folder} cannot be imported: {error}") from error
 
 
+def commit(folder: Path) -> str | None:
+    """Return the commit of a checkout; None where git cannot tell, or the folder is part of another
+    repository.
+    """
+    command = ["git", "-C", str(folder), "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    top, head = found.stdout.splitlines()
+    return head if Path(top).resolve() == folder.resolve() else None
+
+
 def _search(trainer: Trainer, epochs: int) -> Any:
     peer = importlib.import_module("jaxpruner")
     erk = peer.sparsity_distributions.erk
@@ -41,7 +55,9 @@ def _search(trainer: Trainer, epochs: int) -> Any:
     updater = peer.RigL(
         sparsity_distribution_fn=lambda params: erk(params, trainer.sparsity),
         scheduler=peer.sparsity_schedules.PolynomialSchedule(
-            update_freq=max(1, steps // 400), update_start_step=1, update_end_step=end
+            update_freq=max(1, steps // trainer.scaled(400)),
+            update_start_step=1,
+            update_end_step=end,
         ),
         drop_fraction_fn=optax.cosine_decay_schedule(trainer.settings["drop_fraction"], end),
         rng_seed=jax.random.key(trainer.seed),

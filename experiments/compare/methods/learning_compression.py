@@ -25,9 +25,10 @@ def _search(trainer: Trainer, epochs: int) -> Any:
     optimizer = trainer.sgd(0.1, dense_epochs)
     dense = trainer.descend("dense", trainer.initial, optimizer, dense_epochs).params
     epochs -= dense_epochs
-    steps = max(1, epochs * trainer.steps_per_epoch // _L_STEPS)
+    l_steps, cooldown = trainer.scaled(_L_STEPS), trainer.scaled(_COOLDOWN)
+    steps = max(1, epochs * trainer.steps_per_epoch // l_steps)
 
-    rate = l_step_rate(settings["rate"], 0.98, 0.8, _L_STEPS - _COOLDOWN, steps, steps)
+    rate = l_step_rate(settings["rate"], 0.98, 0.8, l_steps - cooldown, steps, steps)
 
     def mu(l_step: Any) -> Any:
         return settings["mu"] * settings["mu_growth"] ** l_step

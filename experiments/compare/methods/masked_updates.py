@@ -42,7 +42,8 @@ def _gradual(make: Callable[..., SparseMethod]) -> Callable[[Trainer, int], Spar
     """Pruning along a cubic from a tenth of the steps to seven tenths."""
 
     def method(trainer: Trainer, steps: int) -> SparseMethod:
-        schedule = transforms.polynomial(steps // 10, steps * 7 // 10, max(1, steps // _RENEWALS))
+        every = max(1, steps // trainer.scaled(_RENEWALS))
+        schedule = transforms.polynomial(steps // 10, steps * 7 // 10, every)
         return make(trainer.sparsity, schedule, _distribution(trainer))
 
     return method
@@ -55,7 +56,7 @@ def _dynamic(make: Callable[..., SparseMethod]) -> Callable[[Trainer, int], Spar
         return make(
             trainer.sparsity,
             steps * 3 // 4,
-            max(1, steps // (4 * _RENEWALS)),
+            max(1, steps // trainer.scaled(4 * _RENEWALS)),
             trainer.settings["drop_fraction"],
             distribution=transforms.erdos_renyi(),
             key=trainer.seed,
@@ -70,7 +71,7 @@ def _static(trainer: Trainer, steps: int) -> SparseMethod:
 
 
 def _alternating(trainer: Trainer, steps: int) -> SparseMethod:
-    length = max(1, round(trainer.settings["phase_share"] * steps))
+    length = max(1, round(trainer.settings["phase_share"] * steps / trainer.image_share))
     return transforms.ac_dc(trainer.sparsity, steps * 3 // 4, length, length, warmup=steps // 10)
 
 
