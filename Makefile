@@ -56,6 +56,7 @@ results: $(VENV)/installed-benchmarks  ## all that results/ and the README state
 	$(BIN)/python -m experiments.lc_lenet300 --preset quick --validation-fold 1 --seeds 3 4 5 6 7 --output runs/lc_lenet300_repeat --results results/lc_lenet300/repeat --resume
 	$(BIN)/python -m experiments.lc_toolkit --final --output runs/lc_toolkit --results results/lc_toolkit --resume
 	$(BIN)/python -m experiments.compare $(if $(JAXPRUNER),--jaxpruner $(JAXPRUNER)) --output runs/compare --results results/compare --resume
+	$(BIN)/python -m experiments.compare $(if $(JAXPRUNER),--jaxpruner $(JAXPRUNER)) --add --time-only --network lenet300_mnist --timing-rounds 7 --output runs/compare --results results/compare --resume
 	$(if $(JAXPRUNER),$(BIN)/python -m experiments.compare --jaxpruner $(JAXPRUNER) --network lenet300_mnist --methods rigl rigl_jaxpruner --kept-percent 2 --seeds 0 1 2 3 4 5 6 7 8 9 --timing-rounds 0 --output runs/compare --results results/compare/rigl --resume)
 	$(BIN)/python -m experiments.compare --network lenet5_fashion_mnist --methods rigl set static magnitude --kept-percent 1 --seeds 0 --timing-rounds 0 --output runs/compare --results results/compare/layers --resume
 	$(BIN)/python -m experiments.tickets --model resnet20 --epochs 10 --seeds 0 --method imp --pruning-rounds 0 --output runs/tickets_dense --results runs/tickets_dense/results --resume

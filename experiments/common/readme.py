@@ -428,7 +428,7 @@ def _compare(results: Path) -> str:
     note = " ".join(dict.fromkeys(filter(None, notes)))
     return (
         f"{Table(CHOICES, lines).markdown()}\n\nTest errors, mean ± sample standard deviation "
-        f"{networks}. {note}".rstrip()
+        f"{networks}. As good: within a standard error of the difference. {note}".rstrip()
     )
 
 

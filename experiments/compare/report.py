@@ -45,9 +45,11 @@ _GRIDS = (
     "had found, in some of which test errors were on the screen."
 )
 _AGAIN = (
-    "The whole comparison is one command, `python -m experiments.compare --jaxpruner CHECKOUT`, "
-    "with `--resume` after an interruption. CHECKOUT is the folder of a checkout of JaxPruner; "
-    "without it that row is missing. What is above was made by:"
+    "`make results JAXPRUNER=CHECKOUT` makes this report again, with all others. The comparison "
+    "alone is one command, `python -m experiments.compare --jaxpruner CHECKOUT`, with `--resume` "
+    "after an interruption. CHECKOUT is the folder of a checkout of JaxPruner; without it its rows "
+    "are missing. The commands below made what is above; with `--partial` a command only reports "
+    "what others have trained."
 )
 _GRIDS_ADAPTED = (
     "The grids are those of LeNet300, which earlier experiments of this repository had found, in "
@@ -116,6 +118,11 @@ def _tuning_table(rows: Sequence[Row]) -> Table:
     return Table(columns, rows, on_screen=False)
 
 
+def _values(row: Row) -> list[float]:
+    values: list[float] = row["test_error"]["values"]
+    return values
+
+
 def structure_tables(by_budget: Mapping[str, Mapping[str, Row]], network: str) -> list[Table]:
     """Return the live units and the weights of each layer, seed by seed; nothing where no row has
     counted them.
@@ -133,12 +140,16 @@ def structure_tables(by_budget: Mapping[str, Mapping[str, Row]], network: str) -
     def weights(layer: str) -> Callable[[Row], str]:
         return lambda row: ", ".join(f"{of[layer]}" for of in row["layer_nonzeros"])
 
+    errors = ("test error, %", lambda row: ", ".join(map("{:.2f}".format, _values(row))))
     hidden = [
         (f"{layer}, of {sizes[layer]}", units(place))
         for place, layer in enumerate(task.layers[:-1], start=1)
     ]
     kernels = [(f"weights of {layer}", weights(layer)) for layer in task.layers]
-    tables = [Table([*about, *columns], counted, on_screen=False) for columns in (hidden, kernels)]
+    tables = [
+        Table([*about, *columns], counted, on_screen=False)
+        for columns in ([errors, *hidden], kernels)
+    ]
     return tables if counted else []
 
 
@@ -163,7 +174,10 @@ def _errors(rows: Sequence[Row], network: str) -> list[Part]:
         "and fine-tuning included, the same images in batches of the same size and the same "
         "initial weights. Weights left are those of the kernels; biases are dense. No network has "
         f"more weights than its budget. {fewer_seeds(by_budget)}"
-    )
+    ).rstrip()
+    methods = {name for found in by_budget.values() for name in found} - {"dense"}
+    if any(methods - found.keys() for budget, found in by_budget.items() if budget != "100"):
+        text += " Empty cells have not been run."
     rule = (
         "The rule: the method of the lowest mean test error among all, among those whose steps "
         f"take at most {AFFORDABLE} times as long as those of dense training, and among those that "
@@ -171,14 +185,14 @@ def _errors(rows: Sequence[Row], network: str) -> list[Part]:
         "of the difference to it count as good as it. Means are over the seeds that did not "
         "diverge; where one of the best method did, the best of those that never did is named, too."
     )
-    found: list[Part] = [errors_table(by_budget, costs), text.rstrip()]
+    found: list[Part] = [errors_table(by_budget, costs), text]
     if costs:
         found.append(_about_costs(rows, network, costs))
     found += ["### What to use when", Table(CHOICES, choices(by_budget, costs)), rule]
     if doubtful := [METHODS[name].title for name, cost in costs.items() if cost.in_doubt]:
         found.append(
-            f"More rounds may change the choice: within a standard error of {AFFORDABLE} are the "
-            f"medians of {', '.join(doubtful)}."
+            f"Within a standard error of {AFFORDABLE}, so that more rounds may move them across, "
+            f"are the medians of {', '.join(doubtful)}."
         )
     found += [
         FigureFile("Test error against weights left", f"{network}_errors.png"),
@@ -206,13 +220,15 @@ def _about_costs(rows: Sequence[Row], network: str, costs: Costs) -> str:
     missing = ", ".join(METHODS[name].title for name in METHODS if name in without)
     text = (
         "The time of a step is measured in short runs, in "
-        f"{rounds_of(rows, network)} rounds in which the methods take turns: all epochs of a "
+        f"{rounds_of(rows, network)} rounds (fewer of a method that diverged in one) in which the "
+        "methods take turns: all epochs of a "
         f"method with {images} of the images and {TASKS[network].tuned_at} % of the weights, "
         "between two pieces of dense training with which it is compared. Masks "
         "are renewed, weights projected (C steps of learning-compression) and the accuracy "
         "assessed after about as many steps as with all images; the phases of AC/DC are as long. "
         "The first epoch of each phase, in which it is compiled, and validation do not count. "
-        "Given are the median, lowest and highest of the rounds' ratios. The runs of the errors "
+        "Given are the median, which decides, and the lowest and highest of the rounds' ratios; "
+        "that of dense training to itself shows the noise. The runs of the errors "
         f"above took {_hours(rows, network):.1f} hours, one after another, with compilation, "
         "validation and what else the machine did."
     )
@@ -255,8 +271,8 @@ def _peers(rows: Sequence[Row], network: str) -> list[Part]:
     )
     if any(len(row["seeds"]) < _SEEDS_TO_JUDGE for line in lines for row in line[1:]):
         about += (
-            " The standard error of so few seeds is itself uncertain; a report with ten is in "
-            "rigl/, beside the published report."
+            " The standard error of so few seeds is itself uncertain: see [ten seeds]"
+            "(rigl/report.md), all trained anew."
         )
     return ["### RigL and that of JaxPruner", about, Table(columns, lines)] if lines else []
 
@@ -277,7 +293,8 @@ def _tuning(rows: Sequence[Row], network: str) -> list[Part]:
 
 def parts(rows: Sequence[Row]) -> Parts:
     """The report."""
-    found: list[Part] = ["# Which method to use"]
+    whole = any(complete(compared(rows, network)) for network in _networks(rows))
+    found: list[Part] = ["# Which method to use" if whole else "# Some methods of the comparison"]
     for network in _networks(rows):
         task = TASKS[network]
         found.append(f"## {titled(task.name, task.dataset)}")

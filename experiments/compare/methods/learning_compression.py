@@ -50,6 +50,6 @@ L0 = Method(
     shared=_SHARED | {"decay": 0.0},
 )  # fmt: skip
 L0_L2 = Method(
-    "learning-compression, l0 + l2", _search, grid(rate=(0.1, 0.3), decay=(5e-5, 1e-4)),
+    "learning-compression, l0+l2", _search, grid(rate=(0.1, 0.3), decay=(5e-5, 1e-4)),
     shared=_SHARED | {"mu": 9e-5},
 )  # fmt: skip
