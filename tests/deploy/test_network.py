@@ -54,7 +54,7 @@ def fast(small):
 
 def test_a_network_computes_its_function(network):
     expected = forward(network.params, X)
-    np.testing.assert_allclose(network(X), expected, rtol=1e-6)
+    np.testing.assert_allclose(network(X), expected, rtol=1e-5)  # processors differ
     np.testing.assert_allclose(jax.jit(network)(X), expected, rtol=1e-5)
     assert repr(network) == "Network(83 parameters in 4 arrays)"
     zeros = network.with_params(jax.tree.map(np.zeros_like, network.params))

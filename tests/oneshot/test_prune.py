@@ -96,7 +96,7 @@ def test_stacked_and_batched_matrices_give_what_single_ones_give(method):
     together = prune(params, calibration, 0.5, method, vmap_size=4)
     for one, two in zip(jax.tree.leaves(whole), jax.tree.leaves(together), strict=True):
         np.testing.assert_array_equal(one != 0, two != 0)
-        np.testing.assert_allclose(one, two, atol=1e-5)
+        np.testing.assert_allclose(one, two, rtol=3e-5, atol=1e-5)  # processors differ
     stacked = calibration.inputs["stacked/kernel"]
     for n in range(3):
         single = {"stacked": {"kernel": params["stacked"]["kernel"][n]}}
