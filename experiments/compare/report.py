@@ -128,6 +128,8 @@ def structure_tables(by_budget: Mapping[str, Mapping[str, Row]], network: str) -
     counted them.
     """
     counted = [row for row in all_rows(by_budget) if row.get("live_units")]
+    if not counted:
+        return []
     task, sizes = TASKS[network], unit_counts(network)
     about: list[Any] = [
         ("method", lambda row: METHODS[row["method"]].title),
@@ -146,11 +148,10 @@ def structure_tables(by_budget: Mapping[str, Mapping[str, Row]], network: str) -
         for place, layer in enumerate(task.layers[:-1], start=1)
     ]
     kernels = [(f"weights of {layer}", weights(layer)) for layer in task.layers]
-    tables = [
+    return [
         Table([*about, *columns], counted, on_screen=False)
         for columns in ([errors, *hidden], kernels)
     ]
-    return tables if counted else []
 
 
 def _networks(rows: Sequence[Row]) -> list[str]:

@@ -9,7 +9,7 @@ import jax
 
 from experiments.compare.compared_run import ComparedRun
 from experiments.data import Dataset, Split
-from sparsejax.training import Callback, StepFunction, init_state, make_step
+from sparsejax.training import Callback, init_state, make_step
 
 Phases = Mapping[str, Sequence[Mapping[str, float]]]
 """For each phase of a run, ``step`` and ``seconds`` after each epoch."""
@@ -53,15 +53,8 @@ class TimedRun(ComparedRun):
         file = self.folder / "result.json"
         return file.exists() and bool(self.result()["settings"] == self.settings)
 
-    def run(
-        self,
-        phase: str,
-        step: StepFunction[Any],
-        state: Any,
-        epochs: int,
-        shown: Callable[[Any], Any] = lambda state: state.params,
-    ) -> Any:
-        """See `Trainer.run`; nothing is validated or written."""
+    def options(self, phase: str, shown: Callable[[Any], Any]) -> dict[str, Any]:
+        """See `Trainer.options`; times are recorded, and nothing is validated or written."""
         del shown
         rows = self.times.setdefault(phase, [])
 
@@ -69,14 +62,7 @@ class TimedRun(ComparedRun):
             del state
             rows.append({"step": step, "seconds": metrics["seconds"]})
 
-        return self.fit(
-            step,
-            state,
-            self.batches(self.order(phase)),
-            steps=epochs * self.steps_per_epoch,
-            phase=None,
-            callbacks=[Callback(record)],
-        )
+        return {"phase": None, "callbacks": [Callback(record)]}
 
     def phases(self) -> dict[str, list[dict[str, float]]]:
         """The times of each phase; one that diverged in its first epoch has none."""

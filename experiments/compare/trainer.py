@@ -85,10 +85,6 @@ class Trainer(ClassifierRun):
         optimizer = optax.chain(self.sgd(rate, epochs), sparsejax.hold_zeros(mask))
         return self.descend(phase, params, optimizer, epochs).params
 
-    def order(self, phase: str) -> int:
-        """The number of the order of the images in a phase."""
-        return 1000 * self.seed + zlib.crc32(phase.encode()) % 1000
-
     def run(
         self,
         phase: str,
@@ -98,12 +94,17 @@ class Trainer(ClassifierRun):
         shown: Callable[[Any], Any] = lambda state: state.params,
     ) -> Any:
         """Take the steps of some epochs in a phase, each with an order of its own."""
-        return self.fit(
-            step,
-            state,
-            self.batches(self.order(phase)),
-            steps=epochs * self.steps_per_epoch,
-            phase=phase,
-            evaluate=lambda state: {"error": self.error(shown(state), "validation")},
-            checkpoint_every=_CHECKPOINT_EPOCHS * self.steps_per_epoch,
-        )
+        order = 1000 * self.seed + zlib.crc32(phase.encode()) % 1000
+        steps = epochs * self.steps_per_epoch
+        options = self.options(phase, shown)
+        return self.fit(step, state, self.batches(order), steps=steps, **options)
+
+    def options(self, phase: str, shown: Callable[[Any], Any]) -> dict[str, Any]:
+        """Return what `fit` does beside the steps of a phase: it validates ``shown(state)`` and
+        saves checkpoints.
+        """
+        return {
+            "phase": phase,
+            "evaluate": lambda state: {"error": self.error(shown(state), "validation")},
+            "checkpoint_every": _CHECKPOINT_EPOCHS * self.steps_per_epoch,
+        }
